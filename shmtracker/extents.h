@@ -1,0 +1,29 @@
+// Which shard owns which extent. Ownership decides who is asked, never who may: every commit is checked under
+// the lock, so a request that arrives at a former owner is still served rightly.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "shmtracker/layout.h"
+
+namespace faultline::shm {
+
+// A view of the extent table in the segment. Readers need no lock: one owner is one aligned 16-bit word.
+class Extents {
+ public:
+  explicit Extents(std::span<ExtentOwner> owners) : owners_(owners) {}
+
+  std::uint32_t count() const { return static_cast<std::uint32_t>(owners_.size()); }
+  // Always < shards, whatever the memory holds: a damaged owner is anybody's.
+  std::uint32_t owner(std::uint32_t extent, std::uint32_t shards) const {
+    return owners_[extent].load(std::memory_order_relaxed) % shards;
+  }
+  // Deals the extents out to shards 0 .. shards-1 in turn, so that neighbours have different owners.
+  void deal(std::uint32_t shards);
+
+ private:
+  std::span<ExtentOwner> owners_;
+};
+
+}  // namespace faultline::shm

@@ -1,0 +1,115 @@
+// The byte layout of a segment: the only description of what lies where in the shared memory.
+//
+//   Header | Lock words | Journal | Slots | Counters | Regions | Extents | Page words | Page words, mirrored
+//
+// Offsets only, no pointers: every process maps it elsewhere. No allocator: sizes follow from the counts in
+// the header, which never change after creation. Every part starts on a 4 KiB boundary.
+#pragma once
+
+#include <linux/userfaultfd.h>
+#include <pthread.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "shmtracker/counters.h"
+
+namespace faultline::shm {
+
+inline constexpr std::uint64_t MAGIC = 0x656e696c746c6166;  // "faltline"
+inline constexpr std::uint32_t LAYOUT_VERSION = 1;
+inline constexpr std::uint32_t MAX_SHARDS = 64;
+inline constexpr std::uint32_t MAX_WORKERS = 16;  // slots a shard, per restore
+inline constexpr std::uint32_t MAX_REGIONS = 4096;
+inline constexpr std::uint64_t MAX_PAGES = 1ull << 34;  // 64 TiB of 4 KiB pages
+// More messages than a host has vCPUs, so that one read() takes the faults and the events behind them:
+// the kernel returns faults first (fs/userfaultfd.c, userfaultfd_ctx_read).
+inline constexpr std::uint32_t JOURNAL_MESSAGES = 2048;
+inline constexpr std::size_t CACHE_LINE = 128;  // two lines: the adjacent-line prefetcher pairs them
+
+// What the creator knows and what never changes afterwards; covered by Header::immutableCrc.
+struct Immutable {
+  std::uint64_t magic;
+  std::uint32_t version;
+  std::uint32_t layoutHash;  // over every struct below, see layoutHash()
+  std::uint64_t segmentBytes;
+  std::uint64_t restoreId;
+  std::uint64_t pageCount;
+  std::uint64_t sourceBytes;
+  std::uint64_t uffdFeatures;  // as negotiated by the target
+  std::uint32_t regionCount;
+  std::uint32_t extentCount;
+  std::uint32_t workersPerShard;
+  std::uint32_t regionsCrc;   // crc32c of the region table
+  std::uint32_t targetPid;    // for people to read; no decision is ever taken on a pid
+  std::uint32_t keepServing;  // 1: go on after the last page is in place, until the target goes
+  char name[64];              // of the restore; NUL-terminated
+  char sourceName[256];       // of the source, for messages; NUL-terminated
+};
+
+enum class SegmentState : std::uint32_t { initialising = 0, ready = 1, failed = 2 };
+
+struct Header {
+  Immutable immutable;
+  std::uint32_t immutableCrc;  // crc32c of `immutable`
+  std::atomic<SegmentState> state;
+  std::atomic<std::uint32_t> activeShards;  // changes under the write side only
+  std::atomic<std::uint32_t> tableVersion;  // of the extent table; changes under the write side only
+  std::atomic<std::uint64_t> incarnation;   // +1 for each coordinator that served the restore
+  std::atomic<std::uint32_t> prefaultAll;   // 1: every page is to be populated in the background
+  std::atomic<std::uint32_t> paused;        // 1: the uffd is not read
+  std::atomic<std::uint64_t> attachedAt;    // ns, CLOCK_MONOTONIC
+};
+
+// The words of the lock; the slots are a part of their own. See rwlock.h.
+struct LockWords {
+  alignas(CACHE_LINE) pthread_mutex_t coordinator;  // robust; held for a coordinator's life: the election
+  alignas(CACHE_LINE) std::atomic<std::uint32_t> gate;
+  alignas(CACHE_LINE) std::atomic<std::uint64_t> epoch;  // +1 each time the gate opens
+};
+
+struct alignas(CACHE_LINE) Slot {
+  pthread_mutex_t mutex;                     // robust, process-shared
+  std::atomic<std::uint64_t> inflightPage;   // for diagnosis only
+  std::atomic<std::uint32_t> inflightCount;  // 0: no section in flight
+  std::atomic<std::uint32_t> tid;            // last thread to use it; for diagnosis only
+};
+
+struct RegionEntry {
+  std::uint64_t base, size, offset;  // bytes
+  std::uint64_t firstPage;
+  std::uint32_t firstExtent;
+  std::uint32_t pageShift;    // 12 or 21
+  std::uint32_t extentShift;  // pages in an extent, log2
+  std::uint32_t reserved;
+};
+
+// 64 pages. faulted: was populated once. removed: the target gave it up once (never cleared).
+// State of a page: faulted ? faulted : removed ? removed : missing.
+struct PageWord {
+  std::atomic<std::uint64_t> faulted;
+  std::atomic<std::uint64_t> removed;
+};
+
+using ExtentOwner = std::atomic<std::uint16_t>;
+
+static_assert(sizeof(uffd_msg) == 32 && sizeof(PageWord) == 16);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free &&
+              std::atomic<std::uint32_t>::is_always_lock_free);
+
+// Offsets in bytes from the start of the segment.
+struct Layout {
+  std::size_t lock, journal, slots, counters, regions, extents, pages, mirror, end;
+
+  static Layout of(std::uint32_t regionCount, std::uint32_t extentCount, std::uint64_t pageCount,
+                   std::uint32_t workersPerShard);
+};
+
+// Differs whenever two builds disagree on the size of anything above.
+std::uint32_t layoutHash();
+
+// CRC-32C of `bytes` bytes at `data`.
+std::uint32_t crc32c(const void* data, std::size_t bytes);
+
+}  // namespace faultline::shm

@@ -1,0 +1,125 @@
+#include "shmtracker/page_table.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "shmtracker/rwlock.h"
+
+namespace faultline::shm {
+
+namespace {
+
+constexpr auto RELAXED = std::memory_order_relaxed;
+
+// Calls visit(word index, mask of the pages in `range`) for each word that `range` touches.
+template <typename Visit>
+void forEachWord(PageRange range, Visit&& visit) {
+  PageIndex page = range.first;
+  while (page < range.end()) {
+    const unsigned shift = page % 64;
+    const std::uint64_t pages = std::min<std::uint64_t>(64 - shift, range.end() - page);
+    const std::uint64_t mask = (pages == 64 ? ~0ull : (1ull << pages) - 1) << shift;
+    visit(page / 64, mask);
+    page += pages;
+  }
+}
+
+// The pages of a word that are in `state`.
+std::uint64_t pagesIn(const PageWord& word, PageState state) {
+  const std::uint64_t faulted = word.faulted.load(RELAXED);
+  switch (state) {
+    case PageState::faulted:
+      return faulted;
+    case PageState::removed:
+      return ~faulted & word.removed.load(RELAXED);
+    case PageState::missing:
+      return ~faulted & ~word.removed.load(RELAXED);
+  }
+  return 0;
+}
+
+}  // namespace
+
+PageIndex PageTable::find(PageRange range, PageState state) const {
+  PageIndex page = range.first;
+  while (page < range.end()) {
+    const std::uint64_t hits = pagesIn(words_[page / 64], state) >> (page % 64);
+    if (hits != 0) return std::min(range.end(), page + std::countr_zero(hits));
+    page = (page / 64 + 1) * 64;
+  }
+  return range.end();
+}
+
+std::uint64_t PageTable::runLength(PageIndex first, std::uint64_t limit) const {
+  const PageState wanted = state(first);
+  PageIndex page = first;
+  const PageIndex end = first + limit;
+  while (page < end) {
+    const std::uint64_t others = ~pagesIn(words_[page / 64], wanted) >> (page % 64);
+    const std::uint64_t inWord = 64 - page % 64;
+    const std::uint64_t same =
+        others == 0 ? inWord : std::min<std::uint64_t>(inWord, std::countr_zero(others));
+    page += same;
+    if (same < inWord) break;
+  }
+  return std::min(page, end) - first;
+}
+
+void PageTable::markFaulted(const SharedGuard&, PageRange range) {
+  forEachWord(range, [this](std::size_t index, std::uint64_t mask) {
+    mirror_[index].faulted.fetch_or(mask, RELAXED);
+    words_[index].faulted.fetch_or(mask, RELAXED);
+  });
+}
+
+void PageTable::markRemoved(const ExclusiveGuard&, PageRange range) {
+  // `removed` first: at every instant the pages read as faulted or removed, never as missing.
+  forEachWord(range, [this](std::size_t index, std::uint64_t mask) {
+    mirror_[index].removed.fetch_or(mask, RELAXED);
+    words_[index].removed.fetch_or(mask, RELAXED);
+    mirror_[index].faulted.fetch_and(~mask, RELAXED);
+    words_[index].faulted.fetch_and(~mask, std::memory_order_release);
+  });
+}
+
+PageCounts PageTable::counts(PageRange range) const {
+  PageCounts counts;
+  forEachWord(range, [&](std::size_t index, std::uint64_t mask) {
+    counts.faulted += std::popcount(pagesIn(words_[index], PageState::faulted) & mask);
+    counts.removed += std::popcount(pagesIn(words_[index], PageState::removed) & mask);
+  });
+  counts.missing = range.count - counts.faulted - counts.removed;
+  return counts;
+}
+
+void PageTable::forEachRun(PageRange range, const std::function<void(PageRange, PageState)>& visit) const {
+  for (PageIndex page = range.first; page < range.end();) {
+    const PageState here = state(page);
+    const std::uint64_t length = std::max<std::uint64_t>(1, runLength(page, range.end() - page));
+    visit({page, length}, here);
+    page += length;
+  }
+}
+
+PageCheck PageTable::check(const ExclusiveGuard&) {
+  PageCheck result;
+  for (std::size_t index = 0; index < words_.size(); index++) {
+    PageWord& word = words_[index];
+    PageWord& copy = mirror_[index];
+    const std::uint64_t faultedDiffers = word.faulted.load(RELAXED) ^ copy.faulted.load(RELAXED);
+    const std::uint64_t removedDiffers = word.removed.load(RELAXED) ^ copy.removed.load(RELAXED);
+    if (faultedDiffers == 0 && removedDiffers == 0) continue;
+    const std::uint64_t faulted = word.faulted.load(RELAXED) & copy.faulted.load(RELAXED);
+    const std::uint64_t doubtful = removedDiffers & ~faulted;
+    if (doubtful != 0 && result.doubtful == 0) result.firstDoubtful = index * 64 + std::countr_zero(doubtful);
+    result.doubtful += std::popcount(doubtful);
+    result.repaired += std::popcount((faultedDiffers | removedDiffers) & ~doubtful);
+    word.faulted.store(faulted, RELAXED);
+    copy.faulted.store(faulted, RELAXED);
+    word.removed.fetch_or(removedDiffers, RELAXED);
+    copy.removed.fetch_or(removedDiffers, RELAXED);
+  }
+  return result;
+}
+
+}  // namespace faultline::shm

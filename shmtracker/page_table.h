@@ -1,0 +1,86 @@
+// The state of every page of a restore: two bits a page, kept twice.
+//
+//   faulted: populated once, so the source is never read for it again
+//   removed: the target gave it up once; never cleared
+//
+// State: faulted ? faulted : removed ? removed : missing. A removal sets `removed` and then clears `faulted`;
+// a commit sets `faulted`. The two kinds of writer exclude each other through the RwLock, which is why every
+// changing function asks for the proof of its side. Two workers may commit the same page at once: both set
+// the same bit.
+//
+// The mirror is written in the same step and read only by check(): it is how a successor finds bytes that rot
+// while nobody ran.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "shmtracker/layout.h"
+#include "shmtracker/pages.h"
+
+namespace faultline::shm {
+
+class SharedGuard;
+class ExclusiveGuard;
+
+struct PageCounts {
+  std::uint64_t missing = 0, faulted = 0, removed = 0;
+
+  std::uint64_t total() const { return missing + faulted + removed; }
+};
+
+// What check() found, in pages.
+struct PageCheck {
+  std::uint64_t repaired = 0;  // the two copies differed and the truth follows from the rest
+  std::uint64_t doubtful = 0;  // nobody can tell whether the page was removed
+  PageIndex firstDoubtful = 0;
+};
+
+// A view of the two planes in the segment. Any thread of any process; indexes must be < pageCount().
+class PageTable {
+ public:
+  PageTable(std::span<PageWord> words, std::span<PageWord> mirror, std::uint64_t pageCount)
+      : words_(words), mirror_(mirror), pageCount_(pageCount) {}
+
+  std::uint64_t pageCount() const { return pageCount_; }
+
+  PageState state(PageIndex page) const {
+    const PageWord& word = words_[page / 64];
+    const std::uint64_t bit = 1ull << (page % 64);
+    if (word.faulted.load(std::memory_order_relaxed) & bit) return PageState::faulted;
+    return word.removed.load(std::memory_order_relaxed) & bit ? PageState::removed : PageState::missing;
+  }
+  // The number of pages from `first` on, at most `limit`, that are in the same state as `first`.
+  std::uint64_t runLength(PageIndex first, std::uint64_t limit) const;
+  // The first page of `range` in state `state`, or range.end().
+  PageIndex find(PageRange range, PageState state) const;
+
+  // The page was populated: by the worker that did it, inside the section in which it did.
+  void markFaulted(const SharedGuard&, PageRange range);
+  // The target gave the pages up: by the coordinator, before it opens the gate.
+  void markRemoved(const ExclusiveGuard&, PageRange range);
+
+  PageCounts counts(PageRange range) const;
+  PageCounts counts() const { return counts({0, pageCount_}); }
+  // Calls `visit` for each maximal run of pages of one state in `range`, in order. A snapshot of a moving
+  // thing: exact only while nothing changes.
+  void forEachRun(PageRange range, const std::function<void(PageRange, PageState)>& visit) const;
+
+  // Compares the copies and repairs what can be: only for a successor that holds the write side, after
+  // replay.
+  //  - `faulted` differs: a shard died between its two stores, or the bit rotted. Taken as not faulted: if
+  //  the
+  //    page is in place a copy meets EEXIST; if it is not and was ever removed, `removed` says so.
+  //  - `removed` differs: harmless where the page is faulted, since that never reads the source; else
+  //  doubtful.
+  PageCheck check(const ExclusiveGuard&);
+
+ private:
+  std::span<PageWord> words_;
+  std::span<PageWord> mirror_;
+  std::uint64_t pageCount_;
+};
+
+}  // namespace faultline::shm

@@ -1,0 +1,148 @@
+#include "shmtracker/region_table.h"
+
+#include <algorithm>
+#include <bit>
+#include <sstream>
+
+namespace faultline::shm {
+
+namespace {
+
+std::uint32_t pageShift(const Region& region) {
+  return std::countr_zero(region.pageSize);
+}
+std::uint32_t extentShift(const Region& region) {
+  return region.pageSize == SMALL_PAGE ? 9 : 2;
+}
+std::uint64_t extents(const Region& region) {
+  return (region.pages() + (1ull << extentShift(region)) - 1) >> extentShift(region);
+}
+std::uint64_t pages(const RegionEntry& entry) {
+  return entry.size >> entry.pageShift;
+}
+
+std::string describe(std::size_t index, const Region& region) {
+  std::ostringstream out;
+  out << "region " << index << " (base_host_virt_addr 0x" << std::hex << region.base << std::dec << ", size "
+      << region.size << ", offset " << region.offset << ", page_size " << region.pageSize << ")";
+  return out.str();
+}
+
+std::optional<std::string> whyNotServable(std::size_t index, const Region& region,
+                                          std::uint64_t sourceBytes) {
+  const std::string name = describe(index, region);
+  if (region.pageSize != SMALL_PAGE && region.pageSize != HUGE_PAGE)
+    return name + ": this page size is not served; 4096 and 2097152 are";
+  if (region.size == 0) return name + ": the size is 0";
+  const std::uint64_t mask = region.pageSize - 1;
+  if ((region.base | region.size | region.offset) & mask)
+    return name + ": base, size and offset must be multiples of the page size";
+  if (region.base + region.size < region.base)
+    return name + ": the range wraps around the end of the address space";
+  if (region.offset + region.size < region.offset || region.offset + region.size > sourceBytes)
+    return name + ": reaches past the end of the source, which has " + std::to_string(sourceBytes) + " bytes";
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<std::string> whyNotServable(std::span<const Region> regions, std::uint64_t sourceBytes) {
+  if (regions.empty()) return "no region is given";
+  if (regions.size() > MAX_REGIONS)
+    return std::to_string(regions.size()) + " regions are given; at most " + std::to_string(MAX_REGIONS) +
+           " are served";
+  for (std::size_t i = 0; i < regions.size(); i++)
+    if (auto why = whyNotServable(i, regions[i], sourceBytes)) return why;
+  std::vector<std::size_t> order(regions.size());
+  for (std::size_t i = 0; i < order.size(); i++) order[i] = i;
+  std::sort(order.begin(), order.end(), [&](auto a, auto b) { return regions[a].base < regions[b].base; });
+  for (std::size_t i = 1; i < order.size(); i++) {
+    const Region& before = regions[order[i - 1]];
+    if (before.base + before.size > regions[order[i]].base)
+      return describe(order[i - 1], before) + " and " + describe(order[i], regions[order[i]]) + " overlap";
+  }
+  if (RegionTable::pagesOf(regions) > MAX_PAGES) return "more pages than a segment can track";
+  return std::nullopt;
+}
+
+std::uint32_t RegionTable::extentsOf(std::span<const Region> regions) {
+  std::uint64_t total = 0;
+  for (const Region& region : regions) total += extents(region);
+  return static_cast<std::uint32_t>(total);
+}
+
+std::uint64_t RegionTable::pagesOf(std::span<const Region> regions) {
+  std::uint64_t total = 0;
+  for (const Region& region : regions) total += region.pages();
+  return total;
+}
+
+void RegionTable::build(std::span<const Region> regions, std::span<RegionEntry> entries) {
+  std::vector<Region> sorted(regions.begin(), regions.end());
+  std::sort(sorted.begin(), sorted.end(), [](auto& a, auto& b) { return a.base < b.base; });
+  std::uint64_t page = 0;
+  std::uint32_t extent = 0;
+  for (std::size_t i = 0; i < sorted.size(); i++) {
+    const Region& region = sorted[i];
+    entries[i] = {region.base, region.size,       region.offset,       page,
+                  extent,      pageShift(region), extentShift(region), 0};
+    page += region.pages();
+    extent += static_cast<std::uint32_t>(extents(region));
+  }
+}
+
+std::optional<PageIndex> RegionTable::pageAt(std::uint64_t address) const {
+  auto behind = std::upper_bound(entries_.begin(), entries_.end(), address,
+                                 [](std::uint64_t a, const RegionEntry& e) { return a < e.base; });
+  if (behind == entries_.begin()) return std::nullopt;
+  const RegionEntry& entry = *(behind - 1);
+  if (address - entry.base >= entry.size) return std::nullopt;
+  return entry.firstPage + ((address - entry.base) >> entry.pageShift);
+}
+
+std::vector<PageRange> RegionTable::pagesIn(std::uint64_t start, std::uint64_t end) const {
+  std::vector<PageRange> ranges;
+  for (const RegionEntry& entry : entries_) {
+    const std::uint64_t from = std::max(start, entry.base);
+    const std::uint64_t to = std::min(end, entry.base + entry.size);
+    if (from >= to) continue;
+    const std::uint64_t mask = (1ull << entry.pageShift) - 1;
+    const std::uint64_t first = (from - entry.base + mask) >> entry.pageShift;
+    const std::uint64_t last = (to - entry.base) >> entry.pageShift;
+    if (first < last) ranges.push_back({entry.firstPage + first, last - first});
+  }
+  return ranges;
+}
+
+const RegionEntry& RegionTable::entryOf(PageIndex page) const {
+  auto behind = std::upper_bound(entries_.begin(), entries_.end(), page,
+                                 [](PageIndex p, const RegionEntry& e) { return p < e.firstPage; });
+  return *(behind - 1);
+}
+
+PageLocation RegionTable::locate(const RegionEntry& entry, PageIndex page) {
+  const std::uint64_t in = page - entry.firstPage;
+  const std::uint64_t bytes = in << entry.pageShift;
+  return {entry.base + bytes, entry.offset + bytes, 1ull << entry.pageShift, pages(entry) - in};
+}
+
+std::uint32_t RegionTable::extentOf(PageIndex page) const {
+  const RegionEntry& entry = entryOf(page);
+  return entry.firstExtent + static_cast<std::uint32_t>((page - entry.firstPage) >> entry.extentShift);
+}
+
+PageRange RegionTable::pagesOfExtent(std::uint32_t extent) const {
+  auto behind = std::upper_bound(entries_.begin(), entries_.end(), extent,
+                                 [](std::uint32_t x, const RegionEntry& e) { return x < e.firstExtent; });
+  const RegionEntry& entry = *(behind - 1);
+  const std::uint64_t first = std::uint64_t{extent - entry.firstExtent} << entry.extentShift;
+  return {entry.firstPage + first, std::min<std::uint64_t>(1ull << entry.extentShift, pages(entry) - first)};
+}
+
+std::vector<Region> RegionTable::regions() const {
+  std::vector<Region> regions;
+  for (const RegionEntry& e : entries_) regions.push_back({e.base, e.size, e.offset, 1ull << e.pageShift});
+  return regions;
+}
+
+}  // namespace faultline::shm

@@ -1,0 +1,138 @@
+#include "shmtracker/rwlock.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "shmtracker/error.h"
+
+namespace faultline::shm {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Values of the gate word.
+constexpr std::uint32_t OPEN = 0;
+constexpr std::uint32_t CLOSED = 1;
+constexpr std::uint32_t CLOSED_WITH_WAITERS = 2;
+
+// A closed gate usually opens within a few microseconds; sleeping and being woken costs more than that.
+constexpr int GATE_SPINS = 200;
+// A dead coordinator wakes nobody, its successor does; the timeout only bounds what a lost wake could cost.
+constexpr timespec GATE_NAP{0, 100'000'000};
+// How long a holder that the fence declared dead may still take to let go.
+constexpr std::chrono::seconds FENCED_EXIT{5};
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+long futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value, const timespec* timeout) {
+  return syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), operation, value, timeout, nullptr, 0);
+}
+
+}  // namespace
+
+void SharedGuard::release() {
+  if (slot_ == nullptr) return;
+  RobustMutex(slot_->mutex).unlock();
+  slot_ = nullptr;
+}
+
+void ExclusiveGuard::release() {
+  if (lock_ == nullptr) return;
+  lock_->open();
+  lock_ = nullptr;
+}
+
+void RwLock::initialise() {
+  RobustMutex::initialise(words_->coordinator);
+  for (Slot& slot : slots_) RobustMutex::initialise(slot.mutex);
+  words_->gate.store(CLOSED, std::memory_order_seq_cst);
+}
+
+SharedGuard RwLock::lockShared(unsigned slot) {
+  Slot& mine = slots_[slot];
+  RobustMutex mutex(mine.mutex);
+  bool died = false;
+  for (;;) {
+    if (mutex.lock() == LockResult::ownerDied) died = true;
+    if (!closed()) return SharedGuard(mine, died);
+    mutex.unlock();
+    waitForGate();
+  }
+}
+
+std::optional<SharedGuard> RwLock::tryLockShared(unsigned slot) {
+  Slot& mine = slots_[slot];
+  RobustMutex mutex(mine.mutex);
+  const LockResult result = mutex.tryLock();
+  if (result == LockResult::busy) return std::nullopt;
+  if (!closed()) return SharedGuard(mine, result == LockResult::ownerDied);
+  mutex.unlock();
+  return std::nullopt;
+}
+
+void RwLock::waitForGate() {
+  for (int i = 0; i < GATE_SPINS; i++) {
+    if (!closed()) return;
+    pause();
+  }
+  std::uint32_t expected = CLOSED;
+  words_->gate.compare_exchange_strong(expected, CLOSED_WITH_WAITERS);
+  if (closed()) futex(words_->gate, FUTEX_WAIT, CLOSED_WITH_WAITERS, &GATE_NAP);
+}
+
+void RwLock::close() {
+  std::uint32_t expected = OPEN;
+  words_->gate.compare_exchange_strong(expected, CLOSED, std::memory_order_seq_cst);
+}
+
+void RwLock::open() {
+  words_->epoch.fetch_add(1, std::memory_order_release);
+  if (words_->gate.exchange(OPEN, std::memory_order_seq_cst) == CLOSED_WITH_WAITERS)
+    futex(words_->gate, FUTEX_WAKE, INT32_MAX, nullptr);
+}
+
+ExclusiveGuard RwLock::lock(unsigned activeSlots, const DrainPolicy& policy) {
+  close();
+  return drain(activeSlots, policy);
+}
+
+ExclusiveGuard RwLock::drain(unsigned activeSlots, const DrainPolicy& policy) {
+  const auto deadline = Clock::now() + policy.deadline;
+  for (unsigned index = 0; index < activeSlots; index++) drainSlot(index, deadline, policy);
+  return ExclusiveGuard(*this);
+}
+
+void RwLock::drainSlot(unsigned index, Clock::time_point deadline, const DrainPolicy& policy) {
+  RobustMutex mutex(slots_[index].mutex);
+  LockResult result = mutex.tryLock();
+  if (result == LockResult::busy) {
+    const auto spinEnd = Clock::now() + policy.spin;
+    do {
+      pause();
+      result = mutex.tryLock();
+    } while (result == LockResult::busy && Clock::now() < spinEnd);
+  }
+  if (result == LockResult::busy) result = mutex.lockUntil(deadline);
+  if (result == LockResult::busy) {
+    if (!policy.fence || !policy.fence(index))
+      throw SegmentError("slot " + std::to_string(index) +
+                         " is held past the lock's deadline and its shard cannot be fenced");
+    result = mutex.lockUntil(Clock::now() + FENCED_EXIT);
+    if (result == LockResult::busy)
+      throw SegmentError("slot " + std::to_string(index) + " is still held after its shard was killed");
+  }
+  mutex.unlock();
+  if (result == LockResult::ownerDied && policy.ownerDied) policy.ownerDied(index);
+}
+
+}  // namespace faultline::shm

@@ -1,0 +1,113 @@
+// The lock of one restore: a gate, and one robust mutex a reader ("big-reader lock").
+//
+// Readers are the shards' workers, each with a slot of its own; a read section is one look at the state, one
+// ioctl, one store. The writer is the coordinator: it closes the gate, waits until every slot has been free
+// once ("drain"), and only then calls read(uffd) and publishes what it read. So no read section ever spans a
+// read(), which is what keeps old bytes out of removed pages (docs/protocol.md).
+//
+//   reader: lock slot -> gate open? -> section -> unlock slot        (closed: unlock, wait for the gate)
+//   writer: close gate -> lock and unlock each slot -> ... -> open gate
+//
+// Either the reader locks its slot after the writer's visit, then the mutex hand-over shows it the closed
+// gate; or before, then the writer waits for it. No other ordering is needed.
+//
+// A writer that dies leaves the gate closed: fail closed. Only its successor opens it, after drain and
+// replay.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+
+#include "shmtracker/layout.h"
+#include "shmtracker/robust_mutex.h"
+
+namespace faultline::shm {
+
+class RwLock;
+
+// Proof of holding the read side. Released by the destructor; same thread only.
+class [[nodiscard]] SharedGuard {
+ public:
+  SharedGuard(SharedGuard&& other) noexcept : slot_(other.slot_), ownerDied(other.ownerDied) {
+    other.slot_ = nullptr;
+  }
+  SharedGuard& operator=(SharedGuard&&) = delete;
+  ~SharedGuard() { release(); }
+
+  void release();
+
+ private:
+  friend class RwLock;
+  SharedGuard(Slot& slot, bool died) : slot_(&slot), ownerDied(died) {}
+  Slot* slot_;
+
+ public:
+  const bool ownerDied;  // the slot's last user died inside its section
+};
+
+// Proof of holding the write side: the gate is closed and no section is in flight.
+// The destructor opens the gate, so a process that is to leave it closed must die, not unwind.
+class [[nodiscard]] ExclusiveGuard {
+ public:
+  ExclusiveGuard(ExclusiveGuard&& other) noexcept : lock_(other.lock_) { other.lock_ = nullptr; }
+  ExclusiveGuard& operator=(ExclusiveGuard&&) = delete;
+  ~ExclusiveGuard() { release(); }
+
+  void release();
+
+ private:
+  friend class RwLock;
+  explicit ExclusiveGuard(RwLock& lock) : lock_(&lock) {}
+  RwLock* lock_;
+};
+
+// What the writer does about readers in its way.
+struct DrainPolicy {
+  std::chrono::nanoseconds spin{20'000};           // how long a slot is polled before the writer sleeps on it
+  std::chrono::nanoseconds deadline{250'000'000};  // of the whole drain; then the holder is fenced
+  // Called once a slot is held past the deadline. Must return only when the holder can do nothing more
+  // (killed, and its exit seen). false: it could not be fenced; the drain throws SegmentError.
+  std::function<bool(unsigned slot)> fence;
+  // A slot whose owner had died inside a section; already recovered.
+  std::function<void(unsigned slot)> ownerDied;
+};
+
+// A view of the lock words and slots in the segment. Any number of processes and threads may hold one.
+class RwLock {
+ public:
+  RwLock(LockWords& words, std::span<Slot> slots) : words_(&words), slots_(slots) {}
+
+  // By the segment's creator, or by a successor that knows that nobody else is alive. Leaves the gate closed.
+  void initialise();
+
+  // Enters the read side through `slot` (< slots). One thread a slot at a time. Waits while the gate is
+  // closed, so never call it while the thread's own restore needs the coordinator to answer it something.
+  SharedGuard lockShared(unsigned slot);
+  // The same without waiting: nothing where the gate is closed or the slot is held.
+  std::optional<SharedGuard> tryLockShared(unsigned slot);
+
+  // Closes the gate and drains the first `activeSlots` slots. One writer: the holder of the election mutex.
+  ExclusiveGuard lock(unsigned activeSlots, const DrainPolicy& policy);
+  // The two halves of lock(), for the writer that must act between them.
+  void close();
+  ExclusiveGuard drain(unsigned activeSlots, const DrainPolicy& policy);
+
+  bool closed() const { return words_->gate.load(std::memory_order_acquire) != 0; }
+  std::uint64_t epoch() const { return words_->epoch.load(std::memory_order_acquire); }
+  // The election: held by the serving coordinator for its life.
+  RobustMutex election() { return RobustMutex(words_->coordinator); }
+
+ private:
+  friend class ExclusiveGuard;
+  void open();
+  void waitForGate();
+  void drainSlot(unsigned index, std::chrono::steady_clock::time_point deadline, const DrainPolicy& policy);
+
+  LockWords* words_;
+  std::span<Slot> slots_;
+};
+
+}  // namespace faultline::shm
