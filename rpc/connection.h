@@ -1,0 +1,56 @@
+// One Cap'n Proto connection over a Unix stream socket, fds included.
+#pragma once
+
+#include <capnp/capability.h>
+#include <capnp/rpc-twoparty.h>
+#include <kj/async-io.h>
+#include <kj/io.h>
+
+#include <string>
+
+namespace faultline::rpc {
+
+// Fds that one message may carry, on both ends of every connection of ours: 0 on the sender's end would drop
+// outgoing fds as well (capnp 0.9.2, rpc-twoparty.c++, setFds).
+inline constexpr unsigned MAX_FDS = 8;
+
+// The client's end. Loop thread only; must be destroyed before the loop.
+class Connection {
+ public:
+  // Takes a connected stream socket.
+  Connection(kj::LowLevelAsyncIoProvider& provider, kj::AutoCloseFd socket);
+
+  capnp::Capability::Client bootstrap() { return client_.bootstrap(); }
+  // Resolves when the peer is gone; calls under way fail with DISCONNECTED.
+  kj::Promise<void> onDisconnect() { return client_.onDisconnect(); }
+
+ private:
+  kj::Own<kj::AsyncCapabilityStream> stream_;
+  capnp::TwoPartyClient client_;
+};
+
+// Serves `bootstrap` on connected stream sockets.
+class Acceptor {
+ public:
+  explicit Acceptor(capnp::Capability::Client bootstrap) : server_(kj::mv(bootstrap)) {}
+
+  void accept(kj::LowLevelAsyncIoProvider& provider, kj::AutoCloseFd socket);
+  // Accepts on a listening socket for ever.
+  kj::Promise<void> listen(kj::LowLevelAsyncIoProvider& provider, kj::AutoCloseFd listening);
+
+ private:
+  capnp::TwoPartyServer server_;
+};
+
+// A connected pair of stream sockets, close-on-exec.
+std::pair<kj::AutoCloseFd, kj::AutoCloseFd> streamPair();
+
+// Connects to a listening Unix stream socket. Throws DISCONNECTED naming the path and the reason.
+kj::AutoCloseFd connectTo(const std::string& path);
+
+// Makes a listening Unix stream socket at `path`, mode 0600. A socket file that nobody listens on any more is
+// replaced; one that is in use, or a file of another kind, is refused. Throws FAILED naming path, reason and
+// way out.
+kj::AutoCloseFd listenAt(const std::string& path);
+
+}  // namespace faultline::rpc

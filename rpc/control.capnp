@@ -1,0 +1,220 @@
+# The control interface of faultline: what operators, VMMs and tests say to the coordinator.
+#
+# Reached over a Unix stream socket (Cap'n Proto two-party RPC); the bootstrap capability is Coordinator.
+# File descriptors travel with a call as Fd capabilities. Capabilities end with the connection, restores do not:
+# after a disconnect (the coordinator died and its successor took over) connect again and ask for the restore by
+# its name.
+@0xb1f3c6a4d0e95c27;
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("faultline::rpc");
+using Fd = import "fd.capnp".Fd;
+using TestHooks = import "hooks.capnp".TestHooks;
+
+struct Region {
+  # A contiguous address range of the target backed by a contiguous range of the source. All in bytes.
+  base @0 :UInt64;      # address in the target
+  size @1 :UInt64;
+  offset @2 :UInt64;    # in the source
+  pageSize @3 :UInt64;  # 4096, or 2097152 for hugetlb; 0 means 4096
+}
+
+struct PageRange {
+  # Pages by their dense number over all regions of the restore, regions ordered by address.
+  first @0 :UInt64;
+  count @1 :UInt64;
+}
+
+enum PageState {
+  missing @0;  # never populated: the source holds the truth
+  faulted @1;  # was populated once
+  removed @2;  # given up by the target: reads as zeros
+}
+
+struct PageRun {
+  range @0 :PageRange;
+  state @1 :PageState;
+}
+
+enum Phase {
+  serving @0;
+  paused @1;
+  complete @2;  # no page is missing any more
+  failed @3;    # cannot be served; `RestoreInfo.failure` says why
+}
+
+struct RestoreInfo {
+  name @0 :Text;
+  phase @1 :Phase;
+  source @2 :Text;          # what the source is called, for people
+  targetPid @3 :UInt32;     # 0 where unknown; for people, no decision rests on it
+  regions @4 :List(Region);
+  pages @5 :UInt64;         # in all
+  missing @6 :UInt64;       # pages, by state
+  faulted @7 :UInt64;
+  removed @8 :UInt64;
+  removeNegotiated @9 :Bool;  # the target's uffd has UFFD_FEATURE_EVENT_REMOVE
+  failure @10 :Text;          # empty unless phase is failed
+  prefaulting @11 :Bool;
+  segmentBytes @12 :UInt64;   # memory that tracker, journal and counters take
+  id @13 :UInt64;             # unique over the life of the service
+  ageNs @14 :UInt64;          # since the restore began
+}
+
+struct Latency {
+  # Quantiles in ns, from a histogram with a relative error of at most 1/8.
+  samples @0 :UInt64;
+  p50 @1 :UInt64;
+  p99 @2 :UInt64;
+  p999 @3 :UInt64;
+  sum @4 :UInt64;           # ns
+  buckets @5 :List(UInt64); # sample counts; bucket bounds are those of shmtracker/counters.h
+}
+
+struct ShardStats {
+  # Of one shard, for one restore. Numbers of pages unless said otherwise.
+  shard @0 :UInt32;
+  faultsTaken @1 :UInt64;
+  copied @2 :UInt64;          # populated with source bytes
+  zeroed @3 :UInt64;          # zero in the source: populated with the zero page
+  zeroedRemoved @4 :UInt64;   # answered with zeros because the target had given the page up
+  alreadyPresent @5 :UInt64;  # found in place, only woken
+  refused @6 :UInt64;         # tries that the kernel refused with EAGAIN
+  requeued @7 :UInt64;        # given back to the kernel with UFFDIO_WAKE
+  poisoned @8 :UInt64;
+  dropped @9 :UInt64;         # range gone
+  outOfMemory @10 :UInt64;    # tries
+  prefaulted @11 :UInt64;     # of copied and zeroed, those that no fault asked for
+  coldReads @12 :UInt64;      # pages that had to wait for the source's disk
+  sourceBytes @13 :UInt64;
+  sourceErrors @14 :UInt64;   # tries
+  slotsRecovered @15 :UInt64;
+  eventToDone @16 :Latency;   # fault read from the uffd until its page was in place
+  gateWait @17 :Latency;
+  source @18 :Latency;
+  copy @19 :Latency;
+  extents @20 :UInt32;        # extents owned
+}
+
+struct RestoreStats {
+  batches @0 :UInt64;         # read()s of the uffd that returned something
+  faults @1 :UInt64;
+  removes @2 :UInt64;         # REMOVE messages
+  removedPages @3 :UInt64;
+  replayed @4 :UInt64;        # messages that a successor found in the journal
+  fences @5 :UInt64;          # shards killed for holding the lock past its deadline
+  slotsRecovered @6 :UInt64;
+  adoptions @7 :UInt64;       # coordinators that took over
+  wakes @8 :UInt64;           # times all waiting threads were woken after a death
+  drain @9 :Latency;          # closing the gate and waiting for the sections in flight
+  closed @10 :Latency;        # from closing the gate to opening it
+  shards @11 :List(ShardStats);
+  outsideFaults @12 :UInt64;  # faults at addresses that no region covers
+}
+
+interface Prefault {
+  # Background population that was asked for. Dropping the capability does not cancel it.
+  progress @0 () -> (missing :UInt64, total :UInt64, finished :Bool);
+  # Pages of the requested ranges that are still missing, and their number.
+  wait @1 () -> ();
+  # Returns when every requested page was populated, removed or poisoned.
+  cancel @2 () -> ();
+  # Returns when no shard populates for this request any more.
+}
+
+interface Restore {
+  info @0 () -> (info :RestoreInfo);
+  waitReady @1 () -> ();
+  # Returns when faults are being served by every shard.
+  waitComplete @2 () -> (info :RestoreInfo);
+  # Returns when no page is missing any more, or when the restore has ended (phase says which).
+  pageStates @3 (range :PageRange) -> (runs :List(PageRun));
+  # States of `range` (count 0: to the end) as maximal runs, in order. At most 65536 runs are returned; ask on
+  # from the end of the last.
+  pause @4 () -> ();
+  # Stops reading the uffd: faults and removals queue up in the kernel. Pausing twice is an error.
+  resume @5 () -> ();
+  # Reads again, beginning with what has queued up. Resuming what is not paused is an error.
+  prefault @6 (ranges :List(PageRange)) -> (prefault :Prefault);
+  # Populates in the background, demand faults first: the ranges in the given order (a recorded working set), or
+  # with no ranges every page, all shards in parallel.
+  stats @7 () -> (stats :RestoreStats);
+  detach @8 (force :Bool) -> ();
+  # Ends the restore and gives everything back: the target's ranges are unregistered and it runs on without a
+  # server. Refused while pages are missing, unless `force`: then their content is lost to the target (zeros).
+  waitEnded @9 () -> (reason :Text);
+  # Returns when the restore is over: completed and released, target gone, detached, or failed.
+}
+
+struct AttachSpec {
+  name @0 :Text;              # unique among the restores; empty: one is made up
+  sourceName @1 :Text;        # for messages
+  regions @2 :List(Region);
+  prefault @3 :Bool;          # populate everything in the background from the start
+  keepServing @4 :Bool;       # do not release the target when no page is missing any more
+}
+
+struct ListenSpec {
+  name @0 :Text;              # restores are called NAME, NAME-2, NAME-3, ...
+  sourceName @1 :Text;
+  prefault @2 :Bool;
+  keepServing @3 :Bool;
+  anyUser @4 :Bool;           # accept peers of any uid; otherwise only root's and the server's own
+}
+
+interface Listener {
+  # A handshake socket that is being served.
+  nextRestore @0 () -> (restore :Restore, info :RestoreInfo);
+  # The next target that completes its handshake after the last call on this capability; also those before the
+  # first call.
+  close @1 () -> ();
+  # No further targets; restores run on.
+  lastError @2 () -> (message :Text, refused :UInt64);
+  # Why the last handshake was refused (empty: none was), and how many were.
+}
+
+struct ShardInfo {
+  index @0 :UInt32;
+  pid @1 :UInt32;
+  alive @2 :Bool;
+  restarts @3 :UInt32;
+  upNs @4 :UInt64;       # since this process was started or adopted
+  restores @5 :UInt32;   # attached
+}
+
+struct Event {
+  # Something an operator wants to know afterwards.
+  unixNs @0 :UInt64;     # wall clock
+  text @1 :Text;         # one line: what, why, how long it took
+}
+
+struct ServiceInfo {
+  version @0 :Text;
+  coordinatorPid @1 :UInt32;
+  incarnation @2 :UInt32;    # 1 for the first coordinator, +1 for each successor
+  shards @3 :List(ShardInfo);
+  restores @4 :List(RestoreInfo);
+  events @5 :List(Event);    # the latest, oldest first
+  testHooks @6 :Bool;
+  workersPerShard @7 :UInt32;
+  lockDeadlineNs @8 :UInt64;
+}
+
+interface Coordinator {
+  attach @0 (spec :AttachSpec, uffd :Fd, source :Fd, target :Fd) -> (restore :Restore);
+  # Begins a restore. `uffd`: the target's userfaultfd, its API handshake done and its ranges registered.
+  # `source`: the snapshot's memory file, open for reading. `target`: a pidfd of the target; may be null.
+  # Returns when the restore is durable: whatever dies from then on, its faults are answered.
+  list @1 () -> (restores :List(RestoreInfo));
+  restore @2 (name :Text) -> (restore :Restore);
+  # The sturdy way back to a restore after a disconnect. Fails where no restore has that name.
+  listen @3 (spec :ListenSpec, socket :Fd, source :Fd) -> (listener :Listener);
+  # Serves Firecracker's handshake on a listening Unix stream socket that the caller made.
+  status @4 () -> (service :ServiceInfo);
+  shutdown @5 (force :Bool) -> ();
+  # Ends the service. Refused while restores with missing pages are served, unless `force`.
+  testHooks @6 () -> (hooks :TestHooks);
+  # Fails unless the server was started with --test-hooks.
+  reshard @7 (restore :Text, shards :UInt32) -> ();
+  # Deals the extents of a restore out to this many shards, starting shards as needed, while it is served.
+}

@@ -1,0 +1,110 @@
+#include "rpc/convert.h"
+
+#include <kj/debug.h>
+
+namespace faultline::rpc {
+
+namespace {
+std::uint64_t get(const shm::Counter& counter) {
+  return counter.load(std::memory_order_relaxed);
+}
+}  // namespace
+
+std::vector<shm::Region> regionsFrom(capnp::List<Region>::Reader list) {
+  std::vector<shm::Region> regions;
+  for (auto r : list)
+    regions.push_back(
+        {r.getBase(), r.getSize(), r.getOffset(), r.getPageSize() == 0 ? shm::SMALL_PAGE : r.getPageSize()});
+  return regions;
+}
+
+void fill(capnp::List<Region>::Builder list, const std::vector<shm::Region>& regions) {
+  for (unsigned i = 0; i < regions.size(); i++) {
+    list[i].setBase(regions[i].base);
+    list[i].setSize(regions[i].size);
+    list[i].setOffset(regions[i].offset);
+    list[i].setPageSize(regions[i].pageSize);
+  }
+}
+
+shm::PageRange rangeFrom(PageRange::Reader range, std::uint64_t pages) {
+  const std::uint64_t first = range.getFirst();
+  KJ_REQUIRE(first <= pages, "the page range begins past the last page", first, pages);
+  const std::uint64_t count = range.getCount() == 0 ? pages - first : range.getCount();
+  KJ_REQUIRE(count <= pages - first, "the page range reaches past the last page", first, count, pages);
+  return {first, count};
+}
+
+std::vector<shm::PageRange> rangesFrom(capnp::List<PageRange>::Reader list, std::uint64_t pages) {
+  std::vector<shm::PageRange> ranges;
+  for (auto range : list) ranges.push_back(rangeFrom(range, pages));
+  return ranges;
+}
+
+void fill(PageRange::Builder to, shm::PageRange range) {
+  to.setFirst(range.first);
+  to.setCount(range.count);
+}
+
+PageState stateFrom(shm::PageState state) {
+  switch (state) {
+    case shm::PageState::missing:
+      return PageState::MISSING;
+    case shm::PageState::faulted:
+      return PageState::FAULTED;
+    case shm::PageState::removed:
+      return PageState::REMOVED;
+  }
+  KJ_UNREACHABLE;
+}
+
+void fill(Latency::Builder to, const shm::Histogram& histogram) {
+  shm::Histogram::Snapshot snapshot;
+  snapshot.add(histogram);
+  to.setSamples(snapshot.samples());
+  to.setP50(snapshot.quantile(0.5));
+  to.setP99(snapshot.quantile(0.99));
+  to.setP999(snapshot.quantile(0.999));
+  to.setSum(snapshot.sum);
+  auto buckets = to.initBuckets(shm::Histogram::BUCKETS);
+  for (unsigned i = 0; i < shm::Histogram::BUCKETS; i++) buckets.set(i, snapshot.buckets[i]);
+}
+
+void fill(ShardStats::Builder to, const shm::ShardCounters& c) {
+  to.setFaultsTaken(get(c.faultsTaken));
+  to.setCopied(get(c.copied));
+  to.setZeroed(get(c.zeroed));
+  to.setZeroedRemoved(get(c.zeroedRemoved));
+  to.setAlreadyPresent(get(c.alreadyPresent));
+  to.setRefused(get(c.refused));
+  to.setRequeued(get(c.requeued));
+  to.setPoisoned(get(c.poisoned));
+  to.setDropped(get(c.dropped));
+  to.setOutOfMemory(get(c.outOfMemory));
+  to.setPrefaulted(get(c.prefaulted));
+  to.setColdReads(get(c.coldReads));
+  to.setSourceBytes(get(c.sourceBytes));
+  to.setSourceErrors(get(c.sourceErrors));
+  to.setSlotsRecovered(get(c.slotsRecovered));
+  fill(to.initEventToDone(), c.eventToDone);
+  fill(to.initGateWait(), c.gateWait);
+  fill(to.initSource(), c.source);
+  fill(to.initCopy(), c.copy);
+}
+
+void fill(RestoreStats::Builder to, const shm::RestoreCounters& c) {
+  to.setBatches(get(c.batches));
+  to.setFaults(get(c.faults));
+  to.setRemoves(get(c.removes));
+  to.setRemovedPages(get(c.removedPages));
+  to.setReplayed(get(c.replayed));
+  to.setFences(get(c.fences));
+  to.setSlotsRecovered(get(c.slotsRecovered));
+  to.setAdoptions(get(c.adoptions));
+  to.setWakes(get(c.wakes));
+  to.setOutsideFaults(get(c.outsideFaults));
+  fill(to.initDrain(), c.drain);
+  fill(to.initClosed(), c.closed);
+}
+
+}  // namespace faultline::rpc

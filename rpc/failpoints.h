@@ -1,0 +1,100 @@
+// Named places in the code where a test can hold, kill or stop a process.
+//
+// Unarmed, hit() is one load and one predictable branch. Armed only over the test-hook capability, which
+// exists only in a server started with --test-hooks.
+#pragma once
+
+#include <kj/async-unix.h>
+#include <kj/async.h>
+#include <kj/function.h>
+#include <kj/io.h>
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "rpc/hooks.capnp.h"
+
+namespace faultline::rpc {
+
+enum class Point {
+  // shard, in the order a fault meets them
+  beforeStage,     // before source bytes are looked for
+  beforeReadLock,  // source bytes staged, no lock held
+  beforeCopy,      // in the section, state checked, before the ioctl
+  afterCopy,       // in the section, after the ioctl, before the state is stored
+  afterStore,      // in the section, state stored, before the slot is unlocked
+  // coordinator, in the order of one batch
+  gateClosed,     // gate closed, nothing drained
+  beforeRead,     // drained
+  afterRead,      // events in the journal, nothing published
+  midMark,        // before each page that is marked removed
+  beforeOpen,     // all published, gate still closed
+  beforeHandout,  // gate open, faults not handed out
+  // coordinator, in the order of a restore's beginning
+  handshakeAccepted,  // the supervisor has handed over a connection
+  handshakeRead,      // regions and uffd are known, nothing is stored
+  restoreStored,      // the restore is durable, no shard knows of it
+  shardStarting,      // a shard process was started and is not connected yet
+  // coordinator, in the order of an adoption
+  adoptClaimed,   // fds taken over, election won, gate closed
+  adoptDrained,   // no section in flight
+  adoptReplayed,  // journal published
+  adoptOpened,    // gate open, nobody woken
+};
+
+inline constexpr std::uint64_t ANY_PAGE = ~0ull;
+
+// Nothing for an unknown name.
+std::optional<Point> pointNamed(std::string_view name);
+std::string_view nameOf(Point point);
+
+// The armed points of one process. hit(): any thread. The rest: any thread, but not from hit().
+class Failpoints {
+ public:
+  struct Arm {
+    Point point;
+    Action action = Action::PARK;
+    std::uint64_t page = ANY_PAGE;
+    std::uint32_t skip = 0;   // times to pass first
+    kj::AutoCloseFd reached;  // eventfd, signalled on arrival; -1: none
+    kj::AutoCloseFd reached2;
+    kj::AutoCloseFd resume;  // blocking eventfd that a parked thread reads; -1: parked for good
+  };
+
+  void hit(Point point, std::uint64_t page = ANY_PAGE) {
+    if (armedCount_.load(std::memory_order_relaxed) != 0) [[unlikely]]
+      hitArmed(point, page);
+  }
+  // Whether anything is armed, for code that takes smaller steps then.
+  bool armed() const { return armedCount_.load(std::memory_order_relaxed) != 0; }
+
+  // Each armed point acts once. Returns a number to disarm it by.
+  std::uint64_t arm(Arm arm);
+  void disarm(std::uint64_t number);
+
+ private:
+  void hitArmed(Point point, std::uint64_t page);
+
+  struct Armed {
+    std::uint64_t number;
+    Arm arm;
+  };
+  std::atomic<std::uint32_t> armedCount_{0};
+  std::mutex mutex_;
+  std::vector<Armed> armed_;  // guarded by mutex_
+  std::uint64_t last_ = 0;    // guarded by mutex_
+};
+
+// Hands an armed point to the process that takes over when this one dies.
+using ArmSuccessor = kj::Function<void(Failpoints::Arm)>;
+
+// The capability through which a process's failpoints are armed. `failpoints` must outlive it. Loop thread
+// only. Without `successor`, arming a successor fails.
+ProcessHooks::Client makeProcessHooks(Failpoints& failpoints, kj::UnixEventPort& port,
+                                      kj::Maybe<ArmSuccessor> successor = nullptr);
+
+}  // namespace faultline::rpc

@@ -1,0 +1,102 @@
+#include "rpc/process.h"
+
+#include <kj/debug.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstring>
+#include <filesystem>
+
+namespace faultline::rpc {
+
+namespace {
+
+// include/uapi/linux/pidfd.h of Linux 6.13 and later; Debian 12's headers have neither.
+struct PidfdInfo {
+  std::uint64_t mask, cgroupid;
+  std::uint32_t pid, tgid, ppid, ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid;
+  std::int32_t exitCode;
+};
+constexpr std::uint64_t PIDFD_INFO_EXIT_BIT = 1u << 3;  // since 6.15
+
+std::string describeStatus(int status) {
+  if (WIFSIGNALED(status))
+    return "killed by signal " + std::to_string(WTERMSIG(status)) + " (" + strsignal(WTERMSIG(status)) + ")";
+  return "exited with code " + std::to_string(WEXITSTATUS(status));
+}
+
+}  // namespace
+
+ChildProcess startProcess(const std::string& executable, const std::vector<std::string>& arguments,
+                          int channel) {
+  std::vector<char*> argv{const_cast<char*>(executable.c_str())};
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  // Clears close-on-exec also where the number is already right (glibc >= 2.29).
+  posix_spawn_file_actions_adddup2(&actions, channel, CHANNEL_FD);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t none, all;
+  sigemptyset(&none);
+  sigfillset(&all);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setsigdefault(&attributes, &all);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+
+  pid_t pid = 0;
+  const int error = posix_spawn(&pid, executable.c_str(), &actions, &attributes, argv.data(), environ);
+  posix_spawnattr_destroy(&attributes);
+  posix_spawn_file_actions_destroy(&actions);
+  KJ_REQUIRE(error == 0, "cannot start", executable.c_str(), std::strerror(error));
+
+  // No race: the child stays a zombie until somebody waits for it, and that is us.
+  int pidfd;
+  KJ_SYSCALL(pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0)), "pidfd_open");
+  return {pid, kj::AutoCloseFd(pidfd)};
+}
+
+std::string siblingExecutable(const std::string& name) {
+  return (std::filesystem::read_symlink("/proc/self/exe").parent_path() / name).string();
+}
+
+std::string describeExit(int pidfd) {
+  siginfo_t info{};
+  if (waitid(P_PIDFD, static_cast<id_t>(pidfd), &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0)
+    return info.si_code == CLD_EXITED ? "exited with code " + std::to_string(info.si_status)
+                                      : describeStatus(info.si_status);
+  PidfdInfo exit{};
+  exit.mask = PIDFD_INFO_EXIT_BIT;
+  if (ioctl(pidfd, _IOWR(0xFF, 11, PidfdInfo), &exit) == 0 && (exit.mask & PIDFD_INFO_EXIT_BIT) != 0)
+    return describeStatus(exit.exitCode);
+  return "ended (reason unknown)";
+}
+
+bool hasEnded(int pidfd) {
+  pollfd poll{pidfd, POLLIN, 0};
+  return ::poll(&poll, 1, 0) == 1;
+}
+
+bool killAndWait(int pidfd, std::chrono::milliseconds patience) {
+  syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0);
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  for (;;) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    pollfd poll{pidfd, POLLIN, 0};
+    const int ready = ::poll(&poll, 1, left.count() > 0 ? static_cast<int>(left.count()) : 0);
+    if (ready == 1) return true;
+    if (ready == 0) return false;
+  }
+}
+
+}  // namespace faultline::rpc
