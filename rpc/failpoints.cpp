@@ -79,8 +79,8 @@ class BarrierServer final : public Barrier::Server {
 
 class ProcessHooksServer final : public ProcessHooks::Server {
  public:
-  ProcessHooksServer(Failpoints& failpoints, kj::UnixEventPort& port)
-      : failpoints_(failpoints), port_(port) {}
+  ProcessHooksServer(Failpoints& failpoints, kj::UnixEventPort& port, kj::Maybe<ArmSuccessor> successor)
+      : failpoints_(failpoints), port_(port), successor_(kj::mv(successor)) {}
 
   kj::Promise<void> arm(ArmContext context) override {
     auto params = context.getParams();

@@ -77,7 +77,8 @@ struct alignas(128) RestoreCounters {
   Counter fences;          // shards killed because they held the lock past its deadline
   Counter slotsRecovered;  // EOWNERDEAD met while draining
   Counter adoptions;       // coordinators that took over
-  Counter wakes;           // ranges woken after a death
+  Counter wakes;           // times all waiting threads were woken after a death
+  Counter outsideFaults;   // faults at addresses that no region covers
   Histogram drain;         // closing the gate and draining
   Histogram closed;        // gate closed until it opened again
 };
