@@ -94,6 +94,12 @@ class ProcessHooksServer final : public ProcessHooks::Server {
       return resume.then(
           [this, context, point, reachedFd = kj::mv(reachedFd)](kj::AutoCloseFd resumeFd) mutable {
             auto params = context.getParams();
+            if (params.getSuccessor()) {
+              auto& armSuccessor = KJ_REQUIRE_NONNULL(successor_, "this process has no successor to arm");
+              armSuccessor({*point, params.getAction(), params.getPage(), params.getSkip(), kj::mv(reachedFd),
+                            kj::AutoCloseFd(), kj::mv(resumeFd)});
+              return;
+            }
             kj::AutoCloseFd held = newEvent(EFD_NONBLOCK);
             kj::AutoCloseFd go = resumeFd.get() >= 0 ? kj::mv(resumeFd) : newEvent(0);
             const std::uint64_t number =
