@@ -59,7 +59,9 @@ struct Header {
   std::atomic<std::uint64_t> incarnation;   // +1 for each coordinator that served the restore
   std::atomic<std::uint32_t> prefaultAll;   // 1: every page is to be populated in the background
   std::atomic<std::uint32_t> paused;        // 1: the uffd is not read
-  std::atomic<std::uint64_t> attachedAt;    // ns, CLOCK_MONOTONIC
+  std::atomic<std::uint32_t> watchSocket;   // 1: the target is gone when its handshake socket closes
+  std::atomic<std::uint32_t> reserved;
+  std::atomic<std::uint64_t> attachedAt;  // ns, CLOCK_MONOTONIC
 };
 
 // The words of the lock; the slots are a part of their own. See rwlock.h.

@@ -21,6 +21,7 @@ constexpr std::uint32_t CLOSED_WITH_WAITERS = 2;
 
 // A closed gate usually opens within a few microseconds; sleeping and being woken costs more than that.
 constexpr int GATE_SPINS = 200;
+constexpr int SLOT_SPINS = 200;
 // A dead coordinator wakes nobody, its successor does; the timeout only bounds what a lost wake could cost.
 constexpr timespec GATE_NAP{0, 100'000'000};
 // How long a holder that the fence declared dead may still take to let go.
@@ -36,6 +37,16 @@ inline void pause() {
 
 long futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value, const timespec* timeout) {
   return syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), operation, value, timeout, nullptr, 0);
+}
+
+// A section lasts a few microseconds, so a look or two spares a sleep and a wake.
+LockResult lockSoon(RobustMutex& mutex, std::chrono::nanoseconds patience) {
+  for (int i = 0; i < SLOT_SPINS; i++) {
+    pause();
+    const LockResult result = mutex.tryLock();
+    if (result != LockResult::busy) return result;
+  }
+  return mutex.lockUntil(Clock::now() + patience);
 }
 
 }  // namespace
@@ -107,32 +118,31 @@ ExclusiveGuard RwLock::lock(unsigned activeSlots, const DrainPolicy& policy) {
 }
 
 ExclusiveGuard RwLock::drain(unsigned activeSlots, const DrainPolicy& policy) {
-  const auto deadline = Clock::now() + policy.deadline;
-  for (unsigned index = 0; index < activeSlots; index++) drainSlot(index, deadline, policy);
-  return ExclusiveGuard(*this);
+  unsigned next = 0;
+  if (auto guard = drainFrom(next, activeSlots, policy.deadline, policy.ownerDied)) return std::move(*guard);
+  for (;;) {
+    if (!policy.fence || !policy.fence(next))
+      throw SegmentError("slot " + std::to_string(next) +
+                         " is held past the lock's deadline and its shard cannot be fenced");
+    const unsigned fenced = next;
+    if (auto guard = drainFrom(next, activeSlots, FENCED_EXIT, policy.ownerDied)) return std::move(*guard);
+    if (next == fenced)
+      throw SegmentError("slot " + std::to_string(next) + " is still held after its shard was killed");
+  }
 }
 
-void RwLock::drainSlot(unsigned index, Clock::time_point deadline, const DrainPolicy& policy) {
-  RobustMutex mutex(slots_[index].mutex);
-  LockResult result = mutex.tryLock();
-  if (result == LockResult::busy) {
-    const auto spinEnd = Clock::now() + policy.spin;
-    do {
-      pause();
-      result = mutex.tryLock();
-    } while (result == LockResult::busy && Clock::now() < spinEnd);
+std::optional<ExclusiveGuard> RwLock::drainFrom(unsigned& next, unsigned activeSlots,
+                                                std::chrono::nanoseconds patience,
+                                                const std::function<void(unsigned slot)>& ownerDied) {
+  for (; next < activeSlots; next++) {
+    RobustMutex mutex(slots_[next].mutex);
+    LockResult result = mutex.tryLock();
+    if (result == LockResult::busy) result = lockSoon(mutex, patience);
+    if (result == LockResult::busy) return std::nullopt;
+    mutex.unlock();
+    if (result == LockResult::ownerDied && ownerDied) ownerDied(next);
   }
-  if (result == LockResult::busy) result = mutex.lockUntil(deadline);
-  if (result == LockResult::busy) {
-    if (!policy.fence || !policy.fence(index))
-      throw SegmentError("slot " + std::to_string(index) +
-                         " is held past the lock's deadline and its shard cannot be fenced");
-    result = mutex.lockUntil(Clock::now() + FENCED_EXIT);
-    if (result == LockResult::busy)
-      throw SegmentError("slot " + std::to_string(index) + " is still held after its shard was killed");
-  }
-  mutex.unlock();
-  if (result == LockResult::ownerDied && policy.ownerDied) policy.ownerDied(index);
+  return ExclusiveGuard(*this);
 }
 
 }  // namespace faultline::shm

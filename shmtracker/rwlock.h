@@ -66,7 +66,6 @@ class [[nodiscard]] ExclusiveGuard {
 
 // What the writer does about readers in its way.
 struct DrainPolicy {
-  std::chrono::nanoseconds spin{20'000};           // how long a slot is polled before the writer sleeps on it
   std::chrono::nanoseconds deadline{250'000'000};  // of the whole drain; then the holder is fenced
   // Called once a slot is held past the deadline. Must return only when the holder can do nothing more
   // (killed, and its exit seen). false: it could not be fenced; the drain throws SegmentError.
@@ -94,6 +93,12 @@ class RwLock {
   // The two halves of lock(), for the writer that must act between them.
   void close();
   ExclusiveGuard drain(unsigned activeSlots, const DrainPolicy& policy);
+  // One step of a drain, for a writer that has other work while a reader is slow: goes on from `next`, and
+  // waits at most `patience` for each slot. Nothing: slot `next` is held; call again, or fence its holder
+  // first.
+  std::optional<ExclusiveGuard> drainFrom(unsigned& next, unsigned activeSlots,
+                                          std::chrono::nanoseconds patience,
+                                          const std::function<void(unsigned slot)>& ownerDied);
 
   bool closed() const { return words_->gate.load(std::memory_order_acquire) != 0; }
   std::uint64_t epoch() const { return words_->epoch.load(std::memory_order_acquire); }
@@ -104,7 +109,6 @@ class RwLock {
   friend class ExclusiveGuard;
   void open();
   void waitForGate();
-  void drainSlot(unsigned index, std::chrono::steady_clock::time_point deadline, const DrainPolicy& policy);
 
   LockWords* words_;
   std::span<Slot> slots_;

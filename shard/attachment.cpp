@@ -1,0 +1,34 @@
+#include "shard/attachment.h"
+
+#include <kj/debug.h>
+#include <linux/userfaultfd.h>
+
+namespace faultline::shard {
+
+namespace {
+// include/uapi/linux/userfaultfd.h, Linux 6.7 and later.
+constexpr std::uint64_t FEATURE_WP_ASYNC = 1ull << 15;
+}  // namespace
+
+Attachment::Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoCloseFd uffd, int segment,
+                       kj::AutoCloseFd source)
+    : index_(index),
+      uffd_(kj::mv(uffd)),
+      segment_(shm::Segment::attach(segment)),
+      source_(kj::mv(source), segment_.facts().sourceBytes),
+      removeNegotiated_((segment_.facts().uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0),
+      protect_((segment_.facts().uffdFeatures & FEATURE_WP_ASYNC) != 0) {
+  KJ_REQUIRE(index < shm::MAX_SHARDS, "no such shard", index);
+  KJ_REQUIRE(workers <= segment_.facts().workersPerShard,
+             "the segment has too few slots for this shard's workers", segment_.facts().workersPerShard,
+             workers);
+  paused_.store(segment_.header().paused.load() != 0);
+}
+
+Inflight::Inflight(Attachment& restore, unsigned worker, shm::PageRange range)
+    : slot_(restore.segment().slot(restore.slot(worker))) {
+  slot_.inflightPage.store(range.first, std::memory_order_relaxed);
+  slot_.inflightCount.store(static_cast<std::uint32_t>(range.count), std::memory_order_relaxed);
+}
+
+}  // namespace faultline::shard

@@ -1,0 +1,76 @@
+// One restore as a shard sees it: segment, uffd and source.
+#pragma once
+
+#include <kj/io.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "shard/source.h"
+#include "shmtracker/segment.h"
+#include "uffd/uffd.h"
+
+namespace faultline::shard {
+
+// Shared by the threads that work on it, ended when the last lets go. Constant but for the flags; any thread.
+class Attachment {
+ public:
+  // Checks the segment (shm::SegmentError) and that it has slots for shard `index` with `workers` slots.
+  // Takes the fds.
+  Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoCloseFd uffd, int segment,
+             kj::AutoCloseFd source);
+
+  std::uint64_t id() const { return segment_.facts().restoreId; }
+  std::uint32_t index() const { return index_; }
+  int uffd() const { return uffd_.get(); }
+  const Source& source() const { return source_; }
+  shm::Segment& segment() { return segment_; }
+  shm::ShardCounters& counters() { return segment_.shardCounters(index_); }
+  // The slot of the segment for this shard's worker `worker`.
+  unsigned slot(unsigned worker) const { return segment_.firstSlot(index_) + worker; }
+  bool owns(shm::PageIndex page) const { return segment_.ownerOf(page) == index_; }
+  // Removals can come, so sections must be short.
+  bool removeNegotiated() const { return removeNegotiated_; }
+
+  // Pages come write-protected so that the target's dirty tracking sees them as clean. Cleared for good when
+  // the kernel says that the ranges are not registered for it.
+  uffd::Protect protect() const {
+    return protect_.load(std::memory_order_relaxed) ? uffd::Protect::yes : uffd::Protect::no;
+  }
+  void stopProtecting() { protect_.store(false, std::memory_order_relaxed); }
+
+  // Nothing is to be done for it any more.
+  bool ended() const { return ended_.load(std::memory_order_relaxed); }
+  // True for the first caller.
+  bool end() { return !ended_.exchange(true); }
+  bool paused() const { return paused_.load(std::memory_order_relaxed); }
+  void setPaused(bool paused) { paused_.store(paused, std::memory_order_relaxed); }
+
+ private:
+  const std::uint32_t index_;
+  kj::AutoCloseFd uffd_;
+  shm::Segment segment_;
+  Source source_;
+  const bool removeNegotiated_;
+  std::atomic<bool> protect_;
+  std::atomic<bool> ended_{false};
+  std::atomic<bool> paused_{false};
+};
+
+using AttachmentRef = std::shared_ptr<Attachment>;
+
+// Writes into the segment what a worker is busy with, from the first look at the source to the end of the
+// section. For diagnosis: no recovery rests on it, but a page at which one shard after the other dies is
+// found by it.
+class Inflight {
+ public:
+  Inflight(Attachment& restore, unsigned worker, shm::PageRange range);
+  ~Inflight() { slot_.inflightCount.store(0, std::memory_order_relaxed); }
+  Inflight(const Inflight&) = delete;
+
+ private:
+  shm::Slot& slot_;
+};
+
+}  // namespace faultline::shard

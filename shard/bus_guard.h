@@ -1,0 +1,18 @@
+// Reading a file mapping that may be truncated under us, without dying of SIGBUS.
+#pragma once
+
+#include <cstddef>
+
+namespace faultline::shard {
+
+// Installs the process's SIGBUS handler; once, before any guarded read. SIGBUS anywhere else ends the process
+// as ever.
+void installBusGuard();
+
+enum class SourceContent { zero, data, lost };
+
+// Whether the `bytes` at `start` are all zero. lost: they cannot be read (the file ended before them).
+// `start` is 8-byte aligned and `bytes` a multiple of 64. Any thread.
+SourceContent contentOf(const void* start, std::size_t bytes);
+
+}  // namespace faultline::shard

@@ -1,0 +1,138 @@
+#include "shard/cold_reader.h"
+
+#include <kj/debug.h>
+#include <liburing.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <deque>
+#include <vector>
+
+namespace faultline::shard {
+
+namespace {
+
+struct Read {
+  Fault fault;
+  char* buffer = nullptr;
+  std::uint64_t length = 0;
+  bool busy = false;
+  bool forgotten = false;
+};
+
+// The reads of one page size: buffers, and who waits for one.
+struct Lane {
+  std::vector<Read> reads;
+  std::vector<Read*> free;
+  std::deque<Fault> line;
+  std::unique_ptr<StagingBuffer> memory;
+
+  void prepare(std::uint64_t pageSize, unsigned count) {
+    if (memory != nullptr) return;
+    memory = std::make_unique<StagingBuffer>(pageSize * count);
+    reads.resize(count);
+    for (unsigned i = 0; i < count; i++) {
+      reads[i].buffer = memory->data() + i * pageSize;
+      reads[i].length = pageSize;
+      free.push_back(&reads[i]);
+    }
+  }
+};
+
+}  // namespace
+
+struct ColdReader::State {
+  io_uring ring{};
+  kj::AutoCloseFd event;
+  Lane small, huge;
+
+  Lane& laneOf(std::uint64_t pageSize) { return pageSize == shm::SMALL_PAGE ? small : huge; }
+
+  void start(Lane& lane) {
+    bool any = false;
+    while (!lane.line.empty() && !lane.free.empty()) {
+      io_uring_sqe* entry = io_uring_get_sqe(&ring);
+      if (entry == nullptr) break;
+      Read* read = lane.free.back();
+      lane.free.pop_back();
+      read->fault = lane.line.front();
+      lane.line.pop_front();
+      read->busy = true;
+      read->forgotten = false;
+      Attachment& restore = *read->fault.restore;
+      const shm::PageLocation at = restore.segment().regions().locate(read->fault.page);
+      io_uring_prep_read(entry, restore.source().fd(), read->buffer, static_cast<unsigned>(read->length),
+                         at.offset);
+      io_uring_sqe_set_data(entry, read);
+      any = true;
+    }
+    if (any) io_uring_submit(&ring);
+  }
+};
+
+ColdReader::ColdReader() {
+  auto state = std::make_unique<State>();
+  if (io_uring_queue_init(SMALL_READS + HUGE_READS, &state->ring, 0) != 0) return;
+  int fd;
+  KJ_SYSCALL(fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  state->event = kj::AutoCloseFd(fd);
+  io_uring_register_eventfd(&state->ring, fd);
+  state_ = std::move(state);
+}
+
+ColdReader::~ColdReader() {
+  if (state_ != nullptr) io_uring_queue_exit(&state_->ring);
+}
+
+bool ColdReader::available() const {
+  return state_ != nullptr;
+}
+
+int ColdReader::eventFd() const {
+  return state_ == nullptr ? -1 : state_->event.get();
+}
+
+void ColdReader::read(const Fault& fault) {
+  const std::uint64_t pageSize = fault.restore->segment().regions().locate(fault.page).pageSize;
+  Lane& lane = state_->laneOf(pageSize);
+  lane.prepare(pageSize, pageSize == shm::SMALL_PAGE ? SMALL_READS : HUGE_READS);
+  lane.line.push_back(fault);
+  state_->start(lane);
+}
+
+unsigned ColdReader::reap(const std::function<void(const Fault&, const void*, int)>& done) {
+  if (state_ == nullptr) return 0;
+  std::uint64_t value;
+  if (io_uring_cq_ready(&state_->ring) == 0) return 0;
+  [[maybe_unused]] const ssize_t got = ::read(state_->event.get(), &value, sizeof value);
+  unsigned ended = 0;
+  io_uring_cqe* completion = nullptr;
+  while (io_uring_peek_cqe(&state_->ring, &completion) == 0) {
+    auto* read = static_cast<Read*>(io_uring_cqe_get_data(completion));
+    const int result = completion->res;
+    io_uring_cqe_seen(&state_->ring, completion);
+    ended++;
+    if (!read->forgotten) {
+      const bool whole = result == static_cast<int>(read->length);
+      done(read->fault, whole ? read->buffer : nullptr, result < 0 ? -result : 0);
+    }
+    read->busy = false;
+    Lane& lane = state_->laneOf(read->length);
+    lane.free.push_back(read);
+    state_->start(lane);
+  }
+  return ended;
+}
+
+void ColdReader::forget(const Attachment* restore) {
+  if (state_ == nullptr) return;
+  for (Lane* lane : {&state_->small, &state_->huge}) {
+    std::erase_if(lane->line, [restore](const Fault& fault) { return fault.restore == restore; });
+    // A read under way keeps only the file (by its own reference in the kernel) and our buffer.
+    for (Read& read : lane->reads)
+      if (read.busy && read.fault.restore == restore) read.forgotten = true;
+  }
+}
+
+}  // namespace faultline::shard

@@ -1,0 +1,181 @@
+#include "shard/committer.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "rpc/mistakes.h"
+#include "shard/clock.h"
+
+namespace faultline::shard {
+
+using rpc::made;
+using rpc::Mistake;
+using rpc::Point;
+using shm::count;
+using shm::PageIndex;
+using shm::PageRange;
+using shm::PageState;
+using uffd::Outcome;
+
+namespace {
+
+// A huge page of zeros, for ranges that have no zero page (hugetlb) or must come write-protected. Backed by
+// the kernel's own zero page, so resident and free.
+const void* zeros() {
+  static const void* page = [] {
+    void* start =
+        mmap(nullptr, shm::HUGE_PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    madvise(start, shm::HUGE_PAGE, MADV_NOHUGEPAGE);
+    madvise(start, shm::HUGE_PAGE, MADV_POPULATE_READ);
+    return start;
+  }();
+  return page;
+}
+
+constexpr Content ZEROS{Content::Kind::zero, nullptr};
+
+shm::SharedGuard enter(Attachment& restore, unsigned worker) {
+  const std::uint64_t before = nowNs();
+  auto guard = restore.segment().lock().lockShared(restore.slot(worker));
+  restore.counters().gateWait.record(nowNs() - before);
+  if (guard.ownerDied) count(restore.counters().slotsRecovered);
+  return guard;
+}
+
+void countPopulated(Attachment& restore, Content content, PageState state, std::uint64_t pages,
+                    Origin origin) {
+  auto& counters = restore.counters();
+  if (content.kind == Content::Kind::poison) return count(counters.poisoned, pages);
+  if (state != PageState::missing) return count(counters.zeroedRemoved, pages);
+  count(content.kind == Content::Kind::bytes ? counters.copied : counters.zeroed, pages);
+  if (origin == Origin::prefault) count(counters.prefaulted, pages);
+}
+
+// What follows from an answer that put nothing in place.
+Commit judge(Attachment& restore, Outcome outcome, Content content) {
+  auto& counters = restore.counters();
+  switch (outcome) {
+    case Outcome::refused:
+      count(counters.refused);
+      return Commit::retry;
+    case Outcome::noMemory:
+      count(counters.outOfMemory);
+      return Commit::retry;
+    case Outcome::sourceLost:
+      return Commit::lost;
+    case Outcome::rangeGone:
+      count(counters.dropped);
+      return Commit::dropped;
+    case Outcome::targetGone:
+      restore.end();
+      return Commit::dropped;
+    default:
+      return content.kind == Content::Kind::poison ? Commit::unpoisonable : Commit::dropped;
+  }
+}
+
+}  // namespace
+
+uffd::Result Committer::populate(Attachment& restore, const shm::PageLocation& at, std::uint64_t bytes,
+                                 Content content) const {
+  const int fd = restore.uffd();
+  const std::uint64_t before = nowNs();
+  uffd::Result result{Outcome::unsupported};
+  switch (content.kind) {
+    case Content::Kind::poison:
+      result = uffd::poison(fd, at.address, bytes);
+      break;
+    case Content::Kind::bytes:
+      result = uffd::copy(fd, at.address, content.data, bytes, restore.protect());
+      break;
+    case Content::Kind::zero:
+      // UFFDIO_ZEROPAGE knows neither hugetlb nor write protection; a copy of zeros does.
+      if (at.pageSize == shm::SMALL_PAGE && restore.protect() == uffd::Protect::no)
+        result = uffd::zero(fd, at.address, bytes);
+      else
+        result = uffd::copy(fd, at.address, zeros(), bytes, restore.protect());
+      break;
+  }
+  restore.counters().copy.record(nowNs() - before);
+  if (result.outcome == Outcome::unsupported && restore.protect() == uffd::Protect::yes) {
+    // Registered MISSING only: nothing to protect there.
+    restore.stopProtecting();
+    return populate(restore, at, bytes, content);
+  }
+  return result;
+}
+
+Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex page, Content content) const {
+  const shm::PageLocation at = restore.segment().regions().locate(page);
+  shm::PageTable& pages = restore.segment().pages();
+  uffd::Result result{Outcome::unsupported};
+  PageState state = pages.state(page);
+  do {
+    failpoints_.hit(Point::beforeReadLock, page);
+    auto guard = enter(restore, worker);
+    if (!made(Mistake::stateBeforeLock) &&
+        (!made(Mistake::keepDecision) || result.outcome != Outcome::refused))
+      state = pages.state(page);
+    if (made(Mistake::faultedIsDone) && state == PageState::faulted) return Commit::done;
+    if (state != PageState::missing) content = ZEROS;
+    failpoints_.hit(Point::beforeCopy, page);
+    do {
+      result = populate(restore, at, at.pageSize, content);
+    } while (made(Mistake::retryInsideLock) && result.outcome == Outcome::refused);
+    failpoints_.hit(Point::afterCopy, page);
+    if (result.outcome == Outcome::done || result.outcome == Outcome::present)
+      pages.markFaulted(guard, {page, 1});
+    failpoints_.hit(Point::afterStore, page);
+  } while (made(Mistake::keepDecision) && result.outcome == Outcome::refused);
+  switch (result.outcome) {
+    case Outcome::done:
+      countPopulated(restore, content, state, 1, Origin::fault);
+      return Commit::done;
+    case Outcome::present:
+      count(restore.counters().alreadyPresent);
+      if (!made(Mistake::noWakeAfterPresent)) uffd::wake(restore.uffd(), at.address, at.pageSize);
+      return Commit::done;
+    default:
+      return judge(restore, result.outcome, content);
+  }
+}
+
+Commit Committer::commitRun(Attachment& restore, unsigned worker, PageRange run, std::uint64_t limit,
+                            Content content, std::uint64_t& advanced) const {
+  const shm::PageLocation at = restore.segment().regions().locate(run.first);
+  shm::PageTable& pages = restore.segment().pages();
+  uffd::Result result{Outcome::unsupported};
+  advanced = 0;
+  std::uint64_t populated = 0;
+  {
+    failpoints_.hit(Point::beforeReadLock, run.first);
+    auto guard = enter(restore, worker);
+    const std::uint64_t same = pages.runLength(run.first, std::min(run.count, limit));
+    if (pages.state(run.first) != PageState::missing) {
+      advanced = same;
+      return Commit::done;
+    }
+    failpoints_.hit(Point::beforeCopy, run.first);
+    result = populate(restore, at, same * at.pageSize, content);
+    failpoints_.hit(Point::afterCopy, run.first);
+    if (result.outcome == Outcome::done || result.outcome == Outcome::partial)
+      populated = result.bytes / at.pageSize;
+    // The first page was there already: somebody populated it and did not live to say so.
+    advanced = result.outcome == Outcome::present ? 1 : populated;
+    if (advanced > 0) pages.markFaulted(guard, {run.first, advanced});
+    failpoints_.hit(Point::afterStore, run.first);
+  }
+  countPopulated(restore, content, PageState::missing, populated, Origin::prefault);
+  if (result.outcome == Outcome::present) uffd::wake(restore.uffd(), at.address, at.pageSize);
+  if (advanced > 0) return Commit::done;
+  return judge(restore, result.outcome, content);
+}
+
+void Committer::requeue(Attachment& restore, PageIndex page) {
+  const shm::PageLocation at = restore.segment().regions().locate(page);
+  count(restore.counters().requeued);
+  uffd::wake(restore.uffd(), at.address, at.pageSize);
+}
+
+}  // namespace faultline::shard

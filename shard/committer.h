@@ -1,0 +1,57 @@
+// The commit section: the only place that puts pages into a target.
+//
+// Inside the read side of the restore's lock: look at the state, one ioctl, store the state. Everything else
+// (the source's bytes, waking, waiting, counting) happens outside. A refusal (EAGAIN) ends the section and
+// voids the decision: whoever comes back looks again.
+#pragma once
+
+#include <cstdint>
+
+#include "rpc/failpoints.h"
+#include "shard/attachment.h"
+
+namespace faultline::shard {
+
+enum class Commit {
+  done,          // in place (put there, or found there and its waiters woken)
+  retry,         // refused or no memory: come back through the lock, after a while
+  lost,          // the source's bytes went away between staging and copy: stage again
+  unpoisonable,  // an error was to be delivered and this kernel cannot
+  dropped,       // the range or the target is gone, nobody waits
+};
+
+enum class Origin { fault, prefault };
+
+// How the pages of a run are to be populated where the tracker says `missing`.
+struct Content {
+  enum class Kind { bytes, zero, poison } kind;
+  const void* data = nullptr;
+};
+
+// Stateless but for the hooks; any thread, each with a worker number of its own.
+class Committer {
+ public:
+  explicit Committer(rpc::Failpoints& failpoints) : failpoints_(failpoints) {}
+
+  // Answers a fault on `page`. `content` counts only if the page is still missing; otherwise the answer is
+  // zeros.
+  Commit commitFault(Attachment& restore, unsigned worker, shm::PageIndex page, Content content) const;
+
+  // Populates what is still missing at the front of `run` (adjacent pages of one region, content likewise
+  // adjacent), at most `limit` pages in this section. `advanced`: pages at the front that need no more work.
+  Commit commitRun(Attachment& restore, unsigned worker, shm::PageRange run, std::uint64_t limit,
+                   Content content, std::uint64_t& advanced) const;
+
+  // Makes the threads that wait for `page` fault again: the kernel then is the queue.
+  static void requeue(Attachment& restore, shm::PageIndex page);
+
+  rpc::Failpoints& failpoints() const { return failpoints_; }
+
+ private:
+  uffd::Result populate(Attachment& restore, const shm::PageLocation& at, std::uint64_t bytes,
+                        Content content) const;
+
+  rpc::Failpoints& failpoints_;
+};
+
+}  // namespace faultline::shard

@@ -1,0 +1,302 @@
+#include "shard/fault_loop.h"
+
+#include <kj/debug.h>
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+
+#include "shard/clock.h"
+
+namespace faultline::shard {
+
+using shm::count;
+
+namespace {
+
+// Reads of the source that may fail before its page is given up; errors of a disk or a network path often
+// pass.
+constexpr std::uint32_t SOURCE_TRIES = 4;
+
+kj::AutoCloseFd newEvent() {
+  int fd;
+  KJ_SYSCALL(fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  return kj::AutoCloseFd(fd);
+}
+
+bool transient(int error) {
+  return error == EIO || error == EAGAIN || error == EINTR || error == ENOMEM;
+}
+
+std::string describeLoss(Attachment& restore, shm::PageIndex page, int error) {
+  const auto at = restore.segment().regions().locate(page);
+  return "source " + restore.segment().sourceName() + " at offset " + std::to_string(at.offset) + ": " +
+         (error == 0 ? "the file ends before it (truncated?)" : std::strerror(error));
+}
+
+}  // namespace
+
+FaultLoop::FaultLoop(const Committer& committer, WorkerPool& workers, FaultLoopEvents& events,
+                     FaultLoopOptions options)
+    : committer_(committer),
+      workers_(workers),
+      events_(events),
+      options_(options),
+      commandEvent_(newEvent()),
+      careful_(options.carefulFaults) {
+  if (!cold_.available())
+    spdlog::warn(
+        "io_uring is not available here: pages that are not in the page cache are read one after the other");
+  batch_.reserve(rpc::FaultRing::PAGES_PER_MESSAGE);
+  for (unsigned i = 0; i < shm::MAX_WORKERS; i++) buffers_.emplace_back(shm::SMALL_PAGE);
+  thread_ = std::thread([this] { run(); });
+}
+
+FaultLoop::~FaultLoop() {
+  command([this] { stopping_ = true; });
+  thread_.join();
+}
+
+void FaultLoop::command(std::function<void()> action) {
+  std::lock_guard lock(commandsMutex_);
+  commands_.push_back(std::move(action));
+  commanded_.store(true, std::memory_order_release);
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const ssize_t written = write(commandEvent_.get(), &one, sizeof one);
+}
+
+void FaultLoop::useRing(rpc::FaultRing ring) {
+  auto shared = std::make_shared<rpc::FaultRing>(std::move(ring));
+  command([this, shared] {
+    ring_.reset();
+    ring_.emplace(std::move(*shared));
+  });
+}
+
+void FaultLoop::attach(AttachmentRef restore) {
+  command([this, restore = std::move(restore)] { restores_.push_back(restore); });
+}
+
+void FaultLoop::detach(std::uint64_t restore, std::function<void()> done) {
+  command([this, restore, done = std::move(done)] {
+    if (Attachment* found = find(restore)) {
+      found->end();
+      retries_.forget(found);
+      cold_.forget(found);
+      std::erase_if(restores_, [found](const AttachmentRef& r) { return r.get() == found; });
+    }
+    done();
+  });
+}
+
+void FaultLoop::serve(std::uint64_t restore, std::uint64_t readAt, std::vector<shm::PageIndex> pages) {
+  command([this, restore, readAt, pages = std::move(pages)] {
+    Attachment* found = find(restore);
+    if (found == nullptr) return;
+    batch_.assign(pages.begin(), pages.end());
+    serveBatch(*found, readAt, pages.size());
+  });
+}
+
+void FaultLoop::poison(std::uint64_t restore, std::vector<shm::PageIndex> pages, std::string reason) {
+  command([this, restore, pages = std::move(pages), reason = std::move(reason)] {
+    Attachment* found = find(restore);
+    if (found == nullptr) return;
+    for (const shm::PageIndex page : pages)
+      if (page < found->segment().pages().pageCount())
+        poisonNow(*found, WorkerPool::FAULT_THREAD, page, reason);
+  });
+}
+
+void FaultLoop::run() {
+  std::uint64_t lastWork = nowNs();
+  while (!stopping_) {
+    bool worked = runCommands();
+    worked |= takeBatches();
+    worked |= cold_.reap([this](const Fault& fault, const void* data, int error) {
+      if (data == nullptr) return sourceFailed(fault, WorkerPool::FAULT_THREAD, error);
+      const auto& source = fault.restore->segment().regions().locate(fault.page);
+      count(fault.restore->counters().sourceBytes, source.pageSize);
+      commit(fault, WorkerPool::FAULT_THREAD, {Content::Kind::bytes, data});
+    }) > 0;
+    worked |= retryDue();
+    if (worked) {
+      lastWork = nowNs();
+    } else if (nowNs() - lastWork >= options_.spinNs) {
+      sleep();
+      lastWork = nowNs() - options_.spinNs;
+    }
+  }
+}
+
+bool FaultLoop::runCommands() {
+  if (!commanded_.load(std::memory_order_acquire)) return false;
+  std::vector<std::function<void()>> commands;
+  {
+    std::lock_guard lock(commandsMutex_);
+    commands.swap(commands_);
+    commanded_.store(false, std::memory_order_relaxed);
+    std::uint64_t value;
+    [[maybe_unused]] const ssize_t got = read(commandEvent_.get(), &value, sizeof value);
+  }
+  for (auto& action : commands) action();
+  return true;
+}
+
+bool FaultLoop::takeBatches() {
+  if (!ring_.has_value()) return false;
+  bool any = false;
+  // Commands first: a batch may be for a restore whose attach is waiting.
+  while (!commanded_.load(std::memory_order_acquire)) {
+    const bool got = ring_->pop([this](rpc::FaultBatch::Reader message) {
+      Attachment* restore = find(message.getRestore());
+      if (restore == nullptr) return;
+      batch_.clear();
+      for (const std::uint64_t page : message.getPages())
+        if (page < restore->segment().pages().pageCount() && batch_.size() < batch_.capacity())
+          batch_.push_back(page);
+      serveBatch(*restore, message.getReadAt(), batch_.size());
+    });
+    if (!got) break;
+    any = true;
+  }
+  return any;
+}
+
+bool FaultLoop::retryDue() {
+  bool any = false;
+  const std::uint64_t now = nowNs();
+  while (auto fault = retries_.popDue(now)) {
+    serveFault(*fault, WorkerPool::FAULT_THREAD, buffers_[WorkerPool::FAULT_THREAD].data());
+    any = true;
+  }
+  return any;
+}
+
+void FaultLoop::sleep() {
+  if (ring_.has_value() && !ring_->prepareToSleep()) return;
+  pollfd fds[3] = {{commandEvent_.get(), POLLIN, 0},
+                   {ring_.has_value() ? ring_->doorbellFd() : -1, POLLIN, 0},
+                   {cold_.eventFd(), POLLIN, 0}};
+  timespec timeout{};
+  const auto due = retries_.nextDue();
+  if (due.has_value()) {
+    const std::uint64_t now = nowNs();
+    timeout.tv_nsec = *due > now ? static_cast<long>(*due - now) : 0;  // at most RetryQueue::LAST_DELAY
+  }
+  ppoll(fds, 3, due.has_value() ? &timeout : nullptr, nullptr);
+  if (ring_.has_value() && fds[1].revents != 0) ring_->awake();
+}
+
+Attachment* FaultLoop::find(std::uint64_t restore) {
+  for (const AttachmentRef& r : restores_)
+    if (r->id() == restore) return r.get();
+  return nullptr;
+}
+
+void FaultLoop::serveBatch(Attachment& restore, std::uint64_t readAt, std::size_t pages) {
+  if (restore.ended()) return;
+  count(restore.counters().faultsTaken, pages);
+  if (pages < options_.shareFrom || careful_ > 0) {
+    careful_ -= std::min<unsigned>(careful_, static_cast<unsigned>(pages));
+    for (std::size_t i = 0; i < pages; i++)
+      serveFault({&restore, batch_[i], readAt}, WorkerPool::FAULT_THREAD,
+                 buffers_[WorkerPool::FAULT_THREAD].data());
+    return;
+  }
+  auto serve = [&](std::size_t i, unsigned worker) {
+    serveFault({&restore, batch_[i], readAt}, worker, buffers_[worker].data());
+  };
+  workers_.forEach(pages, std::ref(serve));  // by reference: a std::function of this size would allocate
+}
+
+void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
+  Attachment& restore = *fault.restore;
+  if (restore.ended()) return;
+  const Inflight inflight(restore, worker, {fault.page, 1});
+  if (restore.segment().pages().state(fault.page) != shm::PageState::missing)
+    return commit(fault, worker, {Content::Kind::zero});
+
+  committer_.failpoints().hit(rpc::Point::beforeStage, fault.page);
+  const std::uint64_t before = nowNs();
+  const Staged staged = stage(fault, buffer);
+  restore.counters().source.record(nowNs() - before);
+  switch (staged.kind) {
+    case Staged::Kind::zero:
+      return commit(fault, worker, {Content::Kind::zero});
+    case Staged::Kind::lost:
+      return sourceFailed(fault, worker, staged.error);
+    case Staged::Kind::cold: {
+      count(restore.counters().coldReads);
+      std::lock_guard lock(outcomesMutex_);
+      return cold_.read(fault);
+    }
+    case Staged::Kind::bytes:
+      break;
+  }
+  const auto at = restore.segment().regions().locate(fault.page);
+  count(restore.counters().sourceBytes, at.pageSize);
+  commit(fault, worker, {Content::Kind::bytes, staged.data});
+  if (staged.data != buffer) restore.source().release(at.offset, at.pageSize);
+}
+
+Staged FaultLoop::stage(const Fault& fault, char* buffer) {
+  const auto at = fault.restore->segment().regions().locate(fault.page);
+  const Source& source = fault.restore->source();
+  if (at.pageSize != shm::SMALL_PAGE)
+    return cold_.available() ? source.stageMapped(at.offset, at.pageSize)
+                             : source.stageMappedWaiting(at.offset, at.pageSize);
+  Staged staged = source.stageCached(at.offset, at.pageSize, buffer);
+  if (staged.kind == Staged::Kind::cold && !cold_.available())
+    staged = source.stageMappedWaiting(at.offset, at.pageSize);
+  return staged;
+}
+
+void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
+  Attachment& restore = *fault.restore;
+  switch (committer_.commitFault(restore, worker, fault.page, content)) {
+    case Commit::done:
+      restore.counters().eventToDone.record(nowNs() - fault.readAt);
+      break;
+    case Commit::retry:
+      fault.tries++;
+      retryLater(fault);
+      break;
+    case Commit::lost:
+      sourceFailed(fault, worker, 0);
+      break;
+    case Commit::unpoisonable:
+      break;
+    case Commit::dropped:
+      if (restore.ended()) events_.targetGone(restore.id());
+      break;
+  }
+}
+
+void FaultLoop::retryLater(const Fault& fault) {
+  std::lock_guard lock(outcomesMutex_);
+  if (!retries_.push(fault, nowNs())) Committer::requeue(*fault.restore, fault.page);
+}
+
+void FaultLoop::sourceFailed(Fault fault, unsigned worker, int error) {
+  Attachment& restore = *fault.restore;
+  count(restore.counters().sourceErrors);
+  if (transient(error) && ++fault.sourceFailures < SOURCE_TRIES) return retryLater(fault);
+  poisonNow(restore, worker, fault.page, describeLoss(restore, fault.page, error));
+}
+
+void FaultLoop::poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page,
+                          const std::string& reason) {
+  const Commit result = committer_.commitFault(restore, worker, page, {Content::Kind::poison});
+  if (result == Commit::done) events_.pagePoisoned(restore.id(), page, reason);
+  if (result == Commit::unpoisonable) events_.pageLost(restore.id(), page, reason);
+  // Refused: the thread faults again, finds the source as it is then, and comes by here once more.
+  if (result == Commit::retry) Committer::requeue(restore, page);
+}
+
+}  // namespace faultline::shard

@@ -1,0 +1,100 @@
+// The fault thread of a shard: takes fault batches out of the ring and answers them.
+//
+// It does small batches itself, since it is awake already and waking a worker costs more than the copy; large
+// ones it shares with the worker pool. It never waits for a disk (ColdReader), nor for a refusal to end
+// (RetryQueue).
+#pragma once
+
+#include <kj/io.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "rpc/fault_ring.h"
+#include "shard/cold_reader.h"
+#include "shard/committer.h"
+#include "shard/retry_queue.h"
+#include "shard/worker_pool.h"
+
+namespace faultline::shard {
+
+// What the fault thread tells its owner; called in any thread, must not block.
+class FaultLoopEvents {
+ public:
+  virtual ~FaultLoopEvents() = default;
+  virtual void targetGone(std::uint64_t restore) = 0;
+  virtual void pagePoisoned(std::uint64_t restore, shm::PageIndex page, std::string reason) = 0;
+  // The page is lost and this kernel cannot poison it.
+  virtual void pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) = 0;
+};
+
+struct FaultLoopOptions {
+  std::uint64_t spinNs = 20'000;  // how long to look for more work before sleeping
+  std::size_t shareFrom = 16;     // pages in a batch from which on the pool helps
+  unsigned carefulFaults = 0;     // so many first faults are served one by one (after a predecessor's death)
+};
+
+class FaultLoop {
+ public:
+  // Starts the thread. All references must outlive it.
+  FaultLoop(const Committer& committer, WorkerPool& workers, FaultLoopEvents& events,
+            FaultLoopOptions options);
+  ~FaultLoop();
+
+  // The following may be called from any thread; they take effect in the fault thread, in order, and `done`
+  // is called there.
+  void useRing(rpc::FaultRing ring);
+  void attach(AttachmentRef restore);
+  void detach(std::uint64_t restore, std::function<void()> done);
+  // Faults that come by another way than the ring.
+  void serve(std::uint64_t restore, std::uint64_t readAt, std::vector<shm::PageIndex> pages);
+  // Gives up on pages: an error for the target where they are still missing.
+  void poison(std::uint64_t restore, std::vector<shm::PageIndex> pages, std::string reason);
+
+ private:
+  void command(std::function<void()> action);
+  void run();
+  bool runCommands();
+  bool takeBatches();
+  bool retryDue();
+  void sleep();
+
+  Attachment* find(std::uint64_t restore);
+  void serveBatch(Attachment& restore, std::uint64_t readAt, std::size_t pages);
+  void serveFault(Fault fault, unsigned worker, char* buffer);
+  void commit(Fault fault, unsigned worker, Content content);
+  void retryLater(const Fault& fault);
+  void sourceFailed(Fault fault, unsigned worker, int error);
+  void poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page, const std::string& reason);
+  Staged stage(const Fault& fault, char* buffer);
+
+  const Committer& committer_;
+  WorkerPool& workers_;
+  FaultLoopEvents& events_;
+  const FaultLoopOptions options_;
+
+  std::mutex commandsMutex_;
+  std::vector<std::function<void()>> commands_;  // guarded by commandsMutex_
+  std::atomic<bool> commanded_{false};
+  kj::AutoCloseFd commandEvent_;
+
+  // Of the fault thread.
+  std::optional<rpc::FaultRing> ring_;
+  std::vector<AttachmentRef> restores_;
+  ColdReader cold_;
+  RetryQueue retries_;
+  std::vector<shm::PageIndex> batch_;
+  std::vector<StagingBuffer> buffers_;  // one a worker
+  unsigned careful_;
+  std::mutex outcomesMutex_;  // retries_ and cold_ while the pool helps
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace faultline::shard

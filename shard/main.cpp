@@ -1,0 +1,84 @@
+// faultline-shard: one of the processes that copy pages. Started by the coordinator; finds its channel at
+// fd 3.
+//
+// A shard lives as long as somebody holds the other end of its channel (the coordinator, and the supervisor
+// for its successor). Words on the channel: "connect", with a stream socket on which to serve shard.capnp.
+
+#include <kj/async-io.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+
+#include <CLI/CLI.hpp>
+
+#include "rpc/connection.h"
+#include "rpc/fd_channel.h"
+#include "rpc/process.h"
+#include "shard/bus_guard.h"
+#include "shard/shard_server.h"
+
+namespace {
+
+using namespace faultline;
+
+// Takes each coordinator that comes; returns when the channel's last other end is closed.
+kj::Promise<void> serveChannel(rpc::FdChannel& channel, kj::UnixEventPort::FdObserver& readable,
+                               rpc::Acceptor& acceptor, kj::LowLevelAsyncIoProvider& provider) {
+  for (;;) {
+    auto received = channel.receive(rpc::FdChannel::Wait::no);
+    KJ_IF_MAYBE (message, received) {
+      if (message->verb == "connect" && message->fd.get() >= 0)
+        acceptor.accept(provider, kj::mv(message->fd));
+      continue;
+    }
+    if (channel.closed()) return kj::READY_NOW;
+    return readable.whenBecomesReadable().then([&channel, &readable, &acceptor, &provider] {
+      return serveChannel(channel, readable, acceptor, provider);
+    });
+  }
+}
+
+void serve(const shard::ShardOptions& options) {
+  auto io = kj::setupAsyncIo();
+  rpc::FdChannel channel{kj::AutoCloseFd(rpc::CHANNEL_FD)};
+  shard::ShardService service(io, options);
+  rpc::Acceptor acceptor(service.makeServer());
+  auto running = service.run().eagerlyEvaluate(
+      [](kj::Exception&& e) { spdlog::critical("shard: {}", e.getDescription().cStr()); });
+  kj::UnixEventPort::FdObserver readable(io.unixEventPort, channel.fd(),
+                                         kj::UnixEventPort::FdObserver::OBSERVE_READ);
+  serveChannel(channel, readable, acceptor, *io.lowLevelProvider).wait(io.waitScope);
+  spdlog::debug("nobody holds this shard any more");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{
+      "faultline-shard copies pages for a faultline coordinator, which starts it. It is not run by hand."};
+  shard::ShardOptions options;
+  std::string logLevel = "info";
+  std::string name = "shard";
+  app.add_option("--threads", options.threads, "Copy workers besides the fault thread")
+      ->check(CLI::Range(1u, 14u));
+  app.add_option("--careful", options.loop.carefulFaults, "Serve so many first faults one by one");
+  app.add_option("--spin-ns", options.loop.spinNs, "Look for more work so long before sleeping");
+  app.add_option("--name", name, "What to be called in the log");
+  app.add_flag("--test-hooks", options.testHooks, "Let tests arm failpoints");
+  app.add_option("--log-level", logLevel, "trace, debug, info, warn, error");
+  CLI11_PARSE(app, argc, argv);
+
+  spdlog::set_level(spdlog::level::from_str(logLevel));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e " + name + "[%P] %l: %v");
+  // A core dump would hold the robust mutexes of a dead shard until it is written, and guests' memory for
+  // ever.
+  const rlimit none{0, 0};
+  setrlimit(RLIMIT_CORE, &none);
+  shard::installBusGuard();
+  try {
+    serve(options);
+  } catch (const std::exception& error) {
+    spdlog::critical("{}", error.what());
+    return 1;
+  }
+  return 0;
+}

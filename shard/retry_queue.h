@@ -1,0 +1,49 @@
+// Pages that were refused (EAGAIN, ENOMEM, a source that failed once) and have to come back through the lock.
+//
+// The kernel tells nobody when a refusal ends, so each page comes back after a back-off of its own that
+// doubles from 1 us to 1 ms: no hot loop, and no help from the target. Holds the page, never the decision.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "shard/attachment.h"
+
+namespace faultline::shard {
+
+struct Fault {
+  Attachment* restore = nullptr;
+  shm::PageIndex page = 0;
+  std::uint64_t readAt = 0;          // ns, CLOCK_MONOTONIC
+  std::uint32_t tries = 0;           // sections that were refused
+  std::uint32_t sourceFailures = 0;  // reads of the source that failed
+};
+
+// For one thread. Never allocates after construction.
+class RetryQueue {
+ public:
+  static constexpr std::size_t CAPACITY = 4096;
+  static constexpr std::uint64_t FIRST_DELAY = 1'000;     // ns
+  static constexpr std::uint64_t LAST_DELAY = 1'000'000;  // ns
+
+  RetryQueue() { entries_.reserve(CAPACITY); }
+
+  // false: full, the caller gives the fault back to the kernel.
+  bool push(const Fault& fault, std::uint64_t now);
+  // A fault whose time has come.
+  std::optional<Fault> popDue(std::uint64_t now);
+  // When the next is due; nothing while empty.
+  std::optional<std::uint64_t> nextDue() const;
+  // Forgets every fault of a restore.
+  void forget(const Attachment* restore);
+
+ private:
+  struct Entry {
+    std::uint64_t due;
+    Fault fault;
+  };
+  std::vector<Entry> entries_;  // a heap, earliest first
+};
+
+}  // namespace faultline::shard

@@ -1,0 +1,186 @@
+#include "shard/shard_server.h"
+
+#include <kj/debug.h>
+#include <spdlog/spdlog.h>
+
+#include "rpc/convert.h"
+#include "rpc/fd.h"
+#include "shmtracker/error.h"
+
+namespace faultline::shard {
+
+ShardService::ShardService(kj::AsyncIoContext& io, ShardOptions options)
+    : io_(io),
+      options_(options),
+      mailbox_(io.unixEventPort),
+      committer_(failpoints_),
+      workers_(options.threads),
+      faults_(committer_, workers_, *this, options.loop),
+      prefaulter_(committer_, workers_, options.threads) {}
+
+ShardService::~ShardService() = default;
+
+template <typename Send>
+void ShardService::tell(Send send) {
+  mailbox_.post([this, send = std::move(send)]() mutable {
+    KJ_IF_MAYBE (events, events_) {
+      // A coordinator that dies just now learns it from its successor's own look at the tracker.
+      send(*events).detach([](kj::Exception&&) {});
+    }
+  });
+}
+
+void ShardService::targetGone(std::uint64_t restore) {
+  spdlog::info("restore {}: the target's memory is gone", restore);
+  tell([restore](rpc::ShardEvents::Client& events) {
+    auto request = events.targetGoneRequest();
+    request.setRestore(restore);
+    return request.send().ignoreResult();
+  });
+}
+
+void ShardService::pagePoisoned(std::uint64_t restore, shm::PageIndex page, std::string reason) {
+  spdlog::error("restore {}: page {} is poisoned, the target gets SIGBUS on it: {}", restore, page, reason);
+  tell([restore, page, reason = std::move(reason)](rpc::ShardEvents::Client& events) {
+    auto request = events.pagePoisonedRequest();
+    request.setRestore(restore);
+    request.setPage(page);
+    request.setReason(reason.c_str());
+    return request.send().ignoreResult();
+  });
+}
+
+void ShardService::pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) {
+  spdlog::error("restore {}: page {} is lost and this kernel cannot poison it: {}", restore, page, reason);
+  tell([restore, page, reason = std::move(reason)](rpc::ShardEvents::Client& events) {
+    auto request = events.pageLostRequest();
+    request.setRestore(restore);
+    request.setPage(page);
+    request.setReason(reason.c_str());
+    return request.send().ignoreResult();
+  });
+}
+
+// One coordinator's view of the service.
+class ShardServer final : public rpc::Shard::Server {
+ public:
+  explicit ShardServer(ShardService& service) : service_(service) {}
+
+  kj::Promise<void> hello(HelloContext context) override {
+    service_.events_ = context.getParams().getEvents();
+    auto results = context.getResults();
+    results.setVersion(FAULTLINE_VERSION);
+    auto list = results.initRestores(static_cast<unsigned>(service_.restores_.size()));
+    unsigned i = 0;
+    for (auto& [id, restore] : service_.restores_) list.set(i++, id);
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> useRing(UseRingContext context) override {
+    auto params = context.getParams();
+    auto doorbell = rpc::requireFd(params.getDoorbell(), "doorbell");
+    return rpc::requireFd(params.getRing(), "ring")
+        .then([this, doorbell = kj::mv(doorbell)](kj::AutoCloseFd ring) mutable {
+          return doorbell.then([this, ring = kj::mv(ring)](kj::AutoCloseFd bell) mutable {
+            service_.faults_.useRing(rpc::FaultRing::attach(kj::mv(ring), kj::mv(bell)));
+          });
+        });
+  }
+
+  kj::Promise<void> attach(AttachContext context) override {
+    auto params = context.getParams();
+    if (service_.restores_.count(params.getRestore()) != 0) return kj::READY_NOW;
+    auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(3);
+    fds.add(rpc::requireFd(params.getUffd(), "uffd"));
+    fds.add(rpc::requireFd(params.getSegment(), "segment"));
+    fds.add(rpc::requireFd(params.getSource(), "source"));
+    return kj::joinPromises(fds.finish()).then([this, context](kj::Array<kj::AutoCloseFd> got) mutable {
+      auto params = context.getParams();
+      auto restore =
+          std::make_shared<Attachment>(params.getIndex(), WorkerPool::slotsFor(service_.options_.threads),
+                                       kj::mv(got[0]), got[1].get(), kj::mv(got[2]));
+      KJ_REQUIRE(restore->id() == params.getRestore(), "the segment is another restore's", restore->id(),
+                 params.getRestore());
+      service_.restores_[restore->id()] = restore;
+      service_.faults_.attach(restore);
+      spdlog::debug("restore {}: attached as shard {}", restore->id(), restore->index());
+    });
+  }
+
+  kj::Promise<void> detach(DetachContext context) override {
+    const std::uint64_t id = context.getParams().getRestore();
+    const auto found = service_.restores_.find(id);
+    if (found == service_.restores_.end()) return kj::READY_NOW;
+    found->second->end();
+    service_.prefaulter_.cancelAll(id);
+    service_.restores_.erase(found);
+    auto paf = kj::newPromiseAndFulfiller<void>();
+    // Shared, since std::function must be copyable.
+    auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(paf.fulfiller));
+    service_.faults_.detach(
+        id, [this, fulfiller] { service_.mailbox_.post([fulfiller] { (*fulfiller)->fulfill(); }); });
+    return kj::mv(paf.promise);
+  }
+
+  kj::Promise<void> faults(FaultsContext context) override {
+    auto batch = context.getParams().getBatch();
+    auto& restore = require(batch.getRestore());
+    std::vector<shm::PageIndex> pages;
+    for (const std::uint64_t page : batch.getPages())
+      if (page < restore->segment().pages().pageCount()) pages.push_back(page);
+    service_.faults_.serve(batch.getRestore(), batch.getReadAt(), std::move(pages));
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> prefault(PrefaultContext context) override {
+    auto params = context.getParams();
+    auto& restore = require(params.getRestore());
+    auto ranges = rpc::rangesFrom(params.getRanges(), restore->segment().pages().pageCount());
+    auto paf = kj::newPromiseAndFulfiller<void>();
+    auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(paf.fulfiller));
+    service_.prefaulter_.start(restore, params.getJob(), std::move(ranges), [this, fulfiller] {
+      service_.mailbox_.post([fulfiller] { (*fulfiller)->fulfill(); });
+    });
+    return kj::mv(paf.promise);
+  }
+
+  kj::Promise<void> cancelPrefault(CancelPrefaultContext context) override {
+    auto params = context.getParams();
+    service_.prefaulter_.cancel(params.getRestore(), params.getJob());
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> poison(PoisonContext context) override {
+    auto params = context.getParams();
+    std::vector<shm::PageIndex> pages;
+    for (const std::uint64_t page : params.getPages()) pages.push_back(page);
+    service_.faults_.poison(params.getRestore(), std::move(pages), params.getReason().cStr());
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> hooks(HooksContext context) override {
+    KJ_REQUIRE(service_.options_.testHooks, "this shard was not started with --test-hooks");
+    context.getResults().setHooks(rpc::makeProcessHooks(service_.failpoints_, service_.io_.unixEventPort));
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> setPaused(SetPausedContext context) override {
+    require(context.getParams().getRestore())->setPaused(context.getParams().getPaused());
+    return kj::READY_NOW;
+  }
+
+ private:
+  AttachmentRef& require(std::uint64_t id) {
+    const auto found = service_.restores_.find(id);
+    KJ_REQUIRE(found != service_.restores_.end(), "this shard serves no such restore", id);
+    return found->second;
+  }
+
+  ShardService& service_;
+};
+
+rpc::Shard::Client ShardService::makeServer() {
+  return kj::heap<ShardServer>(*this);
+}
+
+}  // namespace faultline::shard

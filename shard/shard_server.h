@@ -1,0 +1,57 @@
+// The shard's side of shard.capnp: what the coordinator asks of it.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include <map>
+#include <vector>
+
+#include "rpc/failpoints.h"
+#include "rpc/shard.capnp.h"
+#include "shard/fault_loop.h"
+#include "shard/loop_mailbox.h"
+#include "shard/prefaulter.h"
+
+namespace faultline::shard {
+
+struct ShardOptions {
+  unsigned threads = 1;  // workers besides the fault thread
+  bool testHooks = false;
+  FaultLoopOptions loop;
+};
+
+// Everything a shard process has, whoever the coordinator is. Lives in the loop thread; outlives the
+// connections.
+class ShardService final : private FaultLoopEvents {
+ public:
+  ShardService(kj::AsyncIoContext& io, ShardOptions options);
+  ~ShardService();
+
+  // A capability for one coordinator's connection.
+  rpc::Shard::Client makeServer();
+  // Work of the service itself; runs until dropped.
+  kj::Promise<void> run() { return mailbox_.run(); }
+
+ private:
+  friend class ShardServer;
+
+  void targetGone(std::uint64_t restore) override;
+  void pagePoisoned(std::uint64_t restore, shm::PageIndex page, std::string reason) override;
+  void pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) override;
+  // Tells the coordinator, if there is one just now.
+  template <typename Send>
+  void tell(Send send);
+
+  kj::AsyncIoContext& io_;
+  const ShardOptions options_;
+  rpc::Failpoints failpoints_;
+  LoopMailbox mailbox_;
+  Committer committer_;
+  WorkerPool workers_;
+  FaultLoop faults_;
+  Prefaulter prefaulter_;
+  std::map<std::uint64_t, AttachmentRef> restores_;
+  kj::Maybe<rpc::ShardEvents::Client> events_;
+};
+
+}  // namespace faultline::shard

@@ -1,0 +1,122 @@
+#include "shard/source.h"
+
+#include <fcntl.h>
+#include <kj/debug.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "shard/bus_guard.h"
+
+namespace faultline::shard {
+
+namespace {
+
+constexpr std::size_t PAGE = 4096;
+
+Staged judge(const void* data, std::size_t length) {
+  switch (contentOf(data, length)) {
+    case SourceContent::zero:
+      return {Staged::Kind::zero, nullptr, 0};
+    case SourceContent::data:
+      return {Staged::Kind::bytes, data, 0};
+    case SourceContent::lost:
+      break;
+  }
+  return {Staged::Kind::lost, nullptr, 0};
+}
+
+}  // namespace
+
+Source::Source(kj::AutoCloseFd file, std::uint64_t bytes) : file_(kj::mv(file)), bytes_(bytes) {
+  void* start = mmap(nullptr, bytes_, PROT_READ, MAP_SHARED | MAP_NORESERVE, file_.get(), 0);
+  if (start == MAP_FAILED) KJ_FAIL_SYSCALL("map the source", errno, bytes_);
+  mapping_ = static_cast<char*>(start);
+}
+
+Source::~Source() {
+  munmap(mapping_, bytes_);
+}
+
+Staged Source::stageCached(std::uint64_t offset, std::size_t length, void* buffer) const {
+  const iovec to{buffer, length};
+  ssize_t got;
+  do {
+    got = preadv2(file_.get(), &to, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+    // A file system without RWF_NOWAIT that answers from memory only, as older tmpfs.
+    if (got < 0 && errno == EOPNOTSUPP) got = pread(file_.get(), buffer, length, static_cast<off_t>(offset));
+  } while (got < 0 && errno == EINTR);
+  if (got == static_cast<ssize_t>(length)) return judge(buffer, length);
+  if (got == 0) return {Staged::Kind::lost, nullptr, 0};
+  if (got < 0 && errno != EAGAIN) return {Staged::Kind::lost, nullptr, errno};
+  if (isHole(offset, length)) return {Staged::Kind::zero, nullptr, 0};
+  return {Staged::Kind::cold, nullptr, 0};
+}
+
+Staged Source::stageMapped(std::uint64_t offset, std::size_t length) const {
+  if (isHole(offset, length)) return {Staged::Kind::zero, nullptr, 0};
+  if (!cached(offset, length)) return {Staged::Kind::cold, nullptr, 0};
+  return populate(offset, length);
+}
+
+Staged Source::stageMappedWaiting(std::uint64_t offset, std::size_t length) const {
+  if (isHole(offset, length)) return {Staged::Kind::zero, nullptr, 0};
+  return populate(offset, length);
+}
+
+Staged Source::populate(std::uint64_t offset, std::size_t length) const {
+  char* start = mapping_ + offset;
+  // MADV_POPULATE_READ (Linux 5.14) reports what touching the bytes would answer with SIGBUS.
+  while (madvise(start, length, MADV_POPULATE_READ) != 0) {
+    if (errno == EINTR || errno == EAGAIN) continue;
+    return {Staged::Kind::lost, nullptr, errno == EFAULT || errno == ENOMEM ? 0 : errno};
+  }
+  return {Staged::Kind::bytes, start, 0};
+}
+
+void Source::release(std::uint64_t offset, std::size_t length) const {
+  madvise(mapping_ + offset, length, MADV_DONTNEED);
+}
+
+bool Source::isHole(std::uint64_t offset, std::size_t length) const {
+  const off_t data = lseek(file_.get(), static_cast<off_t>(offset), SEEK_DATA);
+  if (data >= 0) return static_cast<std::uint64_t>(data) >= offset + length;
+  // ENXIO: no data behind `offset`. A hole up to the file's end, unless the file ends before it.
+  if (errno != ENXIO) return false;
+  const off_t end = lseek(file_.get(), 0, SEEK_END);
+  return end >= 0 && static_cast<std::uint64_t>(end) >= offset + length;
+}
+
+bool Source::cached(std::uint64_t offset, std::size_t length) const {
+  unsigned char resident[512];
+  for (std::size_t done = 0; done < length;) {
+    const std::size_t part = std::min(length - done, sizeof resident * PAGE);
+    if (mincore(mapping_ + offset + done, part, resident) != 0) return false;
+    if (std::any_of(resident, resident + part / PAGE, [](unsigned char r) { return (r & 1) == 0; }))
+      return false;
+    done += part;
+  }
+  return true;
+}
+
+StagingBuffer::StagingBuffer(std::size_t bytes) : size_(bytes) {
+  void* start =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  if (start == MAP_FAILED) KJ_FAIL_SYSCALL("allocate a staging buffer", errno, bytes);
+  data_ = static_cast<char*>(start);
+  // Best effort: without the lock, reclaim could make a copy wait for swap.
+  mlock(start, bytes);
+}
+
+StagingBuffer::~StagingBuffer() {
+  if (data_ != nullptr) munmap(data_, size_);
+}
+
+StagingBuffer::StagingBuffer(StagingBuffer&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(other.size_) {}
+
+}  // namespace faultline::shard

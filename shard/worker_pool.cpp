@@ -1,0 +1,41 @@
+#include "shard/worker_pool.h"
+
+#include <tbb/global_control.h>
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+namespace faultline::shard {
+
+struct WorkerPool::State {
+  explicit State(unsigned threads)
+      // As many as we say, also where the affinity mask shows fewer CPUs: a worker that waits is no use of
+      // one.
+      : limit(tbb::global_control::max_allowed_parallelism, threads + 1),
+        arena(static_cast<int>(threads + 1), 1) {}
+
+  tbb::global_control limit;
+  tbb::task_arena arena;
+};
+
+namespace {
+unsigned workerHere() {
+  return 1 + static_cast<unsigned>(tbb::this_task_arena::current_thread_index());
+}
+}  // namespace
+
+WorkerPool::WorkerPool(unsigned threads) : state_(std::make_unique<State>(threads)) {
+  state_->arena.initialize();
+}
+
+WorkerPool::~WorkerPool() = default;
+
+void WorkerPool::enqueue(std::function<void(unsigned)> task) {
+  state_->arena.enqueue([task = std::move(task)] { task(workerHere()); });
+}
+
+void WorkerPool::forEach(std::size_t count, const std::function<void(std::size_t, unsigned)>& task) {
+  state_->arena.execute(
+      [&] { tbb::parallel_for(std::size_t{0}, count, [&](std::size_t i) { task(i, workerHere()); }); });
+}
+
+}  // namespace faultline::shard

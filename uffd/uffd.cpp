@@ -1,0 +1,101 @@
+#include "uffd/uffd.h"
+
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+namespace faultline::uffd {
+
+namespace {
+
+// include/uapi/linux/userfaultfd.h of Linux 6.6 and later; Debian 12's headers end at 6.1.
+struct UffdioPoison {
+  uffdio_range range;
+  std::uint64_t mode;
+  std::int64_t updated;
+};
+constexpr unsigned long IOCTL_POISON = _IOWR(UFFDIO, 0x08, UffdioPoison);
+
+// `done`: the ioctl's own count, bytes or a negative errno; 0 where an older kernel leaves it on EAGAIN.
+Result settle(int result, std::int64_t done, std::uint64_t length) {
+  if (result == 0) return {Outcome::done, length, 0};
+  const int error = errno;
+  if (done > 0) return {Outcome::partial, static_cast<std::uint64_t>(done), error};
+  switch (error) {
+    case EAGAIN:
+      return {Outcome::refused, 0, error};
+    case EEXIST:
+      return {Outcome::present, 0, error};
+    case ENOENT:
+      return {Outcome::rangeGone, 0, error};
+    case ESRCH:
+      return {Outcome::targetGone, 0, error};
+    case ENOMEM:
+      return {Outcome::noMemory, 0, error};
+    case EFAULT:
+      return {Outcome::sourceLost, 0, error};
+    default:
+      return {Outcome::unsupported, 0, error};
+  }
+}
+
+int rangeCall(int uffd, unsigned long request, std::uint64_t start, std::uint64_t length) {
+  uffdio_range range{start, length};
+  return ioctl(uffd, request, &range) == 0 ? 0 : errno;
+}
+
+}  // namespace
+
+Result copy(int uffd, std::uint64_t to, const void* from, std::uint64_t length, Protect protect) {
+  uffdio_copy request{};
+  request.dst = to;
+  request.src = reinterpret_cast<std::uint64_t>(from);
+  request.len = length;
+  request.mode = protect == Protect::yes ? UFFDIO_COPY_MODE_WP : 0;
+  const int result = ioctl(uffd, UFFDIO_COPY, &request);
+  return settle(result, request.copy, length);
+}
+
+Result zero(int uffd, std::uint64_t to, std::uint64_t length) {
+  uffdio_zeropage request{};
+  request.range = {to, length};
+  const int result = ioctl(uffd, UFFDIO_ZEROPAGE, &request);
+  return settle(result, request.zeropage, length);
+}
+
+Result poison(int uffd, std::uint64_t to, std::uint64_t length) {
+  UffdioPoison request{};
+  request.range = {to, length};
+  const int result = ioctl(uffd, IOCTL_POISON, &request);
+  return settle(result, request.updated, length);
+}
+
+int wake(int uffd, std::uint64_t start, std::uint64_t length) {
+  return rangeCall(uffd, UFFDIO_WAKE, start, length);
+}
+
+int unregister(int uffd, std::uint64_t start, std::uint64_t length) {
+  return rangeCall(uffd, UFFDIO_UNREGISTER, start, length);
+}
+
+int unprotect(int uffd, std::uint64_t start, std::uint64_t length) {
+  uffdio_writeprotect request{};
+  request.range = {start, length};
+  return ioctl(uffd, UFFDIO_WRITEPROTECT, &request) == 0 ? 0 : errno;
+}
+
+bool eventInFlight(int uffd) {
+  uffdio_copy nothing{};
+  return ioctl(uffd, UFFDIO_COPY, &nothing) != 0 && errno == EAGAIN;
+}
+
+bool isUserfaultfd(int fd) {
+  char target[64];
+  const std::string link = "/proc/self/fd/" + std::to_string(fd);
+  const ssize_t length = readlink(link.c_str(), target, sizeof target);
+  return length > 0 && std::string(target, static_cast<std::size_t>(length)) == "anon_inode:[userfaultfd]";
+}
+
+}  // namespace faultline::uffd

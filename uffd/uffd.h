@@ -1,0 +1,54 @@
+// The userfaultfd ioctls that a page server needs, each with its answer as a value.
+//
+// What the kernel answers here is normal work, not an error: see ioctl_userfaultfd(2), fs/userfaultfd.c and
+// mm/userfaultfd.c. All functions may be called from any thread of any process that has the fd; none
+// allocates or throws. Addresses and lengths are in bytes, aligned to the page size of the range.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace faultline::uffd {
+
+enum class Outcome {
+  done,         // all of it
+  partial,      // some of it (Result::bytes), then EAGAIN or a page that was there: go on behind it
+  refused,      // EAGAIN, nothing done: an event of this uffd is in flight
+  present,      // EEXIST: the first page is there already. The kernel wakes nobody: wake()
+  rangeGone,    // ENOENT: no registered range there any more
+  targetGone,   // ESRCH: the address space is gone
+  noMemory,     // ENOMEM
+  sourceLost,   // EFAULT: the source bytes could not be read
+  unsupported,  // EINVAL, ENOTTY or such: this kernel or range can't
+};
+
+struct [[nodiscard]] Result {
+  Outcome outcome;
+  std::uint64_t bytes = 0;  // done by this call
+  int error = 0;            // errno, 0 for done
+};
+
+// Whether a page comes write-protected, for targets that track dirty pages with WP (UFFDIO_COPY_MODE_WP).
+enum class Protect { no, yes };
+
+// Populates [to, to + length) with the bytes at `from`, and wakes the threads that wait for it.
+Result copy(int uffd, std::uint64_t to, const void* from, std::uint64_t length, Protect protect);
+// Populates with the shared zero page. Not for hugetlb ranges.
+Result zero(int uffd, std::uint64_t to, std::uint64_t length);
+// Makes every access raise SIGBUS (Linux 6.6 and later).
+Result poison(int uffd, std::uint64_t to, std::uint64_t length);
+// Makes every thread that waits in the range fault again. errno, or 0.
+int wake(int uffd, std::uint64_t start, std::uint64_t length);
+// Takes the range back from the uffd: its threads go on, missing pages read as zeros. errno, or 0.
+int unregister(int uffd, std::uint64_t start, std::uint64_t length);
+// Lets a thread go that waits for write protection to end. errno, or 0.
+int unprotect(int uffd, std::uint64_t start, std::uint64_t length);
+
+// True while a REMOVE (or another non-fault event) of this uffd is queued, or its caller has not run on yet.
+// Consumes nothing: an all-zero UFFDIO_COPY answers EAGAIN then, and EINVAL otherwise.
+bool eventInFlight(int uffd);
+
+// True where `fd` is a userfaultfd.
+bool isUserfaultfd(int fd);
+
+}  // namespace faultline::uffd
