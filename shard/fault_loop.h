@@ -27,11 +27,13 @@ namespace faultline::shard {
 // What the fault thread tells its owner; called in any thread, must not block.
 class FaultLoopEvents {
  public:
-  virtual ~FaultLoopEvents() = default;
   virtual void targetGone(std::uint64_t restore) = 0;
   virtual void pagePoisoned(std::uint64_t restore, shm::PageIndex page, std::string reason) = 0;
   // The page is lost and this kernel cannot poison it.
   virtual void pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) = 0;
+
+ protected:
+  ~FaultLoopEvents() = default;
 };
 
 struct FaultLoopOptions {

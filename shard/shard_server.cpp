@@ -18,7 +18,7 @@ ShardService::ShardService(kj::AsyncIoContext& io, ShardOptions options)
       faults_(committer_, workers_, *this, options.loop),
       prefaulter_(committer_, workers_, options.threads) {}
 
-ShardService::~ShardService() = default;
+ShardService::~ShardService() noexcept(false) = default;
 
 template <typename Send>
 void ShardService::tell(Send send) {

@@ -25,7 +25,7 @@ struct ShardOptions {
 class ShardService final : private FaultLoopEvents {
  public:
   ShardService(kj::AsyncIoContext& io, ShardOptions options);
-  ~ShardService();
+  ~ShardService() noexcept(false);
 
   // A capability for one coordinator's connection.
   rpc::Shard::Client makeServer();
