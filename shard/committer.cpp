@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "rpc/mistakes.h"
-#include "shard/clock.h"
+#include "shmtracker/clock.h"
 
 namespace faultline::shard {
 
@@ -13,6 +13,7 @@ using rpc::made;
 using rpc::Mistake;
 using rpc::Point;
 using shm::count;
+using shm::nowNs;
 using shm::PageIndex;
 using shm::PageRange;
 using shm::PageState;
@@ -114,6 +115,7 @@ Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex pa
   do {
     failpoints_.hit(Point::beforeReadLock, page);
     auto guard = enter(restore, worker);
+    if (!restore.segment().servable()) return Commit::dropped;
     if (!made(Mistake::stateBeforeLock) &&
         (!made(Mistake::keepDecision) || result.outcome != Outcome::refused))
       state = pages.state(page);
@@ -151,6 +153,7 @@ Commit Committer::commitRun(Attachment& restore, unsigned worker, PageRange run,
   {
     failpoints_.hit(Point::beforeReadLock, run.first);
     auto guard = enter(restore, worker);
+    if (!restore.segment().servable()) return Commit::dropped;
     const std::uint64_t same = pages.runLength(run.first, std::min(run.count, limit));
     if (pages.state(run.first) != PageState::missing) {
       advanced = same;

@@ -11,11 +11,12 @@
 #include <cstring>
 #include <ctime>
 
-#include "shard/clock.h"
+#include "shmtracker/clock.h"
 
 namespace faultline::shard {
 
 using shm::count;
+using shm::nowNs;
 
 namespace {
 

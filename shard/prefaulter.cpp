@@ -5,10 +5,11 @@
 #include <optional>
 
 #include "shard/bus_guard.h"
-#include "shard/clock.h"
+#include "shmtracker/clock.h"
 
 namespace faultline::shard {
 
+using shm::nowNs;
 using shm::PageIndex;
 using shm::PageRange;
 using shm::PageState;

@@ -100,14 +100,15 @@ class RwLock {
                                           std::chrono::nanoseconds patience,
                                           const std::function<void(unsigned slot)>& ownerDied);
 
+  // Opens the gate; for a writer that gives up between close() and the end of its drain, having read nothing.
+  void open();
+
   bool closed() const { return words_->gate.load(std::memory_order_acquire) != 0; }
   std::uint64_t epoch() const { return words_->epoch.load(std::memory_order_acquire); }
   // The election: held by the serving coordinator for its life.
   RobustMutex election() { return RobustMutex(words_->coordinator); }
 
  private:
-  friend class ExclusiveGuard;
-  void open();
   void waitForGate();
 
   LockWords* words_;

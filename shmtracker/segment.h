@@ -72,6 +72,9 @@ class Segment {
   RestoreCounters& counters() { return *counters_; }
   ShardCounters& shardCounters(std::uint32_t shard) { return shardCounters_[shard]; }
 
+  // False once the restore has failed: no commit section may rely on the page table any more.
+  bool servable() const { return header_->state.load(std::memory_order_relaxed) == SegmentState::ready; }
+
   // Shards that have slots now, always 1 .. MAX_SHARDS whatever the memory holds.
   std::uint32_t activeShards() const;
   // The first slot of a shard; it has facts().workersPerShard of them.

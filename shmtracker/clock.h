@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <ctime>
 
-namespace faultline::shard {
+namespace faultline::shm {
 
 inline std::uint64_t nowNs() {
   timespec now;
@@ -12,4 +12,4 @@ inline std::uint64_t nowNs() {
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
 }
 
-}  // namespace faultline::shard
+}  // namespace faultline::shm

@@ -1,0 +1,218 @@
+#include "coordinator/coordinator_server.h"
+
+#include <kj/debug.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include "coordinator/hooks_server.h"
+#include "coordinator/restore_server.h"
+#include "coordinator/service.h"
+#include "rpc/convert.h"
+#include "rpc/fd.h"
+#include "shmtracker/clock.h"
+#include "uffd/uffd.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+class ListenerServer final : public rpc::Listener::Server {
+ public:
+  ListenerServer(Service& service, std::shared_ptr<Listener> listener)
+      : service_(service), listener_(std::move(listener)) {}
+
+  kj::Promise<void> nextRestore(NextRestoreContext context) override {
+    return listener_->whenMoreThan(seen_).then([this, context]() mutable {
+      auto restore = service_.find(listener_->names()[seen_++]);
+      restore->fill(context.getResults().initInfo());
+      context.getResults().setRestore(makeRestoreServer(restore));
+    });
+  }
+
+  kj::Promise<void> close(CloseContext) override {
+    service_.closeListener(listener_->spec().name);
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> lastError(LastErrorContext context) override {
+    context.getResults().setMessage(listener_->lastError().c_str());
+    context.getResults().setRefused(listener_->refused());
+    return kj::READY_NOW;
+  }
+
+ private:
+  Service& service_;
+  std::shared_ptr<Listener> listener_;
+  std::size_t seen_ = 0;
+};
+
+class ShardEventsServer final : public rpc::ShardEvents::Server {
+ public:
+  ShardEventsServer(Service& service, std::uint32_t index) : service_(service), index_(index) {}
+
+  kj::Promise<void> targetGone(TargetGoneContext context) override {
+    const auto found = service_.restores().find(context.getParams().getRestore());
+    if (found != service_.restores().end())
+      found->second->end("the target's memory has gone", Restore::Release::no);
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> pagePoisoned(PagePoisonedContext context) override {
+    auto params = context.getParams();
+    note(params.getRestore(), params.getPage(), "is poisoned", params.getReason());
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> pageLost(PageLostContext context) override {
+    auto params = context.getParams();
+    note(params.getRestore(), params.getPage(), "is lost and this kernel cannot poison it",
+         params.getReason());
+    const auto found = service_.restores().find(params.getRestore());
+    if (found != service_.restores().end())
+      found->second->fail("a page is lost and this kernel cannot poison it (Linux 6.6 can)");
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> restoreFailed(RestoreFailedContext context) override {
+    auto params = context.getParams();
+    const auto found = service_.restores().find(params.getRestore());
+    if (found != service_.restores().end()) found->second->fail(params.getReason().cStr());
+    return kj::READY_NOW;
+  }
+
+ private:
+  void note(std::uint64_t id, std::uint64_t page, const char* what, kj::StringPtr why) {
+    const auto found = service_.restores().find(id);
+    const std::string name = found == service_.restores().end() ? std::to_string(id) : found->second->name();
+    service_.note("restore " + name + ": page " + std::to_string(page) + " " + what + " (shard " +
+                  std::to_string(index_) + "): " + why.cStr());
+  }
+
+  Service& service_;
+  const std::uint32_t index_;
+};
+
+class CoordinatorServer final : public rpc::Coordinator::Server {
+ public:
+  explicit CoordinatorServer(Service& service) : service_(service) {}
+
+  kj::Promise<void> attach(AttachContext context) override {
+    auto params = context.getParams();
+    auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(3);
+    fds.add(rpc::requireFd(params.getUffd(), "uffd"));
+    fds.add(rpc::requireFd(params.getSource(), "source"));
+    fds.add(params.hasTarget() ? rpc::optionalFd(params.getTarget())
+                               : kj::Promise<kj::AutoCloseFd>(kj::AutoCloseFd()));
+    return kj::joinPromises(fds.finish()).then([this, context](kj::Array<kj::AutoCloseFd> got) mutable {
+      auto spec = context.getParams().getSpec();
+      KJ_REQUIRE(uffd::isUserfaultfd(got[0].get()), "the fd given as uffd is no userfaultfd");
+      RestoreSpec wanted;
+      wanted.name = spec.getName().cStr();
+      wanted.sourceName = spec.getSourceName().cStr();
+      wanted.regions = rpc::regionsFrom(spec.getRegions());
+      wanted.uffdFeatures = uffdFeatures(got[0].get());
+      wanted.prefault = spec.getPrefault();
+      wanted.keepServing = spec.getKeepServing();
+      const std::string name = service_.begin(
+          std::move(wanted), {kj::mv(got[0]), kj::mv(got[1]), kj::AutoCloseFd(), kj::mv(got[2])});
+      context.getResults().setRestore(makeRestoreServer(service_.find(name)));
+    });
+  }
+
+  kj::Promise<void> list(ListContext context) override {
+    fillRestores(context.getResults().initRestores(static_cast<unsigned>(service_.restores().size())));
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> restore(RestoreContext context) override {
+    context.getResults().setRestore(makeRestoreServer(service_.find(context.getParams().getName().cStr())));
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> listen(ListenContext context) override {
+    auto params = context.getParams();
+    auto source = rpc::requireFd(params.getSource(), "source");
+    return rpc::requireFd(params.getSocket(), "socket")
+        .then([this, context, source = kj::mv(source)](kj::AutoCloseFd socket) mutable {
+          return source.then([this, context, socket = kj::mv(socket)](kj::AutoCloseFd file) mutable {
+            auto spec = context.getParams().getSpec();
+            auto listener = service_.listen({spec.getName().cStr(), spec.getSourceName().cStr(),
+                                             spec.getPrefault(), spec.getKeepServing(), spec.getAnyUser()},
+                                            kj::mv(socket), kj::mv(file));
+            context.getResults().setListener(kj::heap<ListenerServer>(service_, kj::mv(listener)));
+          });
+        });
+  }
+
+  kj::Promise<void> status(StatusContext context) override {
+    auto info = context.getResults().initService();
+    const Options& options = service_.options();
+    info.setVersion(FAULTLINE_VERSION);
+    info.setCoordinatorPid(static_cast<std::uint32_t>(getpid()));
+    info.setIncarnation(service_.incarnation());
+    info.setTestHooks(options.testHooks);
+    info.setWorkersPerShard(threadsOf(options));
+    info.setLockDeadlineNs(
+        static_cast<std::uint64_t>(std::chrono::nanoseconds(options.lockDeadline).count()));
+    fillShards(info.initShards(service_.pool().size()));
+    fillRestores(info.initRestores(static_cast<unsigned>(service_.restores().size())));
+    const auto& latest = service_.events().latest();
+    auto events = info.initEvents(static_cast<unsigned>(latest.size()));
+    for (unsigned i = 0; i < latest.size(); i++) {
+      events[i].setUnixNs(latest[i].unixNs);
+      events[i].setText(latest[i].text.c_str());
+    }
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> shutdown(ShutdownContext context) override {
+    service_.shutdown(context.getParams().getForce());
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> testHooks(TestHooksContext context) override {
+    KJ_REQUIRE(service_.options().testHooks, "this server was not started with --test-hooks");
+    context.getResults().setHooks(makeTestHooks(service_));
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> reshard(ReshardContext context) override {
+    auto params = context.getParams();
+    return service_.reshard(params.getRestore().cStr(), params.getShards());
+  }
+
+ private:
+  void fillRestores(capnp::List<rpc::RestoreInfo>::Builder list) {
+    unsigned i = 0;
+    for (const auto& [id, restore] : service_.restores()) restore->fill(list[i++]);
+  }
+
+  void fillShards(capnp::List<rpc::ShardInfo>::Builder list) {
+    for (std::uint32_t i = 0; i < list.size(); i++) {
+      list[i].setIndex(i);
+      list[i].setRestarts(service_.pool().restarts(i));
+      ShardHandle* shard = service_.pool().up(i);
+      list[i].setAlive(shard != nullptr);
+      if (shard == nullptr) continue;
+      list[i].setPid(static_cast<std::uint32_t>(shard->pid()));
+      list[i].setUpNs(shm::nowNs() - shard->startedAt());
+      std::uint32_t attached = 0;
+      for (const auto& [id, restore] : service_.restores()) attached += restore->servedBy(i) ? 1 : 0;
+      list[i].setRestores(attached);
+    }
+  }
+
+  Service& service_;
+};
+
+}  // namespace
+
+rpc::Coordinator::Client makeCoordinatorServer(Service& service) {
+  return kj::heap<CoordinatorServer>(service);
+}
+
+rpc::ShardEvents::Client makeShardEvents(Service& service, std::uint32_t index) {
+  return kj::heap<ShardEventsServer>(service, index);
+}
+
+}  // namespace faultline::coordinator

@@ -1,0 +1,37 @@
+// What an operator wants to know afterwards: the latest events, kept across coordinators.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "coordinator/supervisor_link.h"
+
+namespace faultline::coordinator {
+
+// Loop thread only.
+class EventLog {
+ public:
+  static constexpr std::size_t KEPT = 64;
+
+  struct Event {
+    std::uint64_t unixNs;
+    std::string text;
+  };
+
+  // `inherited`: events as the supervisor kept them.
+  EventLog(SupervisorLink& link, const std::vector<std::string>& inherited);
+
+  // One line: what, why, how long it took. Goes to the log too.
+  void add(const std::string& text);
+  const std::deque<Event>& latest() const { return events_; }
+
+ private:
+  void keep(Event event);
+
+  SupervisorLink& link_;
+  std::deque<Event> events_;
+};
+
+}  // namespace faultline::coordinator

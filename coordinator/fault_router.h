@@ -1,0 +1,34 @@
+// Hands the faults of one read() to the shards that own their pages: one hand-over a shard a batch.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "coordinator/shard_pool.h"
+#include "shmtracker/segment.h"
+
+namespace faultline::coordinator {
+
+// Loop thread only. Allocates nothing after construction.
+class FaultRouter {
+ public:
+  FaultRouter(ShardPool& pool, shm::Segment& segment);
+
+  // The shards that have the restore attached. Faults for others are left to the wake that follows their
+  // attach.
+  void setAttached(std::uint32_t shard, bool attached) { attached_[shard] = attached; }
+  bool attached(std::uint32_t shard) const { return attached_[shard]; }
+
+  void add(shm::PageIndex page);
+  // Hands out what was added. `readAt`: ns, CLOCK_MONOTONIC.
+  void handOut(std::uint64_t readAt);
+
+ private:
+  ShardPool& pool_;
+  shm::Segment& segment_;
+  std::array<bool, shm::MAX_SHARDS> attached_{};
+  std::vector<std::vector<shm::PageIndex>> pages_;  // by shard
+};
+
+}  // namespace faultline::coordinator

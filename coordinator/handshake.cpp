@@ -1,0 +1,257 @@
+#include "coordinator/handshake.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "uffd/uffd.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+using nlohmann::json;
+
+#ifndef SO_PEERPIDFD
+constexpr int SO_PEERPIDFD = 77;  // Linux 6.5 and later
+#endif
+constexpr std::uint64_t INITIALIZED = 1ull << 31;
+constexpr std::size_t PIECE = 64 * 1024;
+constexpr std::size_t MAX_FDS = 16;
+// Features whose events would have to be followed and are not.
+constexpr std::uint64_t UNSERVED =
+    UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP;
+
+std::string regionName(std::size_t index) {
+  return "region " + std::to_string(index) + ": ";
+}
+
+std::uint64_t number(const json& region, std::size_t index, const char* field) {
+  const auto found = region.find(field);
+  if (found == region.end()) throw HandshakeError(regionName(index) + "the field " + field + " is missing");
+  if (!found->is_number_unsigned())
+    throw HandshakeError(regionName(index) + field + " is " + found->dump().substr(0, 64) +
+                         "; it must be an unsigned integer of at most 64 bits");
+  return found->get<std::uint64_t>();
+}
+
+std::uint64_t pageSize(const json& region, std::size_t index) {
+  if (region.contains("page_size")) return number(region, index, "page_size");
+  if (!region.contains("page_size_kib")) return shm::SMALL_PAGE;  // Firecracker before 1.7
+  const std::uint64_t value = number(region, index, "page_size_kib");
+  // Firecracker fills it with bytes, whatever its name says. No page has 4 or 2048 bytes, so those are KiB.
+  return value == 4 || value == 2048 ? value * 1024 : value;
+}
+
+// Refuses nesting that would cost the parser its stack; the protocol has a depth of two.
+void requireFlat(std::string_view text) {
+  int depth = 0;
+  bool quoted = false;
+  for (std::size_t i = 0; i < text.size(); i++) {
+    if (quoted) {
+      if (text[i] == '\\')
+        i++;
+      else if (text[i] == '"')
+        quoted = false;
+    } else if (text[i] == '"') {
+      quoted = true;
+    } else if (text[i] == '[' || text[i] == '{') {
+      if (++depth > 16) throw HandshakeError("the handshake's JSON is nested too deeply");
+    } else if (text[i] == ']' || text[i] == '}') {
+      depth--;
+    }
+  }
+}
+
+// Where the array ends that the body begins with; npos: not yet.
+std::size_t endOfArray(std::string_view text) {
+  const std::size_t start = text.find_first_not_of(" \t\r\n");
+  if (start == std::string_view::npos) return std::string_view::npos;
+  if (text[start] != '[')
+    throw HandshakeError("the handshake is no JSON array of regions; it begins with '" +
+                         std::string(text.substr(start, 16)) + "'");
+  int depth = 0;
+  bool quoted = false;
+  for (std::size_t i = start; i < text.size(); i++) {
+    if (quoted) {
+      if (text[i] == '\\')
+        i++;
+      else if (text[i] == '"')
+        quoted = false;
+    } else if (text[i] == '"') {
+      quoted = true;
+    } else if (text[i] == '[' || text[i] == '{') {
+      depth++;
+    } else if ((text[i] == ']' || text[i] == '}') && --depth == 0) {
+      return i + 1;
+    }
+  }
+  return std::string_view::npos;
+}
+
+std::string describeFd(int fd) {
+  char target[256];
+  const ssize_t length = readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), target, sizeof target);
+  return length > 0 ? std::string(target, static_cast<std::size_t>(length)) : "unknown";
+}
+
+void setPeekOffset(int socket, int offset) {
+  if (setsockopt(socket, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) != 0)
+    throw HandshakeError(std::string("cannot look at the connection: ") + std::strerror(errno));
+}
+
+}  // namespace
+
+ParsedRegions parseRegions(std::string_view text) {
+  requireFlat(text);
+  const json body = json::parse(text, nullptr, false);
+  if (body.is_discarded())
+    throw HandshakeError("the handshake is not valid JSON: it begins with '" +
+                         std::string(text.substr(0, 32)) + "'");
+  if (!body.is_array()) throw HandshakeError("the handshake is no JSON array of regions");
+  if (body.empty()) throw HandshakeError("the handshake names no region");
+  ParsedRegions parsed;
+  for (std::size_t i = 0; i < body.size(); i++) {
+    const json& region = body[i];
+    if (!region.is_object()) throw HandshakeError(regionName(i) + "is no JSON object");
+    parsed.regions.push_back({number(region, i, "base_host_virt_addr"), number(region, i, "size"),
+                              number(region, i, "offset"), pageSize(region, i)});
+    if (region.contains("page_size")) parsed.socketOutlivesHandshake = true;
+  }
+  return parsed;
+}
+
+HandshakeReader::HandshakeReader(int socket) : socket_(socket) {
+  setPeekOffset(socket_, 0);
+}
+
+// Looks at one more piece; false where nothing more has come.
+bool HandshakeReader::peek() {
+  std::string piece(PIECE, '\0');
+  iovec body{piece.data(), piece.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(MAX_FDS * sizeof(int))];
+  msghdr message{};
+  message.msg_iov = &body;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  const ssize_t got = recvmsg(socket_, &message, MSG_PEEK | MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  if (got < 0) {
+    if (errno == EAGAIN || errno == EINTR) return false;
+    if (errno != ECONNRESET)
+      throw HandshakeError(std::string("cannot receive the handshake: ") + std::strerror(errno));
+  }
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    for (std::size_t i = 0; i < (header->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
+      int fd;
+      std::memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
+      fds_.push_back(kj::AutoCloseFd(fd));
+    }
+  }
+  if ((message.msg_flags & MSG_CTRUNC) != 0)
+    throw HandshakeError("more file descriptors came than can be taken; send the userfaultfd alone");
+  if (got <= 0) {
+    ended_ = true;
+    return false;
+  }
+  body_.append(piece, 0, static_cast<std::size_t>(got));
+  return true;
+}
+
+HandshakeReader::Progress HandshakeReader::advance() {
+  for (;;) {
+    if (body_.size() > MAX_BODY)
+      throw HandshakeError("the handshake has more than " + std::to_string(MAX_BODY) + " bytes");
+    if (endOfArray(body_) != std::string_view::npos) return Progress::complete;
+    if (peek()) continue;
+    if (!ended_) return Progress::needMore;
+    throw HandshakeError("the connection was closed after " + std::to_string(body_.size()) +
+                         " bytes, before the handshake was complete");
+  }
+}
+
+Handshake HandshakeReader::take() {
+  const std::size_t end = endOfArray(body_);
+  if (body_.find_first_not_of(" \t\r\n", end) != std::string::npos)
+    throw HandshakeError("bytes follow the handshake's JSON array");
+  ParsedRegions parsed = parseRegions(std::string_view(body_).substr(0, end));
+  if (fds_.empty())
+    throw HandshakeError(
+        "no file descriptor came with the handshake; send the userfaultfd by SCM_RIGHTS in the same message");
+  if (fds_.size() > 1)
+    throw HandshakeError(
+        std::to_string(fds_.size()) +
+        " file descriptors came with the handshake; the userfaultfd alone is served (memory by "
+        "memfd, as newer drafts send it, is not)");
+  const int uffd = fds_[0].get();
+  if (!uffd::isUserfaultfd(uffd))
+    throw HandshakeError("the file descriptor is no userfaultfd, it is " + describeFd(uffd));
+  const std::uint64_t features = uffdFeatures(uffd);
+  if ((features & UNSERVED) != 0)
+    throw HandshakeError(
+        "the userfaultfd reports fork, remap or unmap events, which are not served; its features are " +
+        std::to_string(features));
+  return {std::move(parsed.regions), parsed.socketOutlivesHandshake, kj::mv(fds_[0]), features};
+}
+
+void HandshakeReader::consume() {
+  setPeekOffset(socket_, -1);
+  std::string sink(body_.size(), '\0');
+  for (std::size_t left = body_.size(); left > 0;) {
+    // Without a place for them, the kernel drops the fds that come along.
+    const ssize_t got = recv(socket_, sink.data(), left, MSG_DONTWAIT);
+    if (got <= 0) return;
+    left -= static_cast<std::size_t>(got);
+  }
+}
+
+std::uint64_t uffdFeatures(int uffd) {
+  std::ifstream info("/proc/self/fdinfo/" + std::to_string(uffd));
+  for (std::string line; std::getline(info, line);) {
+    if (line.rfind("API:", 0) != 0) continue;
+    // "API:\t<api>:<features>:<all features>", in hexadecimal.
+    const std::size_t colon = line.find(':', 4);
+    if (colon == std::string::npos) break;
+    const std::uint64_t features = std::stoull(line.substr(colon + 1), nullptr, 16);
+    // UFFD_FEATURE_INITIALIZED, the kernel's own mark, is set once UFFDIO_API was done.
+    if (features == 0)
+      throw HandshakeError("the userfaultfd is not set up: do UFFDIO_API and register before the handshake");
+    return features & ~INITIALIZED;
+  }
+  throw HandshakeError("the userfaultfd's features cannot be told from /proc/self/fdinfo");
+}
+
+Peer peerOf(int socket) {
+  Peer peer;
+  ucred credentials{};
+  socklen_t length = sizeof credentials;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0)
+    throw HandshakeError(std::string("cannot tell who connected: ") + std::strerror(errno));
+  peer.pid = credentials.pid;
+  peer.uid = credentials.uid;
+  int pidfd = -1;
+  length = sizeof pidfd;
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &length) != 0)
+    pidfd = credentials.pid > 0 ? static_cast<int>(syscall(SYS_pidfd_open, credentials.pid, 0)) : -1;
+  if (pidfd >= 0) {
+    fcntl(pidfd, F_SETFD, FD_CLOEXEC);
+    peer.pidfd = kj::AutoCloseFd(pidfd);
+  }
+  return peer;
+}
+
+void requireOwnUser(const Peer& peer) {
+  if (peer.uid == 0 || peer.uid == geteuid()) return;
+  throw HandshakeError("the peer is of user " + std::to_string(peer.uid) + ", only root and user " +
+                       std::to_string(geteuid()) + " are served; start with --any-user to serve others");
+}
+
+}  // namespace faultline::coordinator

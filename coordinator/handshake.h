@@ -1,0 +1,82 @@
+// Firecracker's UFFD handshake: one message on a Unix stream socket, a JSON array of regions with the uffd by
+// SCM_RIGHTS. Every version since 1.1 is understood (docs/firecracker.md).
+#pragma once
+
+#include <kj/io.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "shmtracker/pages.h"
+
+namespace faultline::coordinator {
+
+// A handshake that is refused; what() names the field, the value and the way out. Ends that connection only.
+class HandshakeError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+struct ParsedRegions {
+  std::vector<shm::Region> regions;
+  // `page_size` is there: Firecracker 1.12 and later, which keep the socket open for life, so that a closed
+  // socket means that the VMM died. Before, a close right after the handshake is normal.
+  bool socketOutlivesHandshake = false;
+};
+
+// Parses the body. Fields: base_host_virt_addr, size, offset; page_size, else page_size_kib, else 4096.
+// Unknown fields are accepted. Whether the regions can be served is not its business (shm::whyNotServable).
+ParsedRegions parseRegions(std::string_view json);
+
+struct Handshake {
+  std::vector<shm::Region> regions;
+  bool socketOutlivesHandshake = false;
+  kj::AutoCloseFd uffd;
+  std::uint64_t features = 0;  // as the target negotiated them
+};
+
+// Reads a handshake without consuming it (MSG_PEEK), so that a successor that inherits the connection can
+// begin again. For a connected, non-blocking socket, which must outlive it.
+class HandshakeReader {
+ public:
+  static constexpr std::size_t MAX_BODY = 1 << 20;  // bytes
+
+  explicit HandshakeReader(int socket);
+
+  enum class Progress { needMore, complete };
+  // Looks at what has come. Throws HandshakeError where it can't become a handshake any more.
+  Progress advance();
+  // After `complete`, once: checks and hands over the result. Throws HandshakeError.
+  Handshake take();
+  // Receives for good what was looked at, once the restore is durable.
+  void consume();
+
+ private:
+  bool peek();
+
+  const int socket_;
+  std::string body_;
+  std::vector<kj::AutoCloseFd> fds_;
+  bool ended_ = false;
+};
+
+// The features that the owner of a uffd negotiated, from /proc/self/fdinfo (fs/userfaultfd.c,
+// userfaultfd_show_fdinfo). Throws HandshakeError where its UFFDIO_API handshake was not done.
+std::uint64_t uffdFeatures(int uffd);
+
+struct Peer {
+  pid_t pid = 0;  // to show to people; 0: of another pid namespace
+  uid_t uid = 0;
+  kj::AutoCloseFd pidfd;  // -1 where there is none to be had
+};
+
+// Who is at the other end of a connected Unix socket, as the kernel says.
+Peer peerOf(int socket);
+// Throws HandshakeError unless the peer is root or of our own user.
+void requireOwnUser(const Peer& peer);
+
+}  // namespace faultline::coordinator

@@ -1,0 +1,94 @@
+#include "coordinator/hooks_server.h"
+
+#include <kj/debug.h>
+
+#include "coordinator/service.h"
+#include "rpc/fd.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+class TestHooksServer final : public rpc::TestHooks::Server {
+ public:
+  explicit TestHooksServer(Service& service) : service_(service) {}
+
+  kj::Promise<void> installFaultBarrier(InstallFaultBarrierContext context) override {
+    auto params = context.getParams();
+    auto restore = service_.find(params.getRestore().cStr());
+    KJ_REQUIRE(params.getPage() < restore->segment().pages().pageCount(), "no such page", params.getPage());
+    auto request = shardOf(*restore, params.getPage()).rpc().hooksRequest().send().getHooks().armRequest();
+    request.setPoint(params.getPoint() == rpc::FaultPoint::BEFORE_READ_LOCK ? "beforeReadLock"
+                                                                            : "beforeCopy");
+    request.setAction(rpc::Action::PARK);
+    request.setPage(params.getPage());
+    return request.send().then([context](capnp::Response<rpc::ProcessHooks::ArmResults> response) mutable {
+      context.getResults().setBarrier(response.getBarrier());
+    });
+  }
+
+  kj::Promise<void> coordinator(CoordinatorContext context) override {
+    context.getResults().setHooks(
+        rpc::makeProcessHooks(service_.failpoints(), service_.io().unixEventPort,
+                              rpc::ArmSuccessor([this](rpc::Failpoints::Arm arm) { armSuccessor(arm); })));
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> shard(ShardContext context) override {
+    ShardHandle* shard = service_.pool().up(context.getParams().getIndex());
+    KJ_REQUIRE(shard != nullptr, "this shard is not up", context.getParams().getIndex());
+    return shard->rpc().hooksRequest().send().then(
+        [context](capnp::Response<rpc::Shard::HooksResults> response) mutable {
+          context.getResults().setHooks(response.getHooks());
+        });
+  }
+
+  kj::Promise<void> ownerOf(OwnerOfContext context) override {
+    auto params = context.getParams();
+    auto restore = service_.find(params.getRestore().cStr());
+    KJ_REQUIRE(params.getPage() < restore->segment().pages().pageCount(), "no such page", params.getPage());
+    ShardHandle& shard = shardOf(*restore, params.getPage());
+    context.getResults().setShard(shard.index());
+    context.getResults().setPid(static_cast<std::uint32_t>(shard.pid()));
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> setFencing(SetFencingContext context) override {
+    for (const auto& [id, restore] : service_.restores())
+      restore->reader().setFencing(context.getParams().getEnabled());
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> segment(SegmentContext context) override {
+    auto restore = service_.find(context.getParams().getRestore().cStr());
+    context.getResults().setSegment(rpc::makeFdFrom(restore->segment().fd()));
+    return kj::READY_NOW;
+  }
+
+ private:
+  ShardHandle& shardOf(Restore& restore, shm::PageIndex page) {
+    ShardHandle* shard = service_.pool().up(restore.segment().ownerOf(page));
+    KJ_REQUIRE(shard != nullptr, "the page's shard is not up", page);
+    return *shard;
+  }
+
+  // Laid down with the supervisor; the successor takes it up as it begins.
+  void armSuccessor(const rpc::Failpoints::Arm& arm) {
+    const std::string stem = "failpoint." + std::string(rpc::nameOf(arm.point)) + "." +
+                             std::to_string(static_cast<int>(arm.action)) + "." + std::to_string(arm.skip) +
+                             "." + std::to_string(arm.page) + ".";
+    if (arm.reached.get() >= 0) service_.link().store(stem + "reached", arm.reached.get());
+    KJ_REQUIRE(arm.resume.get() >= 0, "a successor's failpoint needs an eventfd to resume it by");
+    service_.link().store(stem + "resume", arm.resume.get());
+  }
+
+  Service& service_;
+};
+
+}  // namespace
+
+rpc::TestHooks::Client makeTestHooks(Service& service) {
+  return kj::heap<TestHooksServer>(service);
+}
+
+}  // namespace faultline::coordinator

@@ -1,0 +1,104 @@
+#include "coordinator/listener.h"
+
+#include <kj/debug.h>
+#include <spdlog/spdlog.h>
+
+#include "rpc/fd.h"
+#include "shmtracker/error.h"
+
+namespace faultline::coordinator {
+
+// A connection whose handshake is under way.
+struct Listener::Pending {
+  Pending(kj::UnixEventPort& port, std::string name, kj::AutoCloseFd fd)
+      : keptAs(std::move(name)),
+        connection(kj::mv(fd)),
+        observer(port, connection.get(), kj::UnixEventPort::FdObserver::OBSERVE_READ) {}
+
+  std::string keptAs;
+  kj::AutoCloseFd connection;
+  kj::UnixEventPort::FdObserver observer;
+  kj::Maybe<kj::Own<HandshakeReader>> reader;
+};
+
+std::string listenerName(const std::string& name, const std::string& part) {
+  return "listener." + name + "." + part;
+}
+
+Listener::Listener(RestoreContext& context, ListenerSpec spec, kj::AutoCloseFd source, Begin begin)
+    : context_(context),
+      spec_(std::move(spec)),
+      source_(kj::mv(source)),
+      begin_(std::move(begin)),
+      tasks_(*this) {}
+
+void Listener::accepted(const std::string& keptAs, kj::AutoCloseFd connection) {
+  context_.failpoints.hit(rpc::Point::handshakeAccepted);
+  auto pending = std::make_shared<Pending>(context_.io.unixEventPort, keptAs, kj::mv(connection));
+  auto& timer = context_.io.provider->getTimer();
+  const auto limit = static_cast<std::uint64_t>(context_.options.handshakeTimeout.count()) * kj::MILLISECONDS;
+  auto late = timer.afterDelay(limit).then(
+      [] { throw HandshakeError("nothing complete came within the time limit"); });
+  tasks_.add(handshake(pending)
+                 .exclusiveJoin(kj::mv(late))
+                 .catch_([this](kj::Exception&& e) { refuse(e.getDescription().cStr()); })
+                 .then([this, pending] { context_.link.drop(pending->keptAs); }));
+}
+
+kj::Promise<void> Listener::handshake(std::shared_ptr<Pending> pending) {
+  return kj::evalNow([&] {
+    if (!spec_.anyUser) requireOwnUser(peerOf(pending->connection.get()));
+    pending->reader = kj::heap<HandshakeReader>(pending->connection.get());
+    return readMore(pending);
+  });
+}
+
+kj::Promise<void> Listener::readMore(std::shared_ptr<Pending> pending) {
+  auto& reader = KJ_ASSERT_NONNULL(pending->reader);
+  if (reader->advance() == HandshakeReader::Progress::complete) {
+    complete(*pending);
+    return kj::READY_NOW;
+  }
+  return pending->observer.whenBecomesReadable().then([this, pending] { return readMore(pending); });
+}
+
+void Listener::complete(Pending& pending) {
+  auto& reader = KJ_ASSERT_NONNULL(pending.reader);
+  Handshake handshake = reader->take();
+  context_.failpoints.hit(rpc::Point::handshakeRead);
+  Peer peer = peerOf(pending.connection.get());
+  RestoreSpec spec;
+  spec.name = spec_.name;
+  spec.sourceName = spec_.sourceName;
+  spec.regions = std::move(handshake.regions);
+  spec.uffdFeatures = handshake.features;
+  spec.targetPid = static_cast<std::uint32_t>(peer.pid);
+  spec.prefault = spec_.prefault;
+  spec.keepServing = spec_.keepServing;
+  spec.watchSocket = handshake.socketOutlivesHandshake;
+  RestoreFds fds{kj::mv(handshake.uffd), rpc::duplicate(source_.get()),
+                 rpc::duplicate(pending.connection.get()), kj::mv(peer.pidfd)};
+  names_.push_back(begin_(std::move(spec), kj::mv(fds)));
+  reader->consume();
+  for (auto& waiter : waiters_) waiter->fulfill();
+  waiters_.clear();
+}
+
+kj::Promise<void> Listener::whenMoreThan(std::size_t seen) {
+  if (names_.size() > seen) return kj::READY_NOW;
+  auto paf = kj::newPromiseAndFulfiller<void>();
+  waiters_.push_back(kj::mv(paf.fulfiller));
+  return kj::mv(paf.promise);
+}
+
+void Listener::refuse(const std::string& why) {
+  refused_++;
+  lastError_ = why;
+  spdlog::warn("listener {}: a target is refused: {}", spec_.name, why);
+}
+
+void Listener::taskFailed(kj::Exception&& exception) {
+  refuse(exception.getDescription().cStr());
+}
+
+}  // namespace faultline::coordinator

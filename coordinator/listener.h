@@ -1,0 +1,70 @@
+// A handshake socket that is being served, and the targets that came by it.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator/handshake.h"
+#include "coordinator/options.h"
+#include "coordinator/restore.h"
+#include "rpc/control.capnp.h"
+
+namespace faultline::coordinator {
+
+struct ListenerSpec {
+  std::string name;  // restores are called NAME, NAME-2, NAME-3, ...
+  std::string sourceName;
+  bool prefault = true;
+  bool keepServing = false;
+  bool anyUser = false;
+};
+
+// Loop thread only.
+class Listener final : private kj::TaskSet::ErrorHandler {
+ public:
+  // Makes a restore of a complete handshake; returns its name. Throws where it is refused.
+  using Begin = std::function<std::string(RestoreSpec spec, RestoreFds fds)>;
+
+  Listener(RestoreContext& context, ListenerSpec spec, kj::AutoCloseFd source, Begin begin);
+
+  const ListenerSpec& spec() const { return spec_; }
+  // A connection that the supervisor accepted and keeps under `keptAs`.
+  void accepted(const std::string& keptAs, kj::AutoCloseFd connection);
+
+  // Names of the restores that came by here, in order; grows.
+  const std::vector<std::string>& names() const { return names_; }
+  // Resolves when names() has more than `seen`.
+  kj::Promise<void> whenMoreThan(std::size_t seen);
+
+  const std::string& lastError() const { return lastError_; }
+  std::uint64_t refused() const { return refused_; }
+
+ private:
+  struct Pending;
+  kj::Promise<void> handshake(std::shared_ptr<Pending> pending);
+  kj::Promise<void> readMore(std::shared_ptr<Pending> pending);
+  void complete(Pending& pending);
+  void refuse(const std::string& why);
+  void taskFailed(kj::Exception&& exception) override;
+
+  RestoreContext& context_;
+  const ListenerSpec spec_;
+  kj::AutoCloseFd source_;
+  Begin begin_;
+  std::vector<std::string> names_;
+  std::vector<kj::Own<kj::PromiseFulfiller<void>>> waiters_;
+  std::string lastError_;
+  std::uint64_t refused_ = 0;
+  kj::TaskSet tasks_;
+};
+
+// The name under which the supervisor keeps a part of a listener.
+std::string listenerName(const std::string& name, const std::string& part);
+
+}  // namespace faultline::coordinator

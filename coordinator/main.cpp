@@ -1,0 +1,72 @@
+// faultline-coordinator: reads the uffds and hands faults to the shards. Started by `faultline serve` and
+// `faultline restore`, which supervise it; finds its channel to the supervisor at fd 3.
+
+#include <kj/async-io.h>
+#include <kj/debug.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+
+#include <CLI/CLI.hpp>
+
+#include "coordinator/service.h"
+#include "rpc/process.h"
+#include "shmtracker/layout.h"
+
+namespace {
+
+using namespace faultline;
+
+void serve(const coordinator::Options& options) {
+  kj::UnixEventPort::captureSignal(SIGTERM);
+  kj::UnixEventPort::captureSignal(SIGINT);
+  auto io = kj::setupAsyncIo();
+  coordinator::SupervisorLink link(kj::AutoCloseFd(rpc::CHANNEL_FD), io.unixEventPort);
+  auto inherited = link.inherit();
+  coordinator::Service service(io, link, kj::mv(inherited), options);
+  auto signalled = io.unixEventPort.onSignal(SIGTERM)
+                       .exclusiveJoin(io.unixEventPort.onSignal(SIGINT))
+                       .then([&](siginfo_t&&) {
+                         service.shutdown(true);
+                         return kj::Promise<void>(kj::NEVER_DONE);
+                       });
+  service.run().exclusiveJoin(kj::mv(signalled)).wait(io.waitScope);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{
+      "faultline-coordinator is started by `faultline serve` and `faultline restore`; it is not run by "
+      "hand."};
+  coordinator::Options options;
+  std::uint64_t lockDeadline = 250, watchdog = 2000, handshake = 10'000;
+  app.add_option("--shards", options.shards, "Shard processes")->check(CLI::Range(1u, shm::MAX_SHARDS));
+  app.add_option("--workers", options.threads, "Copy workers a shard; 0: from the number of CPUs")
+      ->check(CLI::Range(0u, 14u));
+  app.add_option("--lock-deadline-ms", lockDeadline,
+                 "How long a shard may hold the lock before it is killed");
+  app.add_option("--watchdog-ms", watchdog, "How often the supervisor wants to hear from us, at the least");
+  app.add_option("--handshake-timeout-ms", handshake, "How long a target may take for its handshake");
+  app.add_flag("--test-hooks", options.testHooks, "Offer the test hooks");
+  app.add_option("--log-level", options.logLevel, "trace, debug, info, warn, error");
+  CLI11_PARSE(app, argc, argv);
+  options.lockDeadline = std::chrono::milliseconds(lockDeadline);
+  options.watchdog = std::chrono::milliseconds(watchdog);
+  options.handshakeTimeout = std::chrono::milliseconds(handshake);
+
+  spdlog::set_level(spdlog::level::from_str(options.logLevel));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e coordinator[%P] %l: %v");
+  const rlimit none{0, 0};  // no core dumps: they would hold guests' memory
+  setrlimit(RLIMIT_CORE, &none);
+  try {
+    serve(options);
+  } catch (const kj::Exception& error) {
+    spdlog::critical("{}", error.getDescription().cStr());
+    return 1;
+  } catch (const std::exception& error) {
+    spdlog::critical("{}", error.what());
+    return 1;
+  }
+  return 0;
+}

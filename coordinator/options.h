@@ -1,0 +1,20 @@
+// What a coordinator is started with. The same for every successor.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace faultline::coordinator {
+
+struct Options {
+  std::uint32_t shards = 2;
+  std::uint32_t threads = 0;  // copy workers a shard besides its fault thread; 0: from the number of CPUs
+  std::chrono::milliseconds lockDeadline{250};
+  std::chrono::milliseconds watchdog{2000};
+  std::chrono::milliseconds handshakeTimeout{10'000};
+  bool testHooks = false;
+  std::string logLevel = "info";
+};
+
+}  // namespace faultline::coordinator

@@ -1,0 +1,477 @@
+#include "coordinator/restore.h"
+
+#include <fcntl.h>
+#include <kj/debug.h>
+#include <linux/userfaultfd.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "rpc/convert.h"
+#include "rpc/fd.h"
+#include "rpc/mistakes.h"
+#include "shmtracker/clock.h"
+#include "shmtracker/error.h"
+#include "uffd/uffd.h"
+
+namespace faultline::coordinator {
+
+using rpc::made;
+
+namespace {
+
+constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
+constexpr std::chrono::seconds ELECTION_PATIENCE{5};
+// include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
+constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
+
+std::uint64_t newId() {
+  static std::uint64_t last = 0;
+  timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  // Unique over the service's life, over all coordinators: a live shard may still know an old restore.
+  last = std::max(last + 1, static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 +
+                                static_cast<std::uint64_t>(now.tv_nsec) / 1000);
+  return last;
+}
+
+std::uint64_t sizeOf(int source, const std::string& name) {
+  struct stat status {};
+  KJ_SYSCALL(fstat(source, &status), "look at the source", name.c_str());
+  KJ_REQUIRE(S_ISREG(status.st_mode), "the source is no regular file: give the snapshot's memory file",
+             name.c_str());
+  KJ_REQUIRE(status.st_size > 0, "the source is empty: give the snapshot's memory file", name.c_str());
+  return static_cast<std::uint64_t>(status.st_size);
+}
+
+shm::Segment createSegment(const RestoreContext& context, const RestoreSpec& spec, int source) {
+  shm::SegmentSpec segment;
+  segment.restoreId = newId();
+  segment.name = spec.name;
+  segment.sourceName = spec.sourceName;
+  segment.regions = spec.regions;
+  segment.sourceBytes = sizeOf(source, spec.sourceName);
+  segment.uffdFeatures = spec.uffdFeatures;
+  segment.workersPerShard = threadsOf(context.options) + 2;
+  segment.shards = context.options.shards;
+  segment.targetPid = spec.targetPid;
+  segment.keepServing = spec.keepServing;
+  return shm::Segment::create(segment);
+}
+
+// Polling needs it, and so does a read() that must never wait (man 2 userfaultfd).
+void setNonBlocking(int uffd) {
+  int flags;
+  KJ_SYSCALL(flags = fcntl(uffd, F_GETFL));
+  KJ_SYSCALL(fcntl(uffd, F_SETFL, flags | O_NONBLOCK));
+}
+
+}  // namespace
+
+Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
+    : context_(context),
+      fds_(kj::mv(fds)),
+      segment_(std::move(segment)),
+      router_(context.pool, segment_),
+      reading_(nullptr),
+      ready_(nullptr),
+      complete_(nullptr),
+      overPromise_(nullptr),
+      tasks_(*this) {
+  auto fork = [](kj::Own<kj::PromiseFulfiller<void>>& fulfiller, kj::ForkedPromise<void>& promise) {
+    auto paf = kj::newPromiseAndFulfiller<void>();
+    fulfiller = kj::mv(paf.fulfiller);
+    promise = paf.promise.fork();
+  };
+  fork(readyFulfiller_, ready_);
+  fork(completeFulfiller_, complete_);
+  fork(overFulfiller_, overPromise_);
+  setNonBlocking(fds_.uffd.get());
+  reader_ = kj::heap<UffdReader>(context_.io, fds_.uffd.get(), segment_, router_, context_.failpoints,
+                                 context_.options, readerHooks());
+  if (fds_.target.get() >= 0)
+    targetExit_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.target.get(),
+                                                          kj::UnixEventPort::FdObserver::OBSERVE_READ);
+  else if (fds_.conn.get() >= 0 && segment_.header().watchSocket.load() != 0)
+    targetExit_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.conn.get(),
+                                                          kj::UnixEventPort::FdObserver::OBSERVE_READ);
+}
+
+Restore::~Restore() noexcept(false) {
+  reading_ = nullptr;
+}
+
+kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec, RestoreFds fds) {
+  shm::Segment segment = createSegment(context, spec, fds.source.get());
+  shm::Header& header = segment.header();
+  header.prefaultAll.store(spec.prefault ? 1 : 0);
+  header.watchSocket.store(spec.watchSocket ? 1 : 0);
+  header.incarnation.store(1);
+  header.attachedAt.store(shm::nowNs());
+  if (segment.lock().election().tryLock() != shm::LockResult::acquired)
+    KJ_FAIL_ASSERT("a new segment is held");
+  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
+                                  kj::_::HeapDisposer<Restore>::instance);
+  restore->store();
+  context.failpoints.hit(rpc::Point::restoreStored);
+  restore->open();
+  return restore;
+}
+
+kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd, bool anyShardAlive) {
+  shm::Segment segment = shm::Segment::attach(fd, shm::Segment::Residency::resident);
+  // With nobody left alive the lock words are made anew: whatever happened to their bytes is forgotten.
+  if (!anyShardAlive) segment.lock().initialise();
+  const auto won = segment.lock().election().lockUntil(std::chrono::steady_clock::now() + ELECTION_PATIENCE);
+  if (won == shm::LockResult::busy)
+    throw shm::SegmentError("another coordinator is alive and serves this restore");
+  segment.lock().close();
+  context.failpoints.hit(rpc::Point::adoptClaimed);
+  segment.header().incarnation.fetch_add(1);
+  shm::count(segment.counters().adoptions);
+  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
+                                  kj::_::HeapDisposer<Restore>::instance);
+  if (restore->segment_.header().paused.load() != 0) {
+    restore->phase_ = Phase::paused;
+    restore->reader_->pause();
+  }
+  return restore;
+}
+
+UffdReaderHooks Restore::readerHooks() {
+  UffdReaderHooks hooks;
+  hooks.fence = [this](unsigned slot) {
+    return context_.pool.fence(slot / segment_.facts().workersPerShard,
+                               "it held the lock of restore " + name() + " past its deadline");
+  };
+  hooks.outsideFault = [this](std::uint64_t address) {
+    char text[32];
+    snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(address));
+    context_.log.add("restore " + name() + ": the target faulted at " + text +
+                     ", which it registered but did not name in its regions; it gets SIGBUS there");
+    if (uffd::poison(fds_.uffd.get(), address & ~(shm::SMALL_PAGE - 1), shm::SMALL_PAGE).outcome !=
+        uffd::Outcome::done)
+      (void)uffd::poison(fds_.uffd.get(), address & ~(shm::HUGE_PAGE - 1), shm::HUGE_PAGE);
+  };
+  return hooks;
+}
+
+std::string Restore::fdName(const std::string& part) const {
+  return "restore." + std::to_string(id()) + "." + part;
+}
+
+void Restore::store() {
+  SupervisorLink& link = context_.link;
+  link.store(fdName("uffd"), fds_.uffd.get());
+  link.store(fdName("source"), fds_.source.get());
+  if (fds_.conn.get() >= 0) link.store(fdName("conn"), fds_.conn.get());
+  if (fds_.target.get() >= 0) link.store(fdName("target"), fds_.target.get());
+  link.store(fdName("segment"), segment_.fd());
+}
+
+void Restore::open() {
+  segment_.header().state.store(shm::SegmentState::ready, std::memory_order_release);
+  segment_.lock().open();
+}
+
+void Restore::start() {
+  auto attaching = kj::Vector<kj::Promise<void>>();
+  for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
+    if (ShardHandle* shard = context_.pool.up(i)) attaching.add(attachTo(*shard));
+  tasks_.add(kj::joinPromises(attaching.releaseAsArray())
+                 .then([this] { serve(); },
+                       [this](kj::Exception&& e) {
+                         // A shard that dies just now comes back through shardUp(); anything else ends the
+                         // restore.
+                         if (e.getType() == kj::Exception::Type::DISCONNECTED) return serve();
+                         fail(e.getDescription().cStr());
+                       }));
+  tasks_.add(watchTarget());
+}
+
+kj::Promise<void> Restore::recover() {
+  return reader_->recover().then([this](std::optional<std::string> why) {
+    if (why.has_value()) return fail(*why);
+    start();
+    if (!made(rpc::Mistake::noWakeAfterTakeover)) wake();
+  });
+}
+
+void Restore::serve() {
+  if (over_ || serving_) return;
+  serving_ = true;
+  reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { fail(e.getDescription().cStr()); });
+  tasks_.add(watchCompletion());
+  if (segment_.header().prefaultAll.load() != 0) prefault({});
+}
+
+kj::Promise<void> Restore::attachTo(ShardHandle& shard) {
+  auto request = shard.rpc().attachRequest();
+  request.setRestore(id());
+  request.setIndex(shard.index());
+  request.setUffd(rpc::makeFdFrom(fds_.uffd.get()));
+  request.setSegment(rpc::makeFdFrom(segment_.fd()));
+  request.setSource(rpc::makeFdFrom(fds_.source.get()));
+  return request.send().ignoreResult().then([this, index = shard.index()] {
+    router_.setAttached(index, true);
+    bool all = true;
+    for (std::uint32_t i = 0; i < segment_.activeShards(); i++) all &= router_.attached(i);
+    if (all) readyFulfiller_->fulfill();
+  });
+}
+
+kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
+  if (over_ || phase_ == Phase::failed || shard.index() >= segment_.activeShards()) return kj::READY_NOW;
+  return attachTo(shard).then([this, &shard, hopeless = std::move(hopeless)] {
+    if (!hopeless.empty()) poison(shard, hopeless, "one shard after the other died at it");
+    if (!made(rpc::Mistake::noWakeAfterShard)) wake();
+    for (auto& job : std::vector(jobs_))
+      if (!job->finished() && !job->cancelled && job->pending.count(shard.index()) != 0) startOn(job, shard);
+  });
+}
+
+void Restore::shardDied(std::uint32_t index) {
+  router_.setAttached(index, false);
+}
+
+void Restore::pause() {
+  KJ_REQUIRE(phase_ != Phase::paused, "the restore is paused already", name().c_str());
+  KJ_REQUIRE(phase_ == Phase::serving, "the restore is not being served", name().c_str());
+  phase_ = Phase::paused;
+  segment_.header().paused.store(1);
+  reader_->pause();
+  holdPopulation();
+}
+
+void Restore::resume() {
+  KJ_REQUIRE(phase_ == Phase::paused, "the restore is not paused", name().c_str());
+  phase_ = Phase::serving;
+  segment_.header().paused.store(0);
+  holdPopulation();
+  reader_->resume();
+}
+
+void Restore::holdPopulation() {
+  for (std::uint32_t i = 0; i < segment_.activeShards(); i++) {
+    if (!router_.attached(i)) continue;
+    auto request = context_.pool.process(i)->rpc().setPausedRequest();
+    request.setRestore(id());
+    request.setPaused(phase_ == Phase::paused);
+    request.send().detach([](kj::Exception&&) {});
+  }
+}
+
+std::shared_ptr<PrefaultJob> Restore::prefault(std::vector<shm::PageRange> ranges) {
+  auto job = std::make_shared<PrefaultJob>(++lastJob_, std::move(ranges));
+  if (job->ranges.empty()) segment_.header().prefaultAll.store(1);
+  jobs_.push_back(job);
+  for (std::uint32_t i = 0; i < segment_.activeShards(); i++) job->pending.insert(i);
+  for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
+    if (router_.attached(i)) startOn(job, *context_.pool.process(i));
+  return job;
+}
+
+// Asks one shard for its part. If the shard dies, its successor is asked as it comes up.
+void Restore::startOn(std::shared_ptr<PrefaultJob> job, ShardHandle& shard) {
+  auto request = shard.rpc().prefaultRequest();
+  request.setRestore(id());
+  request.setJob(job->number);
+  auto list = request.initRanges(static_cast<unsigned>(job->ranges.size()));
+  for (unsigned i = 0; i < job->ranges.size(); i++) rpc::fill(list[i], job->ranges[i]);
+  tasks_.add(request.send().ignoreResult().then(
+      [this, job, index = shard.index()] {
+        job->pending.erase(index);
+        if (!job->pending.empty() || job->finished()) return;
+        job->finish();
+        std::erase(jobs_, job);
+      },
+      [](kj::Exception&& e) {
+        if (e.getType() != kj::Exception::Type::DISCONNECTED)
+          spdlog::warn("background population: {}", e.getDescription().cStr());
+      }));
+}
+
+void Restore::cancel(PrefaultJob& job) {
+  job.cancelled = true;
+  if (job.ranges.empty()) segment_.header().prefaultAll.store(0);
+  for (const std::uint32_t index : job.pending) {
+    if (!router_.attached(index)) continue;
+    auto request = context_.pool.process(index)->rpc().cancelPrefaultRequest();
+    request.setRestore(id());
+    request.setJob(job.number);
+    request.send().detach([](kj::Exception&&) {});
+  }
+}
+
+void Restore::poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
+                     const std::string& reason) {
+  auto request = shard.rpc().poisonRequest();
+  request.setRestore(id());
+  request.setReason(reason.c_str());
+  auto list = request.initPages(static_cast<unsigned>(pages.size()));
+  for (unsigned i = 0; i < pages.size(); i++) list.set(i, pages[i]);
+  request.send().detach([](kj::Exception&&) {});
+}
+
+kj::Promise<void> Restore::reshard(std::uint32_t shards) {
+  KJ_REQUIRE(phase_ == Phase::serving || phase_ == Phase::complete, "the restore is not being served",
+             name().c_str());
+  // New owners first: who is asked must be able to answer. Former owners keep it attached, they may still be
+  // busy.
+  auto attaching = kj::Vector<kj::Promise<void>>();
+  for (std::uint32_t i = 0; i < shards; i++)
+    if (!router_.attached(i))
+      attaching.add(
+          attachTo(KJ_REQUIRE_NONNULL(kj::Maybe<ShardHandle&>(context_.pool.up(i)), "a shard is not up", i)));
+  return kj::joinPromises(attaching.releaseAsArray())
+      .then([this, shards] {
+        return reader_->exclusively([this, shards](const shm::ExclusiveGuard&) {
+          shm::Header& header = segment_.header();
+          // Slots of the former owners stay in the drain: they may be in a section still.
+          header.activeShards.store(std::max(shards, segment_.activeShards()));
+          segment_.extents().deal(shards);
+          header.tableVersion.fetch_add(1);
+        });
+      })
+      .then([this] {
+        // Faults on their way to a former owner are answered there; background work is dealt out anew.
+        for (auto& job : std::vector(jobs_)) {
+          if (job->cancelled) continue;
+          for (std::uint32_t i = 0; i < segment_.activeShards(); i++) {
+            job->pending.insert(i);
+            if (router_.attached(i)) startOn(job, *context_.pool.process(i));
+          }
+        }
+      });
+}
+
+kj::Promise<void> Restore::watchTarget() {
+  KJ_IF_MAYBE (observer, targetExit_) {
+    return (*observer)->whenBecomesReadable().then([this] { end("the target has gone", Release::no); });
+  }
+  return kj::READY_NOW;
+}
+
+kj::Promise<void> Restore::watchCompletion() {
+  const shm::PageTable& pages = segment_.pages();
+  firstMissing_ = pages.find({firstMissing_, pages.pageCount() - firstMissing_}, shm::PageState::missing);
+  if (firstMissing_ < pages.pageCount())
+    return context_.io.provider->getTimer().afterDelay(COMPLETION_CHECK).then([this] {
+      return watchCompletion();
+    });
+  if (phase_ == Phase::serving) phase_ = Phase::complete;
+  completeFulfiller_->fulfill();
+  // A target that tracks its writes needs the registration, and so its server.
+  if (segment_.facts().keepServing == 0 && (segment_.facts().uffdFeatures & TRACKS_WRITES) == 0)
+    end("complete: every page is in place or given up, the target runs on alone", Release::yes);
+  return kj::READY_NOW;
+}
+
+kj::Promise<std::string> Restore::whenOver() {
+  return overPromise_.addBranch().then([this] { return overReason_; });
+}
+
+void Restore::end(const std::string& reason, Release release) {
+  if (over_) return;
+  over_ = true;
+  overReason_ = reason;
+  spdlog::info("restore {}: {}", name(), reason);
+  if (release == Release::yes) {
+    for (const shm::RegionEntry& region : segment_.regions().entries())
+      uffd::unregister(fds_.uffd.get(), region.base, region.size);
+  }
+  for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++) {
+    ShardHandle* shard = router_.attached(i) ? context_.pool.process(i) : nullptr;
+    router_.setAttached(i, false);
+    if (shard == nullptr) continue;
+    auto request = shard->rpc().detachRequest();
+    request.setRestore(id());
+    request.send().detach([](kj::Exception&&) {});
+  }
+  for (const char* part : {"segment", "uffd", "source", "conn", "target"}) context_.link.drop(fdName(part));
+  readyFulfiller_->fulfill();
+  completeFulfiller_->fulfill();
+  overFulfiller_->fulfill();
+}
+
+void Restore::fail(const std::string& reason) {
+  if (phase_ == Phase::failed || over_) return;
+  phase_ = Phase::failed;
+  failure_ = reason;
+  segment_.header().state.store(shm::SegmentState::failed);
+  context_.log.add("restore " + name() + " has failed: " + reason +
+                   "; the target gets SIGBUS on every page it still misses");
+  for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++) router_.setAttached(i, false);
+  // Not from within the promise that has just failed.
+  tasks_.add(kj::evalLater([this] {
+    reading_ = nullptr;
+    reader_ = nullptr;
+    auto undertaker = kj::heap<Undertaker>(context_.io, fds_.uffd.get(), fds_.target.get(), name());
+    reading_ = undertaker->run().eagerlyEvaluate(
+        [](kj::Exception&& e) { spdlog::error("{}", e.getDescription().cStr()); });
+    undertaker_ = kj::mv(undertaker);
+    wake();
+  }));
+  completeFulfiller_->fulfill();
+  readyFulfiller_->fulfill();
+}
+
+void Restore::fill(rpc::RestoreInfo::Builder info) {
+  const shm::Immutable& facts = segment_.facts();
+  const shm::PageCounts counts = segment_.pages().counts();
+  info.setId(id());
+  info.setName(name().c_str());
+  switch (phase_) {
+    case Phase::serving:
+      info.setPhase(rpc::Phase::SERVING);
+      break;
+    case Phase::paused:
+      info.setPhase(rpc::Phase::PAUSED);
+      break;
+    case Phase::complete:
+      info.setPhase(rpc::Phase::COMPLETE);
+      break;
+    case Phase::failed:
+      info.setPhase(rpc::Phase::FAILED);
+      break;
+  }
+  info.setSource(segment_.sourceName().c_str());
+  info.setTargetPid(facts.targetPid);
+  rpc::fill(info.initRegions(facts.regionCount), segment_.regions().regions());
+  info.setPages(counts.total());
+  info.setMissing(counts.missing);
+  info.setFaulted(counts.faulted);
+  info.setRemoved(counts.removed);
+  info.setRemoveNegotiated((facts.uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0);
+  info.setFailure(failure_.c_str());
+  info.setPrefaulting(!jobs_.empty());
+  info.setSegmentBytes(segment_.bytes());
+  info.setAgeNs(shm::nowNs() - segment_.header().attachedAt.load());
+}
+
+void Restore::fill(rpc::RestoreStats::Builder stats) {
+  rpc::fill(stats, segment_.counters());
+  const std::uint32_t count = segment_.activeShards();
+  std::vector<std::uint32_t> owned(count);
+  for (std::uint32_t extent = 0; extent < segment_.extents().count(); extent++)
+    owned[segment_.extents().owner(extent, count)]++;
+  auto shards = stats.initShards(count);
+  for (std::uint32_t i = 0; i < count; i++) {
+    rpc::fill(shards[i], segment_.shardCounters(i));
+    shards[i].setShard(i);
+    shards[i].setExtents(owned[i]);
+  }
+}
+
+void Restore::wake() {
+  shm::count(segment_.counters().wakes);
+  for (const shm::RegionEntry& region : segment_.regions().entries())
+    uffd::wake(fds_.uffd.get(), region.base, region.size);
+}
+
+void Restore::taskFailed(kj::Exception&& exception) {
+  fail(exception.getDescription().cStr());
+}
+
+}  // namespace faultline::coordinator

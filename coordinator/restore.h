@@ -1,0 +1,142 @@
+// One restore: a target's address space being brought back.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "coordinator/event_log.h"
+#include "coordinator/fault_router.h"
+#include "coordinator/options.h"
+#include "coordinator/prefault_job.h"
+#include "coordinator/shard_pool.h"
+#include "coordinator/uffd_reader.h"
+#include "coordinator/undertaker.h"
+#include "rpc/control.capnp.h"
+#include "shmtracker/segment.h"
+
+namespace faultline::coordinator {
+
+// What restores share.
+struct RestoreContext {
+  kj::AsyncIoContext& io;
+  SupervisorLink& link;
+  EventLog& log;
+  rpc::Failpoints& failpoints;
+  const Options& options;
+  ShardPool& pool;
+};
+
+// The fds of a restore; uffd and source always, the others where known (-1).
+struct RestoreFds {
+  kj::AutoCloseFd uffd;
+  kj::AutoCloseFd source;
+  kj::AutoCloseFd conn;    // the handshake's connection
+  kj::AutoCloseFd target;  // pidfd
+};
+
+struct RestoreSpec {
+  std::string name;
+  std::string sourceName;
+  std::vector<shm::Region> regions;
+  std::uint64_t uffdFeatures = 0;
+  std::uint32_t targetPid = 0;
+  bool prefault = false;
+  bool keepServing = false;
+  bool watchSocket = false;  // the target is gone when `conn` closes
+};
+
+enum class Phase { serving, paused, complete, failed };
+
+// Loop thread only.
+class Restore final : private kj::TaskSet::ErrorHandler {
+ public:
+  // Begins a restore and makes it durable. Throws, leaving nothing, where the regions can't be served from
+  // the source or there is no memory.
+  static kj::Own<Restore> begin(RestoreContext& context, const RestoreSpec& spec, RestoreFds fds);
+  // Takes over a predecessor's. Throws shm::SegmentError where the segment cannot be believed.
+  static kj::Own<Restore> adopt(RestoreContext& context, RestoreFds fds, int segment, bool anyShardAlive);
+  ~Restore() noexcept(false);
+
+  // Attaches it to the shards that are up, then serves.
+  void start();
+  // The same for an adopted one: recovers first, wakes all waiting threads at the end.
+  kj::Promise<void> recover();
+
+  // A shard is up (again): attaches to it, gives up on `hopeless` pages, wakes all waiting threads.
+  kj::Promise<void> shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless);
+  void shardDied(std::uint32_t index);
+
+  std::uint64_t id() const { return segment_.facts().restoreId; }
+  std::string name() const { return segment_.name(); }
+  shm::Segment& segment() { return segment_; }
+  UffdReader& reader() { return *reader_; }
+  const RestoreFds& fds() const { return fds_; }
+  bool over() const { return over_; }
+  bool servedBy(std::uint32_t shard) const { return router_.attached(shard); }
+
+  void pause();
+  void resume();
+  // Background population; no ranges: everything.
+  std::shared_ptr<PrefaultJob> prefault(std::vector<shm::PageRange> ranges);
+  void cancel(PrefaultJob& job);
+  // Deals the extents out to `shards` shards, all of which are up.
+  kj::Promise<void> reshard(std::uint32_t shards);
+
+  // Over: the target has gone, was released, or the operator says so.
+  enum class Release { no, yes };  // yes: unregister its ranges, so that it runs on without a server
+  void end(const std::string& reason, Release release);
+  // Goes on as a failed one: every fault gets an error, so that the target learns it.
+  void fail(const std::string& reason);
+
+  void fill(rpc::RestoreInfo::Builder info);
+  void fill(rpc::RestoreStats::Builder stats);
+  kj::Promise<void> whenReady() { return ready_.addBranch(); }
+  kj::Promise<void> whenComplete() { return complete_.addBranch(); }
+  kj::Promise<std::string> whenOver();
+
+ private:
+  Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment);
+
+  void store();
+  void open();
+  kj::Promise<void> attachTo(ShardHandle& shard);
+  kj::Promise<void> watchTarget();
+  kj::Promise<void> watchCompletion();
+  void serve();
+  void startOn(std::shared_ptr<PrefaultJob> job, ShardHandle& shard);
+  void holdPopulation();
+  void poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages, const std::string& reason);
+  // Makes every waiting thread of the target fault again.
+  void wake();
+  void taskFailed(kj::Exception&& exception) override;
+  UffdReaderHooks readerHooks();
+  std::string fdName(const std::string& part) const;
+
+  RestoreContext& context_;
+  RestoreFds fds_;
+  shm::Segment segment_;
+  FaultRouter router_;
+  kj::Own<UffdReader> reader_;
+  kj::Maybe<kj::Own<Undertaker>> undertaker_;
+  kj::Promise<void> reading_;  // of reader_ or undertaker_
+  kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> targetExit_;
+  Phase phase_ = Phase::serving;
+  std::string failure_;
+  std::string overReason_;
+  bool over_ = false;
+  bool serving_ = false;
+  shm::PageIndex firstMissing_ = 0;  // none before it; never moves back
+  std::vector<std::shared_ptr<PrefaultJob>> jobs_;
+  std::uint64_t lastJob_ = 0;
+
+  kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;
+  kj::ForkedPromise<void> ready_, complete_, overPromise_;
+  kj::TaskSet tasks_;
+};
+
+}  // namespace faultline::coordinator

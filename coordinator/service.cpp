@@ -1,0 +1,374 @@
+#include "coordinator/service.h"
+
+#include <capnp/serialize.h>
+#include <fcntl.h>
+#include <kj/debug.h>
+#include <spdlog/spdlog.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "coordinator/coordinator_server.h"
+#include "coordinator/hooks_server.h"
+#include "rpc/fd.h"
+#include "shmtracker/clock.h"
+#include "shmtracker/error.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+// Deaths of shards at one page after which the page is given up.
+constexpr std::uint32_t DEATHS_A_PAGE = 3;
+
+std::vector<std::string> split(const std::string& name) {
+  std::vector<std::string> parts(1);
+  for (const char c : name) {
+    if (c == '.')
+      parts.emplace_back();
+    else
+      parts.back() += c;
+  }
+  return parts;
+}
+
+bool startsWith(const std::string& text, const std::string& prefix) {
+  return text.rfind(prefix, 0) == 0;
+}
+bool endsWith(const std::string& text, const std::string& suffix) {
+  return text.size() >= suffix.size() &&
+         text.compare(text.size() - suffix.size(), suffix.size(), suffix) == 0;
+}
+
+// Tells sockets apart, whatever number they have here.
+ino_t inodeOf(int fd) {
+  struct stat status {};
+  return fd >= 0 && fstat(fd, &status) == 0 ? status.st_ino : 0;
+}
+
+ListenerSpec specFrom(rpc::ListenSpec::Reader reader) {
+  return {reader.getName().cStr(), reader.getSourceName().cStr(), reader.getPrefault(),
+          reader.getKeepServing(), reader.getAnyUser()};
+}
+
+}  // namespace
+
+Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inherited, Options options)
+    : io_(io),
+      link_(link),
+      inherited_(kj::mv(inherited)),
+      options_(std::move(options)),
+      log_(link, inherited_.events),
+      pool_(io, link, log_, failpoints_, options_, *this),
+      context_{io, link, log_, failpoints_, options_, pool_},
+      tasks_(*this) {}
+
+Service::~Service() noexcept(false) = default;
+
+kj::Promise<void> Service::run() {
+  if (!inherited_.death.empty())
+    log_.add("coordinator " + inherited_.death + "; its successor " + std::to_string(getpid()) +
+             " takes over");
+  adoptFailpoints();
+  auto paf = kj::newPromiseAndFulfiller<void>();
+  ended_ = kj::mv(paf.fulfiller);
+  // Shards first: what they have attached, and whether any of them lives, decides how a restore is taken
+  // over.
+  auto shards = pool_.begin(inherited_);
+  tasks_.add(
+      link_.receive([this](std::string name, kj::AutoCloseFd fd) { connectionAccepted(name, kj::mv(fd)); })
+          .then([this] {
+            spdlog::warn("the supervisor has gone, so does this coordinator");
+            ended_->fulfill();
+          }));
+  adoptListeners();
+  tasks_.add(
+      adoptRestores().then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); }).then([this] {
+        adoptConnections();
+        rpc::Coordinator::Client server = makeCoordinatorServer(*this);
+        auto acceptor = kj::heap<rpc::Acceptor>(kj::mv(server));
+        auto listening = acceptor->listen(*io_.lowLevelProvider, inherited_.take("control"));
+        tasks_.add(listening.attach(kj::mv(acceptor)));
+        link_.ready();
+        if (inherited_.deathNoticed != 0) {
+          const double ms = static_cast<double>(shm::nowNs() - inherited_.deathNoticed) / 1e6;
+          char text[96];
+          snprintf(text, sizeof text, "coordinator %d serves %zu restores again after %.1f ms", getpid(),
+                   restores_.size(), ms);
+          log_.add(text);
+        }
+      }));
+  tasks_.add(pingSupervisor());
+  return kj::mv(paf.promise);
+}
+
+kj::Promise<void> Service::pingSupervisor() {
+  link_.alive();
+  const auto quarter = static_cast<std::uint64_t>(options_.watchdog.count()) / 4 * kj::MILLISECONDS;
+  return io_.provider->getTimer().afterDelay(quarter).then([this] { return pingSupervisor(); });
+}
+
+// --- taking over ---
+
+void Service::adoptFailpoints() {
+  std::vector<std::string> names;
+  for (const auto& [name, fd] : inherited_.fds)
+    if (startsWith(name, "failpoint.") && endsWith(name, ".resume")) names.push_back(name);
+  for (const std::string& name : names) {
+    const auto parts = split(name);  // failpoint POINT ACTION SKIP PAGE resume
+    const auto point = parts.size() == 6 ? rpc::pointNamed(parts[1]) : std::nullopt;
+    kj::AutoCloseFd resume = inherited_.take(name);
+    const std::string reachedName = name.substr(0, name.size() - 6) + "reached";
+    kj::AutoCloseFd reached = inherited_.take(reachedName);
+    link_.drop(name);
+    link_.drop(reachedName);
+    if (!point.has_value() || !options_.testHooks) continue;
+    failpoints_.arm({*point, static_cast<rpc::Action>(std::stoi(parts[2])), std::stoull(parts[4]),
+                     static_cast<std::uint32_t>(std::stoul(parts[3])), kj::mv(reached), kj::AutoCloseFd(),
+                     kj::mv(resume)});
+  }
+}
+
+void Service::adoptListeners() {
+  std::vector<std::string> names;
+  for (const auto& [name, fd] : inherited_.fds)
+    if (startsWith(name, "listener.") && endsWith(name, ".spec")) names.push_back(name);
+  for (const std::string& name : names) {
+    const std::string stem = name.substr(0, name.size() - 4);
+    auto specFd = inherited_.take(name);
+    auto source = inherited_.take(stem + "source");
+    auto failure = kj::runCatchingExceptions([&] {
+      KJ_REQUIRE(source.get() >= 0, "the listener's source is not there");
+      KJ_SYSCALL(lseek(specFd.get(), 0, SEEK_SET));
+      capnp::StreamFdMessageReader message(specFd.get());
+      ListenerSpec spec = specFrom(message.getRoot<rpc::ListenSpec>());
+      const std::string key = spec.name;
+      listeners_[key] = std::make_shared<Listener>(
+          context_, std::move(spec), kj::mv(source),
+          [this](RestoreSpec wanted, RestoreFds fds) { return begin(std::move(wanted), kj::mv(fds)); });
+    });
+    KJ_IF_MAYBE (e, failure) {
+      log_.add("listener " + name + " cannot be taken over: " + e->getDescription().cStr());
+    }
+  }
+}
+
+kj::Promise<void> Service::adoptRestores() {
+  std::set<std::uint64_t> ids;
+  for (const auto& [name, fd] : inherited_.fds)
+    if (startsWith(name, "restore.")) ids.insert(std::stoull(split(name)[1]));
+  bool anyShardAlive = false;
+  for (std::uint32_t i = 0; i < pool_.size(); i++)
+    if (ShardHandle* shard = pool_.process(i)) anyShardAlive |= shard->adopted();
+  auto recovered = kj::Vector<kj::Promise<void>>();
+  for (const std::uint64_t id : ids) {
+    const std::string stem = "restore." + std::to_string(id) + ".";
+    RestoreFds fds{inherited_.take(stem + "uffd"), inherited_.take(stem + "source"),
+                   inherited_.take(stem + "conn"), inherited_.take(stem + "target")};
+    kj::AutoCloseFd segment = inherited_.take(stem + "segment");
+    if (segment.get() < 0) {
+      // Died before it was durable; the connection is there still and the handshake begins again.
+      for (const char* part : {"uffd", "source", "conn", "target"}) link_.drop(stem + part);
+      continue;
+    }
+    const int uffd = fds.uffd.get();
+    const RestoreFds spare{rpc::duplicate(uffd), kj::AutoCloseFd(), kj::AutoCloseFd(),
+                           fds.target.get() >= 0 ? rpc::duplicate(fds.target.get()) : kj::AutoCloseFd()};
+    auto failure = kj::runCatchingExceptions([&] {
+      auto restore = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
+      auto& adopted = *restore;
+      keep(kj::mv(restore));
+      recovered.add(adopted.recover());
+    });
+    KJ_IF_MAYBE (e, failure) {
+      loseRestore(id, e->getDescription().cStr(), kj::mv(const_cast<RestoreFds&>(spare)));
+    }
+  }
+  return kj::joinPromises(recovered.releaseAsArray());
+}
+
+void Service::loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds) {
+  log_.add("restore " + std::to_string(id) + " cannot be taken over: " + why +
+           "; its target gets SIGBUS on every page it still misses");
+  auto lost = kj::heap<Lost>(Lost{kj::mv(fds), kj::Own<Undertaker>(), nullptr});
+  lost->undertaker =
+      kj::heap<Undertaker>(io_, lost->fds.uffd.get(), lost->fds.target.get(), std::to_string(id));
+  lost->running = lost->undertaker->run().eagerlyEvaluate(nullptr);
+  lost_.push_back(kj::mv(lost));
+}
+
+void Service::adoptConnections() {
+  std::vector<std::string> names;
+  for (const auto& [name, fd] : inherited_.fds)
+    if (startsWith(name, "listener.") && name.find(".conn.") != std::string::npos) names.push_back(name);
+  for (const std::string& name : names) connectionAccepted(name, inherited_.take(name));
+}
+
+void Service::connectionAccepted(const std::string& name, kj::AutoCloseFd fd) {
+  const std::size_t end = name.rfind(".conn.");
+  const std::string listener = end == std::string::npos ? "" : name.substr(9, end - 9);
+  const auto found = listeners_.find(listener);
+  // Served already: the predecessor died between making the restore and saying so.
+  bool served = found == listeners_.end();
+  for (const auto& [id, restore] : restores_)
+    served |= inodeOf(restore->fds().conn.get()) == inodeOf(fd.get());
+  if (served) return link_.drop(name);
+  found->second->accepted(name, kj::mv(fd));
+}
+
+// --- restores ---
+
+std::string Service::freeName(const std::string& wanted) const {
+  const std::string base = wanted.empty() ? "restore" : wanted.substr(0, 50);
+  for (unsigned i = 1;; i++) {
+    const std::string name = i == 1 ? base : base + "-" + std::to_string(i);
+    bool taken = false;
+    for (const auto& [id, restore] : restores_) taken |= restore->name() == name;
+    if (!taken) return name;
+  }
+}
+
+std::string Service::begin(RestoreSpec spec, RestoreFds fds) {
+  spec.name = freeName(spec.name);
+  auto restore = Restore::begin(context_, spec, kj::mv(fds));
+  auto& begun = *restore;
+  spdlog::info("restore {} ({}): {} pages in {} regions from {}, target pid {}", begun.name(), begun.id(),
+               begun.segment().pages().pageCount(), spec.regions.size(), spec.sourceName, spec.targetPid);
+  keep(kj::mv(restore));
+  begun.start();
+  return begun.name();
+}
+
+void Service::keep(kj::Own<Restore> restore) {
+  const std::uint64_t id = restore->id();
+  Restore* raw = restore.get();
+  std::shared_ptr<Restore> shared(raw, [own = kj::mv(restore)](Restore*) mutable { own = nullptr; });
+  restores_[id] = shared;
+  watch(shared);
+}
+
+void Service::watch(std::shared_ptr<Restore> restore) {
+  tasks_.add(restore->whenOver().then([this, id = restore->id()](std::string) {
+    // Not from within one of its own promises.
+    tasks_.add(kj::evalLater([this, id] { restores_.erase(id); }));
+  }));
+}
+
+std::shared_ptr<Restore> Service::find(const std::string& name) {
+  for (const auto& [id, restore] : restores_)
+    if (restore->name() == name) return restore;
+  KJ_FAIL_REQUIRE("no restore has this name; `faultline status` lists them", name.c_str());
+}
+
+std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source) {
+  KJ_REQUIRE(
+      !spec.name.empty() && spec.name.size() <= 50 && spec.name.find_first_of(".:/ \n") == std::string::npos,
+      "a listener's name has 1 to 50 characters, none of them '.', ':', '/' or blank", spec.name.c_str());
+  KJ_REQUIRE(listeners_.count(spec.name) == 0, "a listener of this name is being served: choose another",
+             spec.name.c_str());
+  int memory;
+  KJ_SYSCALL(memory = memfd_create("faultline-listener", MFD_CLOEXEC));
+  kj::AutoCloseFd specFd(memory);
+  capnp::MallocMessageBuilder message;
+  auto root = message.initRoot<rpc::ListenSpec>();
+  root.setName(spec.name.c_str());
+  root.setSourceName(spec.sourceName.c_str());
+  root.setPrefault(spec.prefault);
+  root.setKeepServing(spec.keepServing);
+  root.setAnyUser(spec.anyUser);
+  capnp::writeMessageToFd(specFd.get(), message);
+  const std::string name = spec.name;
+  link_.store(listenerName(name, "source"), source.get());
+  link_.store(listenerName(name, "spec"), specFd.get());
+  auto listener = std::make_shared<Listener>(
+      context_, std::move(spec), kj::mv(source),
+      [this](RestoreSpec wanted, RestoreFds fds) { return begin(std::move(wanted), kj::mv(fds)); });
+  listeners_[name] = listener;
+  link_.store(listenerName(name, "listen"), socket.get());
+  return listener;
+}
+
+void Service::closeListener(const std::string& name) {
+  for (const char* part : {"listen", "spec", "source"}) link_.drop(listenerName(name, part));
+  listeners_.erase(name);
+}
+
+void Service::shutdown(bool force) {
+  for (const auto& [id, restore] : restores_)
+    KJ_REQUIRE(force || restore->segment().pages().counts().missing == 0,
+               "restores are being served and would lose pages: wait for them, detach them, or use force",
+               restore->name().c_str());
+  link_.shutdown();
+  for (const auto& [id, restore] : std::map(restores_))
+    restore->end("the service is shut down", Restore::Release::yes);
+  // Once the answer to this call is on its way.
+  tasks_.add(io_.provider->getTimer().afterDelay(1 * kj::MILLISECONDS).then([this] { ended_->fulfill(); }));
+}
+
+kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards) {
+  auto restore = find(name);
+  KJ_REQUIRE(shards >= 1 && shards <= shm::MAX_SHARDS, "a restore can have 1 to 64 shards", shards);
+  return pool_.grow(shards)
+      .then([restore, shards] { return restore->reshard(shards); })
+      .then([this, name, shards] {
+        log_.add("restore " + name + " is served by " + std::to_string(shards) + " shards now");
+      });
+}
+
+// --- shards ---
+
+// Pages that the dead shard's workers were busy with, one at a time, by restore.
+std::map<std::uint64_t, std::vector<shm::PageIndex>> Service::suspectsOf(std::uint32_t index) {
+  std::map<std::uint64_t, std::vector<shm::PageIndex>> suspects;
+  for (const auto& [id, restore] : restores_) {
+    shm::Segment& segment = restore->segment();
+    for (unsigned worker = 0; worker < segment.facts().workersPerShard; worker++) {
+      shm::Slot& slot = segment.slot(segment.firstSlot(index) + worker);
+      const std::uint32_t count = slot.inflightCount.exchange(0);
+      const shm::PageIndex page = slot.inflightPage.load();
+      if (count == 1 && page < segment.pages().pageCount()) suspects[id].push_back(page);
+    }
+  }
+  return suspects;
+}
+
+void Service::shardDied(std::uint32_t index) {
+  for (auto& [id, pages] : suspectsOf(index))
+    for (const shm::PageIndex page : pages) deaths_[{id, page}]++;
+  for (const auto& [id, restore] : restores_) restore->shardDied(index);
+}
+
+kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) {
+  auto work = kj::Vector<kj::Promise<void>>();
+  for (const std::uint64_t id : has) {
+    if (restores_.count(id) != 0) continue;
+    auto request = shard.rpc().detachRequest();
+    request.setRestore(id);
+    work.add(request.send().ignoreResult());
+  }
+  for (const auto& [id, restore] : restores_) {
+    std::vector<shm::PageIndex> hopeless;
+    for (auto& [key, count] : deaths_)
+      if (key.first == id && count >= DEATHS_A_PAGE &&
+          restore->segment().ownerOf(key.second) == shard.index())
+        hopeless.push_back(key.second);
+    const std::uint32_t index = shard.index();
+    work.add(restore->shardUp(shard, hopeless));
+    if (hopeless.empty()) continue;
+    for (const shm::PageIndex page : hopeless) deaths_.erase({id, page});
+    log_.add("restore " + restore->name() + ": page " + std::to_string(hopeless.front()) +
+             " is poisoned: shard " + std::to_string(index) + " died at it " + std::to_string(DEATHS_A_PAGE) +
+             " times");
+  }
+  return kj::joinPromises(work.releaseAsArray());
+}
+
+rpc::ShardEvents::Client Service::eventsFor(std::uint32_t index) {
+  return makeShardEvents(*this, index);
+}
+
+void Service::taskFailed(kj::Exception&& exception) {
+  spdlog::error("{}", exception.getDescription().cStr());
+}
+
+}  // namespace faultline::coordinator

@@ -1,0 +1,91 @@
+// The coordinator as a whole: what it serves, and how it takes over from a predecessor.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "coordinator/event_log.h"
+#include "coordinator/listener.h"
+#include "coordinator/options.h"
+#include "coordinator/restore.h"
+#include "coordinator/shard_pool.h"
+#include "coordinator/supervisor_link.h"
+#include "rpc/connection.h"
+
+namespace faultline::coordinator {
+
+// Loop thread only.
+class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler {
+ public:
+  Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inherited, Options options);
+  ~Service() noexcept(false);
+
+  // Takes over what was left, serves, and returns when it has been told to end (or the supervisor has gone).
+  kj::Promise<void> run();
+
+  // --- what the control interface asks for; failures are exceptions with a message for people ---
+  // Begins a restore; returns its name (the one asked for, with a number behind it if that is taken).
+  std::string begin(RestoreSpec spec, RestoreFds fds);
+  std::shared_ptr<Restore> find(const std::string& name);
+  const std::map<std::uint64_t, std::shared_ptr<Restore>>& restores() const { return restores_; }
+  std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source);
+  void closeListener(const std::string& name);
+  void shutdown(bool force);
+  kj::Promise<void> reshard(const std::string& name, std::uint32_t shards);
+
+  const Options& options() const { return options_; }
+  const EventLog& events() const { return log_; }
+  void note(const std::string& event) { log_.add(event); }
+  ShardPool& pool() { return pool_; }
+  rpc::Failpoints& failpoints() { return failpoints_; }
+  SupervisorLink& link() { return link_; }
+  std::uint32_t incarnation() const { return inherited_.incarnation; }
+  kj::AsyncIoContext& io() { return io_; }
+
+ private:
+  void adoptFailpoints();
+  void adoptListeners();
+  kj::Promise<void> adoptRestores();
+  void adoptConnections();
+  void loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds);
+  void keep(kj::Own<Restore> restore);
+  void watch(std::shared_ptr<Restore> restore);
+  kj::Promise<void> pingSupervisor();
+  std::string freeName(const std::string& wanted) const;
+  void connectionAccepted(const std::string& name, kj::AutoCloseFd fd);
+  std::map<std::uint64_t, std::vector<shm::PageIndex>> suspectsOf(std::uint32_t shard);
+
+  void shardDied(std::uint32_t index) override;
+  kj::Promise<void> shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) override;
+  rpc::ShardEvents::Client eventsFor(std::uint32_t index) override;
+  void taskFailed(kj::Exception&& exception) override;
+
+  kj::AsyncIoContext& io_;
+  SupervisorLink& link_;
+  Inheritance inherited_;
+  const Options options_;
+  rpc::Failpoints failpoints_;
+  EventLog log_;
+  ShardPool pool_;
+  RestoreContext context_;
+  std::map<std::uint64_t, std::shared_ptr<Restore>> restores_;
+  // Restores whose segment could not be believed: their fds are held, so that nobody reads zeros.
+  struct Lost {
+    RestoreFds fds;
+    kj::Own<Undertaker> undertaker;
+    kj::Promise<void> running;
+  };
+  std::vector<kj::Own<Lost>> lost_;
+  std::map<std::string, std::shared_ptr<Listener>> listeners_;
+  // How often a shard died while it was busy with a page.
+  std::map<std::pair<std::uint64_t, shm::PageIndex>, std::uint32_t> deaths_;
+  kj::Own<kj::PromiseFulfiller<void>> ended_;
+  kj::TaskSet tasks_;
+};
+
+}  // namespace faultline::coordinator

@@ -1,0 +1,128 @@
+#include "coordinator/shard_handle.h"
+
+#include <kj/debug.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <thread>
+
+#include "rpc/fd.h"
+#include "shmtracker/clock.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+// Faults that a successor of a dead shard serves one by one, so that a page that kills it is known by name.
+constexpr unsigned CAREFUL_FAULTS = 256;
+
+// The pid behind a pidfd, for people to read; 0 where it has ended.
+pid_t pidOf(int pidfd) {
+  std::ifstream info("/proc/self/fdinfo/" + std::to_string(pidfd));
+  for (std::string key; info >> key;) {
+    long value = 0;
+    if (key == "Pid:" && info >> value) return value > 0 ? static_cast<pid_t>(value) : 0;
+  }
+  return 0;
+}
+
+// A fresh connection, whose other end goes to the shard through its channel.
+kj::Own<rpc::Connection> connect(kj::AsyncIoContext& io, rpc::FdChannel& channel) {
+  auto [ours, theirs] = rpc::streamPair();
+  KJ_REQUIRE(channel.send("connect", "", theirs.get()), "the shard is gone");
+  return kj::heap<rpc::Connection>(*io.lowLevelProvider, kj::mv(ours));
+}
+
+}  // namespace
+
+std::string shardName(std::uint32_t index, const std::string& part) {
+  return "shard." + std::to_string(index) + "." + part;
+}
+
+std::uint32_t threadsOf(const Options& options) {
+  if (options.threads != 0) return options.threads;
+  return std::clamp<std::uint32_t>(std::thread::hardware_concurrency() / options.shards, 1, 4);
+}
+
+ShardHandle::ShardHandle(kj::AsyncIoContext& io, std::uint32_t index, kj::AutoCloseFd channel,
+                         rpc::ChildProcess process, Origin origin)
+    : io_(io),
+      index_(index),
+      channel_(kj::mv(channel)),
+      process_(kj::mv(process)),
+      exit_(io.unixEventPort, process_.pidfd.get(), kj::UnixEventPort::FdObserver::OBSERVE_READ),
+      ring_(rpc::FaultRing::create()),
+      connection_(connect(io, channel_)),
+      shard_(connection_->bootstrap().castAs<rpc::Shard>()),
+      startedAt_(shm::nowNs()),
+      origin_(origin) {}
+
+kj::Own<ShardHandle> ShardHandle::start(kj::AsyncIoContext& io, SupervisorLink& link,
+                                        rpc::Failpoints& failpoints, const Options& options,
+                                        std::uint32_t index, bool careful) {
+  auto [ours, theirs] = rpc::FdChannel::pair();
+  std::vector<std::string> arguments = {"--threads",   std::to_string(threadsOf(options)),
+                                        "--name",      "shard-" + std::to_string(index),
+                                        "--log-level", options.logLevel};
+  if (careful) arguments.insert(arguments.end(), {"--careful", std::to_string(CAREFUL_FAULTS)});
+  if (options.testHooks) arguments.push_back("--test-hooks");
+  rpc::ChildProcess process =
+      rpc::startProcess(rpc::siblingExecutable("faultline-shard"), arguments, theirs.get());
+  failpoints.hit(rpc::Point::shardStarting);
+  link.store(shardName(index, "pidfd"), process.pidfd.get());
+  link.store(shardName(index, "channel"), ours.get());
+  return kj::heap<ShardHandle>(io, index, kj::mv(ours), kj::mv(process), Origin::started);
+}
+
+kj::Maybe<kj::Own<ShardHandle>> ShardHandle::adopt(kj::AsyncIoContext& io, std::uint32_t index,
+                                                   kj::AutoCloseFd channel, kj::AutoCloseFd pidfd) {
+  if (channel.get() < 0 || pidfd.get() < 0 || rpc::hasEnded(pidfd.get())) return nullptr;
+  const pid_t pid = pidOf(pidfd.get());
+  kj::Maybe<kj::Own<ShardHandle>> handle;
+  // It may die just now: then it is started anew like any dead one.
+  auto failure = kj::runCatchingExceptions([&] {
+    handle = kj::heap<ShardHandle>(io, index, kj::mv(channel), rpc::ChildProcess{pid, kj::mv(pidfd)},
+                                   Origin::adopted);
+  });
+  KJ_IF_MAYBE (e, failure) {
+    spdlog::warn("shard {} cannot be adopted: {}", index, e->getDescription().cStr());
+    return nullptr;
+  }
+  return handle;
+}
+
+kj::Promise<std::vector<std::uint64_t>> ShardHandle::greet(rpc::ShardEvents::Client events) {
+  auto hello = shard_.helloRequest();
+  hello.setEvents(kj::mv(events));
+  return hello.send().then([this](capnp::Response<rpc::Shard::HelloResults> response) {
+    std::vector<std::uint64_t> restores;
+    for (const std::uint64_t id : response.getRestores()) restores.push_back(id);
+    auto request = shard_.useRingRequest();
+    request.setRing(rpc::makeFdFrom(ring_.memoryFd()));
+    request.setDoorbell(rpc::makeFdFrom(ring_.doorbellFd()));
+    return request.send().ignoreResult().then(
+        [restores = std::move(restores)]() mutable { return std::move(restores); });
+  });
+}
+
+void ShardHandle::handOver(std::uint64_t restore, std::uint64_t readAt,
+                           std::span<const std::uint64_t> pages) {
+  if (ring_.push(restore, readAt, pages)) return;
+  auto request = shard_.faultsRequest();
+  auto batch = request.initBatch();
+  batch.setRestore(restore);
+  batch.setReadAt(readAt);
+  auto list = batch.initPages(static_cast<unsigned>(pages.size()));
+  for (unsigned i = 0; i < pages.size(); i++) list.set(i, pages[i]);
+  // Lost with the shard, if that dies: its successor's wake brings the faults back.
+  request.send().detach([](kj::Exception&&) {});
+}
+
+kj::Promise<void> ShardHandle::ended() {
+  if (rpc::hasEnded(process_.pidfd.get())) return kj::READY_NOW;
+  return exit_.whenBecomesReadable().then([this] { return ended(); });
+}
+
+}  // namespace faultline::coordinator

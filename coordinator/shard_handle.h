@@ -1,0 +1,72 @@
+// One shard process as the coordinator sees it.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "coordinator/options.h"
+#include "coordinator/supervisor_link.h"
+#include "rpc/connection.h"
+#include "rpc/failpoints.h"
+#include "rpc/fault_ring.h"
+#include "rpc/process.h"
+#include "rpc/shard.capnp.h"
+
+namespace faultline::coordinator {
+
+// A live process and the connection to it. Loop thread only.
+class ShardHandle {
+ public:
+  // Starts a process. `careful`: its predecessor died, so it begins with one fault at a time.
+  static kj::Own<ShardHandle> start(kj::AsyncIoContext& io, SupervisorLink& link, rpc::Failpoints& failpoints,
+                                    const Options& options, std::uint32_t index, bool careful);
+  // Takes over a process that a predecessor started, if it still lives.
+  static kj::Maybe<kj::Own<ShardHandle>> adopt(kj::AsyncIoContext& io, std::uint32_t index,
+                                               kj::AutoCloseFd channel, kj::AutoCloseFd pidfd);
+
+  enum class Origin { started, adopted };
+  ShardHandle(kj::AsyncIoContext& io, std::uint32_t index, kj::AutoCloseFd channel, rpc::ChildProcess process,
+              Origin origin);
+
+  // First call on the connection: what the shard has attached, then the ring.
+  kj::Promise<std::vector<std::uint64_t>> greet(rpc::ShardEvents::Client events);
+
+  // Hands faults over: through the ring, or by a call where that is full.
+  void handOver(std::uint64_t restore, std::uint64_t readAt, std::span<const std::uint64_t> pages);
+  // After all handOver()s of a drain.
+  void ringDoorbell() { ring_.ring(); }
+
+  rpc::Shard::Client& rpc() { return shard_; }
+  std::uint32_t index() const { return index_; }
+  // Lived before this coordinator did.
+  bool adopted() const { return origin_ == Origin::adopted; }
+  pid_t pid() const { return process_.pid; }
+  int pidfd() const { return process_.pidfd.get(); }
+  std::uint64_t startedAt() const { return startedAt_; }  // ns, CLOCK_MONOTONIC
+  // Resolves when the process has ended.
+  kj::Promise<void> ended();
+
+ private:
+  kj::AsyncIoContext& io_;
+  const std::uint32_t index_;
+  rpc::FdChannel channel_;
+  rpc::ChildProcess process_;
+  kj::UnixEventPort::FdObserver exit_;
+  rpc::FaultRing ring_;
+  kj::Own<rpc::Connection> connection_;
+  rpc::Shard::Client shard_;
+  const std::uint64_t startedAt_;
+  const Origin origin_;
+};
+
+// The names under which the supervisor keeps a shard.
+std::string shardName(std::uint32_t index, const std::string& part);
+
+// Copy workers a shard has besides its fault thread.
+std::uint32_t threadsOf(const Options& options);
+
+}  // namespace faultline::coordinator

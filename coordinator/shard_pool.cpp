@@ -1,0 +1,157 @@
+#include "coordinator/shard_pool.h"
+
+#include <kj/debug.h>
+#include <spdlog/spdlog.h>
+
+#include "shmtracker/clock.h"
+#include "shmtracker/layout.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+// A shard that dies this soon after its start counts as one that cannot run.
+constexpr std::uint64_t QUICK_DEATH = 1'000'000'000;  // ns
+constexpr std::uint64_t LONGEST_BACK_OFF = 1000;      // ms
+constexpr std::chrono::milliseconds FENCE_PATIENCE{5000};
+
+// How long to wait before the next start: none after a first death, then doubling.
+kj::Duration backOff(std::uint32_t quickDeaths) {
+  if (quickDeaths < 2) return 0 * kj::MILLISECONDS;
+  return std::min<std::uint64_t>(10ull << std::min(quickDeaths - 2, 10u), LONGEST_BACK_OFF) *
+         kj::MILLISECONDS;
+}
+
+std::string milliseconds(std::uint64_t ns) {
+  char text[32];
+  snprintf(text, sizeof text, "%.1f ms", static_cast<double>(ns) / 1e6);
+  return text;
+}
+
+}  // namespace
+
+ShardPool::ShardPool(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, rpc::Failpoints& failpoints,
+                     const Options& options, ShardPoolEvents& owner)
+    : io_(io),
+      link_(link),
+      log_(log),
+      failpoints_(failpoints),
+      options_(options),
+      owner_(owner),
+      tasks_(*this) {
+  seats_.reserve(shm::MAX_SHARDS);  // handlers hold references to seats
+}
+
+kj::Promise<void> ShardPool::begin(Inheritance& inherited) {
+  std::uint32_t count = options_.shards;
+  for (std::uint32_t i = count; i < shm::MAX_SHARDS; i++)
+    if (inherited.fds.count(shardName(i, "channel")) != 0) count = i + 1;
+  auto ready = kj::heapArrayBuilder<kj::Promise<void>>(count);
+  for (std::uint32_t index = 0; index < count; index++) {
+    seats_.emplace_back();
+    auto channel = inherited.take(shardName(index, "channel"));
+    auto pidfd = inherited.take(shardName(index, "pidfd"));
+    seats_[index].handle = ShardHandle::adopt(io_, index, kj::mv(channel), kj::mv(pidfd));
+    ready.add(seats_[index].handle == nullptr ? startSeat(index) : bringUp(index));
+  }
+  return kj::joinPromises(ready.finish());
+}
+
+kj::Promise<void> ShardPool::grow(std::uint32_t count) {
+  KJ_REQUIRE(count <= shm::MAX_SHARDS, "too many shards", count, shm::MAX_SHARDS);
+  auto ready = kj::Vector<kj::Promise<void>>();
+  while (size() < count) {
+    seats_.emplace_back();
+    ready.add(startSeat(size() - 1));
+  }
+  return kj::joinPromises(ready.releaseAsArray());
+}
+
+ShardHandle* ShardPool::process(std::uint32_t index) const {
+  if (index >= seats_.size()) return nullptr;
+  KJ_IF_MAYBE (handle, seats_[index].handle) {
+    return const_cast<ShardHandle*>(handle->get());
+  }
+  return nullptr;
+}
+
+ShardHandle* ShardPool::up(std::uint32_t index) const {
+  return index < seats_.size() && seats_[index].up ? process(index) : nullptr;
+}
+
+kj::Promise<void> ShardPool::startSeat(std::uint32_t index) {
+  Seat& seat = seats_[index];
+  return io_.provider->getTimer()
+      .afterDelay(backOff(seat.quickDeaths))
+      .then([this, index]() -> kj::Promise<void> {
+        Seat& seat = seats_[index];
+        auto failure = kj::runCatchingExceptions([&] {
+          seat.handle = ShardHandle::start(io_, link_, failpoints_, options_, index, seat.restarts > 0);
+        });
+        KJ_IF_MAYBE (e, failure) {
+          log_.add("shard " + std::to_string(index) + " cannot be started: " + e->getDescription().cStr());
+          seat.quickDeaths++;
+          return startSeat(index);
+        }
+        return bringUp(index);
+      });
+}
+
+kj::Promise<void> ShardPool::bringUp(std::uint32_t index) {
+  watch(index);
+  ShardHandle& handle = *process(index);
+  return handle.greet(owner_.eventsFor(index))
+      .then([this, index, &handle](std::vector<std::uint64_t> has) {
+        return owner_.shardUp(handle, std::move(has));
+      })
+      .then([this, index] {
+        Seat& seat = seats_[index];
+        seat.up = true;
+        if (seat.diedAt == 0) return;
+        log_.add("shard " + std::to_string(index) + " " + seat.death + "; its successor " +
+                 std::to_string(process(index)->pid()) + " serves again after " +
+                 milliseconds(shm::nowNs() - seat.diedAt));
+        seat.diedAt = 0;
+      })
+      .catch_([index](kj::Exception&& e) {
+        // It died on the way up: watch() sees to that.
+        spdlog::warn("shard {} did not come up: {}", index, e.getDescription().cStr());
+      });
+}
+
+void ShardPool::watch(std::uint32_t index) {
+  tasks_.add(process(index)->ended().then([this, index] { died(index); }));
+}
+
+void ShardPool::died(std::uint32_t index) {
+  Seat& seat = seats_[index];
+  ShardHandle& handle = *process(index);
+  const std::uint64_t now = shm::nowNs();
+  seat.death = "(pid " + std::to_string(handle.pid()) + ") " + rpc::describeExit(handle.pidfd());
+  spdlog::warn("shard {} {}", index, seat.death);
+  seat.quickDeaths = now - handle.startedAt() < QUICK_DEATH ? seat.quickDeaths + 1 : 0;
+  seat.restarts++;
+  seat.diedAt = now;
+  seat.up = false;
+  link_.drop(shardName(index, "channel"));
+  link_.drop(shardName(index, "pidfd"));
+  owner_.shardDied(index);
+  // The handle goes only now: calls under way on it may still be failing.
+  auto old = kj::mv(seat.handle);
+  seat.handle = nullptr;
+  tasks_.add(startSeat(index).attach(kj::mv(old)));
+}
+
+bool ShardPool::fence(std::uint32_t index, const std::string& why) {
+  ShardHandle* handle = process(index);
+  if (handle == nullptr) return true;  // dead already, which is all a fence wants
+  log_.add("shard " + std::to_string(index) + " (pid " + std::to_string(handle->pid()) +
+           ") is killed: " + why);
+  return rpc::killAndWait(handle->pidfd(), FENCE_PATIENCE);
+}
+
+void ShardPool::taskFailed(kj::Exception&& exception) {
+  spdlog::error("shard pool: {}", exception.getDescription().cStr());
+}
+
+}  // namespace faultline::coordinator

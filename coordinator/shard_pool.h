@@ -1,0 +1,76 @@
+// The shards: started, watched, replaced when they die, ended with the service.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include <functional>
+#include <map>
+#include <vector>
+
+#include "coordinator/event_log.h"
+#include "coordinator/shard_handle.h"
+
+namespace faultline::coordinator {
+
+// What the owner of the pool has to do when shards come and go. Loop thread.
+class ShardPoolEvents {
+ public:
+  // A shard process has died; it is being replaced.
+  virtual void shardDied(std::uint32_t index) = 0;
+  // A shard answers: attach everything it serves (`has`: what it has attached already), wake its waiters.
+  virtual kj::Promise<void> shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) = 0;
+  virtual rpc::ShardEvents::Client eventsFor(std::uint32_t index) = 0;
+
+ protected:
+  ~ShardPoolEvents() = default;
+};
+
+// Loop thread only.
+class ShardPool final : private kj::TaskSet::ErrorHandler {
+ public:
+  ShardPool(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, rpc::Failpoints& failpoints,
+            const Options& options, ShardPoolEvents& owner);
+
+  // Takes over what lives of a predecessor's shards and starts the rest. Resolves when each has been up once.
+  kj::Promise<void> begin(Inheritance& inherited);
+  // Starts further shards, up to `count` in all.
+  kj::Promise<void> grow(std::uint32_t count);
+
+  std::uint32_t size() const { return static_cast<std::uint32_t>(seats_.size()); }
+  // The live process of a shard; nothing while it is being replaced or not yet up.
+  ShardHandle* up(std::uint32_t index) const;
+  // The live process, up or coming up.
+  ShardHandle* process(std::uint32_t index) const;
+  std::uint32_t restarts(std::uint32_t index) const { return seats_[index].restarts; }
+
+  // SIGKILLs a shard and waits until it can do nothing more. Its death is then handled like any other. Blocks
+  // for some 100 us. false: it would not die.
+  bool fence(std::uint32_t index, const std::string& why);
+
+ private:
+  struct Seat {
+    kj::Maybe<kj::Own<ShardHandle>> handle;
+    bool up = false;
+    std::uint32_t restarts = 0;
+    std::uint32_t quickDeaths = 0;  // in a row, each soon after its start
+    std::uint64_t diedAt = 0;       // ns; 0: no death to be recovered from
+    std::string death;
+  };
+
+  kj::Promise<void> startSeat(std::uint32_t index);
+  kj::Promise<void> bringUp(std::uint32_t index);
+  void watch(std::uint32_t index);
+  void died(std::uint32_t index);
+  void taskFailed(kj::Exception&& exception) override;
+
+  kj::AsyncIoContext& io_;
+  SupervisorLink& link_;
+  EventLog& log_;
+  rpc::Failpoints& failpoints_;
+  const Options& options_;
+  ShardPoolEvents& owner_;
+  std::vector<Seat> seats_;
+  kj::TaskSet tasks_;
+};
+
+}  // namespace faultline::coordinator

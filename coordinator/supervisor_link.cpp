@@ -1,0 +1,62 @@
+#include "coordinator/supervisor_link.h"
+
+#include <kj/debug.h>
+
+#include "rpc/fd.h"
+
+namespace faultline::coordinator {
+
+kj::AutoCloseFd Inheritance::take(const std::string& name) {
+  const auto found = fds.find(name);
+  if (found == fds.end()) return kj::AutoCloseFd();
+  kj::AutoCloseFd fd = kj::mv(found->second);
+  fds.erase(found);
+  return fd;
+}
+
+SupervisorLink::SupervisorLink(kj::AutoCloseFd channel, kj::UnixEventPort& port)
+    : channel_(kj::mv(channel)),
+      observer_(port, channel_.fd(), kj::UnixEventPort::FdObserver::OBSERVE_READ) {}
+
+Inheritance SupervisorLink::inherit() {
+  Inheritance left;
+  for (;;) {
+    auto received = channel_.receive(rpc::FdChannel::Wait::yes);
+    auto& message = KJ_REQUIRE_NONNULL(received, "the supervisor is gone before it said what it holds");
+    if (message.verb == "fd") left.fds[message.name] = kj::mv(message.fd);
+    if (message.verb == "event") left.events.push_back(message.name);
+    if (message.verb == "incarnation")
+      left.incarnation = static_cast<std::uint32_t>(std::stoul(message.name));
+    if (message.verb == "died") left.death = message.name;
+    if (message.verb == "diedat") left.deathNoticed = std::stoull(message.name);
+    if (message.verb == "start") return left;
+  }
+}
+
+void SupervisorLink::store(const std::string& name, int fd) {
+  send("store", name, fd);
+}
+
+void SupervisorLink::drop(const std::string& name) {
+  send("drop", name);
+}
+
+void SupervisorLink::send(const std::string& verb, const std::string& name, int fd) {
+  // Without a supervisor nothing that we take on would outlive us: receive() ends and so do we.
+  KJ_REQUIRE(channel_.send(verb, name, fd), "the supervisor is gone");
+}
+
+kj::Promise<void> SupervisorLink::receive(std::function<void(std::string, kj::AutoCloseFd)> accepted) {
+  for (;;) {
+    auto received = channel_.receive(rpc::FdChannel::Wait::no);
+    KJ_IF_MAYBE (message, received) {
+      if (message->verb == "conn") accepted(message->name, kj::mv(message->fd));
+      continue;
+    }
+    if (channel_.closed()) return kj::READY_NOW;
+    return observer_.whenBecomesReadable().then(
+        [this, accepted = std::move(accepted)]() mutable { return receive(std::move(accepted)); });
+  }
+}
+
+}  // namespace faultline::coordinator

@@ -1,0 +1,64 @@
+// The coordinator's end of the channel to its supervisor, which holds what must outlive it.
+//
+// What is kept, by name, is all that a successor begins with:
+//   control                        the listening control socket
+//   listener.NAME.{source,spec,listen}   a handshake socket (the supervisor accepts on it), in the order
+//   stored listener.NAME.conn.SEQ         an accepted target whose handshake is not yet served
+//   restore.ID.{uffd,source,conn,target,segment}  a restore; `segment` is stored last and makes it durable
+//   shard.INDEX.{pidfd,channel}    a shard process; `channel` is stored last
+//   failpoint.POINT.ACTION.SKIP.PAGE.{resume,reached}  tests only
+#pragma once
+
+#include <kj/async-unix.h>
+#include <kj/io.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "rpc/fd_channel.h"
+
+namespace faultline::coordinator {
+
+// What a predecessor, or the operator's configuration, left.
+struct Inheritance {
+  std::map<std::string, kj::AutoCloseFd> fds;
+  std::vector<std::string> events;
+  std::uint32_t incarnation = 1;
+  std::string death;               // why the predecessor died; empty: there was none
+  std::uint64_t deathNoticed = 0;  // ns, CLOCK_MONOTONIC
+
+  // Takes an fd out; -1 where there is none of that name.
+  kj::AutoCloseFd take(const std::string& name);
+};
+
+// Loop thread only.
+class SupervisorLink {
+ public:
+  explicit SupervisorLink(kj::AutoCloseFd channel, kj::UnixEventPort& port);
+
+  // Reads what was left; blocks until the supervisor says that it was all. Once, first of all.
+  Inheritance inherit();
+
+  // Safe once it returns, even if we die then: the message lies in the supervisor's queue.
+  void store(const std::string& name, int fd);
+  void drop(const std::string& name);
+  void event(const std::string& text) { send("event", text); }
+  void ready() { send("ready"); }
+  void alive() { send("alive"); }
+  void shutdown() { send("shutdown"); }
+
+  // Calls `accepted(name, fd)` for each connection that the supervisor accepts, until it is gone. Resolves
+  // then.
+  kj::Promise<void> receive(std::function<void(std::string name, kj::AutoCloseFd fd)> accepted);
+
+ private:
+  void send(const std::string& verb, const std::string& name = "", int fd = -1);
+
+  rpc::FdChannel channel_;
+  kj::UnixEventPort::FdObserver observer_;
+};
+
+}  // namespace faultline::coordinator

@@ -1,0 +1,238 @@
+#include "coordinator/uffd_reader.h"
+
+#include <kj/debug.h>
+#include <linux/userfaultfd.h>
+#include <spdlog/spdlog.h>
+
+#include "rpc/mistakes.h"
+#include "shmtracker/clock.h"
+#include "shmtracker/error.h"
+#include "uffd/uffd.h"
+
+namespace faultline::coordinator {
+
+using rpc::made;
+using rpc::Mistake;
+using rpc::Point;
+using shm::count;
+using shm::nowNs;
+
+namespace {
+
+// How long a busy slot is waited for before the loop sees to its other work, and how soon it is looked at
+// again.
+constexpr std::chrono::microseconds SLOT_PATIENCE{200};
+constexpr kj::Duration SLOT_RETRY = 500 * kj::MICROSECONDS;
+
+}  // namespace
+
+UffdReader::UffdReader(kj::AsyncIoContext& io, int uffd, shm::Segment& segment, FaultRouter& router,
+                       rpc::Failpoints& failpoints, const Options& options, UffdReaderHooks hooks)
+    : io_(io),
+      uffd_(uffd),
+      segment_(segment),
+      router_(router),
+      failpoints_(failpoints),
+      options_(options),
+      hooks_(std::move(hooks)),
+      observer_(io.unixEventPort, uffd, kj::UnixEventPort::FdObserver::OBSERVE_READ),
+      gated_((segment.facts().uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0) {}
+
+UffdReader::~UffdReader() {
+  segment_.lock().open();
+}
+
+kj::Promise<void> UffdReader::run() {
+  if (paused_) {
+    auto paf = kj::newPromiseAndFulfiller<void>();
+    resumed_ = kj::mv(paf.fulfiller);
+    return paf.promise.then([this] { return run(); });
+  }
+  return serve().then([this] { return waitReadable(); }).then([this] { return run(); });
+}
+
+kj::Promise<void> UffdReader::waitReadable() {
+  // Asked for only after a read() that took all there was: the observer is edge-triggered.
+  return paused_ ? kj::Promise<void>(kj::READY_NOW) : observer_.whenBecomesReadable();
+}
+
+void UffdReader::resume() {
+  paused_ = false;
+  if (resumed_.get() != nullptr) resumed_->fulfill();
+  resumed_ = nullptr;
+}
+
+kj::Promise<void> UffdReader::serve() {
+  while (!paused_) {
+    if (draining_) return io_.provider->getTimer().afterDelay(SLOT_RETRY).then([this] { return serve(); });
+    if (!gated_ || made(Mistake::lockAfterRead)) {
+      if (!readBatch(std::nullopt)) break;
+      continue;
+    }
+    segment_.lock().close();
+    closedAt_ = nowNs();
+    failpoints_.hit(Point::gateClosed);
+    unsigned next = 0;
+    auto guard = segment_.lock().drainFrom(next, segment_.activeSlots(), SLOT_PATIENCE, countOwnerDied());
+    if (!guard.has_value()) {
+      draining_ = true;
+      return drainOn(next, closedAt_ + std::chrono::nanoseconds(options_.lockDeadline).count())
+          .then([this](shm::ExclusiveGuard guard) -> kj::Promise<void> {
+            draining_ = false;
+            return readBatch(std::move(guard)) ? serve() : kj::Promise<void>(kj::READY_NOW);
+          });
+    }
+    segment_.counters().drain.record(nowNs() - closedAt_);
+    if (!readBatch(std::move(guard))) break;
+  }
+  return kj::READY_NOW;
+}
+
+kj::Promise<shm::ExclusiveGuard> UffdReader::drain() {
+  segment_.lock().close();
+  closedAt_ = nowNs();
+  return drainOn(0, closedAt_ + std::chrono::nanoseconds(options_.lockDeadline).count());
+}
+
+// The gate is closed; goes on from slot `next`, other work of the loop in between.
+kj::Promise<shm::ExclusiveGuard> UffdReader::drainOn(unsigned next, std::uint64_t deadline) {
+  auto guard = segment_.lock().drainFrom(next, segment_.activeSlots(), SLOT_PATIENCE, countOwnerDied());
+  if (guard.has_value()) {
+    segment_.counters().drain.record(nowNs() - closedAt_);
+    return std::move(*guard);
+  }
+  if (fencing_ && nowNs() >= deadline) {
+    count(segment_.counters().fences);
+    KJ_REQUIRE(hooks_.fence(next), "a shard holds the lock past its deadline and cannot be killed", next);
+  }
+  return io_.provider->getTimer().afterDelay(SLOT_RETRY).then([this, next, deadline] {
+    return drainOn(next, deadline);
+  });
+}
+
+kj::Promise<void> UffdReader::exclusively(std::function<void(const shm::ExclusiveGuard&)> action) {
+  // One writer at a time: serve() may be in the middle of a slow drain.
+  if (draining_)
+    return io_.provider->getTimer().afterDelay(SLOT_RETRY).then([this, action = std::move(action)]() mutable {
+      return exclusively(std::move(action));
+    });
+  draining_ = true;
+  return drain().then([this, action = std::move(action)](shm::ExclusiveGuard guard) {
+    draining_ = false;
+    action(guard);
+  });
+}
+
+std::function<void(unsigned)> UffdReader::countOwnerDied() {
+  return [this](unsigned slot) {
+    count(segment_.counters().slotsRecovered);
+    spdlog::debug("restore {}: slot {} was held by a thread that died", segment_.name(), slot);
+  };
+}
+
+// One read(). `guard`: the write side, where removals can come. True: there may be more.
+bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
+  shm::Journal journal = segment_.journal();
+  std::vector<uffd_msg> privateMessages;
+  if (made(Mistake::privateReadBuffer)) {
+    privateMessages.resize(shm::JOURNAL_MESSAGES);
+    journal = shm::Journal(privateMessages);
+  }
+  failpoints_.hit(Point::beforeRead);
+  const auto messages = journal.read(uffd_);
+  const std::uint64_t readAt = nowNs();
+  failpoints_.hit(Point::afterRead);
+  if (made(Mistake::lockAfterRead) && gated_ && !messages.empty())
+    guard.emplace(segment_.lock().lock(segment_.activeSlots(),
+                                       {options_.lockDeadline, hooks_.fence, countOwnerDied()}));
+  if (messages.empty()) return false;
+
+  auto& counters = segment_.counters();
+  count(counters.batches);
+  for (const uffd_msg& message : messages) {
+    if (message.event == UFFD_EVENT_PAGEFAULT)
+      addFault(message);
+    else if (guard.has_value())
+      publish(*guard, message);
+  }
+  journal.clear(messages.size());
+  failpoints_.hit(Point::beforeOpen);
+  if (guard.has_value()) {
+    guard->release();
+    counters.closed.record(nowNs() - closedAt_);
+  }
+  failpoints_.hit(Point::beforeHandout);
+  router_.handOut(readAt);
+  return messages.size() == journal.capacity();
+}
+
+void UffdReader::publish(const shm::ExclusiveGuard& guard, const uffd_msg& message) {
+  KJ_REQUIRE(message.event == UFFD_EVENT_REMOVE, "an event was read that this server does not know",
+             message.event);
+  auto& counters = segment_.counters();
+  count(counters.removes);
+  for (const shm::PageRange range :
+       segment_.regions().pagesIn(message.arg.remove.start, message.arg.remove.end)) {
+    count(counters.removedPages, range.count);
+    const std::uint64_t step = failpoints_.armed() ? 1 : range.count;
+    for (std::uint64_t done = 0; done < range.count; done += step) {
+      failpoints_.hit(Point::midMark, range.first + done);
+      segment_.pages().markRemoved(guard, {range.first + done, step});
+    }
+  }
+}
+
+void UffdReader::addFault(const uffd_msg& message) {
+  auto& counters = segment_.counters();
+  count(counters.faults);
+  const std::uint64_t address = message.arg.pagefault.address;
+  const auto page = segment_.regions().pageAt(address);
+  if (!page.has_value()) {
+    count(counters.outsideFaults);
+    return hooks_.outsideFault(address);
+  }
+  if ((message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0) {
+    // The target tracks its writes synchronously and has handed that to us as well: let it write.
+    const auto at = segment_.regions().locate(*page);
+    uffd::unprotect(uffd_, at.address, at.pageSize);
+    return;
+  }
+  router_.add(*page);
+}
+
+kj::Promise<std::optional<std::string>> UffdReader::recover() {
+  if (made(Mistake::openBeforeReplay) || made(Mistake::skipDrain)) segment_.lock().open();
+  auto drained =
+      made(Mistake::skipDrain) ? kj::Promise<shm::ExclusiveGuard>(segment_.lock().lock(0, {})) : drain();
+  // Said before the guard opens the gate, so that no commit section believes what is doubtful.
+  auto giveUp = [this](std::string why) -> std::optional<std::string> {
+    segment_.header().state.store(shm::SegmentState::failed);
+    return why;
+  };
+  return drained.then([this, giveUp](shm::ExclusiveGuard guard) -> std::optional<std::string> {
+    failpoints_.hit(Point::adoptDrained);
+    if (made(Mistake::openBeforeReplay)) segment_.lock().open();
+    shm::Journal journal = segment_.journal();
+    for (const uffd_msg& message : journal.all()) {
+      if (message.event == 0 || message.event == UFFD_EVENT_PAGEFAULT) continue;
+      if (message.event != UFFD_EVENT_REMOVE)
+        return giveUp("the journal holds an event that cannot be: " + std::to_string(message.event));
+      publish(guard, message);
+      count(segment_.counters().replayed);
+    }
+    failpoints_.hit(Point::adoptReplayed);
+    const shm::PageCheck check = segment_.pages().check(guard);
+    if (check.repaired > 0)
+      spdlog::warn("restore {}: the state of {} pages was repaired from its copy", segment_.name(),
+                   check.repaired);
+    if (check.doubtful > 0)
+      return giveUp("nobody can tell whether " + std::to_string(check.doubtful) +
+                    " pages were given up, the first is " + std::to_string(check.firstDoubtful));
+    journal.clear(journal.capacity());
+    guard.release();
+    failpoints_.hit(Point::adoptOpened);
+    return std::nullopt;
+  });
+}
+
+}  // namespace faultline::coordinator

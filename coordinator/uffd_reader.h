@@ -1,0 +1,84 @@
+// Reads the events of one uffd, the way that keeps old bytes out of removed pages:
+//
+//   close the gate -> drain -> read() into the journal -> publish every REMOVE -> clear -> open -> hand
+//   faults out
+//
+// Nothing is read outside of the write side (where removals can come at all), so no commit section ever spans
+// a read(). See docs/protocol.md.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include <functional>
+#include <optional>
+
+#include "coordinator/fault_router.h"
+#include "coordinator/options.h"
+#include "rpc/failpoints.h"
+#include "shmtracker/segment.h"
+
+namespace faultline::coordinator {
+
+// What the reader needs done by others.
+struct UffdReaderHooks {
+  // Ends the process that uses this slot; true once it can do nothing more.
+  std::function<bool(unsigned slot)> fence;
+  // A fault at an address that no region covers.
+  std::function<void(std::uint64_t address)> outsideFault;
+};
+
+// Loop thread only. The uffd must be non-blocking.
+class UffdReader {
+ public:
+  UffdReader(kj::AsyncIoContext& io, int uffd, shm::Segment& segment, FaultRouter& router,
+             rpc::Failpoints& failpoints, const Options& options, UffdReaderHooks hooks);
+  // Opens the gate, so that shards can leave.
+  ~UffdReader();
+
+  // Serves until dropped, beginning with what is pending. Fails where the uffd can't be read or the lock is
+  // beyond repair.
+  kj::Promise<void> run();
+
+  // For a successor, before run(): drain, replay what the predecessor had read, check the page table, open.
+  // Returns why the restore cannot be trusted any more; nothing where it can.
+  kj::Promise<std::optional<std::string>> recover();
+
+  // Runs `action` while no section is in flight, for what may change under the write side only. Waits its
+  // turn.
+  kj::Promise<void> exclusively(std::function<void(const shm::ExclusiveGuard&)> action);
+
+  // A paused reader leaves everything in the kernel's queue.
+  void pause() { paused_ = true; }
+  void resume();
+  bool paused() const { return paused_; }
+
+  // Whether readers that hold the lock past its deadline are fenced; off only in tests.
+  void setFencing(bool enabled) { fencing_ = enabled; }
+
+ private:
+  kj::Promise<void> waitReadable();
+  kj::Promise<void> serve();
+  kj::Promise<shm::ExclusiveGuard> drain();
+  kj::Promise<shm::ExclusiveGuard> drainOn(unsigned next, std::uint64_t deadline);
+  bool readBatch(std::optional<shm::ExclusiveGuard> guard);
+  void publish(const shm::ExclusiveGuard& guard, const uffd_msg& message);
+  void addFault(const uffd_msg& message);
+  std::function<void(unsigned)> countOwnerDied();
+
+  kj::AsyncIoContext& io_;
+  const int uffd_;
+  shm::Segment& segment_;
+  FaultRouter& router_;
+  rpc::Failpoints& failpoints_;
+  const Options& options_;
+  UffdReaderHooks hooks_;
+  kj::UnixEventPort::FdObserver observer_;
+  const bool gated_;
+  bool paused_ = false;
+  bool draining_ = false;  // a drain is under way: the gate is closed
+  bool fencing_ = true;
+  std::uint64_t closedAt_ = 0;
+  kj::Own<kj::PromiseFulfiller<void>> resumed_;
+};
+
+}  // namespace faultline::coordinator

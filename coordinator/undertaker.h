@@ -1,0 +1,31 @@
+// What is left to do for a restore that cannot go on: every fault gets an error (SIGBUS), so that the target
+// learns it and never waits for ever, and never reads wrong bytes.
+#pragma once
+
+#include <kj/async-io.h>
+#include <kj/async-unix.h>
+
+#include <string>
+
+namespace faultline::coordinator {
+
+// Loop thread only. Trusts nothing of the restore's segment.
+class Undertaker {
+ public:
+  // Borrows both fds. `target`: pidfd, or -1; a target that cannot be told (kernels before 6.6 cannot poison)
+  // is killed instead.
+  Undertaker(kj::AsyncIoContext& io, int uffd, int target, std::string name);
+
+  // Runs until dropped.
+  kj::Promise<void> run();
+
+ private:
+  void answer(std::uint64_t address);
+
+  const int uffd_;
+  const int target_;
+  const std::string name_;
+  kj::UnixEventPort::FdObserver observer_;
+};
+
+}  // namespace faultline::coordinator
