@@ -1,0 +1,83 @@
+// What the commands share: exit codes, errors for people, opening what the user names.
+#pragma once
+
+#include <kj/exception.h>
+#include <kj/io.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+#include "rpc/client.h"
+
+namespace faultline::cli {
+
+enum Exit : int {
+  OK = 0,
+  FAILED = 1,        // of data or service: the message says what
+  USAGE = 2,         // the command line, or a file or path named on it
+  ENVIRONMENT = 3,   // the machine does not allow it
+  DISCONNECTED = 4,  // no server there, or it has gone
+};
+
+inline const char* EXIT_CODES =
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 not possible on this machine, 4 no server "
+    "reachable";
+
+// Ends the command with this code and message.
+struct CommandError : std::runtime_error {
+  CommandError(Exit exit, const std::string& message) : std::runtime_error(message), code(exit) {}
+  const Exit code;
+};
+
+// Runs a command's body; prints what went wrong in one line; returns the exit code.
+int guarded(const std::function<int()>& body);
+
+// The message of a kj::Exception without the places in the code.
+std::string messageOf(const kj::Exception& exception);
+
+// Opens a snapshot's memory file for reading; CommandError(USAGE) where it is missing, a directory, empty,
+// ...
+kj::AutoCloseFd openMemory(const std::string& path);
+
+// Makes a listening socket; CommandError(USAGE) where that is not possible.
+kj::AutoCloseFd makeSocket(const std::string& path);
+
+// userfaultfd can be used here, or CommandError(ENVIRONMENT) saying which sysctl, capability or device is
+// missing.
+void requireUserfaultfd();
+
+inline const char* DEFAULT_CONTROL = "/run/faultline/control.sock";
+
+// Adds --control.
+void addControl(CLI::App& command, std::string& path);
+
+std::string humanBytes(std::uint64_t bytes);
+std::string humanNs(std::uint64_t ns);
+bool isTerminal();
+
+// Options of a service, for serve, restore and demo alike.
+struct ServiceOptions {
+  std::uint32_t shards = 2;
+  std::uint32_t workers = 0;
+  std::uint64_t lockDeadlineMs = 250;
+  std::uint64_t watchdogMs = 2000;
+  std::uint64_t handshakeTimeoutMs = 10'000;
+  bool testHooks = false;
+  std::string logLevel = "warn";
+
+  std::vector<std::string> coordinatorArguments() const;
+};
+void addServiceOptions(CLI::App& command, ServiceOptions& options);
+
+// --- the commands, each in a file of its name ---
+using Result = std::function<int()>;
+void addServe(CLI::App& app, Result& chosen);
+void addRestore(CLI::App& app, Result& chosen);
+void addStatus(CLI::App& app, Result& chosen);
+void addManage(CLI::App& app, Result& chosen);
+void addDemo(CLI::App& app, Result& chosen);
+
+}  // namespace faultline::cli

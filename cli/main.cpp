@@ -1,0 +1,35 @@
+// faultline: the command-line tool.
+
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+
+#include "cli/common.h"
+
+int main(int argc, char** argv) {
+  using namespace faultline::cli;
+  CLI::App app{
+      "faultline brings a snapshot's memory back lazily, in parallel, through userfaultfd, and survives the "
+      "death of\n"
+      "any of its own processes.\n\n"
+      "Begin with: faultline demo\n"
+      "Restore one VM: faultline restore --memory vm.mem --socket /tmp/vm.sock\n"
+      "Run a daemon:   faultline serve, then faultline status"};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", FAULTLINE_VERSION);
+  app.footer(EXIT_CODES);
+  Result chosen;
+  addServe(app, chosen);
+  addRestore(app, chosen);
+  addStatus(app, chosen);
+  addManage(app, chosen);
+  addDemo(app, chosen);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? OK : USAGE;
+  }
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e faultline[%P] %l: %v");
+  const rlimit none{0, 0};  // no core dumps: they would hold guests' memory
+  setrlimit(RLIMIT_CORE, &none);
+  return guarded(chosen);
+}
