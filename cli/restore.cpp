@@ -1,3 +1,4 @@
+#include <kj/common.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -71,6 +72,7 @@ class RestoreCommand {
     kj::AutoCloseFd socket = makeSocket(options_.socket);
     made_ = true;
     Conversation conversation(findService());
+    KJ_DEFER(listener_ = nullptr);  // before the event loop that it lives in
     conversation.established();
     listen(conversation.client(), kj::mv(memory), kj::mv(socket));
     progress_.say("waiting for a target at " + options_.socket);

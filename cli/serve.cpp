@@ -76,6 +76,7 @@ int serve(const ServeOptions& options) {
     throw CommandError(USAGE,
                        "--socket and --memory come in pairs: " + std::to_string(options.sockets.size()) +
                            " sockets, " + std::to_string(options.memories.size()) + " memory files");
+  spdlog::set_level(spdlog::level::from_str(options.service.logLevel));
   requireUserfaultfd();
   FdStore kept;
   SocketFiles files;

@@ -1,0 +1,49 @@
+#include "tests/support/image.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <stdexcept>
+
+namespace faultline::test {
+
+Image::Image(std::uint64_t bytes) : directory_("/tmp/faultline-test-XXXXXX"), bytes_(bytes) {
+  if (mkdtemp(directory_.data()) == nullptr) throw std::runtime_error("mkdtemp");
+  path_ = directory_ + "/memory";
+  fd_ = open(path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (fd_ < 0 || ftruncate(fd_, static_cast<off_t>(bytes)) != 0)
+    throw std::runtime_error("cannot make " + path_);
+  map_ = static_cast<char*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0));
+  if (map_ == MAP_FAILED) throw std::runtime_error("cannot map " + path_);
+  for (std::uint64_t page = 0; page < bytes / 4096; page++) {
+    std::memset(map_ + page * 4096, static_cast<int>(1 + page % 251), 4096);
+    std::memcpy(map_ + page * 4096 + 8, &page, sizeof page);
+  }
+}
+
+Image::~Image() {
+  munmap(map_, bytes_);
+  close(fd_);
+  std::error_code ignored;
+  std::filesystem::remove_all(directory_, ignored);
+}
+
+void Image::fill(std::uint64_t offset, std::uint64_t length, unsigned char byte) {
+  std::memset(map_ + offset, byte, length);
+}
+
+void Image::hole(std::uint64_t offset, std::uint64_t length) {
+  if (fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                static_cast<off_t>(length)) != 0)
+    throw std::runtime_error("cannot punch a hole");
+}
+
+void Image::truncate(std::uint64_t bytes) {
+  if (ftruncate(fd_, static_cast<off_t>(bytes)) != 0) throw std::runtime_error("ftruncate");
+}
+
+}  // namespace faultline::test

@@ -1,0 +1,167 @@
+#include "tests/support/server.h"
+
+#include <capnp/message.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <stdexcept>
+
+#include "rpc/fd.h"
+#include "rpc/process.h"
+
+namespace faultline::test {
+
+namespace {
+
+// A page server that ends takes its shards with it; this bounds how long a broken one may hold the suite up.
+constexpr int END_PATIENCE_MS = 20'000;
+
+pid_t start(const std::vector<std::string>& arguments) {
+  std::vector<char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  posix_spawnattr_setpgroup(&attributes, 0);
+  sigset_t none;
+  sigemptyset(&none);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
+  pid_t pid = -1;
+  const int error = posix_spawn(&pid, argv[0], nullptr, &attributes, argv.data(), environ);
+  posix_spawnattr_destroy(&attributes);
+  if (error != 0) throw std::runtime_error("cannot start " + arguments[0]);
+  return pid;
+}
+
+}  // namespace
+
+Server::Server(const Image& image, ServerOptions options)
+    : socket_(image.directory() + "/socket"), control_(image.directory() + "/control") {
+  std::vector<std::string> arguments = {
+      rpc::siblingExecutable("faultline"),
+      "serve",
+      "--test-hooks",
+      "--control",
+      control_,
+      "--socket",
+      socket_,
+      "--memory",
+      image.path(),
+      "--name",
+      "vm",
+      "--shards",
+      std::to_string(options.shards),
+      "--workers",
+      std::to_string(options.workers),
+      "--lock-deadline-ms",
+      std::to_string(options.lockDeadlineMs),
+      "--watchdog-ms",
+      std::to_string(options.watchdogMs),
+      "--log-level",
+      getenv("FAULTLINE_TEST_LOG") != nullptr ? getenv("FAULTLINE_TEST_LOG") : "critical"};
+  if (!options.prefault) arguments.push_back("--no-prefault");
+  if (options.keepServing) arguments.push_back("--keep-serving");
+  arguments.insert(arguments.end(), options.more.begin(), options.more.end());
+  pid_ = start(arguments);
+  reconnect();
+}
+
+Server::~Server() {
+  lastStatus_ = nullptr;
+  client_ = nullptr;
+  if (pid_ < 0) return;
+  const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid_, 0));
+  kill(pid_, SIGTERM);
+  pollfd ended{pidfd, POLLIN, 0};
+  if (poll(&ended, 1, END_PATIENCE_MS) != 1) {
+    ADD_FAILURE() << "the server did not end on SIGTERM";
+    kill(-pid_, SIGKILL);
+  }
+  close(pidfd);
+  waitpid(pid_, nullptr, 0);
+  // Nothing of its process group is left.
+  if (kill(-pid_, 0) == 0) {
+    ADD_FAILURE() << "the server left processes behind";
+    kill(-pid_, SIGKILL);
+  }
+}
+
+void Server::reconnect() {
+  client_ = nullptr;
+  await([this] {
+    if (waitpid(pid_, nullptr, WNOHANG) == pid_) {
+      pid_ = -1;
+      throw std::runtime_error("the server has ended");
+    }
+    try {
+      client_ = std::make_unique<rpc::ControlClient>(control_);
+      client_->wait(client_->coordinator().listRequest().send());
+      return true;
+    } catch (const kj::Exception&) {
+      client_ = nullptr;
+      return false;
+    }
+  });
+}
+
+rpc::Restore::Client Server::restore(unsigned n) {
+  const std::string name = restoreName(n);
+  await([&] {
+    for (auto info : wait(client_->coordinator().listRequest().send()).getRestores())
+      if (info.getName() == name.c_str()) return true;
+    return false;
+  });
+  auto restore = client_->restore(name);
+  wait(restore.waitReadyRequest().send());
+  return restore;
+}
+
+rpc::TestHooks::Client Server::hooks() {
+  return wait(client_->coordinator().testHooksRequest().send()).getHooks();
+}
+
+shm::Segment Server::segment(unsigned n) {
+  auto request = hooks().segmentRequest();
+  request.setRestore(restoreName(n).c_str());
+  auto response = wait(request.send());
+  return shm::Segment::attach(wait(rpc::requireFd(response.getSegment(), "segment")).get());
+}
+
+rpc::Barrier::Client Server::barrier(std::uint64_t page, rpc::FaultPoint point, unsigned n) {
+  auto request = hooks().installFaultBarrierRequest();
+  request.setRestore(restoreName(n).c_str());
+  request.setPage(page);
+  request.setPoint(point);
+  return wait(request.send()).getBarrier();
+}
+
+rpc::ServiceInfo::Reader Server::status() {
+  auto response = wait(client_->coordinator().statusRequest().send());
+  lastStatus_ = std::make_unique<capnp::MallocMessageBuilder>();
+  lastStatus_->setRoot(response.getService());
+  return lastStatus_->getRoot<rpc::ServiceInfo>().asReader();
+}
+
+pid_t Server::coordinatorPid() {
+  return static_cast<pid_t>(status().getCoordinatorPid());
+}
+
+pid_t Server::shardPid(unsigned index) {
+  return static_cast<pid_t>(status().getShards()[index].getPid());
+}
+
+unsigned Server::ownerOf(std::uint64_t page, unsigned n) {
+  auto request = hooks().ownerOfRequest();
+  request.setRestore(restoreName(n).c_str());
+  request.setPage(page);
+  return wait(request.send()).getShard();
+}
+
+}  // namespace faultline::test

@@ -1,0 +1,76 @@
+// The shipped executables, run for a test, and the control interface to them.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "rpc/client.h"
+#include "shmtracker/segment.h"
+#include "tests/support/image.h"
+
+namespace faultline::test {
+
+struct ServerOptions {
+  unsigned shards = 2;
+  unsigned workers = 2;
+  unsigned lockDeadlineMs = 60'000;  // none within a test's time, unless it is about the fence
+  unsigned watchdogMs = 60'000;
+  bool prefault = false;
+  bool keepServing = true;
+  std::vector<std::string> more = {};  // further arguments of `faultline serve`
+};
+
+// `faultline serve --test-hooks` with one handshake socket for `image`. Ended, with everything it started, by
+// the destructor, wherever the test stopped: SIGTERM first, and SIGKILL of the whole process group if that is
+// not answered, which is reported as a failure.
+class Server {
+ public:
+  explicit Server(const Image& image, ServerOptions options = {});
+  ~Server();
+  Server(const Server&) = delete;
+
+  const std::string& socket() const { return socket_; }
+  const std::string& control() const { return control_; }
+  rpc::ControlClient& client() { return *client_; }
+  template <typename Promise>
+  auto wait(Promise&& promise) {
+    return client_->wait(std::forward<Promise>(promise));
+  }
+  // Connects anew, after a coordinator's death; waits until the successor answers.
+  void reconnect();
+
+  // The restore of the `n`th target (0-based) once it serves.
+  rpc::Restore::Client restore(unsigned n = 0);
+  static std::string restoreName(unsigned n = 0) { return n == 0 ? "vm" : "vm-" + std::to_string(n + 1); }
+  // Its segment, for looking at the lock and the tracker.
+  shm::Segment segment(unsigned n = 0);
+
+  rpc::TestHooks::Client hooks();
+  rpc::Barrier::Client barrier(std::uint64_t page, rpc::FaultPoint point, unsigned n = 0);
+
+  rpc::ServiceInfo::Reader status();
+  pid_t supervisor() const { return pid_; }
+  pid_t coordinatorPid();
+  pid_t shardPid(unsigned index);
+  // Shard that owns the page.
+  unsigned ownerOf(std::uint64_t page, unsigned n = 0);
+
+ private:
+  std::string socket_, control_;
+  pid_t pid_ = -1;
+  std::unique_ptr<rpc::ControlClient> client_;
+  std::unique_ptr<capnp::MallocMessageBuilder> lastStatus_;
+};
+
+// Calls `done` until it says true, giving the CPU away in between; the test's own time limit ends it
+// otherwise.
+template <typename Done>
+void await(Done&& done) {
+  while (!done()) sched_yield();
+}
+
+}  // namespace faultline::test
