@@ -10,6 +10,7 @@
 #include "cli/common.h"
 #include "cli/own_service.h"
 #include "cli/progress.h"
+#include "rpc/client.h"
 #include "rpc/fd.h"
 
 namespace faultline::cli {
@@ -26,58 +27,37 @@ struct RestoreOptions {
 // How long a lost server may take to be there again.
 constexpr std::chrono::seconds RECONNECT_PATIENCE{30};
 
-// A conversation with a server that may be replaced while we talk to it.
-class Conversation {
- public:
-  explicit Conversation(std::string path) : path_(std::move(path)) { connect(); }
-
-  rpc::ControlClient& client() { return *client_; }
-
-  // Until the successor of a coordinator that has gone answers; throws DISCONNECTED when it does not.
-  void connect() {
-    client_ = nullptr;
-    const auto deadline = std::chrono::steady_clock::now() + RECONNECT_PATIENCE;
-    for (;;) {
-      try {
-        client_ = std::make_unique<rpc::ControlClient>(path_);
-        client_->wait(client_->coordinator().listRequest().send());
-        return;
-      } catch (const kj::Exception& e) {
-        if (e.getType() != kj::Exception::Type::DISCONNECTED ||
-            std::chrono::steady_clock::now() >= deadline || !seen_)
-          throw;
-        poll(nullptr, 0, 10);
-      }
+// Until the successor of a coordinator that has gone answers; throws DISCONNECTED when it does not in time.
+void awaitSuccessor(rpc::ControlClient& client) {
+  const auto deadline = std::chrono::steady_clock::now() + RECONNECT_PATIENCE;
+  for (;;) {
+    try {
+      client.reconnect();
+      client.wait(client.coordinator().listRequest().send());
+      return;
+    } catch (const kj::Exception& e) {
+      if (e.getType() != kj::Exception::Type::DISCONNECTED || std::chrono::steady_clock::now() >= deadline)
+        throw;
+      poll(nullptr, 0, 10);
     }
   }
-  void established() { seen_ = true; }
-
- private:
-  const std::string path_;
-  std::unique_ptr<rpc::ControlClient> client_;
-  bool seen_ = false;
-};
+}
 
 class RestoreCommand {
  public:
   explicit RestoreCommand(const RestoreOptions& options)
       : options_(options), progress_(options.json ? Output::json : Output::people) {}
-  ~RestoreCommand() {
-    if (made_) unlink(options_.socket.c_str());
-  }
 
   int run() {
     requireUserfaultfd();
     kj::AutoCloseFd memory = openMemory(options_.memory);
-    kj::AutoCloseFd socket = makeSocket(options_.socket);
-    made_ = true;
-    Conversation conversation(findService());
+    SocketFile socket(options_.socket);
+    rpc::ControlClient client(findService());
     KJ_DEFER(listener_ = nullptr);  // before the event loop that it lives in
-    conversation.established();
-    listen(conversation.client(), kj::mv(memory), kj::mv(socket));
+    listen(client, kj::mv(memory), socket.take());
     progress_.say("waiting for a target at " + options_.socket);
-    const std::string name = waitForTarget(conversation);
-    return follow(conversation, name);
+    const std::string name = waitForTarget(client);
+    return follow(client, name);
   }
 
  private:
@@ -109,8 +89,7 @@ class RestoreCommand {
   }
 
   // The name of the restore of the first target that is accepted; tells of refused ones meanwhile.
-  std::string waitForTarget(Conversation& conversation) {
-    auto& client = conversation.client();
+  std::string waitForTarget(rpc::ControlClient& client) {
     auto next = KJ_ASSERT_NONNULL(listener_).nextRestoreRequest().send().then(
         [](capnp::Response<rpc::Listener::NextRestoreResults> r) -> kj::Maybe<std::string> {
           return std::string(r.getInfo().getName().cStr());
@@ -133,12 +112,11 @@ class RestoreCommand {
   }
 
   // Shows the restore until it is over.
-  int follow(Conversation& conversation, const std::string& name) {
+  int follow(rpc::ControlClient& client, const std::string& name) {
     capnp::MallocMessageBuilder last;
     bool any = false;
     for (;;) {
       try {
-        auto& client = conversation.client();
         auto restore = client.restore(name);
         auto ended = restore.waitEndedRequest()
                          .send()
@@ -165,7 +143,7 @@ class RestoreCommand {
         if (e.getType() == kj::Exception::Type::DISCONNECTED) {
           listener_ = nullptr;
           progress_.say("the coordinator has gone; waiting for its successor");
-          conversation.connect();
+          awaitSuccessor(client);
           continue;
         }
         // Over between two looks.
@@ -186,7 +164,6 @@ class RestoreCommand {
 
   const RestoreOptions& options_;
   Progress progress_;
-  bool made_ = false;
   std::unique_ptr<OwnService> own_;
   kj::Maybe<rpc::Listener::Client> listener_;
 };

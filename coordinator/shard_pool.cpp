@@ -54,6 +54,7 @@ kj::Promise<void> ShardPool::begin(Inheritance& inherited) {
     seats_[index].handle = ShardHandle::adopt(io_, index, kj::mv(channel), kj::mv(pidfd));
     ready.add(seats_[index].handle == nullptr ? startSeat(index) : bringUp(index));
   }
+  tasks_.add(pingAll());
   return kj::joinPromises(ready.finish());
 }
 
@@ -121,6 +122,32 @@ kj::Promise<void> ShardPool::bringUp(std::uint32_t index) {
 
 void ShardPool::watch(std::uint32_t index) {
   tasks_.add(process(index)->ended().then([this, index] { died(index); }));
+}
+
+kj::Promise<void> ShardPool::pingAll() {
+  for (std::uint32_t index = 0; index < size(); index++)
+    if (up(index) != nullptr && !seats_[index].pinging) tasks_.add(pingOne(index));
+  const auto quarter = static_cast<std::uint64_t>(options_.watchdog.count()) / 4 * kj::MILLISECONDS;
+  return io_.provider->getTimer().afterDelay(quarter).then([this] { return pingAll(); });
+}
+
+kj::Promise<void> ShardPool::pingOne(std::uint32_t index) {
+  const pid_t pid = process(index)->pid();
+  const auto limit = static_cast<std::uint64_t>(options_.watchdog.count()) * kj::MILLISECONDS;
+  seats_[index].pinging = true;
+  return process(index)
+      ->rpc()
+      .pingRequest()
+      .send()
+      .ignoreResult()
+      .exclusiveJoin(io_.provider->getTimer().afterDelay(limit).then([this, index, pid] {
+        if (process(index) != nullptr && process(index)->pid() == pid)
+          fence(index, "it has stopped answering");
+      }))
+      .then([this, index] { seats_[index].pinging = false; },
+            [this, index](kj::Exception&&) {
+              seats_[index].pinging = false;
+            });  // it died: watch() sees to that
 }
 
 void ShardPool::died(std::uint32_t index) {

@@ -51,6 +51,7 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   struct Seat {
     kj::Maybe<kj::Own<ShardHandle>> handle;
     bool up = false;
+    bool pinging = false;
     std::uint32_t restarts = 0;
     std::uint32_t quickDeaths = 0;  // in a row, each soon after its start
     std::uint64_t diedAt = 0;       // ns; 0: no death to be recovered from
@@ -60,6 +61,9 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> startSeat(std::uint32_t index);
   kj::Promise<void> bringUp(std::uint32_t index);
   void watch(std::uint32_t index);
+  // Replaces a process that lives and does not answer.
+  kj::Promise<void> pingAll();
+  kj::Promise<void> pingOne(std::uint32_t index);
   void died(std::uint32_t index);
   void taskFailed(kj::Exception&& exception) override;
 

@@ -4,8 +4,15 @@ namespace faultline::rpc {
 
 ControlClient::ControlClient(const std::string& socketPath)
     : io_(kj::setupAsyncIo()),
-      connection_(*io_.lowLevelProvider, connectTo(socketPath)),
-      coordinator_(connection_.bootstrap().castAs<Coordinator>()) {}
+      path_(socketPath),
+      connection_(kj::heap<Connection>(*io_.lowLevelProvider, connectTo(path_))),
+      coordinator_(connection_->bootstrap().castAs<Coordinator>()) {}
+
+void ControlClient::reconnect() {
+  auto fresh = kj::heap<Connection>(*io_.lowLevelProvider, connectTo(path_));
+  coordinator_ = fresh->bootstrap().castAs<Coordinator>();
+  connection_ = kj::mv(fresh);
+}
 
 ControlClient::~ControlClient() noexcept(false) = default;
 

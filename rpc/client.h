@@ -20,6 +20,9 @@ class ControlClient {
   explicit ControlClient(const std::string& socketPath);
   ~ControlClient() noexcept(false);
 
+  // Connects anew, after the server has gone. Capabilities of the old connection may still be dropped later.
+  void reconnect();
+
   Coordinator::Client& coordinator() { return coordinator_; }
   // The restore of that name. Throws where there is none.
   Restore::Client restore(const std::string& name);
@@ -32,7 +35,8 @@ class ControlClient {
 
  private:
   kj::AsyncIoContext io_;
-  Connection connection_;
+  const std::string path_;
+  kj::Own<Connection> connection_;
   Coordinator::Client coordinator_;
 };
 

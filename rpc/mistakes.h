@@ -1,7 +1,8 @@
 // The known mistakes of page servers, brought back on purpose: the control of the race and recovery tests.
 //
-// A build with -DFAULTLINE_MISTAKE=<name> makes exactly that mistake, and tests/controls shows which test goes red
-// for it. No other build defines it, so every made() is false at compile time and leaves no trace in a binary.
+// A build with -DFAULTLINE_MISTAKE=<name> makes exactly that mistake, and tests/controls shows which test
+// goes red for it. No other build defines it, so every made() is false at compile time and leaves no trace in
+// a binary.
 #pragma once
 
 namespace faultline::rpc {
@@ -22,9 +23,13 @@ enum class Mistake {
 };
 
 #ifdef FAULTLINE_MISTAKE
-constexpr bool made(Mistake mistake) { return mistake == Mistake::FAULTLINE_MISTAKE; }
+constexpr bool made(Mistake mistake) {
+  return mistake == Mistake::FAULTLINE_MISTAKE;
+}
 #else
-constexpr bool made(Mistake) { return false; }
+constexpr bool made(Mistake) {
+  return false;
+}
 #endif
 
 }  // namespace faultline::rpc

@@ -48,4 +48,6 @@ interface Shard {
   # Fails unless the shard was started for tests.
   setPaused @9 (restore :UInt64, paused :Bool) -> ();
   # Holds background population.
+  ping @10 () -> ();
+  # Answered by way of the fault thread: no answer means that faults are not being served.
 }

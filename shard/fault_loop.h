@@ -56,6 +56,8 @@ class FaultLoop {
   void detach(std::uint64_t restore, std::function<void()> done);
   // Faults that come by another way than the ring.
   void serve(std::uint64_t restore, std::uint64_t readAt, std::vector<shm::PageIndex> pages);
+  // Calls `done` in the fault thread.
+  void ping(std::function<void()> done) { command(std::move(done)); }
   // Gives up on pages: an error for the target where they are still missing.
   void poison(std::uint64_t restore, std::vector<shm::PageIndex> pages, std::string reason);
 

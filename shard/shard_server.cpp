@@ -114,12 +114,7 @@ class ShardServer final : public rpc::Shard::Server {
     found->second->end();
     service_.prefaulter_.cancelAll(id);
     service_.restores_.erase(found);
-    auto paf = kj::newPromiseAndFulfiller<void>();
-    // Shared, since std::function must be copyable.
-    auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(paf.fulfiller));
-    service_.faults_.detach(
-        id, [this, fulfiller] { service_.mailbox_.post([fulfiller] { (*fulfiller)->fulfill(); }); });
-    return kj::mv(paf.promise);
+    return answered([&](std::function<void()> done) { service_.faults_.detach(id, std::move(done)); });
   }
 
   kj::Promise<void> faults(FaultsContext context) override {
@@ -136,12 +131,9 @@ class ShardServer final : public rpc::Shard::Server {
     auto params = context.getParams();
     auto& restore = require(params.getRestore());
     auto ranges = rpc::rangesFrom(params.getRanges(), restore->segment().pages().pageCount());
-    auto paf = kj::newPromiseAndFulfiller<void>();
-    auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(paf.fulfiller));
-    service_.prefaulter_.start(restore, params.getJob(), std::move(ranges), [this, fulfiller] {
-      service_.mailbox_.post([fulfiller] { (*fulfiller)->fulfill(); });
+    return answered([&](std::function<void()> done) {
+      service_.prefaulter_.start(restore, params.getJob(), std::move(ranges), std::move(done));
     });
-    return kj::mv(paf.promise);
   }
 
   kj::Promise<void> cancelPrefault(CancelPrefaultContext context) override {
@@ -164,12 +156,26 @@ class ShardServer final : public rpc::Shard::Server {
     return kj::READY_NOW;
   }
 
+  kj::Promise<void> ping(PingContext) override {
+    return answered([&](std::function<void()> done) { service_.faults_.ping(std::move(done)); });
+  }
+
   kj::Promise<void> setPaused(SetPausedContext context) override {
     require(context.getParams().getRestore())->setPaused(context.getParams().getPaused());
     return kj::READY_NOW;
   }
 
  private:
+  // Begins something that says in some other thread when it is done; resolves then.
+  template <typename Begin>
+  kj::Promise<void> answered(Begin begin) {
+    auto paf = kj::newPromiseAndFulfiller<void>();
+    // Shared, since std::function must be copyable.
+    auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(paf.fulfiller));
+    begin([this, fulfiller] { service_.mailbox_.post([fulfiller] { (*fulfiller)->fulfill(); }); });
+    return kj::mv(paf.promise);
+  }
+
   AttachmentRef& require(std::uint64_t id) {
     const auto found = service_.restores_.find(id);
     KJ_REQUIRE(found != service_.restores_.end(), "this shard serves no such restore", id);

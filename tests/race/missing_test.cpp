@@ -19,7 +19,7 @@ TEST_P(Missing, AReadFaultBringsThePage) {
   for (const std::uint64_t page : {std::uint64_t{0}, pages() / 2, pages() - 1})
     EXPECT_TRUE(target.holdsImage(page));
   auto restore = server.restore();
-  EXPECT_EQ(stateOf(server, restore, 0), rpc::PageState::FAULTED);
+  awaitState(server, restore, 0, rpc::PageState::FAULTED);
   EXPECT_EQ(stateOf(server, restore, 1), rpc::PageState::MISSING);
 }
 

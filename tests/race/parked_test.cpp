@@ -111,7 +111,7 @@ TEST_P(Parked, APageThatIsThereAlreadyWakesItsWaiters) {
   ASSERT_EQ(ioctl(target.uffd(), UFFDIO_COPY, &copy), 0);
   server.wait(restore.resumeRequest().send());
   EXPECT_EQ(read.get(), image.at(target.offset(2)));
-  EXPECT_EQ(stateOf(server, restore, 2), rpc::PageState::FAULTED);
+  awaitState(server, restore, 2, rpc::PageState::FAULTED);
 }
 
 // Held before the lock or inside it, a worker on one target's page holds up no removal of another target.

@@ -105,7 +105,7 @@ TEST_P(Prefault, GoesOnBehindAPageThatIsThere) {
   auto prefault = start(server, restore, {{0, 4}});
   server.wait(prefault.waitRequest().send());
   for (std::uint64_t page = 0; page < 4; page++) {
-    EXPECT_EQ(stateOf(server, restore, page), rpc::PageState::FAULTED) << page;
+    awaitState(server, restore, page, rpc::PageState::FAULTED);
     EXPECT_TRUE(target.holdsImage(page)) << page;
   }
 }

@@ -31,6 +31,11 @@ class RaceTest : public testing::TestWithParam<std::uint64_t> {
     request.getRange().setCount(1);
     return server.wait(request.send()).getRuns()[0].getState();
   }
+  // A thread goes on as the kernel has put its page there, a moment before the worker stores the state.
+  static void awaitState(Server& server, rpc::Restore::Client& restore, std::uint64_t page,
+                         rpc::PageState state) {
+    await([&] { return stateOf(server, restore, page) == state; });
+  }
 };
 
 inline std::string pageSizeName(const testing::TestParamInfo<std::uint64_t>& info) {

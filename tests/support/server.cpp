@@ -5,7 +5,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -26,17 +26,16 @@ pid_t start(const std::vector<std::string>& arguments) {
   std::vector<char*> argv;
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  posix_spawnattr_setpgroup(&attributes, 0);
-  sigset_t none;
-  sigemptyset(&none);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
-  pid_t pid = -1;
-  const int error = posix_spawn(&pid, argv[0], nullptr, &attributes, argv.data(), environ);
-  posix_spawnattr_destroy(&attributes);
-  if (error != 0) throw std::runtime_error("cannot start " + arguments[0]);
+  const pid_t pid = fork();
+  if (pid < 0) throw std::runtime_error("cannot start " + arguments[0]);
+  if (pid == 0) {
+    // Goes with the test program, however that ends.
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    setpgid(0, 0);
+    execv(argv[0], argv.data());
+    _exit(127);
+  }
+  setpgid(pid, pid);
   return pid;
 }
 
@@ -94,18 +93,19 @@ Server::~Server() {
 }
 
 void Server::reconnect() {
-  client_ = nullptr;
   await([this] {
     if (waitpid(pid_, nullptr, WNOHANG) == pid_) {
       pid_ = -1;
       throw std::runtime_error("the server has ended");
     }
     try {
-      client_ = std::make_unique<rpc::ControlClient>(control_);
+      if (client_ == nullptr)
+        client_ = std::make_unique<rpc::ControlClient>(control_);
+      else
+        client_->reconnect();
       client_->wait(client_->coordinator().listRequest().send());
       return true;
     } catch (const kj::Exception&) {
-      client_ = nullptr;
       return false;
     }
   });

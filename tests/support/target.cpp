@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -27,6 +29,12 @@ struct PmScanArg {
 };
 constexpr unsigned long PAGEMAP_SCAN_IOCTL = _IOWR('f', 16, PmScanArg);
 constexpr std::uint64_t PAGE_IS_WRITTEN_BIT = 1 << 1;
+
+thread_local sigjmp_buf escape;
+
+void onSigbus(int, siginfo_t*, void*) {
+  siglongjmp(escape, 1);
+}
 
 int openPagemap() {
   return open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -99,6 +107,25 @@ std::future<void> Target::writeLater(std::uint64_t page, unsigned char byte) {
 }
 std::future<void> Target::giveBackLater(std::uint64_t page, std::uint64_t count) {
   return later([this, page, count] { giveBack(page, count); });
+}
+
+Touch Target::touch(std::uint64_t page) const {
+  struct sigaction action {};
+  struct sigaction before {};
+  action.sa_sigaction = onSigbus;
+  action.sa_flags = SA_SIGINFO | SA_NODEFER;
+  sigaction(SIGBUS, &action, &before);
+  volatile Touch result = Touch::sigbus;
+  if (sigsetjmp(escape, 0) == 0) {
+    read(page);
+    result = Touch::ok;
+  }
+  sigaction(SIGBUS, &before, nullptr);
+  return result;
+}
+
+std::future<Touch> Target::touchLater(std::uint64_t page) {
+  return later([this, page] { return touch(page); });
 }
 
 bool Target::eventInFlight() const {

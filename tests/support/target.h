@@ -15,6 +15,8 @@
 
 namespace faultline::test {
 
+enum class Touch { ok, sigbus };
+
 // One target, connected. Pages are numbered as the server does: over the regions, ordered by address.
 class Target {
  public:
@@ -43,6 +45,9 @@ class Target {
   // The same in a thread of its own.
   std::future<unsigned char> readLater(std::uint64_t page);
   std::future<void> writeLater(std::uint64_t page, unsigned char byte);
+  // Reads a page that may be poisoned.
+  Touch touch(std::uint64_t page) const;
+  std::future<Touch> touchLater(std::uint64_t page);
   std::future<void> giveBackLater(std::uint64_t page, std::uint64_t count = 1);
 
   // --- oracles ---

@@ -1,0 +1,166 @@
+// The coordinator dies, or stops, at each place of its way; its successor adopts and nothing is lost.
+
+#include <sys/eventfd.h>
+
+#include "tests/recovery/recovery_test.h"
+
+namespace faultline::test {
+namespace {
+
+struct Place {
+  const char* point;
+  unsigned skip;  // times to pass first
+};
+
+struct Death {
+  Place place;
+  rpc::Action action;
+};
+
+class CoordinatorDeath : public testing::TestWithParam<Death> {};
+
+// Pages around two borders of extents, so of three shards, never touched before: what a lost REMOVE would
+// show.
+constexpr std::uint64_t FIRST = EXTENT - 4;
+constexpr std::uint64_t COUNT = EXTENT + 8;
+
+// A range is given back and other threads fault while the coordinator comes by the place. Whatever it had
+// done by then: the madvise returns, the faults are answered, given-back pages are zeros, all others the
+// image.
+TEST_P(CoordinatorDeath, LosesNoRemovalAndNoFault) {
+  const auto [place, action] = GetParam();
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS, .watchdogMs = WATCHDOG_MS});
+  Target target(image, server.socket(), SMALL);
+  auto restore = server.restore();
+  EXPECT_TRUE(target.holdsImage(FIRST + 1));  // one of the pages was there
+  server.wait(restore.pauseRequest().send());
+  auto given = target.giveBackLater(FIRST, COUNT);
+  await([&] { return target.eventInFlight(); });
+  auto low = target.readLater(0);
+  auto high = target.readLater(PAGES - 1);
+  await([&] { return target.queued().pending == 2; });
+  auto barrier = arm(server, coordinatorHooks(server), place.point, action, rpc::ANY_PAGE, place.skip);
+  auto resumed = restore.resumeRequest().send();
+  EXPECT_THROW(server.wait(kj::mv(resumed).then([&](auto&&) { return restore.waitEndedRequest().send(); })),
+               kj::Exception);
+  server.reconnect();
+  given.get();
+  EXPECT_EQ(low.get(), image.at(target.offset(0)));
+  EXPECT_EQ(high.get(), image.at(target.offset(PAGES - 1)));
+  expectContent(target, pagesOf(FIRST, COUNT));
+  EXPECT_EQ(server.status().getIncarnation(), 2u);
+  EXPECT_EQ(server.wait(server.restore().statsRequest().send()).getStats().getAdoptions(), 1u);
+}
+
+std::vector<Death> everyDeath() {
+  const Place places[] = {{"gateClosed", 0}, {"beforeRead", 0},      {"afterRead", 0},
+                          {"midMark", 0},    {"midMark", COUNT / 2}, {"midMark", COUNT - 1},
+                          {"beforeOpen", 0}, {"beforeHandout", 0}};
+  std::vector<Death> deaths;
+  for (const Place& place : places)
+    for (const rpc::Action action : {rpc::Action::KILL, rpc::Action::STOP}) deaths.push_back({place, action});
+  return deaths;
+}
+
+std::string deathName(const testing::TestParamInfo<Death>& info) {
+  std::string name = info.param.place.point;
+  if (info.param.place.skip != 0) name += std::to_string(info.param.place.skip);
+  return name + (info.param.action == rpc::Action::KILL ? "Killed" : "Stopped");
+}
+
+INSTANTIATE_TEST_SUITE_P(At, CoordinatorDeath, testing::ValuesIn(everyDeath()), deathName);
+
+class HandshakeDeath : public testing::TestWithParam<const char*> {};
+
+// It dies in the middle of a handshake. The target has sent its one message and will never send another.
+TEST_P(HandshakeDeath, TheTargetIsServedAllTheSame) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS});
+  auto barrier = arm(server, coordinatorHooks(server), GetParam(), rpc::Action::KILL);
+  Target target(image, server.socket(), SMALL);
+  auto read = target.readLater(7);
+  EXPECT_EQ(read.get(), image.at(target.offset(7)));
+  server.reconnect();
+  EXPECT_EQ(server.status().getIncarnation(), 2u);
+  expectContent(target, {});
+  // Once, not twice.
+  EXPECT_EQ(server.status().getRestores().size(), 1u);
+}
+
+INSTANTIATE_TEST_SUITE_P(At, HandshakeDeath,
+                         testing::Values("handshakeAccepted", "handshakeRead", "restoreStored"));
+
+TEST(CoordinatorDeathElsewhere, WhileItStartsAShard) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS});
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  auto barrier = arm(server, coordinatorHooks(server), "shardStarting", rpc::Action::KILL);
+  kill(server.shardPid(1), SIGKILL);
+  auto read = target.readLater(EXTENT);  // of the shard that was killed
+  EXPECT_EQ(read.get(), image.at(target.offset(EXTENT)));
+  server.reconnect();
+  EXPECT_EQ(server.status().getIncarnation(), 2u);
+  expectContent(target, {});
+}
+
+class SuccessorDeath : public testing::TestWithParam<const char*> {};
+
+// The successor dies during its own recovery; the next one begins that again.
+TEST_P(SuccessorDeath, RecoveryCanBeginAgain) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS});
+  Target target(image, server.socket(), SMALL);
+  auto restore = server.restore();
+  auto hooks = coordinatorHooks(server);
+  auto successor = hooks.armRequest();
+  successor.setPoint(GetParam());
+  successor.setAction(rpc::Action::KILL);
+  successor.setPage(rpc::ANY_PAGE);
+  const int never = eventfd(0, EFD_CLOEXEC);
+  successor.setResume(rpc::makeFd(kj::AutoCloseFd(never)));
+  successor.setSuccessor(true);
+  server.wait(successor.send());
+  auto barrier = arm(server, hooks, "midMark", rpc::Action::KILL, rpc::ANY_PAGE, COUNT / 2);
+  auto given = target.giveBackLater(FIRST, COUNT);
+  auto read = target.readLater(0);
+  given.get();
+  EXPECT_EQ(read.get(), image.at(target.offset(0)));
+  server.reconnect();
+  EXPECT_EQ(server.status().getIncarnation(), 3u);
+  expectContent(target, pagesOf(FIRST, COUNT));
+}
+
+INSTANTIATE_TEST_SUITE_P(At, SuccessorDeath,
+                         testing::Values("adoptClaimed", "adoptDrained", "adoptReplayed", "adoptOpened"));
+
+TEST(CoordinatorDeathElsewhere, ABackgroundPopulationGoesOn) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS, .prefault = true});
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  kill(server.coordinatorPid(), SIGKILL);
+  server.reconnect();
+  server.wait(server.restore().waitCompleteRequest().send());
+  for (std::uint64_t page = 0; page < PAGES; page++) ASSERT_TRUE(target.inMemory(page)) << page;
+  expectContent(target, {});
+}
+
+TEST(CoordinatorDeathElsewhere, APausedRestoreStaysPaused) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS});
+  Target target(image, server.socket(), SMALL);
+  server.wait(server.restore().pauseRequest().send());
+  kill(server.coordinatorPid(), SIGKILL);
+  server.reconnect();
+  auto read = target.readLater(1);
+  await([&] { return target.queued().pending == 1; });
+  auto restore = server.client().restore("vm");
+  EXPECT_EQ(server.wait(restore.infoRequest().send()).getInfo().getPhase(), rpc::Phase::PAUSED);
+  server.wait(restore.resumeRequest().send());
+  EXPECT_EQ(read.get(), image.at(target.offset(1)));
+}
+
+}  // namespace
+}  // namespace faultline::test

@@ -1,0 +1,125 @@
+// Bytes of the segment that rot while nobody lives are found when it is adopted: rebuilt from what is
+// redundant, or the restore fails loudly and alone. Never wrong bytes.
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <random>
+
+#include "tests/recovery/recovery_test.h"
+
+namespace faultline::test {
+namespace {
+
+// The bytes of a restore's segment, held by the test.
+class Bytes {
+ public:
+  explicit Bytes(Server& server) {
+    auto request = server.hooks().segmentRequest();
+    request.setRestore("vm");
+    auto response = server.wait(request.send());
+    fd_ = server.wait(rpc::requireFd(response.getSegment(), "segment"));
+    struct stat status {};
+    fstat(fd_.get(), &status);
+    size_ = static_cast<std::size_t>(status.st_size);
+    start_ =
+        static_cast<unsigned char*>(mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0));
+  }
+  ~Bytes() { munmap(start_, size_); }
+  Bytes(const Bytes&) = delete;
+  unsigned char& operator[](std::size_t i) { return start_[i]; }
+  std::size_t size() const { return size_; }
+
+ private:
+  kj::AutoCloseFd fd_;
+  std::size_t size_;
+  unsigned char* start_;
+};
+
+constexpr std::uint64_t GIVEN = 20, COUNT = 10;
+
+// Flips one byte while all of ours but the supervisor are dead; judges what the target gets afterwards.
+void flipWhileDead(std::size_t offset, unsigned char mask) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS});
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  target.giveBack(GIVEN, COUNT);
+  target.read(100);
+  target.read(GIVEN);
+  Bytes bytes(server);
+  ASSERT_LT(offset, bytes.size());
+  std::vector<pid_t> pids = {server.coordinatorPid()};
+  for (unsigned index = 0; index < SHARDS; index++) pids.push_back(server.shardPid(index));
+  // Everybody stands still, the byte is changed, everybody dies.
+  for (const pid_t pid : pids) kill(pid, SIGSTOP);
+  bytes[offset] ^= mask;
+  for (const pid_t pid : pids) kill(pid, SIGKILL);
+  for (const std::uint64_t page :
+       {GIVEN, GIVEN + 3, GIVEN + COUNT, std::uint64_t{100}, std::uint64_t{0}, PAGES - 1}) {
+    const bool given = page >= GIVEN && page < GIVEN + COUNT;
+    if (target.touch(page) == Touch::sigbus) continue;  // loud
+    if (given)
+      EXPECT_TRUE(target.isAll(page, 0)) << "page " << page << ", byte " << offset;
+    else
+      EXPECT_TRUE(target.holdsImage(page)) << "page " << page << ", byte " << offset;
+  }
+  server.reconnect();
+}
+
+std::vector<std::size_t> interestingOffsets() {
+  const shm::Layout layout = shm::Layout::of(1, PAGES / EXTENT, PAGES, 4);
+  // The header, the lock words, the journal, a slot, the regions, the owners, and each word that tells of our
+  // pages.
+  std::vector<std::size_t> offsets = {0,
+                                      8,
+                                      12,
+                                      24,
+                                      60,
+                                      sizeof(shm::Immutable),
+                                      offsetof(shm::Header, state),
+                                      offsetof(shm::Header, activeShards),
+                                      offsetof(shm::Header, paused),
+                                      layout.lock,
+                                      layout.lock + 16,
+                                      layout.lock + shm::CACHE_LINE,
+                                      layout.journal,
+                                      layout.journal + 8,
+                                      layout.slots,
+                                      layout.slots + 8,
+                                      layout.regions,
+                                      layout.regions + 17,
+                                      layout.extents,
+                                      layout.extents + 1};
+  for (const std::size_t plane : {layout.pages, layout.mirror})
+    for (const std::size_t byte : {0, 2, 3, 8, 10, 11, 28, 36}) offsets.push_back(plane + byte);
+  return offsets;
+}
+
+TEST(Corruption, AByteThatRotsNeverBecomesWrongBytesOfTheTarget) {
+  std::mt19937 random(7);
+  for (const std::size_t offset : interestingOffsets())
+    flipWhileDead(offset, static_cast<unsigned char>(1 + random() % 255));
+}
+
+TEST(Corruption, OfOneRestoreLeavesTheOthersAlone) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS});
+  Target target(image, server.socket(), SMALL);
+  server.restore(0);
+  Target bystander(image, server.socket(), SMALL);
+  server.restore(1);
+  Bytes bytes(server);
+  std::vector<pid_t> pids = {server.coordinatorPid()};
+  for (unsigned index = 0; index < SHARDS; index++) pids.push_back(server.shardPid(index));
+  for (const pid_t pid : pids) kill(pid, SIGSTOP);
+  bytes[0] ^= 0xff;
+  for (const pid_t pid : pids) kill(pid, SIGKILL);
+  expectContent(bystander, {});
+  EXPECT_EQ(target.touch(1), Touch::sigbus);
+  server.reconnect();
+  EXPECT_EQ(server.status().getRestores().size(), 1u);
+}
+
+}  // namespace
+}  // namespace faultline::test

@@ -1,0 +1,61 @@
+// What the recovery tests share: arming failpoints, and judging a target after everything.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <set>
+#include <string>
+
+#include "rpc/failpoints.h"
+#include "rpc/fd.h"
+#include "tests/support/image.h"
+#include "tests/support/server.h"
+#include "tests/support/target.h"
+
+namespace faultline::test {
+
+inline constexpr std::uint64_t SMALL = 4096;
+inline constexpr std::uint64_t EXTENT = 512;  // pages with one owner
+inline constexpr std::uint64_t PAGES = 4 * EXTENT;
+inline constexpr unsigned SHARDS = 3;
+inline constexpr unsigned WATCHDOG_MS = 300;  // short where a stopped process is to be noticed
+
+// Arms one point of a process. Keep the barrier: dropping it disarms.
+inline rpc::Barrier::Client arm(Server& server, rpc::ProcessHooks::Client hooks, const std::string& point,
+                                rpc::Action action, std::uint64_t page = rpc::ANY_PAGE, unsigned skip = 0) {
+  auto request = hooks.armRequest();
+  request.setPoint(point.c_str());
+  request.setAction(action);
+  request.setPage(page);
+  request.setSkip(skip);
+  return server.wait(request.send()).getBarrier();
+}
+
+inline rpc::ProcessHooks::Client coordinatorHooks(Server& server) {
+  return server.wait(server.hooks().coordinatorRequest().send()).getHooks();
+}
+
+inline rpc::ProcessHooks::Client shardHooks(Server& server, unsigned index) {
+  auto request = server.hooks().shardRequest();
+  request.setIndex(index);
+  return server.wait(request.send()).getHooks();
+}
+
+// Every page: zeros where it was given back, else the image.
+inline void expectContent(const Target& target, const std::set<std::uint64_t>& givenBack) {
+  for (std::uint64_t page = 0; page < target.pages(); page++) {
+    if (givenBack.count(page) != 0)
+      ASSERT_TRUE(target.isAll(page, 0)) << "page " << page << " was given back";
+    else
+      ASSERT_TRUE(target.holdsImage(page)) << "page " << page;
+  }
+}
+
+inline std::set<std::uint64_t> pagesOf(std::uint64_t first, std::uint64_t count) {
+  std::set<std::uint64_t> pages;
+  for (std::uint64_t i = 0; i < count; i++) pages.insert(first + i);
+  return pages;
+}
+
+}  // namespace faultline::test
