@@ -10,7 +10,6 @@
 #include "cli/common.h"
 #include "cli/own_service.h"
 #include "cli/progress.h"
-#include "rpc/client.h"
 #include "rpc/fd.h"
 
 namespace faultline::cli {
@@ -47,14 +46,18 @@ class RestoreCommand {
  public:
   explicit RestoreCommand(const RestoreOptions& options)
       : options_(options), progress_(options.json ? Output::json : Output::people) {}
+  ~RestoreCommand() {
+    if (made_) unlink(options_.socket.c_str());
+  }
 
   int run() {
     requireUserfaultfd();
     kj::AutoCloseFd memory = openMemory(options_.memory);
-    SocketFile socket(options_.socket);
+    kj::AutoCloseFd socket = makeSocket(options_.socket);
+    made_ = true;
     rpc::ControlClient client(findService());
     KJ_DEFER(listener_ = nullptr);  // before the event loop that it lives in
-    listen(client, kj::mv(memory), socket.take());
+    listen(client, kj::mv(memory), kj::mv(socket));
     progress_.say("waiting for a target at " + options_.socket);
     const std::string name = waitForTarget(client);
     return follow(client, name);
@@ -164,6 +167,7 @@ class RestoreCommand {
 
   const RestoreOptions& options_;
   Progress progress_;
+  bool made_ = false;
   std::unique_ptr<OwnService> own_;
   kj::Maybe<rpc::Listener::Client> listener_;
 };
