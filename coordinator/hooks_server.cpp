@@ -28,9 +28,11 @@ class TestHooksServer final : public rpc::TestHooks::Server {
   }
 
   kj::Promise<void> coordinator(CoordinatorContext context) override {
+    // Not `this`: the hooks may be used after this capability was dropped.
+    rpc::ArmSuccessor successor(
+        [&service = service_](rpc::Failpoints::Arm arm) { armSuccessor(service, arm); });
     context.getResults().setHooks(
-        rpc::makeProcessHooks(service_.failpoints(), service_.io().unixEventPort,
-                              rpc::ArmSuccessor([this](rpc::Failpoints::Arm arm) { armSuccessor(arm); })));
+        rpc::makeProcessHooks(service_.failpoints(), service_.io().unixEventPort, kj::mv(successor)));
     return kj::READY_NOW;
   }
 
@@ -73,13 +75,13 @@ class TestHooksServer final : public rpc::TestHooks::Server {
   }
 
   // Laid down with the supervisor; the successor takes it up as it begins.
-  void armSuccessor(const rpc::Failpoints::Arm& arm) {
+  static void armSuccessor(Service& service, const rpc::Failpoints::Arm& arm) {
     const std::string stem = "failpoint." + std::string(rpc::nameOf(arm.point)) + "." +
                              std::to_string(static_cast<int>(arm.action)) + "." + std::to_string(arm.skip) +
                              "." + std::to_string(arm.page) + ".";
-    if (arm.reached.get() >= 0) service_.link().store(stem + "reached", arm.reached.get());
+    if (arm.reached.get() >= 0) service.link().store(stem + "reached", arm.reached.get());
     KJ_REQUIRE(arm.resume.get() >= 0, "a successor's failpoint needs an eventfd to resume it by");
-    service_.link().store(stem + "resume", arm.resume.get());
+    service.link().store(stem + "resume", arm.resume.get());
   }
 
   Service& service_;

@@ -105,7 +105,7 @@ Restore::~Restore() noexcept(false) {
 kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec, RestoreFds fds) {
   shm::Segment segment = createSegment(context, spec, fds.source.get());
   shm::Header& header = segment.header();
-  header.prefaultAll.store(spec.prefault ? 1 : 0);
+  header.prefaultAll.store(spec.prefault ? shm::YES : 0);
   header.watchSocket.store(spec.watchSocket ? 1 : 0);
   header.incarnation.store(1);
   header.attachedAt.store(shm::nowNs());
@@ -113,9 +113,10 @@ kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec
     KJ_FAIL_ASSERT("a new segment is held");
   auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
                                   kj::_::HeapDisposer<Restore>::instance);
+  restore->segment_.header().state.store(shm::SegmentState::ready, std::memory_order_release);
   restore->store();
   context.failpoints.hit(rpc::Point::restoreStored);
-  restore->open();
+  restore->segment_.lock().open();
   return restore;
 }
 
@@ -128,11 +129,16 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
     throw shm::SegmentError("another coordinator is alive and serves this restore");
   segment.lock().close();
   context.failpoints.hit(rpc::Point::adoptClaimed);
+  if (!segment.activeShardsSound() || segment.activeShards() > context.pool.size()) {
+    // Who is asked is not a matter of truth: everybody who serves now gets a share.
+    segment.setActiveShards(context.pool.size());
+    segment.extents().deal(context.pool.size());
+  }
   segment.header().incarnation.fetch_add(1);
   shm::count(segment.counters().adoptions);
   auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
                                   kj::_::HeapDisposer<Restore>::instance);
-  if (restore->segment_.header().paused.load() != 0) {
+  if (restore->segment_.header().paused.load() == shm::YES) {
     restore->phase_ = Phase::paused;
     restore->reader_->pause();
   }
@@ -170,11 +176,6 @@ void Restore::store() {
   link.store(fdName("segment"), segment_.fd());
 }
 
-void Restore::open() {
-  segment_.header().state.store(shm::SegmentState::ready, std::memory_order_release);
-  segment_.lock().open();
-}
-
 void Restore::start() {
   auto attaching = kj::Vector<kj::Promise<void>>();
   for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
@@ -203,28 +204,34 @@ void Restore::serve() {
   serving_ = true;
   reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { fail(e.getDescription().cStr()); });
   tasks_.add(watchCompletion());
-  if (segment_.header().prefaultAll.load() != 0) prefault({});
+  if (segment_.header().prefaultAll.load() == shm::YES) prefault({});
 }
 
-kj::Promise<void> Restore::attachTo(ShardHandle& shard) {
+kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
   auto request = shard.rpc().attachRequest();
   request.setRestore(id());
   request.setIndex(shard.index());
   request.setUffd(rpc::makeFdFrom(fds_.uffd.get()));
   request.setSegment(rpc::makeFdFrom(segment_.fd()));
   request.setSource(rpc::makeFdFrom(fds_.source.get()));
-  return request.send().ignoreResult().then([this, index = shard.index()] {
-    router_.setAttached(index, true);
-    bool all = true;
-    for (std::uint32_t i = 0; i < segment_.activeShards(); i++) all &= router_.attached(i);
-    if (all) readyFulfiller_->fulfill();
-  });
+  return request.send()
+      .ignoreResult()
+      .then([this, &shard, hopeless = std::move(hopeless)]() -> kj::Promise<void> {
+        // Before it is handed any fault: what killed its predecessors must not be met again.
+        return hopeless.empty() ? kj::Promise<void>(kj::READY_NOW)
+                                : poison(shard, hopeless, "one shard after the other died at it");
+      })
+      .then([this, index = shard.index()] {
+        router_.setAttached(index, true);
+        bool all = true;
+        for (std::uint32_t i = 0; i < segment_.activeShards(); i++) all &= router_.attached(i);
+        if (all) readyFulfiller_->fulfill();
+      });
 }
 
 kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
   if (over_ || phase_ == Phase::failed || shard.index() >= segment_.activeShards()) return kj::READY_NOW;
-  return attachTo(shard).then([this, &shard, hopeless = std::move(hopeless)] {
-    if (!hopeless.empty()) poison(shard, hopeless, "one shard after the other died at it");
+  return attachTo(shard, std::move(hopeless)).then([this, &shard] {
     if (!made(rpc::Mistake::noWakeAfterShard)) wake();
     for (auto& job : std::vector(jobs_))
       if (!job->finished() && !job->cancelled && job->pending.count(shard.index()) != 0) startOn(job, shard);
@@ -239,7 +246,7 @@ void Restore::pause() {
   KJ_REQUIRE(phase_ != Phase::paused, "the restore is paused already", name().c_str());
   KJ_REQUIRE(phase_ == Phase::serving, "the restore is not being served", name().c_str());
   phase_ = Phase::paused;
-  segment_.header().paused.store(1);
+  segment_.header().paused.store(shm::YES);
   reader_->pause();
   holdPopulation();
 }
@@ -264,7 +271,7 @@ void Restore::holdPopulation() {
 
 std::shared_ptr<PrefaultJob> Restore::prefault(std::vector<shm::PageRange> ranges) {
   auto job = std::make_shared<PrefaultJob>(++lastJob_, std::move(ranges));
-  if (job->ranges.empty()) segment_.header().prefaultAll.store(1);
+  if (job->ranges.empty()) segment_.header().prefaultAll.store(shm::YES);
   jobs_.push_back(job);
   for (std::uint32_t i = 0; i < segment_.activeShards(); i++) job->pending.insert(i);
   for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
@@ -304,14 +311,14 @@ void Restore::cancel(PrefaultJob& job) {
   }
 }
 
-void Restore::poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
-                     const std::string& reason) {
+kj::Promise<void> Restore::poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
+                                  const std::string& reason) {
   auto request = shard.rpc().poisonRequest();
   request.setRestore(id());
   request.setReason(reason.c_str());
   auto list = request.initPages(static_cast<unsigned>(pages.size()));
   for (unsigned i = 0; i < pages.size(); i++) list.set(i, pages[i]);
-  request.send().detach([](kj::Exception&&) {});
+  return request.send().ignoreResult();
 }
 
 kj::Promise<void> Restore::reshard(std::uint32_t shards) {
@@ -329,7 +336,7 @@ kj::Promise<void> Restore::reshard(std::uint32_t shards) {
         return reader_->exclusively([this, shards](const shm::ExclusiveGuard&) {
           shm::Header& header = segment_.header();
           // Slots of the former owners stay in the drain: they may be in a section still.
-          header.activeShards.store(std::max(shards, segment_.activeShards()));
+          segment_.setActiveShards(std::max(shards, segment_.activeShards()));
           segment_.extents().deal(shards);
           header.tableVersion.fetch_add(1);
         });

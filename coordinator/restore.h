@@ -103,14 +103,14 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment);
 
   void store();
-  void open();
-  kj::Promise<void> attachTo(ShardHandle& shard);
+  kj::Promise<void> attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
   kj::Promise<void> watchTarget();
   kj::Promise<void> watchCompletion();
   void serve();
   void startOn(std::shared_ptr<PrefaultJob> job, ShardHandle& shard);
   void holdPopulation();
-  void poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages, const std::string& reason);
+  kj::Promise<void> poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
+                           const std::string& reason);
   // Makes every waiting thread of the target fault again.
   void wake();
   void taskFailed(kj::Exception&& exception) override;

@@ -211,6 +211,7 @@ kj::Promise<std::optional<std::string>> UffdReader::recover() {
   };
   return drained.then([this, giveUp](shm::ExclusiveGuard guard) -> std::optional<std::string> {
     failpoints_.hit(Point::adoptDrained);
+    if (!segment_.servable()) return giveUp("its segment says that it had failed, or makes no sense");
     if (made(Mistake::openBeforeReplay)) segment_.lock().open();
     shm::Journal journal = segment_.journal();
     for (const uffd_msg& message : journal.all()) {

@@ -22,7 +22,7 @@ Attachment::Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoClose
   KJ_REQUIRE(workers <= segment_.facts().workersPerShard,
              "the segment has too few slots for this shard's workers", segment_.facts().workersPerShard,
              workers);
-  paused_.store(segment_.header().paused.load() != 0);
+  paused_.store(segment_.header().paused.load() == shm::YES);
 }
 
 Inflight::Inflight(Attachment& restore, unsigned worker, shm::PageRange range)

@@ -50,16 +50,20 @@ struct Immutable {
 
 enum class SegmentState : std::uint32_t { initialising = 0, ready = 1, failed = 2 };
 
+// A value of `paused` and `prefaultAll` that no single rotten byte makes out of 0.
+inline constexpr std::uint32_t YES = 0x5945535e;
+
 struct Header {
   Immutable immutable;
   std::uint32_t immutableCrc;  // crc32c of `immutable`
   std::atomic<SegmentState> state;
-  std::atomic<std::uint32_t> activeShards;  // changes under the write side only
-  std::atomic<std::uint32_t> tableVersion;  // of the extent table; changes under the write side only
-  std::atomic<std::uint64_t> incarnation;   // +1 for each coordinator that served the restore
-  std::atomic<std::uint32_t> prefaultAll;   // 1: every page is to be populated in the background
-  std::atomic<std::uint32_t> paused;        // 1: the uffd is not read
-  std::atomic<std::uint32_t> watchSocket;   // 1: the target is gone when its handshake socket closes
+  std::atomic<std::uint32_t> activeShards;       // changes under the write side only
+  std::atomic<std::uint32_t> activeShardsCheck;  // its complement
+  std::atomic<std::uint32_t> tableVersion;       // of the extent table; changes under the write side only
+  std::atomic<std::uint64_t> incarnation;        // +1 for each coordinator that served the restore
+  std::atomic<std::uint32_t> prefaultAll;        // YES: every page is to be populated in the background
+  std::atomic<std::uint32_t> paused;             // YES: the uffd is not read
+  std::atomic<std::uint32_t> watchSocket;        // 1: the target is gone when its handshake socket closes
   std::atomic<std::uint32_t> reserved;
   std::atomic<std::uint64_t> attachedAt;  // ns, CLOCK_MONOTONIC
 };

@@ -168,8 +168,8 @@ Segment Segment::create(const SegmentSpec& spec) {
   auto* header = at<Header>(start, 0);
   header->immutable = facts;
   header->immutableCrc = crc32c(&facts, sizeof facts);
-  header->activeShards.store(spec.shards);
   Segment segment(fd.release(), std::move(mapping), layout, facts);
+  segment.setActiveShards(spec.shards);
   segment.extents().deal(spec.shards);
   segment.lock().initialise();
   return segment;
@@ -253,6 +253,15 @@ std::string Segment::name() const {
 
 std::string Segment::sourceName() const {
   return {facts_.sourceName, strnlen(facts_.sourceName, sizeof facts_.sourceName)};
+}
+
+void Segment::setActiveShards(std::uint32_t shards) {
+  header_->activeShards.store(shards, std::memory_order_release);
+  header_->activeShardsCheck.store(~shards, std::memory_order_release);
+}
+
+bool Segment::activeShardsSound() const {
+  return header_->activeShards.load() == ~header_->activeShardsCheck.load();
 }
 
 std::uint32_t Segment::activeShards() const {

@@ -75,6 +75,10 @@ class Segment {
   // False once the restore has failed: no commit section may rely on the page table any more.
   bool servable() const { return header_->state.load(std::memory_order_relaxed) == SegmentState::ready; }
 
+  // Under the write side only, or before anybody else sees the segment.
+  void setActiveShards(std::uint32_t shards);
+  // False where the number above is not what was last set.
+  bool activeShardsSound() const;
   // Shards that have slots now, always 1 .. MAX_SHARDS whatever the memory holds.
   std::uint32_t activeShards() const;
   // The first slot of a shard; it has facts().workersPerShard of them.

@@ -74,20 +74,6 @@ TEST(ManyDeaths, AllButTheSupervisor) {
   EXPECT_EQ(server.status().getIncarnation(), 2u);
 }
 
-TEST(ManyDeaths, OfOneServiceDoNotReachTheTargetsOfAnother) {
-  Image image(PAGES * SMALL);
-  Image otherImage(PAGES * SMALL);
-  Server server(image, {.shards = SHARDS});
-  Server other(otherImage, {.shards = SHARDS});
-  Target target(image, server.socket(), SMALL);
-  Target bystander(otherImage, other.socket(), SMALL);
-  server.restore();
-  other.restore();
-  kill(server.coordinatorPid(), SIGKILL);
-  expectContent(bystander, {});
-  expectContent(target, {});
-}
-
 TEST(ManyDeaths, ATargetThatDiesEndsItsRestoreAlone) {
   Image image(PAGES * SMALL);
   Server server(image, {.shards = SHARDS});
