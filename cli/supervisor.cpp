@@ -124,8 +124,8 @@ void Supervisor::coordinatorEnded() {
   receive();
   deathNoticed_ = shm::nowNs();
   death_ = "(pid " + std::to_string(coordinator_->pid) + ") " + rpc::describeExit(coordinator_->pidfd.get());
-  const bool quick = Clock::now() - started_ < std::chrono::seconds(1);
-  quickDeaths_ = quick ? quickDeaths_ + 1 : 0;
+  // One that served was fit to serve: its successor begins at once.
+  quickDeaths_ = ready_ ? 0 : quickDeaths_ + 1;
   coordinator_.reset();
   channel_.reset();
   if (ending_) return;

@@ -11,7 +11,7 @@ namespace faultline::coordinator {
 namespace {
 
 // A shard that dies this soon after its start counts as one that cannot run.
-constexpr std::uint64_t QUICK_DEATH = 1'000'000'000;  // ns
+constexpr std::uint64_t QUICK_DEATH = 20'000'000;  // ns
 constexpr std::uint64_t LONGEST_BACK_OFF = 1000;      // ms
 constexpr std::chrono::milliseconds FENCE_PATIENCE{5000};
 

@@ -99,14 +99,13 @@ bool FaultRing::push(std::uint64_t restore, std::uint64_t readAt, std::span<cons
     cell.words = words;
     next_++;
   }
-  shared_->produced.store(next_, std::memory_order_release);
+  shared_->produced.store(next_, std::memory_order_seq_cst);
   return true;
 }
 
 void FaultRing::ring() {
   // Pairs with prepareToSleep(): either the consumer sees what was produced, or we see that it sleeps.
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (shared_->sleeping.load(std::memory_order_relaxed) == 0) return;
+  if (shared_->sleeping.load(std::memory_order_seq_cst) == 0) return;
   shared_->sleeping.store(0, std::memory_order_relaxed);
   const std::uint64_t one = 1;
   // Full (EAGAIN) means that it is already ringing.
@@ -131,9 +130,8 @@ bool FaultRing::pop(const std::function<void(FaultBatch::Reader)>& visit) {
 }
 
 bool FaultRing::prepareToSleep() {
-  shared_->sleeping.store(1, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  if (empty()) return true;
+  shared_->sleeping.store(1, std::memory_order_seq_cst);
+  if (shared_->produced.load(std::memory_order_seq_cst) == next_) return true;
   shared_->sleeping.store(0, std::memory_order_relaxed);
   return false;
 }

@@ -1,0 +1,223 @@
+// The chaos run: targets read, write and give back pages at random while shards and coordinators are killed
+// at random moments. Every page is checked against a shadow copy, all the time and once more at the end. It
+// ends by counting kills, not by time, and the seed repeats what is random about it.
+
+#include <signal.h>
+#include <time.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <thread>
+
+#include "shmtracker/clock.h"
+#include "tests/support/image.h"
+#include "tests/support/server.h"
+#include "tests/support/target.h"
+
+namespace {
+
+using namespace faultline;
+using namespace faultline::test;
+
+constexpr std::uint64_t PAGE = 4096;
+
+// What one target's pages must hold. A page belongs to one thread, so its truth needs no lock.
+enum class Truth : std::uint8_t { snapshot, zeros, written };
+
+class Driver {
+ public:
+  Driver(const Image& image, Target& target, unsigned number, std::uint64_t seed, unsigned shards)
+      : image_(image),
+        target_(target),
+        number_(number),
+        seed_(seed),
+        shards_(shards),
+        truth_(target.pages(), Truth::snapshot) {}
+
+  void start(unsigned threads) {
+    for (unsigned i = 0; i < threads; i++) threads_.emplace_back([this, i, threads] { drive(i, threads); });
+  }
+  void stop() {
+    stop_ = true;
+    for (auto& thread : threads_) thread.join();
+    for (std::uint64_t page = 0; page < target_.pages(); page++) check(page);
+  }
+  std::uint64_t faults() const { return touches_; }
+  std::uint64_t removals() const { return removals_; }
+  std::uint64_t wrong() const { return wrong_; }
+
+  // From `now` on: when was the first answer to a fault on a page of this shard (ANY: of any shard)?
+  static constexpr unsigned ANY = ~0u;
+  void watch(std::uint64_t now, unsigned shard) {
+    answeredAt_ = 0;
+    victim_ = shard;
+    killedAt_ = now;
+  }
+  std::uint64_t answeredAt() const { return answeredAt_; }
+
+ private:
+  void drive(unsigned thread, unsigned threads) {
+    std::mt19937_64 random(seed_ * 1000 + number_ * 10 + thread);
+    while (!stop_) {
+      const std::uint64_t page = random() % (target_.pages() / threads) * threads + thread;
+      const unsigned what = random() % 100;
+      const std::uint64_t before = shm::nowNs();
+      if (what < 40) {
+        target_.giveBack(page);
+        truth_[page] = Truth::zeros;
+        removals_++;
+      } else if (what < 50) {
+        target_.write(page, 0xa5);
+        auto* memory = const_cast<unsigned char*>(target_.address(page));
+        std::fill(memory, memory + PAGE, static_cast<unsigned char>(0xa5));
+        truth_[page] = Truth::written;
+      }
+      check(page);
+      touches_++;
+      const std::uint64_t after = shm::nowNs();
+      // Below that the page was there.
+      if (after - before > 2'000 && killedAt_ != 0 && after > killedAt_ &&
+          (victim_ == ANY || page / 512 % shards_ == victim_)) {
+        std::uint64_t none = 0;
+        answeredAt_.compare_exchange_strong(none, after);
+      }
+    }
+  }
+
+  void check(std::uint64_t page) {
+    const bool right = truth_[page] == Truth::snapshot  ? target_.holdsImage(page)
+                       : truth_[page] == Truth::written ? target_.isAll(page, 0xa5)
+                                                        : target_.isAll(page, 0);
+    if (right) return;
+    wrong_++;
+    fprintf(stderr, "target %u: page %llu must be %s and is not (first byte 0x%02x, image 0x%02x)\n", number_,
+            static_cast<unsigned long long>(page),
+            truth_[page] == Truth::snapshot  ? "the snapshot's"
+            : truth_[page] == Truth::written ? "as written"
+                                             : "zeros",
+            target_.read(page), image_.at(target_.offset(page)));
+  }
+
+  const Image& image_;
+  Target& target_;
+  const unsigned number_;
+  const std::uint64_t seed_;
+  const unsigned shards_;
+  std::vector<Truth> truth_;
+  std::vector<std::thread> threads_;
+  std::atomic<bool> stop_{false};
+  std::atomic<std::uint64_t> touches_{0}, removals_{0}, wrong_{0}, killedAt_{0}, answeredAt_{0};
+  std::atomic<unsigned> victim_{ANY};
+};
+
+std::uint64_t quantile(std::vector<std::uint64_t>& values, double fraction) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  return values[std::min(values.size() - 1,
+                         static_cast<std::size_t>(fraction * static_cast<double>(values.size())))];
+}
+
+struct Options {
+  std::uint64_t seed = 1;
+  unsigned kills = 50, targets = 3, shards = 3, threads = 2;
+  std::uint64_t mib = 16;
+};
+
+int run(const Options& options) {
+  Image image(options.mib << 20);
+  Server server(image, {.shards = options.shards, .workers = 2, .lockDeadlineMs = 250, .watchdogMs = 2000});
+  std::vector<std::unique_ptr<Target>> targets;
+  std::vector<std::unique_ptr<Driver>> drivers;
+  for (unsigned i = 0; i < options.targets; i++) {
+    targets.push_back(std::make_unique<Target>(image, server.socket(), PAGE, 2));
+    server.restore(i);
+    drivers.push_back(std::make_unique<Driver>(image, *targets.back(), i, options.seed, options.shards));
+  }
+  for (auto& driver : drivers) driver->start(options.threads);
+
+  std::mt19937_64 random(options.seed);
+  std::vector<std::uint64_t> afterShard, afterCoordinator;
+  unsigned coordinators = 0, shards = 0;
+  for (unsigned kill = 0; kill < options.kills; kill++) {
+    // A little progress of every target between two kills, of random length.
+    const std::uint64_t progress = 1 + random() % 400;
+    for (auto& driver : drivers) {
+      const std::uint64_t from = driver->faults();
+      await([&] { return driver->faults() - from >= progress; });
+    }
+    const unsigned what = random() % 10;
+    const auto index = static_cast<unsigned>(random() % options.shards);
+    const bool coordinator = what < 3 || what == 9;
+    const bool shard = what >= 3;
+    // Everything may be in motion, so pids are asked for each time; a shard that is down just now has none.
+    std::vector<pid_t> victims;
+    for (bool asked = false; !asked;) {
+      try {
+        victims.clear();
+        if (shard) await([&] { return server.shardPid(index) != 0; });
+        if (shard) victims.push_back(server.shardPid(index));
+        if (coordinator) victims.push_back(server.coordinatorPid());
+        asked = true;
+      } catch (const kj::Exception&) {
+        server.reconnect();
+      }
+    }
+    const std::uint64_t killed = shm::nowNs();
+    for (auto& driver : drivers) driver->watch(killed, shard ? index : Driver::ANY);
+    for (const pid_t pid : victims) ::kill(pid, SIGKILL);
+    coordinators += coordinator ? 1 : 0;
+    shards += shard ? 1 : 0;
+    std::uint64_t first = UINT64_MAX;
+    for (auto& driver : drivers) {
+      await([&] { return driver->answeredAt() != 0; });
+      first = std::min(first, driver->answeredAt());
+    }
+    (coordinator ? afterCoordinator : afterShard).push_back(first - killed);
+    if (coordinator) server.reconnect();
+    if ((kill + 1) % 100 == 0) printf("%u kills survived\n", kill + 1);
+    fflush(stdout);
+  }
+  std::uint64_t faults = 0, removals = 0, wrong = 0;
+  for (auto& driver : drivers) {
+    driver->stop();
+    faults += driver->faults();
+    removals += driver->removals();
+    wrong += driver->wrong();
+  }
+  auto ms = [](std::uint64_t ns) { return static_cast<double>(ns) / 1e6; };
+  auto row = [&](const char* name, std::vector<std::uint64_t>& v) {
+    printf("  %-34s p50 %.2f ms, p99 %.2f ms, max %.2f ms\n", name, ms(quantile(v, 0.5)),
+           ms(quantile(v, 0.99)), ms(quantile(v, 1)));
+  };
+  printf("chaos, seed %llu: %u kills survived (%u coordinators, %u shards), %u targets of %llu MiB\n",
+         static_cast<unsigned long long>(options.seed), options.kills, coordinators, shards, options.targets,
+         static_cast<unsigned long long>(options.mib));
+  printf("  touches %llu, removals %llu\n", static_cast<unsigned long long>(faults),
+         static_cast<unsigned long long>(removals));
+  row("kill of a shard to an answer", afterShard);
+  row("kill of a coordinator to an answer", afterCoordinator);
+  printf("  wrong pages: %llu\n", static_cast<unsigned long long>(wrong));
+  printf("repeat with: --seed %llu --kills %u\n", static_cast<unsigned long long>(options.seed),
+         options.kills);
+  return wrong == 0 ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{
+      "Kills faultline's processes at random while targets use their memory, and checks every page."};
+  Options options;
+  app.add_option("--seed", options.seed, "Of everything random");
+  app.add_option("--kills", options.kills, "End after so many");
+  app.add_option("--targets", options.targets, "Targets at once");
+  app.add_option("--shards", options.shards, "Shards");
+  app.add_option("--mib", options.mib, "Memory of each target");
+  CLI11_PARSE(app, argc, argv);
+  return run(options);
+}
