@@ -1,6 +1,9 @@
 // More than one of us dies at once. As long as the supervisor holds the fds, the target waits and is served
 // later.
 
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -72,6 +75,76 @@ TEST(ManyDeaths, AllButTheSupervisor) {
   expectContent(target, gone);
   server.reconnect();
   EXPECT_EQ(server.status().getIncarnation(), 2u);
+}
+
+// The gate of a dead coordinator stays closed until its successor has seen every section end. Here one never
+// does, and as the restore is paused only the recovery itself can be what fences it.
+TEST(ManyDeaths, ASuccessorWaitsForTheSectionInFlight) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS, .lockDeadlineMs = 50});
+  Target target(image, server.socket(), SMALL);
+  auto restore = server.restore();
+  const pid_t shard = server.shardPid(server.ownerOf(FIRST));
+  const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, shard, 0));
+  const int reached = eventfd(0, EFD_CLOEXEC);
+  auto request = shardHooks(server, server.ownerOf(FIRST)).armRequest();
+  request.setPoint("beforeCopy");
+  request.setAction(rpc::Action::PARK);
+  request.setPage(FIRST);
+  request.setReached(rpc::makeFdFrom(reached));
+  request.setResume(rpc::makeFd(kj::AutoCloseFd(eventfd(0, EFD_CLOEXEC))));
+  auto barrier = server.wait(request.send()).getBarrier();
+  auto read = target.readLater(FIRST);
+  std::uint64_t value = 0;
+  ASSERT_EQ(::read(reached, &value, sizeof value), static_cast<ssize_t>(sizeof value));
+  server.wait(restore.pauseRequest().send());
+  // Dropped with the connection, a barrier lets its thread go: so the shard is stopped as well.
+  kill(shard, SIGSTOP);
+  kill(server.coordinatorPid(), SIGKILL);
+  pollfd ended{pidfd, POLLIN, 0};
+  EXPECT_EQ(poll(&ended, 1, -1), 1);
+  server.reconnect();
+  server.wait(server.client().restore("vm").resumeRequest().send());
+  EXPECT_EQ(read.get(), image.at(target.offset(FIRST)));
+  close(pidfd);
+  close(reached);
+}
+
+// A worker that stands before the read lock with the source's bytes in hand, a removal that was read and not
+// yet published: the gate must not open before the replay.
+TEST(ManyDeaths, NoSectionRunsBeforeTheReplay) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS});
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  shm::Segment segment = server.segment();
+  auto barrier = server.barrier(FIRST, rpc::FaultPoint::BEFORE_READ_LOCK);
+  auto read = target.readLater(FIRST);
+  server.wait(barrier.waitHeldRequest().send());
+  auto hooks = coordinatorHooks(server);
+  const int reached = eventfd(0, EFD_CLOEXEC), resume = eventfd(0, EFD_CLOEXEC);
+  auto successor = hooks.armRequest();
+  successor.setPoint("adoptDrained");
+  successor.setAction(rpc::Action::PARK);
+  successor.setPage(rpc::ANY_PAGE);
+  successor.setReached(rpc::makeFdFrom(reached));
+  successor.setResume(rpc::makeFdFrom(resume));
+  successor.setSuccessor(true);
+  server.wait(successor.send());
+  auto death = arm(server, hooks, "afterRead", rpc::Action::KILL);
+  auto given = target.giveBackLater(FIRST);
+  std::uint64_t value = 0;
+  ASSERT_EQ(::read(reached, &value, sizeof value), static_cast<ssize_t>(sizeof value));
+  given.get();  // its event was read
+  // Closed, as it must be; if it were open, the worker would have its time now.
+  await([&] { return segment.lock().closed() || segment.pages().state(FIRST) == shm::PageState::faulted; });
+  value = 1;
+  ASSERT_EQ(write(resume, &value, sizeof value), static_cast<ssize_t>(sizeof value));
+  EXPECT_EQ(read.get(), 0);
+  expectContent(target, {FIRST});
+  close(reached);
+  close(resume);
+  server.reconnect();
 }
 
 TEST(ManyDeaths, ATargetThatDiesEndsItsRestoreAlone) {

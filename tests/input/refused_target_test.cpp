@@ -1,0 +1,107 @@
+// A target that is refused ends its own connection and nothing else: a restore that runs meanwhile runs on.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "tests/support/image.h"
+#include "tests/support/server.h"
+#include "tests/support/target.h"
+
+namespace faultline::test {
+namespace {
+
+constexpr std::uint64_t PAGES = 64;
+
+class RefusedTarget : public testing::Test {
+ protected:
+  // One region of our own uffd, described by these fields.
+  std::string region(std::uint64_t base, std::uint64_t size, std::uint64_t offset, std::uint64_t pageSize) {
+    return "{\"base_host_virt_addr\":" + std::to_string(base) + ",\"size\":" + std::to_string(size) +
+           ",\"offset\":" + std::to_string(offset) + ",\"page_size\":" + std::to_string(pageSize) + "}";
+  }
+
+  int connect() {
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    strcpy(address.sun_path, server_.socket().c_str());
+    EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    return fd;
+  }
+
+  // Sends a body with the running target's uffd and waits for the server to hang up.
+  void expectRefused(const std::string& body) {
+    const int fd = connect();
+    iovec part{const_cast<char*>(body.data()), body.size()};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    const int uffd = target_.uffd();
+    memcpy(CMSG_DATA(header), &uffd, sizeof uffd);
+    ASSERT_GT(sendmsg(fd, &message, MSG_NOSIGNAL), 0);
+    expectHungUp(fd);
+  }
+  static void expectHungUp(int fd) {
+    char byte;
+    EXPECT_LE(recv(fd, &byte, 1, 0), 0);  // waits until the server closes it
+    close(fd);
+  }
+
+  void TearDown() override {
+    for (std::uint64_t page = 0; page < target_.pages(); page++)
+      ASSERT_TRUE(target_.holdsImage(page)) << page;
+    EXPECT_EQ(server_.status().getRestores().size(), 1u);
+  }
+
+  Image image_{PAGES * 4096};
+  Server server_{image_, {.more = {"--handshake-timeout-ms", "200"}}};
+  Target target_{image_, server_.socket(), 4096};
+};
+
+TEST_F(RefusedTarget, RegionsThatCannotBeServed) {
+  server_.restore();
+  const std::uint64_t base = 1ull << 40;
+  for (const std::string& body : {region(base, 0, 0, 4096), region(base + 1, 4096, 0, 4096),
+                                  region(base, 4096, 100, 4096), region(base, (PAGES + 1) * 4096, 0, 4096),
+                                  region(base, 4096, 0, 16384), region(~0ull - 4095, 8192, 0, 4096),
+                                  region(base, 8192, 0, 4096) + "," + region(base + 4096, 8192, 0, 4096)})
+    expectRefused("[" + body + "]");
+}
+
+TEST_F(RefusedTarget, BodiesThatAreNone) {
+  server_.restore();
+  for (const char* body :
+       {"[]", "[1]", "{}", "hello", "[{\"size\":1}]", "[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]"})
+    expectRefused(body);
+}
+
+TEST_F(RefusedTarget, OneThatSaysNothing) {
+  server_.restore();
+  expectHungUp(connect());
+}
+
+TEST_F(RefusedTarget, OneThatStopsInTheMiddle) {
+  server_.restore();
+  expectRefused("[{\"base_host_virt");
+}
+
+TEST_F(RefusedTarget, OneWithoutAnFd) {
+  server_.restore();
+  const int fd = connect();
+  const std::string body = "[" + region(4096, 4096, 0, 4096) + "]";
+  ASSERT_EQ(send(fd, body.data(), body.size(), MSG_NOSIGNAL), static_cast<ssize_t>(body.size()));
+  expectHungUp(fd);
+}
+
+}  // namespace
+}  // namespace faultline::test

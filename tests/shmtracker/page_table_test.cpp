@@ -1,0 +1,122 @@
+#include "shmtracker/page_table.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <vector>
+
+#include "shmtracker/segment.h"
+
+namespace faultline::shm {
+namespace {
+
+class Pages : public testing::Test {
+ protected:
+  static constexpr std::uint64_t COUNT = 1000;
+  Segment segment_ = Segment::create({.restoreId = 1,
+                                      .name = "test",
+                                      .sourceName = "",
+                                      .regions = {{0, COUNT* SMALL_PAGE, 0, SMALL_PAGE}},
+                                      .sourceBytes = COUNT * SMALL_PAGE});
+  PageTable& pages_ = segment_.pages();
+
+  void SetUp() override { segment_.lock().open(); }
+  void fault(PageRange range) { pages_.markFaulted(segment_.lock().lockShared(0), range); }
+  void remove(PageRange range) { pages_.markRemoved(segment_.lock().lock(1, {}), range); }
+};
+
+// The table of design section 3.
+TEST_F(Pages, NoTransitionLeadsBackToMissing) {
+  EXPECT_EQ(pages_.state(5), PageState::missing);
+  remove({5, 1});
+  EXPECT_EQ(pages_.state(5), PageState::removed);
+  remove({5, 1});
+  EXPECT_EQ(pages_.state(5), PageState::removed);
+  fault({5, 1});
+  EXPECT_EQ(pages_.state(5), PageState::faulted);
+  remove({5, 1});
+  EXPECT_EQ(pages_.state(5), PageState::removed);
+  fault({6, 1});
+  EXPECT_EQ(pages_.state(6), PageState::faulted);
+  fault({6, 1});
+  EXPECT_EQ(pages_.state(6), PageState::faulted);
+  remove({6, 1});
+  EXPECT_EQ(pages_.state(6), PageState::removed);
+}
+
+TEST_F(Pages, AgreesWithASimpleModelUnderRandomOperations) {
+  std::mt19937_64 random(3);
+  std::vector<PageState> model(COUNT, PageState::missing);
+  for (unsigned i = 0; i < 300; i++) {
+    const std::uint64_t first = random() % COUNT;
+    const PageRange range{first, 1 + random() % std::min<std::uint64_t>(COUNT - first, 150)};
+    const bool removal = random() % 2 == 0;
+    removal ? remove(range) : fault(range);
+    for (PageIndex page = range.first; page < range.end(); page++)
+      model[page] = removal ? PageState::removed : PageState::faulted;
+    PageCounts expected;
+    for (PageIndex page = 0; page < COUNT; page++) {
+      ASSERT_EQ(pages_.state(page), model[page]);
+      (model[page] == PageState::missing   ? expected.missing
+       : model[page] == PageState::faulted ? expected.faulted
+                                           : expected.removed)++;
+    }
+    const PageCounts counts = pages_.counts();
+    EXPECT_EQ(counts.missing, expected.missing);
+    EXPECT_EQ(counts.faulted, expected.faulted);
+    EXPECT_EQ(counts.removed, expected.removed);
+    const PageIndex from = random() % COUNT;
+    std::uint64_t length = 0;
+    while (from + length < COUNT && model[from + length] == model[from]) length++;
+    EXPECT_EQ(pages_.runLength(from, COUNT - from), length);
+    PageIndex missing = from;
+    while (missing < COUNT && model[missing] != PageState::missing) missing++;
+    EXPECT_EQ(pages_.find({from, COUNT - from}, PageState::missing), missing);
+  }
+  PageIndex next = 0;
+  pages_.forEachRun({0, COUNT}, [&](PageRange run, PageState state) {
+    EXPECT_EQ(run.first, next);
+    for (PageIndex page = run.first; page < run.end(); page++) EXPECT_EQ(model[page], state);
+    next = run.end();
+  });
+  EXPECT_EQ(next, COUNT);
+}
+
+// Every bit of every page word, in either copy: what check() makes of it is right, or is called doubtful; and
+// a page that was given up is never missing again without a word.
+TEST_F(Pages, EveryBitThatRotsIsFound) {
+  fault({10, 4});
+  remove({12, 4});
+  fault({14, 1});
+  const PageState truth[] = {PageState::missing, PageState::faulted, PageState::faulted, PageState::removed,
+                             PageState::removed, PageState::faulted, PageState::removed, PageState::missing};
+  const Layout layout = Layout::of(1, segment_.extents().count(), COUNT, 1);
+  auto* start = reinterpret_cast<char*>(&segment_.header());
+  for (const std::size_t plane : {layout.pages, layout.mirror}) {
+    for (const std::size_t word : {0, 8}) {
+      for (unsigned bit = 9; bit < 17; bit++) {
+        auto& rotten = *reinterpret_cast<std::uint64_t*>(start + plane + word);
+        const std::uint64_t before = rotten;
+        rotten ^= 1ull << bit;
+        const PageCheck check = pages_.check(segment_.lock().lock(1, {}));
+        EXPECT_EQ(check.repaired + check.doubtful, 1u);
+        const PageState expected = truth[bit - 9];
+        const PageState now = pages_.state(bit);
+        if (check.doubtful == 0) {
+          // A faulted page may be taken for one that is asked for again; never the other way about.
+          const bool same = now == expected || (expected == PageState::faulted && word == 0);
+          EXPECT_TRUE(same) << "bit " << bit << " of word " << word;
+        } else {
+          EXPECT_EQ(check.firstDoubtful, bit);
+        }
+        EXPECT_FALSE(expected == PageState::removed && now == PageState::missing);
+        // Back to the truth for the next one.
+        for (const std::size_t copy : {layout.pages, layout.mirror})
+          *reinterpret_cast<std::uint64_t*>(start + copy + word) = before;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace faultline::shm
