@@ -170,9 +170,15 @@ class ShardServer final : public rpc::Shard::Server {
   template <typename Begin>
   kj::Promise<void> answered(Begin begin) {
     auto paf = kj::newPromiseAndFulfiller<void>();
-    // Shared, since std::function must be copyable.
-    auto fulfiller = std::make_shared<kj::Own<kj::PromiseFulfiller<void>>>(kj::mv(paf.fulfiller));
-    begin([this, fulfiller] { service_.mailbox_.post([fulfiller] { (*fulfiller)->fulfill(); }); });
+    const std::uint64_t number = ++service_.lastWaiting_;
+    // KJ's objects stay in the loop's thread; others get a number.
+    service_.waiting_[number] = kj::mv(paf.fulfiller);
+    begin([&service = service_, number] {
+      service.mailbox_.post([&service, number] {
+        service.waiting_[number]->fulfill();
+        service.waiting_.erase(number);
+      });
+    });
     return kj::mv(paf.promise);
   }
 

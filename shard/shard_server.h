@@ -52,6 +52,9 @@ class ShardService final : private FaultLoopEvents {
   Prefaulter prefaulter_;
   std::map<std::uint64_t, AttachmentRef> restores_;
   kj::Maybe<rpc::ShardEvents::Client> events_;
+  std::map<std::uint64_t, kj::Own<kj::PromiseFulfiller<void>>>
+      waiting_;  // for other threads to say that it is done
+  std::uint64_t lastWaiting_ = 0;
 };
 
 }  // namespace faultline::shard

@@ -7,6 +7,10 @@
 
 #include "shmtracker/error.h"
 
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#endif
+
 namespace faultline::shm {
 
 void RobustMutex::initialise(pthread_mutex_t& mutex) {
@@ -45,7 +49,15 @@ LockResult RobustMutex::tryLock() {
 LockResult RobustMutex::lockUntil(std::chrono::steady_clock::time_point deadline) {
   const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(deadline.time_since_epoch()).count();
   const timespec until{static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
-  return settle(pthread_mutex_clocklock(mutex_, CLOCK_MONOTONIC, &until));
+  const LockResult result = settle(pthread_mutex_clocklock(mutex_, CLOCK_MONOTONIC, &until));
+#ifdef __SANITIZE_THREAD__
+  // GCC 12's ThreadSanitizer does not see pthread_mutex_clocklock.
+  if (result != LockResult::busy) {
+    __tsan_mutex_pre_lock(mutex_, 0);
+    __tsan_mutex_post_lock(mutex_, 0, 0);
+  }
+#endif
+  return result;
 }
 
 void RobustMutex::unlock() {

@@ -46,7 +46,7 @@ TEST_F(Regions, PagesAreNumberedDenselyInOrderOfAddress) {
 
 TEST_F(Regions, AddressesOutsideLeadNowhere) {
   for (const std::uint64_t address :
-       {std::uint64_t{0}, 16 * MIB - 1, 20 * MIB, 40 * MIB + 3 * SMALL_PAGE, 72 * MIB, ~0ull})
+       {std::uint64_t{0}, 16 * MIB - 1, 20 * MIB, 40 * MIB + 3 * SMALL_PAGE, 72 * MIB, ~std::uint64_t{0}})
     EXPECT_FALSE(table_.pageAt(address).has_value()) << address;
 }
 

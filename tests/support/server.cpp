@@ -114,7 +114,8 @@ void Server::reconnect() {
 rpc::Restore::Client Server::restore(unsigned n) {
   const std::string name = restoreName(n);
   await([&] {
-    for (auto info : wait(client_->coordinator().listRequest().send()).getRestores())
+    auto response = wait(client_->coordinator().listRequest().send());
+    for (auto info : response.getRestores())
       if (info.getName() == name.c_str()) return true;
     return false;
   });
