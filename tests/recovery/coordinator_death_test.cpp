@@ -71,13 +71,14 @@ std::string deathName(const testing::TestParamInfo<Death>& info) {
 
 INSTANTIATE_TEST_SUITE_P(At, CoordinatorDeath, testing::ValuesIn(everyDeath()), deathName);
 
-class HandshakeDeath : public testing::TestWithParam<const char*> {};
+class HandshakeDeath : public testing::TestWithParam<Death> {};
 
 // It dies in the middle of a handshake. The target has sent its one message and will never send another.
 TEST_P(HandshakeDeath, TheTargetIsServedAllTheSame) {
+  const auto [place, action] = GetParam();
   Image image(PAGES * SMALL);
-  Server server(image, {.shards = SHARDS});
-  auto barrier = arm(server, coordinatorHooks(server), GetParam(), rpc::Action::KILL);
+  Server server(image, {.shards = SHARDS, .watchdogMs = WATCHDOG_MS});
+  auto barrier = arm(server, coordinatorHooks(server), place.point, action);
   Target target(image, server.socket(), SMALL);
   auto read = target.readLater(7);
   EXPECT_EQ(read.get(), image.at(target.offset(7)));
@@ -88,8 +89,15 @@ TEST_P(HandshakeDeath, TheTargetIsServedAllTheSame) {
   EXPECT_EQ(server.status().getRestores().size(), 1u);
 }
 
-INSTANTIATE_TEST_SUITE_P(At, HandshakeDeath,
-                         testing::Values("handshakeAccepted", "handshakeRead", "restoreStored"));
+std::vector<Death> everyHandshakeDeath() {
+  std::vector<Death> deaths;
+  for (const char* point : {"handshakeAccepted", "handshakeRead", "restoreStored"})
+    for (const rpc::Action action : {rpc::Action::KILL, rpc::Action::STOP})
+      deaths.push_back({{point, 0}, action});
+  return deaths;
+}
+
+INSTANTIATE_TEST_SUITE_P(At, HandshakeDeath, testing::ValuesIn(everyHandshakeDeath()), deathName);
 
 TEST(CoordinatorDeathElsewhere, WhileItStartsAShard) {
   Image image(PAGES * SMALL);
