@@ -232,7 +232,7 @@ kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageInd
 kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
   if (over_ || phase_ == Phase::failed || shard.index() >= segment_.activeShards()) return kj::READY_NOW;
   return attachTo(shard, std::move(hopeless)).then([this, &shard] {
-    if (!made(rpc::Mistake::noWakeAfterShard)) wake();
+    if (!made(shard.adopted() ? rpc::Mistake::noWakeAfterTakeover : rpc::Mistake::noWakeAfterShard)) wake();
     for (auto& job : std::vector(jobs_))
       if (!job->finished() && !job->cancelled && job->pending.count(shard.index()) != 0) startOn(job, shard);
   });
