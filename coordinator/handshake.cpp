@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -25,6 +26,7 @@ constexpr int SO_PEERPIDFD = 77;  // Linux 6.5 and later
 constexpr std::uint64_t INITIALIZED = 1ull << 31;
 constexpr std::size_t PIECE = 64 * 1024;
 constexpr std::size_t MAX_FDS = 16;
+constexpr int MAX_DEPTH = 16;
 // Features whose events would have to be followed and are not.
 constexpr std::uint64_t UNSERVED =
     UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP;
@@ -50,8 +52,15 @@ std::uint64_t pageSize(const json& region, std::size_t index) {
   return value == 4 || value == 2048 ? value * 1024 : value;
 }
 
-// Refuses nesting that would cost the parser its stack; the protocol has a depth of two.
-void requireFlat(std::string_view text) {
+// What brackets alone tell of a JSON text.
+struct Brackets {
+  std::size_t end =
+      std::string_view::npos;  // behind the bracket that closes the first one; npos: not yet there
+  int deepest = 0;
+};
+
+Brackets bracketsOf(std::string_view text) {
+  Brackets brackets;
   int depth = 0;
   bool quoted = false;
   for (std::size_t i = 0; i < text.size(); i++) {
@@ -63,11 +72,12 @@ void requireFlat(std::string_view text) {
     } else if (text[i] == '"') {
       quoted = true;
     } else if (text[i] == '[' || text[i] == '{') {
-      if (++depth > 16) throw HandshakeError("the handshake's JSON is nested too deeply");
+      brackets.deepest = std::max(brackets.deepest, ++depth);
     } else if (text[i] == ']' || text[i] == '}') {
-      depth--;
+      if (--depth == 0 && brackets.end == std::string_view::npos) brackets.end = i + 1;
     }
   }
+  return brackets;
 }
 
 // Where the array ends that the body begins with; npos: not yet.
@@ -77,23 +87,7 @@ std::size_t endOfArray(std::string_view text) {
   if (text[start] != '[')
     throw HandshakeError("the handshake is no JSON array of regions; it begins with '" +
                          std::string(text.substr(start, 16)) + "'");
-  int depth = 0;
-  bool quoted = false;
-  for (std::size_t i = start; i < text.size(); i++) {
-    if (quoted) {
-      if (text[i] == '\\')
-        i++;
-      else if (text[i] == '"')
-        quoted = false;
-    } else if (text[i] == '"') {
-      quoted = true;
-    } else if (text[i] == '[' || text[i] == '{') {
-      depth++;
-    } else if ((text[i] == ']' || text[i] == '}') && --depth == 0) {
-      return i + 1;
-    }
-  }
-  return std::string_view::npos;
+  return bracketsOf(text).end;
 }
 
 std::string describeFd(int fd) {
@@ -110,7 +104,8 @@ void setPeekOffset(int socket, int offset) {
 }  // namespace
 
 ParsedRegions parseRegions(std::string_view text) {
-  requireFlat(text);
+  // Nesting beyond the protocol's two levels costs a parser its stack.
+  if (bracketsOf(text).deepest > MAX_DEPTH) throw HandshakeError("the handshake's JSON is nested too deeply");
   const json body = json::parse(text, nullptr, false);
   if (body.is_discarded())
     throw HandshakeError("the handshake is not valid JSON: it begins with '" +
