@@ -48,6 +48,7 @@ OwnService::OwnService(const ServiceOptions& options)
     supervisor.executable = rpc::siblingExecutable("faultline-coordinator");
     supervisor.arguments = options.coordinatorArguments();
     supervisor.watchdog = std::chrono::milliseconds(options.watchdogMs);
+    supervisor.startLimit = 5 * supervisor.watchdog;
     supervisor.whenReady = [&readyWrite] { [[maybe_unused]] const auto n = write(readyWrite.get(), "r", 1); };
     spdlog::set_level(spdlog::level::from_str(options.logLevel));
     _exit(guarded([&] { return Supervisor(std::move(supervisor), kj::mv(kept)).run(); }));

@@ -98,6 +98,7 @@ int serve(const ServeOptions& options) {
   supervisor.executable = rpc::siblingExecutable("faultline-coordinator");
   supervisor.arguments = options.service.coordinatorArguments();
   supervisor.watchdog = std::chrono::milliseconds(options.service.watchdogMs);
+  supervisor.startLimit = 5 * supervisor.watchdog;
   supervisor.whenReady = [&] { spdlog::info("serving; control socket {}", options.control); };
   return Supervisor(std::move(supervisor), kj::mv(kept)).run();
 }

@@ -35,7 +35,7 @@ struct SupervisorOptions {
   std::string executable;  // the coordinator
   std::vector<std::string> arguments;
   std::chrono::milliseconds watchdog{2000};      // of silence, before a coordinator is replaced
-  std::chrono::milliseconds startLimit{15'000};  // until a coordinator must be ready
+  std::chrono::milliseconds startLimit{10'000};  // of silence, before it is ready
   std::function<void()> whenReady;               // once, when the first coordinator serves
 };
 

@@ -128,6 +128,20 @@ struct Options {
   std::uint64_t mib = 16;
 };
 
+// Asks for a background population that the kill may catch in the middle.
+void populate(Server& server, unsigned target, std::mt19937_64& random) {
+  const std::uint64_t first = random() % 3000;
+  try {
+    auto request = server.client().restore(Server::restoreName(target)).prefaultRequest();
+    auto range = request.initRanges(1)[0];
+    range.setFirst(first);
+    range.setCount(1 + random() % 1000);
+    server.wait(request.send());
+  } catch (const kj::Exception&) {
+    server.reconnect();  // the coordinator has just died; it is asked again the next time
+  }
+}
+
 int run(const Options& options) {
   Image image(options.mib << 20);
   Server server(image, {.shards = options.shards, .workers = 2, .lockDeadlineMs = 250, .watchdogMs = 2000});
@@ -152,6 +166,7 @@ int run(const Options& options) {
     }
     const unsigned what = random() % 10;
     const auto index = static_cast<unsigned>(random() % options.shards);
+    populate(server, static_cast<unsigned>(random() % options.targets), random);
     const bool coordinator = what < 3 || what == 9;
     const bool shard = what >= 3;
     // Everything may be in motion, so pids are asked for each time; a shard that is down just now has none.

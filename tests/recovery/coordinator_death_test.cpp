@@ -59,14 +59,15 @@ std::vector<Death> everyDeath() {
                           {"beforeOpen", 0}, {"beforeHandout", 0}};
   std::vector<Death> deaths;
   for (const Place& place : places)
-    for (const rpc::Action action : {rpc::Action::KILL, rpc::Action::STOP}) deaths.push_back({place, action});
+    for (const rpc::Action action : {rpc::Action::KILL, rpc::Action::STOP, rpc::Action::PARK})
+      deaths.push_back({place, action});
   return deaths;
 }
 
 std::string deathName(const testing::TestParamInfo<Death>& info) {
   std::string name = info.param.place.point;
   if (info.param.place.skip != 0) name += std::to_string(info.param.place.skip);
-  return name + (info.param.action == rpc::Action::KILL ? "Killed" : "Stopped");
+  return name + actionName(info.param.action);
 }
 
 INSTANTIATE_TEST_SUITE_P(At, CoordinatorDeath, testing::ValuesIn(everyDeath()), deathName);
@@ -92,19 +93,22 @@ TEST_P(HandshakeDeath, TheTargetIsServedAllTheSame) {
 std::vector<Death> everyHandshakeDeath() {
   std::vector<Death> deaths;
   for (const char* point : {"handshakeAccepted", "handshakeRead", "restoreStored"})
-    for (const rpc::Action action : {rpc::Action::KILL, rpc::Action::STOP})
+    for (const rpc::Action action : {rpc::Action::KILL, rpc::Action::STOP, rpc::Action::PARK})
       deaths.push_back({{point, 0}, action});
   return deaths;
 }
 
 INSTANTIATE_TEST_SUITE_P(At, HandshakeDeath, testing::ValuesIn(everyHandshakeDeath()), deathName);
 
-TEST(CoordinatorDeathElsewhere, WhileItStartsAShard) {
+class ShardStartDeath : public testing::TestWithParam<Death> {};
+
+TEST_P(ShardStartDeath, TheSuccessorStartsIt) {
+  const auto [place, action] = GetParam();
   Image image(PAGES * SMALL);
-  Server server(image, {.shards = SHARDS});
+  Server server(image, {.shards = SHARDS, .watchdogMs = WATCHDOG_MS});
   Target target(image, server.socket(), SMALL);
   server.restore();
-  auto barrier = arm(server, coordinatorHooks(server), "shardStarting", rpc::Action::KILL);
+  auto barrier = arm(server, coordinatorHooks(server), place.point, action);
   kill(server.shardPid(1), SIGKILL);
   auto read = target.readLater(EXTENT);  // of the shard that was killed
   EXPECT_EQ(read.get(), image.at(target.offset(EXTENT)));
@@ -113,18 +117,25 @@ TEST(CoordinatorDeathElsewhere, WhileItStartsAShard) {
   expectContent(target, {});
 }
 
-class SuccessorDeath : public testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(At, ShardStartDeath,
+                         testing::Values(Death{{"shardStarting", 0}, rpc::Action::KILL},
+                                         Death{{"shardStarting", 0}, rpc::Action::STOP},
+                                         Death{{"shardStarting", 0}, rpc::Action::PARK}),
+                         deathName);
+
+class SuccessorDeath : public testing::TestWithParam<Death> {};
 
 // The successor dies during its own recovery; the next one begins that again.
 TEST_P(SuccessorDeath, RecoveryCanBeginAgain) {
+  const auto [place, action] = GetParam();
   Image image(PAGES * SMALL);
-  Server server(image, {.shards = SHARDS});
+  Server server(image, {.shards = SHARDS, .watchdogMs = WATCHDOG_MS});
   Target target(image, server.socket(), SMALL);
   auto restore = server.restore();
   auto hooks = coordinatorHooks(server);
   auto successor = hooks.armRequest();
-  successor.setPoint(GetParam());
-  successor.setAction(rpc::Action::KILL);
+  successor.setPoint(place.point);
+  successor.setAction(action);
   successor.setPage(rpc::ANY_PAGE);
   const int never = eventfd(0, EFD_CLOEXEC);
   successor.setResume(rpc::makeFd(kj::AutoCloseFd(never)));
@@ -140,8 +151,15 @@ TEST_P(SuccessorDeath, RecoveryCanBeginAgain) {
   expectContent(target, pagesOf(FIRST, COUNT));
 }
 
-INSTANTIATE_TEST_SUITE_P(At, SuccessorDeath,
-                         testing::Values("adoptClaimed", "adoptDrained", "adoptReplayed", "adoptOpened"));
+std::vector<Death> everySuccessorDeath() {
+  std::vector<Death> deaths;
+  for (const char* point : {"adoptClaimed", "adoptDrained", "adoptReplayed", "adoptOpened"})
+    for (const rpc::Action action : {rpc::Action::KILL, rpc::Action::STOP, rpc::Action::PARK})
+      deaths.push_back({{point, 0}, action});
+  return deaths;
+}
+
+INSTANTIATE_TEST_SUITE_P(At, SuccessorDeath, testing::ValuesIn(everySuccessorDeath()), deathName);
 
 TEST(CoordinatorDeathElsewhere, ABackgroundPopulationGoesOn) {
   Image image(PAGES * SMALL);

@@ -42,6 +42,19 @@ inline rpc::ProcessHooks::Client shardHooks(Server& server, unsigned index) {
   return server.wait(request.send()).getHooks();
 }
 
+// What is done to the thread, or the process, that comes by a place; in names of tests.
+inline std::string actionName(rpc::Action action) {
+  switch (action) {
+    case rpc::Action::KILL:
+      return "Killed";
+    case rpc::Action::STOP:
+      return "Stopped";
+    case rpc::Action::PARK:
+      return "Parked";
+  }
+  return "";
+}
+
 // Every page: zeros where it was given back, else the image.
 inline void expectContent(const Target& target, const std::set<std::uint64_t>& givenBack) {
   for (std::uint64_t page = 0; page < target.pages(); page++) {

@@ -54,12 +54,13 @@ TEST_P(ShardDeath, ARemovalMeanwhileCountsToo) {
 std::vector<Death> everyDeath() {
   std::vector<Death> deaths;
   for (const char* point : {"beforeStage", "beforeReadLock", "beforeCopy", "afterCopy", "afterStore"})
-    for (const rpc::Action action : {rpc::Action::KILL, rpc::Action::STOP}) deaths.push_back({point, action});
+    for (const rpc::Action action : {rpc::Action::KILL, rpc::Action::STOP, rpc::Action::PARK})
+      deaths.push_back({point, action});
   return deaths;
 }
 
 std::string deathName(const testing::TestParamInfo<Death>& info) {
-  return std::string(info.param.point) + (info.param.action == rpc::Action::KILL ? "Killed" : "Stopped");
+  return std::string(info.param.point) + actionName(info.param.action);
 }
 
 INSTANTIATE_TEST_SUITE_P(At, ShardDeath, testing::ValuesIn(everyDeath()), deathName);
