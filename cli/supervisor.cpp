@@ -23,6 +23,7 @@ namespace faultline::cli {
 namespace {
 
 constexpr std::size_t EVENTS_KEPT = 64;
+constexpr int CHANNEL_ROOM = 8 << 20;          // bytes; some 1 KiB a message
 constexpr std::size_t CONNECTIONS_KEPT = 256;  // a listener, not yet served
 constexpr unsigned HOPELESS = 8;               // quick deaths in a row before anything was ever served
 constexpr std::chrono::milliseconds PATIENCE{5000};
@@ -102,6 +103,9 @@ int Supervisor::run() {
 
 void Supervisor::startCoordinator() {
   auto [ours, theirs] = rpc::FdChannel::pair();
+  // Room for all that may be said while a coordinator stands still: a sender that waits could not replace it.
+  if (setsockopt(ours.get(), SOL_SOCKET, SO_SNDBUFFORCE, &CHANNEL_ROOM, sizeof CHANNEL_ROOM) != 0)
+    setsockopt(ours.get(), SOL_SOCKET, SO_SNDBUF, &CHANNEL_ROOM, sizeof CHANNEL_ROOM);
   started_ = heard_ = Clock::now();
   ready_ = false;
   channel_.emplace(kj::mv(ours));
