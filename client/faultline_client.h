@@ -1,4 +1,4 @@
-/* The target's side of a restore, for people who write VMMs and checkpointers. C, no dependency but libc.
+/* The target's side of a restore, for people who write VMMs and checkpointers. C; needs nothing but libc.
  *
  *   faultline_target *target;
  *   char why[256];
@@ -7,12 +7,15 @@
  *   ... use the memory: each page comes when it is first touched ...
  *   faultline_target_close(target);
  *
- * The protocol is Firecracker's UFFD handshake (docs/firecracker.md): a VMM that speaks it needs none of
- * this.
+ * The protocol is Firecracker's UFFD handshake (a stream socket, one message: a JSON array of regions, and
+ * the userfaultfd by SCM_RIGHTS; nothing comes back): a VMM that speaks it needs none of this.
  *
- * Every function that can fail returns 0 or a negative errno, and writes one line into `why` (at most
- * `why_size` bytes with the final NUL; may be NULL) which names the thing, the value and the way out. A
- * target may be used by any thread, but opened, connected and closed by one at a time. */
+ * Every function that returns an int returns 0, or a negative errno; those that take `why` then write one
+ * line there (at most `why_size` bytes with the final NUL; may be NULL) which names the thing, the value and
+ * the way out. A target may be used by any thread, but opened, connected and closed by one at a time.
+ *
+ * Where no page server answers any more, a touched page is waited for, for ever: the memory holds either the
+ * right bytes or nothing. A page that the server cannot give raises SIGBUS (BUS_MCEERR_AR). */
 #ifndef FAULTLINE_CLIENT_H
 #define FAULTLINE_CLIENT_H
 
@@ -28,7 +31,7 @@ typedef struct faultline_target faultline_target;
 /* One region of memory and the range of the snapshot's memory file that belongs in it. All in bytes,
  * multiples of page_size, which is 4096, or 2097152 for hugetlb memory. */
 typedef struct faultline_region {
-  uint64_t size;
+  uint64_t size;   /* not 0 */
   uint64_t offset; /* in the memory file */
   uint64_t page_size;
 } faultline_region;
@@ -42,31 +45,45 @@ enum {
   FAULTLINE_TRACK_WRITES = 2,
 };
 
-/* Maps the regions (private, anonymous), makes a userfaultfd as Firecracker does (/dev/userfaultfd, else the
- * system call; non-blocking, close-on-exec, faults from the kernel included) and registers the regions for
- * missing pages. Nothing may touch the memory before faultline_target_connect has returned. `flags`: of the
- * enum above. */
+/* Maps the regions (private, anonymous, not reserved), makes a userfaultfd as Firecracker does
+ * (/dev/userfaultfd, else the system call; non-blocking, close-on-exec, faults from the kernel included) and
+ * registers the regions for missing pages. Nothing may touch the memory before faultline_target_connect has
+ * returned. `flags`: of the enum above. `*target` is set on success only.
+ * -EINVAL: arguments; -EPERM, -ENOSYS: userfaultfd is not allowed, or not there; -ENOMEM: address space, or
+ * hugetlb pages are asked for and the machine has none. That there are enough huge pages is not checked: they
+ * are taken as they are touched. */
 int faultline_target_open(const faultline_region* regions, size_t count, unsigned flags,
                           faultline_target** target, char* why, size_t why_size);
 
 /* Does the handshake with the server that listens on `socket_path`, waiting up to `timeout_ms` for it to be
- * there. From here on faults are answered by the server. The connection is kept until close, as Firecracker
- * does. */
+ * there and to take the connection. From here on faults are answered by the server. The connection is kept
+ * until close, as Firecracker does. -EISCONN: it was done already. Otherwise as faultline_handshake. */
 int faultline_target_connect(faultline_target* target, const char* socket_path, unsigned timeout_ms,
                              char* why, size_t why_size);
 
 size_t faultline_target_regions(const faultline_target* target);
+/* Where region number `region` of faultline_target_open's list is mapped; NULL where there is none such. */
 void* faultline_target_address(const faultline_target* target, size_t region);
 /* Borrowed; valid until close. */
 int faultline_target_uffd(const faultline_target* target);
-/* The handshake's connection, -1 before connect. Borrowed. Readable: the server has closed it. */
+/* The handshake's connection, -1 before connect. Borrowed. Hangs up (POLLRDHUP) when the server has closed
+ * it. */
 int faultline_target_socket(const faultline_target* target);
 
-/* Unregisters, unmaps and closes everything. Nothing may use the memory any more. NULL is allowed. */
+/* Waits until the server has closed the connection: 0. -ETIMEDOUT: it has not, after `timeout_ms` (0: look
+ * only; negative: no limit). -ENOTCONN: before connect. A server that is replaced by a successor may close it
+ * and go on serving all the same: this alone is no reason to end. */
+int faultline_target_wait_peer(const faultline_target* target, int timeout_ms);
+
+/* Unregisters, unmaps and closes everything. Nothing may use the memory any more; no thread may be waiting
+ * for a page of it, nor in an madvise of it: that one ends only when its event is read. NULL is allowed. */
 void faultline_target_close(faultline_target* target);
 
-/* The handshake alone, for memory and a userfaultfd of the caller's own. `addresses[i]`: where region i is
- * mapped. Returns the connected socket, to be kept open for the target's life, or a negative errno. */
+/* The handshake alone, for memory and a userfaultfd of the caller's own: `addresses[i]` is where region i is
+ * mapped, and `uffd` is set up (UFFDIO_API), non-blocking and registered for missing pages of all regions.
+ * Returns the connected socket (close-on-exec), to be kept open for the target's life, or a negative errno:
+ * -ENOENT, -ECONNREFUSED: nobody listens there; -EAGAIN: the server does not take the connection; others of
+ * connect(2) and sendmsg(2). */
 int faultline_handshake(const char* socket_path, int uffd, const faultline_region* regions,
                         void* const* addresses, size_t count, unsigned timeout_ms, char* why,
                         size_t why_size);

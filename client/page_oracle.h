@@ -1,53 +1,87 @@
-// What a page of a restored target may hold, as the target itself knows it.
+// What a page of a restored target may hold, as the target itself knows it: the server is not asked.
 #pragma once
 
 #include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
+
+#include "client/image.h"
 
 namespace faultline::target {
 
-// How a page's content came about.
-enum class Came { source, zeroInSource, removed, written };
+// What a page must hold.
+enum class Content : std::uint8_t { snapshot, zeros, pattern };
 
 struct Mismatch {
   std::uint64_t page;
   std::uint64_t byte;  // in the page
-  unsigned expected, got;
+  unsigned char expected, got;
+  Content content;  // the kind of `expected`
+  bool orZeros;     // zeros would have been right, too: the page was just being given back
 };
 
-// A truth kept beside the memory: each page is either the snapshot's, or being given back, or given back
-// (zeros for ever until written), or written by us. Any thread; a page's transitions are made by who holds
-// its claim.
+// A truth kept beside the memory, one byte a page. A page starts with the snapshot's bytes; a madvise makes
+// it zeros, once it has returned; a write makes it its pattern.
+//
+// Readers take no lock, so a page may be given back while it is being faulted in or compared. Then it may
+// hold what it held before, and from some byte on zeros, which the madvise put there; not what it held before
+// once more behind a zero. Nothing but this window is lenient: a page whose madvise has returned before a
+// look begins must be zeros, one whose madvise begins after the look has ended must be untouched.
+//
+// Any thread. Giving back and writing exclude each other, page by page, by waiting.
 class PageOracle {
  public:
-  PageOracle(const char* image, std::uint64_t pages, std::uint64_t pageSize);
+  explicit PageOracle(const Image& image);
 
-  // Claims a page: from then on nobody else gives it back or writes it. false: claimed by somebody else.
-  bool claim(std::uint64_t page) { return !claims_[page].exchange(true, std::memory_order_acquire); }
-  void unclaim(std::uint64_t page) { claims_[page].store(false, std::memory_order_release); }
-
-  // By the claimant: the page was given back, its madvise has returned.
-  void removed(std::uint64_t page) { states_[page].store(REMOVED, std::memory_order_release); }
-  void written(std::uint64_t page) { states_[page].store(WRITTEN, std::memory_order_release); }
-
-  // By the claimant: compares every byte at `memory` with what the page must hold. Nothing: it does.
-  std::optional<Mismatch> check(std::uint64_t page, const char* memory, Came& came) const;
-  // The byte that a written page is filled with.
-  static unsigned char patternOf(std::uint64_t page) {
-    return static_cast<unsigned char>(0x5a ^ (page * 131));
+  // Around a madvise, for each of its pages.
+  void beginRemoval(std::uint64_t page) { begin(page, REMOVING); }
+  void endRemoval(std::uint64_t page) { end(page, Content::zeros); }
+  bool beingRemoved(std::uint64_t page) const {
+    return (states_[page].load(std::memory_order_acquire) & REMOVING) != 0;
   }
+  // Around writing writePattern's bytes.
+  void beginWriting(std::uint64_t page) { begin(page, WRITING); }
+  void endWriting(std::uint64_t page) { end(page, Content::pattern); }
+
+  // A look at a page: begun before its first byte is touched, then compared. Not while somebody writes it.
+  class Look {
+   public:
+    Look(const PageOracle& oracle, std::uint64_t page)
+        : oracle_(oracle), page_(page), before_(oracle.states_[page].load(std::memory_order_seq_cst)) {}
+    // Compares every byte at `memory`, where the page is. Nothing: it is right.
+    std::optional<Mismatch> compare(const char* memory) const;
+
+   private:
+    const PageOracle& oracle_;
+    const std::uint64_t page_;
+    const std::uint8_t before_;
+  };
+
+  // Compares with zeros, whoever is giving the page back: for who knows that its own madvise has returned.
+  std::optional<Mismatch> compareWithZeros(std::uint64_t page, const char* memory) const;
+  // What the page holds; at rest.
+  Content content(std::uint64_t page) const {
+    return contentOf(states_[page].load(std::memory_order_acquire));
+  }
+  bool zeroInSnapshot(std::uint64_t page) const;
+
+  // Fills `memory` with bytes that no other page gets.
+  void writePattern(std::uint64_t page, char* memory) const;
 
  private:
-  enum State : std::uint8_t { SNAPSHOT, REMOVED, WRITTEN };
+  // A state is a Content, and who is changing it at the moment.
+  enum Busy : std::uint8_t { REMOVING = 4, WRITING = 8 };
+  static constexpr Content contentOf(std::uint8_t state) { return static_cast<Content>(state & 3); }
 
-  const char* image_;
-  const std::uint64_t pageSize_;
-  std::unique_ptr<std::atomic<bool>[]> claims_;
-  std::unique_ptr<std::atomic<std::uint8_t>[]> states_;
+  void begin(std::uint64_t page, Busy busy);
+  void end(std::uint64_t page, Content content);
+  std::uint64_t expectedWord(Content content, std::uint64_t page, std::uint64_t word) const;
+  std::optional<Mismatch> compareWith(Content content, std::uint64_t page, const char* memory) const;
+  std::optional<Mismatch> compareFading(Content content, std::uint64_t page, const char* memory) const;
+
+  const Image& image_;
+  const std::unique_ptr<std::atomic<std::uint8_t>[]> states_;
 };
 
 }  // namespace faultline::target

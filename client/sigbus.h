@@ -1,0 +1,39 @@
+// A touch of a page that cannot be had raises SIGBUS: here it becomes a value.
+#pragma once
+
+#include <setjmp.h>
+
+#include <optional>
+
+namespace faultline::target {
+
+struct BusError {
+  const char* address;  // that was touched
+  bool poisoned;        // BUS_MCEERR_AR, as UFFDIO_POISON makes it; else there was no memory for the page
+};
+
+// For the whole process, once. A SIGBUS outside guarded() ends the process as ever.
+void installSigbusHandler();
+
+namespace detail {
+extern constinit thread_local sigjmp_buf* guard;  // of the guarded() that this thread is in
+extern constinit thread_local BusError raised;
+}  // namespace detail
+
+// Runs `work`; the error, where it raised SIGBUS: then `work` was left where it stood, so it must hold
+// nothing that a destructor gives back, and what it has stored may be stored or not. Not to be nested. Any
+// thread.
+template <typename Work>
+[[gnu::noinline]] std::optional<BusError> guarded(Work& work) {
+  sigjmp_buf here;
+  if (sigsetjmp(here, 0) != 0) {
+    detail::guard = nullptr;
+    return detail::raised;
+  }
+  detail::guard = &here;
+  work();
+  detail::guard = nullptr;
+  return std::nullopt;
+}
+
+}  // namespace faultline::target
