@@ -1,7 +1,10 @@
 #include "cli/common.h"
 
 #include <fcntl.h>
+#include <kj/common.h>
 #include <linux/userfaultfd.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -9,17 +12,42 @@
 #include <cerrno>
 #include <cstring>
 
+#include "rpc/connection.h"
+
 namespace faultline::cli {
+
+namespace {
+
+std::vector<std::string> split(const std::string& text, const std::string& separator) {
+  std::vector<std::string> parts;
+  std::size_t begin = 0;
+  for (std::size_t end; (end = text.find(separator, begin)) != std::string::npos;
+       begin = end + separator.size())
+    parts.push_back(text.substr(begin, end - begin));
+  parts.push_back(text.substr(begin));
+  return parts;
+}
+
+// "path.c_str() = /tmp/x" is "/tmp/x" to people; words with a blank in front of the sign are words.
+std::string withoutExpression(const std::string& operand) {
+  const std::size_t sign = operand.find(" = ");
+  return sign == std::string::npos ? operand : operand.substr(sign + 3);
+}
+
+}  // namespace
 
 std::string messageOf(const kj::Exception& exception) {
   std::string text = exception.getDescription().cStr();
-  // KJ_REQUIRE puts the condition in front: "expected a == b; what it means; a = 1".
-  if (text.rfind("remote exception: ", 0) == 0) text = text.substr(18);
-  if (text.rfind("expected ", 0) == 0) {
-    const std::size_t end = text.find("; ");
-    if (end != std::string::npos) text = text.substr(end + 2);
+  if (text.starts_with("remote exception: ")) text = text.substr(18);
+  // As KJ_REQUIRE composes it: "expected a == b; what it means; a = 1; b = 2".
+  std::vector<std::string> parts = split(text, "; ");
+  if (parts.size() > 1 && parts.front().starts_with("expected ")) parts.erase(parts.begin());
+  std::string message = parts.front();
+  for (std::size_t i = 1; i < parts.size(); i++) {
+    const bool operand = parts[i].find(" = ") != std::string::npos;
+    message += (operand ? ": " : "; ") + withoutExpression(parts[i]);
   }
-  return text;
+  return message;
 }
 
 int guarded(const std::function<int()>& body) {
@@ -52,13 +80,15 @@ kj::AutoCloseFd openMemory(const std::string& path) {
   return fd;
 }
 
-kj::AutoCloseFd makeSocket(const std::string& path) {
-  kj::AutoCloseFd fd;
-  auto failure = kj::runCatchingExceptions([&] { fd = rpc::listenAt(path); });
+SocketFile::SocketFile(const std::string& path) : path_(path) {
+  auto failure = kj::runCatchingExceptions([&] { fd_ = rpc::listenAt(path); });
   KJ_IF_MAYBE (e, failure) {
-    throw CommandError(USAGE, "socket " + path + ": " + messageOf(*e));
+    throw CommandError(USAGE, "socket: " + messageOf(*e));
   }
-  return fd;
+}
+
+SocketFile::~SocketFile() {
+  unlink(path_.c_str());
 }
 
 void requireUserfaultfd() {
@@ -76,6 +106,18 @@ void requireUserfaultfd() {
 
 void addControl(CLI::App& command, std::string& path) {
   command.add_option("--control", path, "Control socket of the server")->capture_default_str();
+}
+
+const CLI::Validator& restoreName() {
+  static const CLI::Validator validator(
+      [](const std::string& name) {
+        const bool good =
+            !name.empty() && name.size() <= 50 && name.find_first_of(".:/ \t\n") == std::string::npos;
+        return good ? ""
+                    : "\"" + name + "\" must have 1 to 50 characters, none of them '.', ':', '/' or blank";
+      },
+      "NAME");
+  return validator;
 }
 
 std::string humanBytes(std::uint64_t bytes) {
@@ -105,6 +147,18 @@ std::string humanNs(std::uint64_t ns) {
 
 bool isTerminal() {
   return isatty(STDOUT_FILENO) == 1;
+}
+
+void logToStderr() {
+  // What we start logs to stdout, too.
+  dup2(STDERR_FILENO, STDOUT_FILENO);
+  auto logger = spdlog::stderr_color_mt("faultline");
+  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e faultline[%P] %l: %v");
+  spdlog::set_default_logger(logger);
+}
+
+void setLogLevel(const std::string& level) {
+  spdlog::set_level(spdlog::level::from_str(level));
 }
 
 std::vector<std::string> ServiceOptions::coordinatorArguments() const {
@@ -144,7 +198,8 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
       .add_option("--handshake-timeout-ms", options.handshakeTimeoutMs,
                   "How long a target may take for its handshake")
       ->capture_default_str();
-  command.add_option("--log-level", options.logLevel, "trace, debug, info, warn or error")
+  command.add_option("--log-level", options.logLevel, "How much to log, to stderr")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "critical", "off"}))
       ->capture_default_str();
   command.add_flag("--test-hooks", options.testHooks, "Offer the test hooks: for tests only");
 }

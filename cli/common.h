@@ -9,8 +9,7 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
-
-#include "rpc/client.h"
+#include <vector>
 
 namespace faultline::cli {
 
@@ -23,8 +22,8 @@ enum Exit : int {
 };
 
 inline const char* EXIT_CODES =
-    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 not possible on this machine, 4 no server "
-    "reachable";
+    "Exit codes: 0 done, 1 failed (the message says what), 2 wrong usage or input,\n"
+    "            3 not possible on this machine, 4 no server reachable, or it has gone";
 
 // Ends the command with this code and message.
 struct CommandError : std::runtime_error {
@@ -35,15 +34,29 @@ struct CommandError : std::runtime_error {
 // Runs a command's body; prints what went wrong in one line; returns the exit code.
 int guarded(const std::function<int()>& body);
 
-// The message of a kj::Exception without the places in the code.
+// The message of a kj::Exception for people: without places and expressions of the code.
 std::string messageOf(const kj::Exception& exception);
 
-// Opens a snapshot's memory file for reading; CommandError(USAGE) where it is missing, a directory, empty,
-// ...
+// Opens a snapshot's memory file for reading. CommandError(USAGE) where it is missing, a directory, empty, or
+// not readable.
 kj::AutoCloseFd openMemory(const std::string& path);
 
-// Makes a listening socket; CommandError(USAGE) where that is not possible.
-kj::AutoCloseFd makeSocket(const std::string& path);
+// A listening Unix socket, mode 0600, and its file, which goes with the object.
+class SocketFile {
+ public:
+  // CommandError(USAGE) where it can't be made.
+  explicit SocketFile(const std::string& path);
+  ~SocketFile();
+  SocketFile(const SocketFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  // The socket itself, for whoever is to serve it. Once.
+  kj::AutoCloseFd take() { return kj::mv(fd_); }
+
+ private:
+  const std::string path_;
+  kj::AutoCloseFd fd_;
+};
 
 // userfaultfd can be used here, or CommandError(ENVIRONMENT) saying which sysctl, capability or device is
 // missing.
@@ -54,9 +67,16 @@ inline const char* DEFAULT_CONTROL = "/run/faultline/control.sock";
 // Adds --control.
 void addControl(CLI::App& command, std::string& path);
 
+// A check of the names of restores and listeners: they are part of the names of kept fds.
+const CLI::Validator& restoreName();
+
 std::string humanBytes(std::uint64_t bytes);
 std::string humanNs(std::uint64_t ns);
 bool isTerminal();
+
+// The log of this process and of those it starts: on stderr, so that stdout is the command's own.
+void logToStderr();
+void setLogLevel(const std::string& level);
 
 // Options of a service, for serve, restore and demo alike.
 struct ServiceOptions {

@@ -1,18 +1,22 @@
-#include <fcntl.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include <capnp/message.h>
+#include <kj/common.h>
+#include <signal.h>
 
-#include <array>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/common.h"
 #include "cli/demo_image.h"
 #include "cli/own_service.h"
+#include "cli/restore_view.h"
+#include "cli/scratch.h"
+#include "cli/session.h"
+#include "cli/target_process.h"
+#include "rpc/convert.h"
 #include "rpc/fd.h"
-#include "rpc/process.h"
+#include "shmtracker/segment.h"
 
 namespace faultline::cli {
 
@@ -24,173 +28,253 @@ struct DemoOptions {
   ServiceOptions service;
   std::uint64_t sizeMib = 1024;
   unsigned threads = 4;
-  double giveBack = 5;
+  double giveBack = 10;
   std::uint64_t seed = 1;
   std::string directory = "/var/tmp";
   std::string pageSize = "4k";
   bool prefault = true, json = false;
 };
 
-// A directory that goes with its content.
-struct Scratch {
-  explicit Scratch(const std::string& parent) : path(parent + "/faultline-demo-XXXXXX") {
-    if (mkdtemp(path.data()) == nullptr)
-      throw CommandError(ENVIRONMENT, "cannot make a directory in " + parent + "; choose another with --dir");
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path, ignored);
-  }
-  std::string path;
-};
+constexpr const char* NAME = "demo";  // of the restore
+// How often it is looked whether the target was refused.
+constexpr std::chrono::milliseconds LOOK{20};
+// Exit code of faultline-target where the machine is to blame.
+constexpr int TARGET_ENVIRONMENT = 3;
 
-// Runs the target program; its exit code and its JSON.
-std::pair<int, json> runTarget(const DemoOptions& options, const std::string& image,
-                               const std::string& socket) {
-  const std::string command = rpc::siblingExecutable("faultline-target") + " --json --timeout 600 --socket " +
-                              socket + " --image " + image + " --threads " + std::to_string(options.threads) +
-                              " --give-back " + std::to_string(options.giveBack) + " --page-size " +
-                              options.pageSize + " --seed " + std::to_string(options.seed);
-  FILE* pipe = popen(command.c_str(), "re");
-  if (pipe == nullptr) throw CommandError(ENVIRONMENT, "cannot start faultline-target");
-  std::string text;
-  std::array<char, 4096> buffer;
-  while (const std::size_t got = fread(buffer.data(), 1, buffer.size(), pipe))
-    text.append(buffer.data(), got);
-  const int status = pclose(pipe);
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
-          json::parse(text, nullptr, false)};
+std::string decimal(std::uint64_t number) {
+  return std::to_string(number);
 }
 
-struct Sums {
-  std::uint64_t copied = 0, zeroed = 0, zeroedRemoved = 0, prefaulted = 0, faults = 0, removes = 0,
-                segment = 0;
-};
-
-Sums sumsOf(rpc::ControlClient& client, rpc::Restore::Client& restore) {
-  Sums sums;
-  auto response = client.wait(restore.statsRequest().send());
-  sums.faults = response.getStats().getFaults();
-  sums.removes = response.getStats().getRemoves();
-  for (auto s : response.getStats().getShards()) {
-    sums.copied += s.getCopied();
-    sums.zeroed += s.getZeroed();
-    sums.zeroedRemoved += s.getZeroedRemoved();
-    sums.prefaulted += s.getPrefaulted();
-  }
-  sums.segment = client.wait(restore.infoRequest().send()).getInfo().getSegmentBytes();
-  return sums;
+// Interrupts are noted, not acted on, until there is an event loop.
+bool interruptPending() {
+  sigset_t pending;
+  sigpending(&pending);
+  return sigismember(&pending, SIGINT) == 1 || sigismember(&pending, SIGTERM) == 1 ||
+         sigismember(&pending, SIGHUP) == 1;
 }
 
-void printTable(const DemoOptions& options, const json& t, const Sums& s) {
-  auto number = [&t](const char* key) { return t.value(key, 0.0); };
-  auto row = [](const char* what, const std::string& value) { printf("  %-46s %s\n", what, value.c_str()); };
-  auto pages = [](double n) { return std::to_string(static_cast<std::uint64_t>(n)); };
-  auto us = [](double ns) { return humanNs(static_cast<std::uint64_t>(ns)); };
+[[noreturn]] void interrupted() {
+  throw CommandError(FAILED, "interrupted");
+}
+
+// --- what is shown ---
+
+void row(const char* what, const std::string& value) {
+  printf("  %-46s %s\n", what, value.c_str());
+}
+
+void printTarget(const json& target) {
+  auto number = [&target](const char* key) { return decimal(target.value(key, std::uint64_t{0})); };
+  row("pages compared, every byte", number("pages"));
+  row("  holding the snapshot's bytes", number("from_source"));
+  row("  zero in the snapshot", number("zero_in_source"));
+  row("  given back (MADV_DONTNEED), reading as zeros", number("removed"));
+}
+
+void printServer(const RestoreView& view) {
+  row("how the server brought them", decimal(view.copied + view.zeroed + view.zeroedRemoved));
+  row("  copied from the snapshot", decimal(view.copied));
+  row("  as zero pages, nothing read", decimal(view.zeroed));
+  row("  as zeros after a removal", decimal(view.zeroedRemoved));
+  row("  of these in the background, before any fault", decimal(view.prefaulted));
+  row("  of these because a thread waited for them", decimal(view.byFault()));
+  row("removals told by the kernel", decimal(view.removes));
+}
+
+void printSpeed(const json& target) {
+  auto ns = [&target](const char* key) { return humanNs(target.value(key, std::uint64_t{0})); };
+  row("faults a second, as the target saw it",
+      decimal(static_cast<std::uint64_t>(target.value("faults_per_second", 0.0))));
+  row("fault latency p50 / p99 / p99.9",
+      ns("fault_p50_ns") + " / " + ns("fault_p99_ns") + " / " + ns("fault_p999_ns"));
+  row("time to the first page", ns("first_page_ns"));
+}
+
+void printTable(const DemoOptions& options, const json& target, const RestoreView& view) {
   printf("\nfaultline demo: %llu MiB, %u shards, %u threads, %s pages\n",
          static_cast<unsigned long long>(options.sizeMib), options.service.shards, options.threads,
          options.pageSize.c_str());
-  row("pages compared, every byte", pages(number("pages")));
-  row("  holding the snapshot's bytes", pages(number("from_source")));
-  row("  zero in the snapshot", pages(number("zero_in_source")));
-  row("  given back (MADV_DONTNEED), reading as zeros", pages(number("removed")));
-  row("how they came: copied from the snapshot", std::to_string(s.copied));
-  row("  as zero pages, nothing read", std::to_string(s.zeroed));
-  row("  as zeros after a removal", std::to_string(s.zeroedRemoved));
-  row("  of these in the background, before any fault", std::to_string(s.prefaulted));
-  row("faults the server took, removals", std::to_string(s.faults) + ", " + std::to_string(s.removes));
-  row("faults a second, as the target saw it", pages(number("faults_per_second")));
-  row("fault latency p50 / p99 / p99.9",
-      us(number("fault_p50_ns")) + " / " + us(number("fault_p99_ns")) + " / " + us(number("fault_p999_ns")));
-  row("time to the first page", us(number("first_page_ns")));
+  printTarget(target);
+  printServer(view);
+  printSpeed(target);
   char overhead[64];
-  snprintf(overhead, sizeof overhead, "%s (%.3f %% of the memory)", humanBytes(s.segment).c_str(),
-           100.0 * static_cast<double>(s.segment) / static_cast<double>(options.sizeMib << 20));
+  snprintf(overhead, sizeof overhead, "%s (%.3f %% of the memory)", humanBytes(view.segmentBytes).c_str(),
+           100.0 * static_cast<double>(view.segmentBytes) / static_cast<double>(options.sizeMib << 20));
   row("memory for tracker, journal and counters", overhead);
-  row("verdict", t.value("error", std::string("every byte is right")));
+  row("verdict", target.value("error", std::string("every byte is right")));
 }
 
+void printJson(json target, const RestoreView& view) {
+  target["copied"] = view.copied;
+  target["zeroed"] = view.zeroed;
+  target["zeroed_removed"] = view.zeroedRemoved;
+  target["prefaulted"] = view.prefaulted;
+  target["by_fault"] = view.byFault();
+  target["faults_taken"] = view.faults;
+  target["removes"] = view.removes;
+  target["segment_bytes"] = view.segmentBytes;
+  printf("%s\n", target.dump(2).c_str());
+}
+
+// --- what is done ---
+
+class Demo {
+ public:
+  explicit Demo(const DemoOptions& options)
+      : options_(options),
+        scratch_(options.directory, "choose another with --dir"),
+        image_(scratch_.path() + "/memory"),
+        socket_(scratch_.path() + "/socket") {}
+
+  int run() {
+    requireUserfaultfd();
+    makeImage();
+    ServiceOptions withHooks = options_.service;
+    withHooks.testHooks = true;  // for holdSegment()
+    OwnService service(withHooks);
+    session_.emplace(service.control());
+    KJ_DEFER({  // before the event loop that they live in
+      reporting_ = nullptr;
+      restore_ = nullptr;
+      listener_ = nullptr;
+      target_.reset();
+      session_.reset();
+    });
+    listen();
+    startTarget();
+    awaitTarget();
+    holdSegment();
+    watch();
+    return judge();
+  }
+
+ private:
+  void say(const std::string& text) const {
+    if (!options_.json) printf("%s\n", text.c_str());
+    fflush(stdout);
+  }
+
+  void makeImage() {
+    say("making a memory image of " + decimal(options_.sizeMib) + " MiB from this machine's own files ...");
+    const DemoImage made = makeDemoImage(image_, options_.sizeMib << 20, options_.seed, [](std::uint64_t) {
+      if (interruptPending()) interrupted();
+    });
+    say("  " + decimal(made.fromFiles) + " pages of programs and libraries, " + decimal(made.zeros) +
+        " zero, " + decimal(made.holes) + " holes, " + decimal(made.random) + " random");
+  }
+
+  void listen() {
+    auto request = session_->coordinator().listenRequest();
+    auto spec = request.initSpec();
+    spec.setName(NAME);
+    spec.setSourceName(image_.c_str());
+    spec.setPrefault(options_.prefault);
+    spec.setKeepServing(true);  // until the target has looked at everything twice
+    request.setSocket(rpc::makeFd(socket_.take()));
+    request.setSource(rpc::makeFd(openMemory(image_)));
+    listener_ = session_->wait(request.send()).getListener();
+  }
+
+  void startTarget() {
+    say("serving it with " + decimal(options_.service.shards) + " shards to a target in another process ...");
+    target_.emplace(session_->client().io(),
+                    std::vector<std::string>{"--json", "--timeout", "3600", "--socket", socket_.path(),
+                                             "--image", image_, "--threads", decimal(options_.threads),
+                                             "--give-back", std::to_string(options_.giveBack), "--page-size",
+                                             options_.pageSize, "--seed", decimal(options_.seed)});
+    reporting_ = target_->whenReporting().fork();
+  }
+
+  enum class Event { tick, reporting, interrupted };
+
+  // Waits until `promise` resolves, the target reports, or the user has enough.
+  Event next(kj::Promise<void> promise) {
+    return session_->wait(
+        promise.then([] { return Event::tick; })
+            .exclusiveJoin(reporting_.addBranch().then([] { return Event::reporting; }))
+            .exclusiveJoin(session_->interrupts().next().then([] { return Event::interrupted; })));
+  }
+
+  // Until the target's handshake is through.
+  void awaitTarget() {
+    auto& listener = KJ_ASSERT_NONNULL(listener_);
+    auto accepted = listener.nextRestoreRequest()
+                        .send()
+                        .then([this](capnp::Response<rpc::Listener::NextRestoreResults> response) {
+                          restore_ = response.getRestore();
+                        })
+                        .fork();
+    while (restore_ == nullptr) {
+      const Event event = next(accepted.addBranch().exclusiveJoin(session_->after(LOOK)));
+      if (event == Event::interrupted) interrupted();
+      if (event == Event::reporting) return;  // it ended without being served
+      auto error = session_->wait(listener.lastErrorRequest().send());
+      if (error.getRefused() > 0)
+        throw CommandError(FAILED,
+                           std::string("the server refused the target: ") + error.getMessage().cStr());
+    }
+  }
+
+  // A restore ends with its target, and what can be asked of it with the restore. Its counters are read from
+  // the shared memory itself, which we hold.
+  void holdSegment() {
+    if (restore_ == nullptr) return;
+    auto hooks = session_->wait(session_->coordinator().testHooksRequest().send()).getHooks();
+    auto request = hooks.segmentRequest();
+    request.setRestore(NAME);
+    auto response = session_->wait(request.send());
+    segment_.emplace(
+        shm::Segment::attach(session_->wait(rpc::requireFd(response.getSegment(), "segment")).get()));
+  }
+
+  void watch() {
+    if (next(kj::NEVER_DONE) == Event::interrupted) interrupted();
+  }
+
+  RestoreView figures() {
+    RestoreView view;
+    if (!segment_.has_value()) return view;
+    capnp::MallocMessageBuilder message;
+    auto stats = message.initRoot<rpc::RestoreStats>();
+    rpc::fill(stats, segment_->counters());
+    auto shards = stats.initShards(segment_->activeShards());
+    for (std::uint32_t i = 0; i < shards.size(); i++) rpc::fill(shards[i], segment_->shardCounters(i));
+    view.take(stats.asReader());
+    view.segmentBytes = segment_->bytes();
+    return view;
+  }
+
+  int judge() {
+    const std::string report = session_->wait(target_->report());
+    const int code = target_->wait();
+    const json target = json::parse(report, nullptr, false);
+    if (!target.is_object())
+      throw CommandError(code == TARGET_ENVIRONMENT ? ENVIRONMENT : FAILED,
+                         "the target did not report; its exit code was " + std::to_string(code));
+    if (options_.json)
+      printJson(target, figures());
+    else
+      printTable(options_, target, figures());
+    return code == 0 ? OK : FAILED;
+  }
+
+  const DemoOptions& options_;
+  const ScratchDirectory scratch_;
+  const std::string image_;
+  SocketFile socket_;
+  std::optional<Session> session_;
+  kj::Maybe<rpc::Listener::Client> listener_;
+  kj::Maybe<rpc::Restore::Client> restore_;
+  std::optional<TargetProcess> target_;
+  kj::ForkedPromise<void> reporting_ = nullptr;
+  std::optional<shm::Segment> segment_;
+};
+
 int demo(const DemoOptions& options) {
-  requireUserfaultfd();
-  Scratch scratch(options.directory);
-  const std::string image = scratch.path + "/memory";
-  const std::string socketPath = scratch.path + "/socket";
-  if (!options.json)
-    printf("making a memory image of %llu MiB from this machine's own files ...\n",
-           static_cast<unsigned long long>(options.sizeMib));
-  fflush(stdout);
-  const DemoImage made = makeDemoImage(image, options.sizeMib << 20, options.seed, [](std::uint64_t) {});
-  if (!options.json)
-    printf(
-        "  %llu pages of programs and libraries, %llu zero, %llu holes, %llu random\nserving it with %u "
-        "shards ...\n",
-        static_cast<unsigned long long>(made.fromFiles), static_cast<unsigned long long>(made.zeros),
-        static_cast<unsigned long long>(made.holes), static_cast<unsigned long long>(made.random),
-        options.service.shards);
-  fflush(stdout);
-
-  OwnService service(options.service);
-  rpc::ControlClient client(service.control());
-  auto request = client.coordinator().listenRequest();
-  auto spec = request.initSpec();
-  spec.setName("demo");
-  spec.setSourceName(image.c_str());
-  spec.setPrefault(options.prefault);
-  spec.setKeepServing(true);  // until the target has looked at everything twice
-  request.setSocket(rpc::makeFd(makeSocket(socketPath)));
-  request.setSource(rpc::makeFd(openMemory(image)));
-  auto listener = client.wait(request.send()).getListener();
-  auto next = listener.nextRestoreRequest().send();
-
-  // The restore goes with the target, so its figures are taken in between, until it has gone.
-  std::pair<int, json> result;
-  Sums sums;
-  int done[2];
-  KJ_SYSCALL(pipe2(done, O_CLOEXEC));
-  const pid_t runner = fork();
-  if (runner == 0) {
-    result = runTarget(options, image, socketPath);
-    const std::string text =
-        std::to_string(result.first) + " " + (result.second.is_discarded() ? "null" : result.second.dump());
-    [[maybe_unused]] const auto n = write(done[1], text.data(), text.size());
-    _exit(0);
-  }
-  close(done[1]);
-  kj::AutoCloseFd reading(done[0]);
-  auto restore = client
-                     .wait(next.exclusiveJoin(
-                         kj::Promise<capnp::Response<rpc::Listener::NextRestoreResults>>(kj::NEVER_DONE)))
-                     .getRestore();
-  auto ended = restore.waitEndedRequest().send().ignoreResult().then([] { return true; }).fork();
-  for (bool over = false; !over;) {
-    auto failure = kj::runCatchingExceptions([&] { sums = sumsOf(client, restore); });
-    if (failure != nullptr) break;
-    auto tick = client.io().provider->getTimer().afterDelay(20 * kj::MILLISECONDS).then([] { return false; });
-    over = client.wait(ended.addBranch().exclusiveJoin(kj::mv(tick)));
-  }
-  std::string text;
-  std::array<char, 4096> buffer;
-  for (ssize_t got; (got = read(reading.get(), buffer.data(), buffer.size())) > 0;)
-    text.append(buffer.data(), static_cast<std::size_t>(got));
-  waitpid(runner, nullptr, 0);
-  unlink(socketPath.c_str());
-  const std::size_t space = text.find(' ');
-  const int code = space == std::string::npos ? FAILED : std::stoi(text);
-  json target = json::parse(space == std::string::npos ? "null" : text.substr(space + 1), nullptr, false);
-  if (!target.is_object())
-    throw CommandError(FAILED, "the target did not report; its exit code was " + std::to_string(code));
-  if (options.json) {
-    target["copied"] = sums.copied;
-    target["zeroed"] = sums.zeroed;
-    target["zeroed_removed"] = sums.zeroedRemoved;
-    target["prefaulted"] = sums.prefaulted;
-    target["faults_taken"] = sums.faults;
-    target["segment_bytes"] = sums.segment;
-    printf("%s\n", target.dump(2).c_str());
-  } else {
-    printTable(options, target, sums);
-  }
-  return code == 0 ? OK : FAILED;
+  if (options.sizeMib % 2 != 0)
+    throw CommandError(USAGE, "--size-mib " + decimal(options.sizeMib) + " is odd: huge pages have 2 MiB");
+  Interrupts::capture();
+  return Demo(options).run();
 }
 
 }  // namespace
@@ -204,7 +288,11 @@ void addDemo(CLI::App& app, Result& chosen) {
       "faults it in at\n"
       "random from several threads while a background prefault runs and while it gives ranges back, compare "
       "every page,\n"
-      "and print what happened.");
+      "and print what happened.\n\n"
+      "Examples:\n"
+      "  faultline demo\n"
+      "  faultline demo --size-mib 4096 --shards 8 --threads 16 --no-prefault\n"
+      "  faultline demo --json | jq .fault_p99_ns");
   command->add_option("--size-mib", options->sizeMib, "Size of the image in MiB (even)")
       ->check(CLI::Range(2u, 1u << 20))
       ->capture_default_str();
@@ -219,10 +307,12 @@ void addDemo(CLI::App& app, Result& chosen) {
   command->add_option("--page-size", options->pageSize, "4k, or 2m (hugetlb)")
       ->check(CLI::IsMember({"4k", "2m"}))
       ->capture_default_str();
-  command->add_flag("!--no-prefault", options->prefault, "Only faults, no background population");
+  command->add_flag("--prefault,!--no-prefault", options->prefault,
+                    "Populate in the background meanwhile (the default), or only by faults");
   command->add_flag("--json", options->json, "Print one JSON object");
   addServiceOptions(*command, options->service);
-  command->footer(EXIT_CODES);
+  command->footer(std::string(EXIT_CODES) +
+                  ".\n            1 also for a page that is not right: it is named");
   command->callback([options, &chosen] { chosen = [options] { return demo(*options); }; });
 }
 

@@ -1,6 +1,5 @@
 // faultline: the command-line tool.
 
-#include <spdlog/spdlog.h>
 #include <sys/resource.h>
 
 #include "cli/common.h"
@@ -28,7 +27,6 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? OK : USAGE;
   }
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e faultline[%P] %l: %v");
   const rlimit none{0, 0};  // no core dumps: they would hold guests' memory
   setrlimit(RLIMIT_CORE, &none);
   return guarded(chosen);

@@ -1,10 +1,15 @@
 // The small commands on one restore or on the service.
 
+#include <kj/debug.h>
+
+#include <charconv>
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/common.h"
+#include "rpc/client.h"
 
 namespace faultline::cli {
 
@@ -20,9 +25,10 @@ struct ManageOptions {
 
 using Action = std::function<void(rpc::ControlClient&, const ManageOptions&)>;
 
-CLI::App* add(CLI::App& app, Result& chosen, const char* name, const char* help, Action action,
-              std::shared_ptr<ManageOptions> options) {
+CLI::App* add(CLI::App& app, Result& chosen, const char* name, const char* help, const char* more,
+              Action action, std::shared_ptr<ManageOptions> options) {
   CLI::App* command = app.add_subcommand(name, help);
+  command->description(std::string(help) + ".\n\n" + more);
   addControl(*command, options->control);
   command->footer(EXIT_CODES);
   command->callback([options, &chosen, action = std::move(action)] {
@@ -35,26 +41,26 @@ CLI::App* add(CLI::App& app, Result& chosen, const char* name, const char* help,
   return command;
 }
 
-// "FIRST:COUNT", in pages.
-std::pair<std::uint64_t, std::uint64_t> parseRange(const std::string& text) {
-  try {
-    std::size_t end = 0;
-    const std::uint64_t first = std::stoull(text, &end);
-    if (end < text.size() && text[end] == ':') {
-      std::size_t rest = 0;
-      const std::uint64_t count = std::stoull(text.substr(end + 1), &rest);
-      if (end + 1 + rest == text.size() && count > 0) return {first, count};
-    }
-  } catch (const std::exception&) {  // said below
-  }
-  throw CommandError(USAGE, "--range " + text + " is not FIRST:COUNT, in pages, as in 0:512");
+// "FIRST:COUNT", in pages. Nothing for anything else.
+std::optional<std::pair<std::uint64_t, std::uint64_t>> parseRange(const std::string& text) {
+  std::uint64_t first = 0, count = 0;
+  const char* end = text.data() + text.size();
+  const auto [colon, firstError] = std::from_chars(text.data(), end, first);
+  if (firstError != std::errc() || colon == end || *colon != ':') return std::nullopt;
+  const auto [rest, countError] = std::from_chars(colon + 1, end, count);
+  if (countError != std::errc() || rest != end || count == 0) return std::nullopt;
+  return std::pair(first, count);
+}
+
+std::string checkRange(const std::string& text) {
+  return parseRange(text).has_value() ? "" : "\"" + text + "\" is not FIRST:COUNT in pages, as in 0:512";
 }
 
 void prefault(rpc::ControlClient& client, const ManageOptions& options) {
   auto request = client.restore(options.name).prefaultRequest();
   auto ranges = request.initRanges(static_cast<unsigned>(options.ranges.size()));
   for (unsigned i = 0; i < options.ranges.size(); i++) {
-    const auto [first, count] = parseRange(options.ranges[i]);
+    const auto [first, count] = *parseRange(options.ranges[i]);  // checked as it was given
     ranges[i].setFirst(first);
     ranges[i].setCount(count);
   }
@@ -75,6 +81,8 @@ void pages(rpc::ControlClient& client, const ManageOptions& options) {
     auto request = restore.pageStatesRequest();
     request.initRange().setFirst(page);
     auto response = client.wait(request.send());
+    KJ_REQUIRE(response.getRuns().size() > 0, "the server does not tell the states of all pages", page,
+               total);
     for (auto run : response.getRuns()) {
       const auto range = run.getRange();
       const char* state = names[static_cast<unsigned>(run.getState())];
@@ -89,31 +97,78 @@ void pages(rpc::ControlClient& client, const ManageOptions& options) {
   if (options.json) printf("%s\n", out.dump().c_str());
 }
 
+bool answers(rpc::ControlClient& client) {
+  try {
+    client.reconnect();
+    client.wait(client.coordinator().listRequest().send());
+    return true;
+  } catch (const kj::Exception& error) {
+    if (error.getType() != kj::Exception::Type::DISCONNECTED) throw;
+    return false;
+  }
+}
+
+// A service that ends may be gone before its answer is; one whose coordinator has just died is there again.
+void shutdown(rpc::ControlClient& client, const ManageOptions& options) {
+  for (bool there = true; there;) {
+    auto request = client.coordinator().shutdownRequest();
+    request.setForce(options.force);
+    try {
+      client.wait(request.send());
+      return;
+    } catch (const kj::Exception& error) {
+      if (error.getType() != kj::Exception::Type::DISCONNECTED) throw;
+    }
+    there = answers(client);
+  }
+}
+
 }  // namespace
 
 void addManage(CLI::App& app, Result& chosen) {
   auto options = std::make_shared<ManageOptions>();
-  auto onRestore = [&](const char* name, const char* help, Action action) {
-    CLI::App* command = add(app, chosen, name, help, std::move(action), options);
-    command->add_option("restore", options->name, "Name of the restore")->required();
+  auto onRestore = [&](const char* name, const char* help, const char* more, Action action) {
+    CLI::App* command = add(app, chosen, name, help, more, std::move(action), options);
+    command->add_option("restore", options->name, "Name of the restore, as `faultline status` shows it")
+        ->required();
     return command;
   };
   onRestore("pause", "Stop answering a restore's faults for a while",
+            "Faults and removals queue up in the kernel; the target's threads wait.\n"
+            "Example: faultline pause vm1",
             [](auto& client, auto& o) { client.wait(client.restore(o.name).pauseRequest().send()); });
-  onRestore("resume", "Answer them again, beginning with what has queued up",
+  onRestore("resume", "Answer a paused restore's faults again",
+            "Begins with what has queued up meanwhile.\nExample: faultline resume vm1",
             [](auto& client, auto& o) { client.wait(client.restore(o.name).resumeRequest().send()); });
-  onRestore("detach", "End a restore and release its target", [](auto& client, auto& o) {
-    auto request = client.restore(o.name).detachRequest();
-    request.setForce(o.force);
-    client.wait(request.send());
-  })->add_flag("--force", options->force, "Also with pages missing: the target reads zeros there");
-  CLI::App* populate = onRestore("prefault", "Populate pages in the background", prefault);
-  populate->add_option("--range", options->ranges,
-                       "FIRST:COUNT in pages, in this order (repeatable); default: all");
+  onRestore("detach", "End a restore and release its target",
+            "The target runs on without a server. Refused while pages are missing: prefault them first.\n"
+            "Example: faultline prefault vm1 --wait && faultline detach vm1",
+            [](auto& client, auto& o) {
+              auto request = client.restore(o.name).detachRequest();
+              request.setForce(o.force);
+              client.wait(request.send());
+            })
+      ->add_flag("--force", options->force, "Also with pages missing: the target reads zeros there");
+  CLI::App* populate =
+      onRestore("prefault", "Populate a restore's pages in the background",
+                "Demand faults go first. Ranges are populated in the order given, as a recorded "
+                "working set would give them.\n"
+                "Examples:\n"
+                "  faultline prefault vm1 --wait\n"
+                "  faultline prefault vm1 --range 0:512 --range 4096:256",
+                prefault);
+  populate
+      ->add_option("--range", options->ranges,
+                   "FIRST:COUNT in pages (repeatable); default: every page, all shards in parallel")
+      ->check(checkRange);
   populate->add_flag("--wait", options->wait, "Return when it is done");
-  onRestore("pages", "Print the states of a restore's pages as runs", pages)
+  onRestore("pages", "Print the states of a restore's pages",
+            "One line a run of pages: first page, pages, state (missing, faulted or removed).\n"
+            "Example: faultline pages vm1 | awk '$3 == \"removed\" {n += $2} END {print n}'",
+            pages)
       ->add_flag("--json", options->json, "Print one JSON array");
-  onRestore("reshard", "Deal a restore's extents out to another number of shards",
+  onRestore("reshard", "Deal a restore's pages out to another number of shards",
+            "While it is served; shards are started as needed.\nExample: faultline reshard vm1 --shards 4",
             [](auto& client, auto& o) {
               auto request = client.coordinator().reshardRequest();
               request.setRestore(o.name.c_str());
@@ -123,15 +178,12 @@ void addManage(CLI::App& app, Result& chosen) {
       ->add_option("--shards", options->shards, "To so many shards")
       ->required()
       ->check(CLI::Range(1u, 64u));
-  add(
-      app, chosen, "shutdown", "End the service",
-      [](auto& client, auto& o) {
-        auto request = client.coordinator().shutdownRequest();
-        request.setForce(o.force);
-        client.wait(request.send());
-      },
-      options)
-      ->add_flag("--force", options->force, "Also while restores have pages missing");
+  add(app, chosen, "shutdown", "End the service",
+      "Refused while restores have pages missing: wait for them or detach them first.\n"
+      "Example: faultline shutdown",
+      shutdown, options)
+      ->add_flag("--force", options->force,
+                 "Also while restores have pages missing: targets read zeros there");
 }
 
 }  // namespace faultline::cli

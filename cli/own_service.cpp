@@ -3,8 +3,8 @@
 #include <fcntl.h>
 #include <kj/debug.h>
 #include <signal.h>
-#include <spdlog/spdlog.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,54 +18,72 @@ namespace faultline::cli {
 
 namespace {
 
-std::string makeDirectory() {
+std::string runtimeDirectory() {
   const char* runtime = getenv("XDG_RUNTIME_DIR");
-  std::string path = std::string(runtime != nullptr ? runtime : "/tmp") + "/faultline-XXXXXX";
-  if (mkdtemp(path.data()) == nullptr)
-    throw CommandError(ENVIRONMENT, "cannot make a private directory " + path + ": " + std::strerror(errno));
-  return path;
+  return runtime != nullptr && access(runtime, W_OK) == 0 ? runtime : "/tmp";
+}
+
+int supervise(const ServiceOptions& options, kj::AutoCloseFd control, int ready) {
+  logToStderr();
+  setLogLevel(options.logLevel);
+  FdStore kept;
+  kept.keep("control", kj::mv(control));
+  SupervisorOptions supervisor;
+  supervisor.executable = rpc::siblingExecutable("faultline-coordinator");
+  supervisor.arguments = options.coordinatorArguments();
+  supervisor.watchdog = std::chrono::milliseconds(options.watchdogMs);
+  supervisor.whenReady = [ready] { [[maybe_unused]] const auto n = write(ready, "r", 1); };
+  return Supervisor(std::move(supervisor), kj::mv(kept)).run();
 }
 
 }  // namespace
 
 OwnService::OwnService(const ServiceOptions& options)
-    : directory_(makeDirectory()), control_(directory_ + "/control") {
-  kj::AutoCloseFd socket = makeSocket(control_);
+    : directory_(runtimeDirectory(), "set XDG_RUNTIME_DIR to a directory of yours"),
+      control_(directory_.path() + "/control") {
   int ready[2];
   KJ_SYSCALL(pipe2(ready, O_CLOEXEC));
   kj::AutoCloseFd readyRead(ready[0]), readyWrite(ready[1]);
+  kj::AutoCloseFd socket = control_.take();
+  const pid_t parent = getpid();
   pid_ = fork();
   if (pid_ < 0) throw CommandError(ENVIRONMENT, std::string("cannot fork: ") + std::strerror(errno));
   if (pid_ == 0) {
     // Ends with the command, however that ends; not on the terminal's interrupt, which is the command's to
     // handle.
     prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) _exit(FAILED);
     setpgid(0, 0);
     readyRead = kj::AutoCloseFd();
-    FdStore kept;
-    kept.keep("control", kj::mv(socket));
-    SupervisorOptions supervisor;
-    supervisor.executable = rpc::siblingExecutable("faultline-coordinator");
-    supervisor.arguments = options.coordinatorArguments();
-    supervisor.watchdog = std::chrono::milliseconds(options.watchdogMs);
-    supervisor.startLimit = 5 * supervisor.watchdog;
-    supervisor.whenReady = [&readyWrite] { [[maybe_unused]] const auto n = write(readyWrite.get(), "r", 1); };
-    spdlog::set_level(spdlog::level::from_str(options.logLevel));
-    _exit(guarded([&] { return Supervisor(std::move(supervisor), kj::mv(kept)).run(); }));
+    _exit(guarded([&] { return supervise(options, kj::mv(socket), readyWrite.get()); }));
   }
+  const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid_, 0));
+  KJ_ASSERT(pidfd >= 0, "pidfd_open", std::strerror(errno));
+  pidfd_ = kj::AutoCloseFd(pidfd);
+  // Its end of the pipe must be the only one.
   readyWrite = kj::AutoCloseFd();
+  waitUntilReady(kj::mv(readyRead));
+}
+
+void OwnService::waitUntilReady(kj::AutoCloseFd ready) {
   char said = 0;
-  while (read(readyRead.get(), &said, 1) < 0 && errno == EINTR) continue;
-  if (said != 'r') throw CommandError(FAILED, "the service could not be started; its messages are above");
+  while (read(ready.get(), &said, 1) < 0 && errno == EINTR) continue;
+  if (said == 'r') return;
+  int status = 0;
+  while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) continue;
+  // sysexits.h: the coordinator refused this machine or its configuration.
+  const bool refused = WIFEXITED(status) && WEXITSTATUS(status) >= 64 && WEXITSTATUS(status) <= 78;
+  throw CommandError(refused ? ENVIRONMENT : FAILED,
+                     "the service could not be started; its messages are above");
+}
+
+bool OwnService::gone() const {
+  return rpc::hasEnded(pidfd_.get());
 }
 
 OwnService::~OwnService() {
-  if (pid_ > 0) {
-    kill(pid_, SIGTERM);
-    while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) continue;
-  }
-  unlink(control_.c_str());
-  rmdir(directory_.c_str());
+  syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGTERM, nullptr, 0);
+  while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) continue;
 }
 
 }  // namespace faultline::cli

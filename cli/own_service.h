@@ -7,25 +7,32 @@
 #include <string>
 
 #include "cli/common.h"
+#include "cli/scratch.h"
 
 namespace faultline::cli {
 
 // Supervisor, coordinator and shards in a child process, with its control socket in a private directory.
-// Ended, and waited for, by the destructor.
+// Ended, and waited for, by the destructor; ends by itself if this process is killed. To be made before any
+// event loop and any thread.
 class OwnService {
  public:
-  // Returns when it serves. CommandError(FAILED) where it can't be started.
+  // Returns when it serves. CommandError where it can't be started; it has said why on stderr then.
   explicit OwnService(const ServiceOptions& options);
   ~OwnService();
   OwnService(const OwnService&) = delete;
 
-  const std::string& control() const { return control_; }
+  const std::string& control() const { return control_.path(); }
   pid_t supervisor() const { return pid_; }
+  // Nobody will ever answer on control() again.
+  bool gone() const;
 
  private:
-  std::string directory_;
-  std::string control_;
+  void waitUntilReady(kj::AutoCloseFd ready);
+
+  const ScratchDirectory directory_;
+  SocketFile control_;
   pid_t pid_ = -1;
+  kj::AutoCloseFd pidfd_;
 };
 
 }  // namespace faultline::cli

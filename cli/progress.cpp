@@ -1,5 +1,8 @@
 #include "cli/progress.h"
 
+#include <sys/ioctl.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -9,21 +12,43 @@ namespace faultline::cli {
 
 namespace {
 
-nlohmann::json toJson(rpc::RestoreInfo::Reader info) {
-  return {{"restore", info.getName().cStr()}, {"pages", info.getPages()},     {"missing", info.getMissing()},
-          {"faulted", info.getFaulted()},     {"removed", info.getRemoved()}, {"age_ns", info.getAgeNs()},
-          {"target_pid", info.getTargetPid()}};
+using nlohmann::json;
+
+constexpr std::chrono::milliseconds TERMINAL_INTERVAL{200}, INTERVAL{1000};
+
+json toJson(const char* event, const RestoreView& view, const Rates& rates) {
+  return {{"event", event},
+          {"restore", view.name},
+          {"phase", phaseName(view.phase)},
+          {"target_pid", view.targetPid},
+          {"pages", view.pages},
+          {"missing", view.missing},
+          {"faulted", view.faulted},
+          {"removed", view.removed},
+          {"poisoned", view.poisoned},
+          {"faults", view.faults},
+          {"age_ns", view.ageNs},
+          {"pages_per_second", rates.pages},
+          {"bytes_per_second", rates.bytes},
+          {"faults_per_second", rates.faults}};
 }
 
-std::string line(rpc::RestoreInfo::Reader info, double pagesPerSecond) {
-  const double done =
-      100.0 * static_cast<double>(info.getPages() - info.getMissing()) / static_cast<double>(info.getPages());
-  char text[200];
-  snprintf(text, sizeof text, "%s: %5.1f %%  %llu of %llu pages in place, %llu given back, %.0f pages/s, %s",
-           info.getName().cStr(), done, static_cast<unsigned long long>(info.getFaulted()),
-           static_cast<unsigned long long>(info.getPages()),
-           static_cast<unsigned long long>(info.getRemoved()), pagesPerSecond,
-           humanNs(info.getAgeNs()).c_str());
+std::string line(const RestoreView& view, const Rates& rates) {
+  char text[256];
+  snprintf(text, sizeof text,
+           "%s: %5.1f %%  %llu pages in place, %llu given back, %llu missing, %.0f faults/s, %s/s, %s",
+           view.name.c_str(), view.donePercent(), static_cast<unsigned long long>(view.faulted),
+           static_cast<unsigned long long>(view.removed), static_cast<unsigned long long>(view.missing),
+           rates.faults, humanBytes(static_cast<std::uint64_t>(rates.bytes)).c_str(),
+           humanNs(view.ageNs).c_str());
+  return text;
+}
+
+// A line that wraps cannot be rewritten.
+std::string fitted(std::string text) {
+  winsize size{};
+  if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 && text.size() >= size.ws_col)
+    text.resize(size.ws_col - 1u);
   return text;
 }
 
@@ -31,45 +56,43 @@ std::string line(rpc::RestoreInfo::Reader info, double pagesPerSecond) {
 
 Progress::Progress(Output output) : output_(output), terminal_(output == Output::people && isTerminal()) {}
 
-void Progress::print(const std::string& text, bool last) {
+void Progress::print(const std::string& text, bool stays) {
   if (terminal_)
-    printf("\r\033[K%s%s", text.c_str(), last ? "\n" : "");
+    printf("\r\033[K%s%s", stays ? text.c_str() : fitted(text).c_str(), stays ? "\n" : "");
   else
     printf("%s\n", text.c_str());
   fflush(stdout);
 }
 
-void Progress::show(rpc::RestoreInfo::Reader info) {
-  if (output_ == Output::json) {
-    auto json = toJson(info);
-    json["event"] = "progress";
-    return print(json.dump(), false);
-  }
-  const double seconds = static_cast<double>(info.getAgeNs() - lastAge_) / 1e9;
-  const double pages =
-      lastMissing_ > info.getMissing() ? static_cast<double>(lastMissing_ - info.getMissing()) : 0;
-  print(line(info, lastAge_ == 0 || seconds <= 0 ? 0 : pages / seconds), false);
-  lastAge_ = info.getAgeNs();
-  lastMissing_ = info.getMissing();
+void Progress::show(const RestoreView& view) {
+  const auto now = std::chrono::steady_clock::now();
+  if (last_.has_value() && now - shownAt_ < (terminal_ ? TERMINAL_INTERVAL : INTERVAL)) return;
+  shownAt_ = now;
+  const Rates rates = ratesBetween(last_.has_value() ? &*last_ : nullptr, view);
+  print(output_ == Output::json ? toJson("progress", view, rates).dump() : line(view, rates), false);
+  last_ = view;
 }
 
-void Progress::finish(rpc::RestoreInfo::Reader info, const std::string& reason) {
+void Progress::finish(const RestoreView& view, const std::string& reason) {
+  const Rates rates = ratesBetween(nullptr, view);
   if (output_ == Output::json) {
-    auto json = toJson(info);
-    json["event"] = "end";
-    json["reason"] = reason;
-    return print(json.dump(), true);
+    json summary = toJson("end", view, rates);
+    summary["reason"] = reason;
+    summary["fault_p50_ns"] = view.latency.quantile(0.5);
+    summary["fault_p99_ns"] = view.latency.quantile(0.99);
+    return print(summary.dump(), true);
   }
-  const double seconds = static_cast<double>(info.getAgeNs()) / 1e9;
-  print(line(info, static_cast<double>(info.getFaulted()) / seconds), true);
-  print(std::string(info.getName().cStr()) + ": " + reason, true);
+  print(line(view, rates), true);
+  if (view.latency.samples() > 0)
+    print(view.name + ": " + std::to_string(view.faults) + " faults, answered within " +
+              humanNs(view.latency.quantile(0.5)) + " (p50), " + humanNs(view.latency.quantile(0.99)) +
+              " (p99)",
+          true);
+  print(view.name + ": " + reason, true);
 }
 
 void Progress::say(const std::string& text) {
-  if (output_ == Output::json)
-    print(nlohmann::json{{"event", "note"}, {"text", text}}.dump(), true);
-  else
-    print(text, true);
+  print(output_ == Output::json ? json{{"event", "note"}, {"text", text}}.dump() : text, true);
 }
 
 }  // namespace faultline::cli

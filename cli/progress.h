@@ -1,11 +1,12 @@
 // Showing how a restore goes: one line that is rewritten on a terminal, one a second elsewhere, JSON for
-// programs.
+// programs (one object a line, its kind in "event": note, progress, end).
 #pragma once
 
-#include <cstdint>
+#include <chrono>
+#include <optional>
 #include <string>
 
-#include "rpc/control.capnp.h"
+#include "cli/restore_view.h"
 
 namespace faultline::cli {
 
@@ -15,19 +16,19 @@ class Progress {
  public:
   explicit Progress(Output output);
 
-  // How often it wants to be told, in ms.
-  unsigned intervalMs() const { return terminal_ ? 200 : 1000; }
-  void show(rpc::RestoreInfo::Reader info);
+  // Shows it if the last time is long enough ago: 0.2 s on a terminal, 1 s elsewhere.
+  void show(const RestoreView& view);
   // The last word. `reason`: why it is over.
-  void finish(rpc::RestoreInfo::Reader info, const std::string& reason);
+  void finish(const RestoreView& view, const std::string& reason);
   void say(const std::string& text);
 
  private:
-  void print(const std::string& line, bool last);
+  void print(const std::string& line, bool stays);
 
   const Output output_;
   const bool terminal_;
-  std::uint64_t lastAge_ = 0, lastMissing_ = 0;
+  std::optional<RestoreView> last_;
+  std::chrono::steady_clock::time_point shownAt_;
 };
 
 }  // namespace faultline::cli

@@ -1,15 +1,15 @@
 #include <kj/common.h>
-#include <poll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include "cli/common.h"
 #include "cli/own_service.h"
 #include "cli/progress.h"
+#include "cli/session.h"
+#include "rpc/connection.h"
 #include "rpc/fd.h"
 
 namespace faultline::cli {
@@ -23,44 +23,36 @@ struct RestoreOptions {
   bool prefault = true, keepServing = false, anyUser = false, json = false;
 };
 
-// How long a lost server may take to be there again.
-constexpr std::chrono::seconds RECONNECT_PATIENCE{30};
+// How often the server is asked, more often than it is shown: the last figures are taken before the end.
+constexpr std::chrono::milliseconds LOOK{100};
+// The same for the list of restores: a restore that comes and goes in between is missed.
+constexpr std::chrono::milliseconds LOOK_AT_LIST{10};
 
-// Until the successor of a coordinator that has gone answers; throws DISCONNECTED when it does not in time.
-void awaitSuccessor(rpc::ControlClient& client) {
-  const auto deadline = std::chrono::steady_clock::now() + RECONNECT_PATIENCE;
-  for (;;) {
-    try {
-      client.reconnect();
-      client.wait(client.coordinator().listRequest().send());
-      return;
-    } catch (const kj::Exception& e) {
-      if (e.getType() != kj::Exception::Type::DISCONNECTED || std::chrono::steady_clock::now() >= deadline)
-        throw;
-      poll(nullptr, 0, 10);
-    }
-  }
+bool isDisconnect(const kj::Exception& error) {
+  return error.getType() == kj::Exception::Type::DISCONNECTED;
 }
 
 class RestoreCommand {
  public:
   explicit RestoreCommand(const RestoreOptions& options)
       : options_(options), progress_(options.json ? Output::json : Output::people) {}
-  ~RestoreCommand() {
-    if (made_) unlink(options_.socket.c_str());
-  }
 
   int run() {
+    memory_ = openMemory(options_.memory);
+    SocketFile socket(options_.socket);
     requireUserfaultfd();
-    kj::AutoCloseFd memory = openMemory(options_.memory);
-    kj::AutoCloseFd socket = makeSocket(options_.socket);
-    made_ = true;
-    rpc::ControlClient client(findService());
-    KJ_DEFER(listener_ = nullptr);  // before the event loop that it lives in
-    listen(client, kj::mv(memory), kj::mv(socket));
+    Interrupts::capture();
+    session_.emplace(findService());
+    // Before the event loop that they live in.
+    KJ_DEFER({
+      restore_ = nullptr;
+      listener_ = nullptr;
+      session_.reset();
+    });
+    listen(socket.take());
     progress_.say("waiting for a target at " + options_.socket);
-    const std::string name = waitForTarget(client);
-    return follow(client, name);
+    const std::string name = waitForTarget();
+    return follow(name);
   }
 
  private:
@@ -78,8 +70,16 @@ class RestoreCommand {
     return own_->control();
   }
 
-  void listen(rpc::ControlClient& client, kj::AutoCloseFd memory, kj::AutoCloseFd socket) {
-    auto request = client.coordinator().listenRequest();
+  std::set<std::string> restoreNames() {
+    std::set<std::string> names;
+    auto response = session_->wait(session_->coordinator().listRequest().send());
+    for (auto info : response.getRestores()) names.insert(info.getName().cStr());
+    return names;
+  }
+
+  void listen(kj::AutoCloseFd socket) {
+    before_ = restoreNames();
+    auto request = session_->coordinator().listenRequest();
     auto spec = request.initSpec();
     spec.setName(options_.name.c_str());
     spec.setSourceName(options_.memory.c_str());
@@ -87,89 +87,200 @@ class RestoreCommand {
     spec.setKeepServing(options_.keepServing);
     spec.setAnyUser(options_.anyUser);
     request.setSocket(rpc::makeFd(kj::mv(socket)));
-    request.setSource(rpc::makeFd(kj::mv(memory)));
-    listener_ = client.wait(request.send()).getListener();
+    request.setSource(rpc::makeFd(kj::mv(memory_)));
+    listener_ = session_->wait(request.send()).getListener();
   }
 
-  // The name of the restore of the first target that is accepted; tells of refused ones meanwhile.
-  std::string waitForTarget(rpc::ControlClient& client) {
-    auto next = KJ_ASSERT_NONNULL(listener_).nextRestoreRequest().send().then(
-        [](capnp::Response<rpc::Listener::NextRestoreResults> r) -> kj::Maybe<std::string> {
-          return std::string(r.getInfo().getName().cStr());
-        });
-    auto forked = next.fork();
-    std::uint64_t refused = 0;
-    for (;;) {
-      auto tick = client.io()
-                      .provider->getTimer()
-                      .afterDelay(200 * kj::MILLISECONDS)
-                      .then([]() -> kj::Maybe<std::string> { return nullptr; });
-      auto name = client.wait(forked.addBranch().exclusiveJoin(kj::mv(tick)));
-      KJ_IF_MAYBE (found, name) {
-        return *found;
-      }
-      auto error = client.wait(KJ_ASSERT_NONNULL(listener_).lastErrorRequest().send());
-      if (error.getRefused() > refused) progress_.say(std::string("refused: ") + error.getMessage().cStr());
-      refused = error.getRefused();
-    }
+  void comeBack() {
+    listener_ = nullptr;
+    restore_ = nullptr;
+    progress_.say("the coordinator has gone; waiting for its successor");
+    session_->awaitSuccessor([this] { return own_ != nullptr && own_->gone(); });
   }
 
-  // Shows the restore until it is over.
-  int follow(rpc::ControlClient& client, const std::string& name) {
-    capnp::MallocMessageBuilder last;
-    bool any = false;
+  // --- until a target is there ---
+
+  // The name of the restore of the first target that is accepted.
+  std::string waitForTarget() {
     for (;;) {
       try {
-        auto restore = client.restore(name);
-        auto ended = restore.waitEndedRequest()
-                         .send()
-                         .then([](capnp::Response<rpc::Restore::WaitEndedResults> r) {
-                           return std::string(r.getReason().cStr());
-                         })
-                         .fork();
-        for (;;) {
-          auto info = client.wait(restore.infoRequest().send());
-          last.setRoot(info.getInfo());
-          any = true;
-          progress_.show(info.getInfo());
-          if (info.getInfo().getPhase() == rpc::Phase::FAILED)
-            throw CommandError(FAILED,
-                               "restore " + name + " has failed: " + info.getInfo().getFailure().cStr());
-          auto tick =
-              client.io().provider->getTimer().afterDelay(progress_.intervalMs() * kj::MILLISECONDS).then([] {
-                return std::string();
-              });
-          const std::string reason = client.wait(ended.addBranch().exclusiveJoin(kj::mv(tick)));
-          if (!reason.empty()) return conclude(last.getRoot<rpc::RestoreInfo>(), reason);
-        }
-      } catch (const kj::Exception& e) {
-        if (e.getType() == kj::Exception::Type::DISCONNECTED) {
-          listener_ = nullptr;
-          progress_.say("the coordinator has gone; waiting for its successor");
-          awaitSuccessor(client);
-          continue;
-        }
-        // Over between two looks.
-        if (any) return conclude(last.getRoot<rpc::RestoreInfo>(), messageOf(e));
-        throw;
+        const std::string name = listener_ != nullptr ? nextOfListener() : nextOfList();
+        closeListener();
+        return name;
+      } catch (const kj::Exception& error) {
+        if (!isDisconnect(error)) throw;
+        comeBack();
       }
     }
   }
 
-  int conclude(rpc::RestoreInfo::Builder info, const std::string& reason) {
-    if (reason.rfind("complete", 0) == 0) {
-      info.setFaulted(info.getPages() - info.getRemoved());
-      info.setMissing(0);
+  std::string nextOfListener() {
+    auto& listener = KJ_ASSERT_NONNULL(listener_);
+    std::string name;
+    auto next = listener.nextRestoreRequest()
+                    .send()
+                    .then([&](capnp::Response<rpc::Listener::NextRestoreResults> response) {
+                      name = response.getInfo().getName().cStr();
+                      restore_ = response.getRestore();
+                    })
+                    .fork();
+    std::uint64_t refused = 0;
+    while (name.empty()) {
+      waitUninterrupted(next.addBranch().exclusiveJoin(session_->after(LOOK)));
+      auto error = session_->wait(listener.lastErrorRequest().send());
+      if (error.getRefused() > refused)
+        progress_.say(std::string("refused a target: ") + error.getMessage().cStr());
+      refused = error.getRefused();
     }
-    progress_.finish(info.asReader(), reason);
+    return name;
+  }
+
+  // The successor of a coordinator serves our socket, but its Listener is not to be had again: a restore of
+  // our name that was not there before is our target's.
+  std::string nextOfList() {
+    for (;;) {
+      for (const std::string& name : restoreNames())
+        if (before_.count(name) == 0 && (name == options_.name || name.starts_with(options_.name + "-")))
+          return name;
+      waitUninterrupted(session_->after(LOOK_AT_LIST));
+    }
+  }
+
+  // One target is what was asked for. The restore does not need it any more.
+  void closeListener() {
+    KJ_IF_MAYBE (listener, listener_) {
+      session_->wait(listener->closeRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
+    }
+    listener_ = nullptr;
+  }
+
+  void waitUninterrupted(kj::Promise<void> promise) {
+    const bool interrupted = session_->wait(
+        promise.then([] { return false; }).exclusiveJoin(session_->interrupts().next().then([] {
+          return true;
+        })));
+    if (!interrupted) return;
+    closeListener();
+    throw CommandError(FAILED, "interrupted before a target came");
+  }
+
+  // --- until it is over ---
+
+  int follow(const std::string& name) {
+    view_.name = name;
+    for (;;) {
+      try {
+        return followOnce(name);
+      } catch (const kj::Exception& error) {
+        if (!isDisconnect(error)) throw;
+        comeBack();
+        if (restoreNames().count(name) == 0)
+          throw CommandError(DISCONNECTED,
+                             "restore " + name +
+                                 " ended while its coordinator was being replaced: whether it was "
+                                 "complete is not known");
+      }
+    }
+  }
+
+  // With one coordinator.
+  int followOnce(const std::string& name) {
+    if (restore_ == nullptr) restore_ = session_->client().restore(name);
+    auto& restore = KJ_ASSERT_NONNULL(restore_);
+    // Its answer has the figures at the end, which nobody can ask for afterwards.
+    auto last = restore.waitCompleteRequest()
+                    .send()
+                    .then([this](capnp::Response<rpc::Restore::WaitCompleteResults> response) {
+                      if (response.getInfo().getAgeNs() > view_.ageNs) view_.take(response.getInfo());
+                    })
+                    .eagerlyEvaluate([](kj::Exception&&) {});  // it was over before
+    std::string reason;
+    auto ended = restore.waitEndedRequest()
+                     .send()
+                     .then([&reason](capnp::Response<rpc::Restore::WaitEndedResults> response) {
+                       reason = response.getReason().cStr();
+                     })
+                     .fork();
+    while (reason.empty()) {
+      look(restore);
+      const bool interrupted =
+          session_->wait(ended.addBranch()
+                             .exclusiveJoin(session_->after(LOOK))
+                             .then([] { return false; })
+                             .exclusiveJoin(session_->interrupts().next().then([] { return true; })));
+      if (interrupted) onInterrupt(restore);
+    }
+    session_->wait(kj::mv(last));
+    return conclude(reason);
+  }
+
+  void look(rpc::Restore::Client& restore) {
+    try {
+      view_.take(session_->wait(restore.infoRequest().send()).getInfo());
+      view_.take(session_->wait(restore.statsRequest().send()).getStats());
+    } catch (const kj::Exception& error) {
+      if (isDisconnect(error)) throw;
+      return;  // it is over: its end comes next
+    }
+    progress_.show(view_);
+    if (view_.phase == rpc::Phase::FAILED) onFailure();
+    if (finishing_ && view_.phase == rpc::Phase::COMPLETE)
+      session_->wait(restore.detachRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
+  }
+
+  // A failed restore gives its target errors, for as long as somebody answers its faults. Without an answer
+  // the target would read zeros where pages are missing.
+  void onFailure() {
+    if (own_ == nullptr)
+      throw CommandError(FAILED, "restore " + view_.name + " has failed: " + view_.failure);
+    if (toldFailure_) return;
+    progress_.say("failed: " + view_.failure + "; the target gets SIGBUS on pages it misses, until it ends");
+    toldFailure_ = true;
+  }
+
+  // A daemon goes on without us. A service of our own would take the missing pages with it: the first time
+  // they are fetched before it ends, the second time the user means it.
+  void onInterrupt(rpc::Restore::Client& restore) {
+    session_->interrupts().acknowledge();
+    look(restore);
+    if (own_ == nullptr)
+      throw CommandError(FAILED, "interrupted; the server goes on with restore " + view_.name +
+                                     " (faultline status, faultline detach)");
+    const std::string missing = std::to_string(view_.missing) + " pages are missing";
+    if (finishing_ || toldFailure_)
+      throw CommandError(FAILED, "interrupted; " + missing + ", and the target reads zeros there");
+    finishing_ = true;
+    progress_.say("interrupted; " + missing + " and are fetched first (interrupt again to abandon them)");
+    session_->wait(restore.prefaultRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
+  }
+
+  int conclude(const std::string& reason) {
+    progress_.finish(view_, reason);
+    if (view_.phase == rpc::Phase::FAILED)
+      throw CommandError(FAILED, "restore " + view_.name + " has failed: " + view_.failure);
+    if (view_.poisoned > 0)
+      throw CommandError(FAILED, std::to_string(view_.poisoned) + " pages of restore " + view_.name +
+                                     " could not be read from " + options_.memory +
+                                     ": the target got SIGBUS on them");
+    // A target that has gone needs no more pages; one that was let go without them does.
+    const bool gone = reason.find("gone") != std::string::npos;
+    if (view_.missing > 0 && !gone)
+      throw CommandError(FAILED, "restore " + view_.name + " ended (" + reason + ") with " +
+                                     std::to_string(view_.missing) + " pages missing");
     return OK;
   }
 
   const RestoreOptions& options_;
   Progress progress_;
-  bool made_ = false;
+  kj::AutoCloseFd memory_;
   std::unique_ptr<OwnService> own_;
+  std::optional<Session> session_;
   kj::Maybe<rpc::Listener::Client> listener_;
+  kj::Maybe<rpc::Restore::Client> restore_;
+  std::set<std::string> before_;  // restores that were there before we listened
+  RestoreView view_;              // the last look
+  bool finishing_ = false;        // interrupted, and fetching what is missing
+  bool toldFailure_ = false;
 };
 
 }  // namespace
@@ -183,21 +294,30 @@ void addRestore(CLI::App& app, Result& chosen) {
       "end when the target has everything or has gone. Uses a running `faultline serve`; without one it runs "
       "its own\n"
       "coordinator and shards.\n\n"
-      "Example: faultline restore --memory vm.mem --socket /tmp/vm.sock\n"
-      "         and to Firecracker: PUT /snapshot/load "
-      "{\"mem_backend\":{\"backend_type\":\"Uffd\",\"backend_path\":\"/tmp/vm.sock\"},...}");
+      "Examples:\n"
+      "  faultline restore --memory vm.mem --socket /tmp/vm.sock\n"
+      "    and to Firecracker: PUT /snapshot/load "
+      "{\"mem_backend\":{\"backend_type\":\"Uffd\",\"backend_path\":\"/tmp/vm.sock\"},...}\n"
+      "  faultline restore --memory vm.mem --socket /tmp/vm.sock --no-prefault --keep-serving --json\n\n"
+      "Interrupted while pages are missing, a service of its own fetches them first; interrupted again, it "
+      "gives them up.");
   command->add_option("--memory", options->memory, "The snapshot's memory file")->required();
   command->add_option("--socket", options->socket, "Where the target connects")->required();
-  command->add_option("--name", options->name, "What to call the restore")->capture_default_str();
-  command->add_option("--control", options->control, "Use the server with this control socket");
-  command->add_flag("!--no-prefault", options->prefault,
-                    "Only answer faults; populate nothing in the background");
+  command->add_option("--name", options->name, "What to call the restore")
+      ->check(restoreName())
+      ->capture_default_str();
+  command->add_option("--control", options->control,
+                      std::string("Use the server with this control socket; default: the one at ") +
+                          DEFAULT_CONTROL + " if it answers, else a service of our own");
+  command->add_flag("--prefault,!--no-prefault", options->prefault,
+                    "Populate every page in the background (the default), or only answer faults");
   command->add_flag("--keep-serving", options->keepServing,
                     "Go on serving after the last page, until the target goes");
   command->add_flag("--any-user", options->anyUser, "Accept a target of any user, not only root and our own");
   command->add_flag("--json", options->json, "Print JSON, an object a line");
   addServiceOptions(*command, options->service);
-  command->footer(EXIT_CODES);
+  command->footer(std::string(EXIT_CODES) +
+                  ".\n            0 also when the target has gone before it had every page");
   command->callback([options, &chosen] { chosen = [options] { return RestoreCommand(*options).run(); }; });
 }
 

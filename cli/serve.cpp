@@ -1,12 +1,13 @@
 #include <capnp/serialize.h>
+#include <fcntl.h>
+#include <kj/debug.h>
 #include <spdlog/spdlog.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <systemd/sd-daemon.h>
-#include <unistd.h>
 
 #include <filesystem>
+#include <list>
 #include <memory>
+#include <set>
 
 #include "cli/common.h"
 #include "cli/supervisor.h"
@@ -21,79 +22,71 @@ struct ServeOptions {
   std::string control = DEFAULT_CONTROL;
   std::vector<std::string> sockets, memories, names;
   bool prefault = true, keepServing = false, anyUser = false;
+
+  std::string name(std::size_t i) const { return i < names.size() ? names[i] : "vm" + std::to_string(i + 1); }
 };
 
-// Removes the socket files that were made, whatever happens.
-class SocketFiles {
- public:
-  ~SocketFiles() {
-    for (const std::string& path : paths_) unlink(path.c_str());
-  }
-  kj::AutoCloseFd make(const std::string& path) {
-    kj::AutoCloseFd fd = makeSocket(path);
-    paths_.push_back(path);
-    return fd;
-  }
+// Before anything is made. What a single option can be wrong about, the parser has checked.
+void check(const ServeOptions& options) {
+  if (options.sockets.size() != options.memories.size())
+    throw CommandError(USAGE, "--socket and --memory come in pairs, but there are " +
+                                  std::to_string(options.sockets.size()) + " sockets and " +
+                                  std::to_string(options.memories.size()) + " memory files");
+  if (options.names.size() > options.sockets.size())
+    throw CommandError(USAGE, "--name names the restores of the --socket at the same place, but there are " +
+                                  std::to_string(options.names.size()) + " names and " +
+                                  std::to_string(options.sockets.size()) + " sockets");
+  std::set<std::string> names;
+  for (std::size_t i = 0; i < options.sockets.size(); i++)
+    if (!names.insert(options.name(i)).second)
+      throw CommandError(USAGE, "--name " + options.name(i) + " is given twice: choose another");
+}
 
- private:
-  std::vector<std::string> paths_;
-};
-
-kj::AutoCloseFd listenSpec(const ServeOptions& options, const std::string& name, const std::string& memory) {
+// What a coordinator needs to know of a handshake socket, in memory that nobody can change.
+kj::AutoCloseFd listenSpec(const ServeOptions& options, std::size_t i) {
   int fd;
-  KJ_SYSCALL(fd = memfd_create("faultline-listener", MFD_CLOEXEC));
+  KJ_SYSCALL(fd = memfd_create("faultline-listener", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   kj::AutoCloseFd result(fd);
   capnp::MallocMessageBuilder message;
   auto spec = message.initRoot<rpc::ListenSpec>();
-  spec.setName(name.c_str());
-  spec.setSourceName(memory.c_str());
+  spec.setName(options.name(i).c_str());
+  spec.setSourceName(options.memories[i].c_str());
   spec.setPrefault(options.prefault);
   spec.setKeepServing(options.keepServing);
   spec.setAnyUser(options.anyUser);
   capnp::writeMessageToFd(fd, message);
+  KJ_SYSCALL(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
   return result;
 }
 
-// What systemd kept for us or made for us (socket activation), by name.
-void takeFromSystemd(FdStore& kept) {
-  char** names = nullptr;
-  const int count = sd_listen_fds_with_names(1, &names);
-  for (int i = 0; i < count; i++) {
-    kept.keep(names[i], kj::AutoCloseFd(SD_LISTEN_FDS_START + i));
-    free(names[i]);
-  }
-  free(names);
-}
-
-bool keeps(const FdStore& kept, const std::string& name) {
-  for (const auto& entry : kept.entries())
-    if (entry.name == name) return true;
-  return false;
+// /run/faultline is ours to make; any other directory is the operator's.
+void makeControlDirectory(const std::string& control) {
+  std::error_code ignored;  // the socket cannot be made then, which says why
+  if (control == DEFAULT_CONTROL)
+    std::filesystem::create_directory(std::filesystem::path(control).parent_path(), ignored);
 }
 
 int serve(const ServeOptions& options) {
-  if (options.sockets.size() != options.memories.size())
-    throw CommandError(USAGE,
-                       "--socket and --memory come in pairs: " + std::to_string(options.sockets.size()) +
-                           " sockets, " + std::to_string(options.memories.size()) + " memory files");
-  spdlog::set_level(spdlog::level::from_str(options.service.logLevel));
-  requireUserfaultfd();
+  check(options);
   FdStore kept;
-  SocketFiles files;
-  takeFromSystemd(kept);
-  if (!keeps(kept, "control")) {
-    std::error_code ignored;
-    if (options.control == DEFAULT_CONTROL)
-      std::filesystem::create_directory(std::filesystem::path(options.control).parent_path(), ignored);
-    kept.keep("control", files.make(options.control));
-  }
+  ServiceManager::giveBack(kept);
+  std::list<SocketFile> files;
+  auto socketAt = [&files](const std::string& path) { return files.emplace_back(path).take(); };
   for (std::size_t i = 0; i < options.sockets.size(); i++) {
-    const std::string name = i < options.names.size() ? options.names[i] : "vm" + std::to_string(i + 1);
-    if (keeps(kept, "listener." + name + ".listen")) continue;
-    kept.keep("listener." + name + ".source", openMemory(options.memories[i]));
-    kept.keep("listener." + name + ".spec", listenSpec(options, name, options.memories[i]));
-    kept.keep("listener." + name + ".listen", files.make(options.sockets[i]));
+    const std::string stem = "listener." + options.name(i);
+    if (kept.find(stem + ".listen") != nullptr) continue;
+    kept.keep(stem + ".source", openMemory(options.memories[i]));
+    kept.keep(stem + ".spec", listenSpec(options, i));
+    kept.keep(stem + ".listen", socketAt(options.sockets[i]));
   }
+  if (kept.find("control") == nullptr) {
+    makeControlDirectory(options.control);
+    kept.keep("control", socketAt(options.control));
+  }
+  requireUserfaultfd();
+
+  logToStderr();
+  setLogLevel(options.service.logLevel);
   SupervisorOptions supervisor;
   supervisor.executable = rpc::siblingExecutable("faultline-coordinator");
   supervisor.arguments = options.service.coordinatorArguments();
@@ -112,20 +105,30 @@ void addServe(CLI::App& app, Result& chosen) {
   command->description(
       "Run the page server: a coordinator, its shards, and the supervisor that outlives them all.\n\n"
       "Targets come by handshake sockets (Firecracker's UFFD protocol), given here or added by `faultline "
-      "restore`.\n"
-      "Example: faultline serve --shards 4 --socket /run/vm1.sock --memory /snapshots/vm1.mem\n"
-      "Ends on SIGTERM, releasing every target whose pages are all in place.");
+      "restore`.\n\n"
+      "Examples:\n"
+      "  faultline serve\n"
+      "  faultline serve --shards 4 --socket /run/vm1.sock --memory /snapshots/vm1.mem --name vm1\n"
+      "  faultline serve --socket /run/a.sock --memory a.mem --socket /run/b.sock --memory b.mem\n\n"
+      "Ends on SIGTERM, SIGINT or SIGHUP: every target is released then, and pages that it still misses are "
+      "lost to it,\n"
+      "so wait for them (faultline prefault NAME --wait) before. Under systemd (Type=notify) set\n"
+      "FileDescriptorStoreMax=1024: then restores outlive even the death of this process.");
   addControl(*command, options->control);
   addServiceOptions(*command, options->service);
   command->add_option("--socket", options->sockets,
                       "Serve targets that connect here (repeatable, with --memory)");
   command->add_option("--memory", options->memories, "The memory file for the --socket at the same place");
-  command->add_option("--name", options->names, "What to call the restores of that --socket");
-  command->add_flag("!--no-prefault", options->prefault,
-                    "Only answer faults; populate nothing in the background");
+  command
+      ->add_option("--name", options->names,
+                   "What to call the restores of the --socket at the same place; default: vm1, vm2, ...")
+      ->check(restoreName());
+  command->add_flag("--prefault,!--no-prefault", options->prefault,
+                    "Populate every page in the background (the default), or only answer faults");
   command->add_flag("--keep-serving", options->keepServing, "Do not release a target when it has every page");
   command->add_flag("--any-user", options->anyUser, "Accept targets of any user, not only root and our own");
-  command->footer(EXIT_CODES);
+  command->footer(std::string(EXIT_CODES) +
+                  ",\n            64 to 78 the coordinator refused to start (its log says why)");
   command->callback([options, &chosen] { chosen = [options] { return serve(*options); }; });
 }
 

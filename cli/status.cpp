@@ -1,28 +1,17 @@
 #include <ctime>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/common.h"
+#include "cli/restore_view.h"
+#include "cli/session.h"
 
 namespace faultline::cli {
 
 namespace {
 
 using nlohmann::json;
-
-const char* phaseName(rpc::Phase phase) {
-  switch (phase) {
-    case rpc::Phase::SERVING:
-      return "serving";
-    case rpc::Phase::PAUSED:
-      return "paused";
-    case rpc::Phase::COMPLETE:
-      return "complete";
-    case rpc::Phase::FAILED:
-      return "failed";
-  }
-  return "?";
-}
 
 json latencyJson(rpc::Latency::Reader latency) {
   return {{"samples", latency.getSamples()},
@@ -83,100 +72,167 @@ json restoreJson(rpc::RestoreInfo::Reader r) {
           {"age_ns", r.getAgeNs()}};
 }
 
-json collect(rpc::ControlClient& client) {
-  auto response = client.wait(client.coordinator().statusRequest().send());
-  auto service = response.getService();
-  json out{{"version", service.getVersion().cStr()},
-           {"coordinator_pid", service.getCoordinatorPid()},
-           {"incarnation", service.getIncarnation()},
-           {"workers_per_shard", service.getWorkersPerShard()},
-           {"shards", json::array()},
-           {"restores", json::array()},
-           {"events", json::array()}};
-  for (auto s : service.getShards())
-    out["shards"].push_back({{"index", s.getIndex()},
-                             {"pid", s.getPid()},
-                             {"alive", s.getAlive()},
-                             {"restarts", s.getRestarts()},
-                             {"up_ns", s.getUpNs()},
-                             {"restores", s.getRestores()}});
-  for (auto r : service.getRestores()) {
-    json restore = restoreJson(r);
-    auto failure = kj::runCatchingExceptions([&] {
-      restore["stats"] =
-          statsJson(client.wait(client.restore(r.getName().cStr()).statsRequest().send()).getStats());
-    });
-    (void)failure;  // it ended between the two looks
-    out["restores"].push_back(restore);
+json shardJson(rpc::ShardInfo::Reader s) {
+  return {{"index", s.getIndex()},       {"pid", s.getPid()},    {"alive", s.getAlive()},
+          {"restarts", s.getRestarts()}, {"up_ns", s.getUpNs()}, {"restores", s.getRestores()}};
+}
+
+// Looks at a service, again and again: rates are between two looks.
+class Observer {
+ public:
+  explicit Observer(const std::string& control) : session_(control) {}
+
+  Session& session() { return session_; }
+
+  json look() {
+    auto response = session_.wait(session_.coordinator().statusRequest().send());
+    auto service = response.getService();
+    json out{{"version", service.getVersion().cStr()},
+             {"coordinator_pid", service.getCoordinatorPid()},
+             {"incarnation", service.getIncarnation()},
+             {"workers_per_shard", service.getWorkersPerShard()},
+             {"lock_deadline_ns", service.getLockDeadlineNs()},
+             {"test_hooks", service.getTestHooks()},
+             {"shards", json::array()},
+             {"restores", json::array()},
+             {"events", json::array()}};
+    for (auto shard : service.getShards()) out["shards"].push_back(shardJson(shard));
+    std::map<std::string, RestoreView> views;
+    for (auto info : service.getRestores()) out["restores"].push_back(lookAt(info, views));
+    before_ = std::move(views);
+    for (auto event : service.getEvents())
+      out["events"].push_back({{"unix_ns", event.getUnixNs()}, {"text", event.getText().cStr()}});
+    return out;
   }
-  for (auto e : service.getEvents())
-    out["events"].push_back({{"unix_ns", e.getUnixNs()}, {"text", e.getText().cStr()}});
-  return out;
+
+ private:
+  json lookAt(rpc::RestoreInfo::Reader info, std::map<std::string, RestoreView>& views) {
+    json restore = restoreJson(info);
+    const std::string name = info.getName().cStr();
+    try {
+      auto response = session_.wait(session_.client().restore(name).statsRequest().send());
+      RestoreView& view = views[name];
+      view.take(info);
+      view.take(response.getStats());
+      const auto before = before_.find(name);
+      const Rates rates = ratesBetween(before == before_.end() ? nullptr : &before->second, view);
+      restore["stats"] = statsJson(response.getStats());
+      restore["faults_per_second"] = rates.faults;
+      restore["pages_per_second"] = rates.pages;
+      restore["bytes_per_second"] = rates.bytes;
+      restore["fault_p50_ns"] = view.latency.quantile(0.5);
+      restore["fault_p99_ns"] = view.latency.quantile(0.99);
+    } catch (const kj::Exception& error) {
+      if (error.getType() == kj::Exception::Type::DISCONNECTED) throw;
+      // It ended between the two questions: there are no figures any more.
+    }
+    return restore;
+  }
+
+  Session session_;
+  std::map<std::string, RestoreView> before_;
+};
+
+// --- for people ---
+
+unsigned long long number(const json& object, const char* key) {
+  return object[key].get<unsigned long long>();
+}
+std::string text(const json& object, const char* key) {
+  return object[key].get<std::string>();
+}
+std::string duration(const json& object, const char* key) {
+  return humanNs(object[key].get<std::uint64_t>());
+}
+
+void printShard(const json& s) {
+  printf("  shard %-2llu %s pid %-8llu up %-10s restarts %llu, serves %llu restores\n", number(s, "index"),
+         s["alive"].get<bool>() ? "up  " : "DOWN", number(s, "pid"), duration(s, "up_ns").c_str(),
+         number(s, "restarts"), number(s, "restores"));
+}
+
+void printFigures(const json& r) {
+  const json& stats = r["stats"];
+  printf("    %.0f pages/s, %s/s, %.0f faults/s, fault p50 %s p99 %s\n", r["pages_per_second"].get<double>(),
+         humanBytes(static_cast<std::uint64_t>(r["bytes_per_second"].get<double>())).c_str(),
+         r["faults_per_second"].get<double>(), duration(r, "fault_p50_ns").c_str(),
+         duration(r, "fault_p99_ns").c_str());
+  printf("    %llu faults in %llu batches, %llu removals, %llu shards fenced, %llu coordinators survived\n",
+         number(stats, "faults"), number(stats, "batches"), number(stats, "removes"), number(stats, "fences"),
+         number(stats, "adoptions"));
+  for (const auto& s : stats["shards"])
+    printf(
+        "    shard %llu: %llu copied, %llu zero, %llu zero since removed, %llu in the background; fault p50 "
+        "%s "
+        "p99 %s\n",
+        number(s, "shard"), number(s, "copied"), number(s, "zeroed"), number(s, "zeroed_removed"),
+        number(s, "prefaulted"), duration(s["event_to_done"], "p50_ns").c_str(),
+        duration(s["event_to_done"], "p99_ns").c_str());
+}
+
+void printRestore(const json& r) {
+  const double pages = r["pages"].get<double>();
+  printf("%s: %s, %.1f %% of %.0f pages, %llu missing, %llu given back, pid %llu, from %s\n",
+         text(r, "name").c_str(), text(r, "phase").c_str(),
+         100 * (pages - r["missing"].get<double>()) / pages, pages, number(r, "missing"),
+         number(r, "removed"), number(r, "target_pid"), text(r, "source").c_str());
+  if (!text(r, "failure").empty()) printf("    %s\n", text(r, "failure").c_str());
+  if (r.contains("stats")) printFigures(r);
+}
+
+void printEvent(const json& e) {
+  const auto ns = e["unix_ns"].get<std::uint64_t>();
+  const auto seconds = static_cast<std::time_t>(ns / 1'000'000'000);
+  char when[32];
+  std::tm local{};
+  strftime(when, sizeof when, "%H:%M:%S", localtime_r(&seconds, &local));
+  printf("  %s.%03d %s\n", when, static_cast<int>(ns / 1'000'000 % 1000), text(e, "text").c_str());
 }
 
 void printPeople(const json& status) {
-  printf("faultline %s, coordinator %d (number %d)\n", status["version"].get<std::string>().c_str(),
-         status["coordinator_pid"].get<int>(), status["incarnation"].get<int>());
-  for (const auto& s : status["shards"])
-    printf("  shard %-2d %s pid %-8d up %-10s restarts %d, serves %d restores\n", s["index"].get<int>(),
-           s["alive"].get<bool>() ? "up  " : "DOWN", s["pid"].get<int>(),
-           humanNs(s["up_ns"].get<std::uint64_t>()).c_str(), s["restarts"].get<int>(),
-           s["restores"].get<int>());
+  printf("faultline %s, coordinator %llu (number %llu)\n", text(status, "version").c_str(),
+         number(status, "coordinator_pid"), number(status, "incarnation"));
+  for (const auto& shard : status["shards"]) printShard(shard);
   if (status["restores"].empty()) printf("no restores\n");
-  for (const auto& r : status["restores"]) {
-    const double pages = r["pages"].get<double>();
-    printf("%s: %s, %.1f %% of %.0f pages, %llu missing, %llu given back, pid %d, from %s\n",
-           r["name"].get<std::string>().c_str(), r["phase"].get<std::string>().c_str(),
-           100 * (pages - r["missing"].get<double>()) / pages, pages, r["missing"].get<unsigned long long>(),
-           r["removed"].get<unsigned long long>(), r["target_pid"].get<int>(),
-           r["source"].get<std::string>().c_str());
-    if (!r["failure"].get<std::string>().empty()) printf("    %s\n", r["failure"].get<std::string>().c_str());
-    if (!r.contains("stats")) continue;
-    const auto& stats = r["stats"];
-    printf("    %llu faults in %llu batches, %llu removals, %llu shards fenced, %llu coordinators survived\n",
-           stats["faults"].get<unsigned long long>(), stats["batches"].get<unsigned long long>(),
-           stats["removes"].get<unsigned long long>(), stats["fences"].get<unsigned long long>(),
-           stats["adoptions"].get<unsigned long long>());
-    for (const auto& s : stats["shards"])
-      printf(
-          "    shard %d: %llu copied, %llu zero, %llu zero since removed, %llu in the background; fault p50 "
-          "%s p99 %s\n",
-          s["shard"].get<int>(), s["copied"].get<unsigned long long>(), s["zeroed"].get<unsigned long long>(),
-          s["zeroed_removed"].get<unsigned long long>(), s["prefaulted"].get<unsigned long long>(),
-          humanNs(s["event_to_done"]["p50_ns"].get<std::uint64_t>()).c_str(),
-          humanNs(s["event_to_done"]["p99_ns"].get<std::uint64_t>()).c_str());
-  }
+  for (const auto& restore : status["restores"]) printRestore(restore);
   if (!status["events"].empty()) printf("latest events\n");
-  for (const auto& e : status["events"]) {
-    const auto ns = e["unix_ns"].get<std::uint64_t>();
-    const std::time_t seconds = static_cast<std::time_t>(ns / 1'000'000'000);
-    char when[32];
-    std::tm local{};
-    strftime(when, sizeof when, "%H:%M:%S", localtime_r(&seconds, &local));
-    printf("  %s.%03d %s\n", when, static_cast<int>(ns / 1'000'000 % 1000),
-           e["text"].get<std::string>().c_str());
-  }
+  for (const auto& event : status["events"]) printEvent(event);
 }
+
+// --- the command ---
 
 struct StatusOptions {
   std::string control = DEFAULT_CONTROL;
   bool asJson = false;
-  double watch = 0;
+  double watch = 0;  // seconds; 0: once
 };
 
+void print(const json& status, const StatusOptions& options) {
+  if (options.watch > 0 && !options.asJson && isTerminal()) printf("\033[H\033[2J");
+  if (options.asJson)
+    printf("%s\n", status.dump(options.watch > 0 ? -1 : 2).c_str());
+  else
+    printPeople(status);
+  fflush(stdout);
+}
+
 int status(const StatusOptions& options) {
-  rpc::ControlClient client(options.control);
+  Interrupts::capture();
+  Observer observer(options.control);
+  Session& session = observer.session();
+  const std::chrono::milliseconds interval(static_cast<std::int64_t>(options.watch * 1000));
   for (;;) {
-    const json now = collect(client);
-    if (options.watch > 0 && isTerminal()) printf("\033[H\033[2J");
-    if (options.asJson)
-      printf("%s\n", now.dump(options.watch > 0 ? -1 : 2).c_str());
-    else
-      printPeople(now);
-    fflush(stdout);
+    try {
+      print(observer.look(), options);
+    } catch (const kj::Exception& error) {
+      if (options.watch <= 0 || error.getType() != kj::Exception::Type::DISCONNECTED) throw;
+      session.awaitSuccessor([] { return false; });
+      continue;
+    }
     if (options.watch <= 0) return OK;
-    client.wait(client.io().provider->getTimer().afterDelay(static_cast<std::uint64_t>(options.watch * 1000) *
-                                                            kj::MILLISECONDS));
+    auto interrupted = session.interrupts().next().then([] { return true; });
+    auto pause = session.after(interval).then([] { return false; });
+    if (session.wait(interrupted.exclusiveJoin(kj::mv(pause)))) return OK;
   }
 }
 
@@ -185,9 +241,24 @@ int status(const StatusOptions& options) {
 void addStatus(CLI::App& app, Result& chosen) {
   auto options = std::make_shared<StatusOptions>();
   CLI::App* command = app.add_subcommand("status", "What is being served, how fast, and what died");
+  command->description(
+      "Show the service, its shards, its restores (how far, how fast, how quickly faults are answered) and "
+      "the "
+      "latest\n"
+      "events: what died, why, and how long recovery took.\n\n"
+      "Examples:\n"
+      "  faultline status\n"
+      "  faultline status --watch 5\n"
+      "  faultline status --json | jq '.restores[] | {name, missing, fault_p99_ns}'");
   addControl(*command, options->control);
-  command->add_flag("--json", options->asJson, "Print one JSON object");
-  command->add_option("--watch", options->watch, "Again every so many seconds")
+  command->add_flag("--json", options->asJson, "Print one JSON object; with --watch one a line");
+  command
+      ->add_option(
+          "--watch", options->watch,
+          "Again every so many seconds (2 if none are given); rates are of that time then, else of the "
+          "whole restore")
+      ->expected(0, 1)
+      ->default_str("2")
       ->check(CLI::Range(0.1, 3600.0));
   command->footer(EXIT_CODES);
   command->callback([options, &chosen] { chosen = [options] { return status(*options); }; });

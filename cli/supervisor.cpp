@@ -1,148 +1,206 @@
 #include "cli/supervisor.h"
 
-#include <fcntl.h>
 #include <kj/debug.h>
 #include <poll.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
+#include <fstream>
 
+#include "cli/common.h"
 #include "shmtracker/clock.h"
 
 namespace faultline::cli {
 
 namespace {
 
-constexpr std::size_t EVENTS_KEPT = 64;
-constexpr int CHANNEL_ROOM = 8 << 20;          // bytes; some 1 KiB a message
-constexpr std::size_t CONNECTIONS_KEPT = 256;  // a listener, not yet served
-constexpr unsigned HOPELESS = 8;               // quick deaths in a row before anything was ever served
-constexpr std::chrono::milliseconds PATIENCE{5000};
+using std::chrono::milliseconds;
 
-bool endsWith(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
+constexpr std::size_t EVENTS_KEPT = 64;
+constexpr std::size_t MAX_NAME = 255;  // of a kept fd: what a service manager's store takes
+constexpr unsigned HOPELESS = 8;       // quick deaths in a row before anything was ever served
+constexpr milliseconds FIRST_PAUSE{10}, LONGEST_PAUSE{1000};
+constexpr milliseconds PATIENCE{5000};          // with a process that was told to end
+constexpr int REFUSED = 64, REFUSED_LAST = 78;  // sysexits.h
 
 kj::AutoCloseFd signalFd() {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : {SIGCHLD, SIGTERM, SIGINT}) sigaddset(&set, signal);
+  for (const int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
   KJ_SYSCALL(sigprocmask(SIG_BLOCK, &set, nullptr));
   int fd;
   KJ_SYSCALL(fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   return kj::AutoCloseFd(fd);
 }
 
-void sendSignal(int pidfd, int signal) {
-  syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0);
+// Everything that is kept counts: five fds a restore, two a shard, one a connection.
+void allowManyFds() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-// Tells the service manager, where there is one (NOTIFY_SOCKET). Its store outlives us.
-void notify(const std::string& state) {
-  sd_notify(0, state.c_str());
+bool usable(const std::string& name) {
+  return !name.empty() && name.size() <= MAX_NAME && name.find_first_of(":\n") == std::string::npos;
 }
 
-void notifyStored(const std::string& name, int fd) {
-  const std::string state = "FDSTORE=1\nFDPOLL=0\nFDNAME=" + name;
-  sd_pid_notify_with_fds(0, 0, state.c_str(), &fd, 1);
+std::string describe(const siginfo_t& info) {
+  return info.si_code == CLD_EXITED ? "exited with code " + std::to_string(info.si_status)
+                                    : "killed by signal " + std::to_string(info.si_status);
+}
+
+// Only to be called by a parent that reaps by itself: none of these pids can be another process's then.
+void killChildren() {
+  std::ifstream children("/proc/thread-self/children");
+  for (pid_t pid; children >> pid;) kill(pid, SIGKILL);
 }
 
 }  // namespace
 
 Supervisor::Supervisor(SupervisorOptions options, FdStore kept)
-    : options_(std::move(options)), kept_(kj::mv(kept)), signals_(signalFd()) {
+    : options_(std::move(options)), kept_(kj::mv(kept)), listening_(kept_), signals_(signalFd()) {
   // Shards whose coordinator dies become our children, and are reaped here.
   prctl(PR_SET_CHILD_SUBREAPER, 1);
+  // Nobody reads our log any more: no reason to drop what is kept.
+  signal(SIGPIPE, SIG_IGN);
+  allowManyFds();
+  for (const auto& entry : kept_.entries()) manager_.keep(entry.name, entry.fd->get());
 }
 
 int Supervisor::run() {
   startAt_ = Clock::now();
-  while (!(ending_ && !coordinator_.has_value())) {
-    if (!coordinator_.has_value() && Clock::now() >= startAt_) {
-      if (!everReady_ && quickDeaths_ >= HOPELESS) {
-        spdlog::critical("the coordinator cannot be started; its last death: {}", death_);
-        endEverything();
-        return 1;
-      }
-      startCoordinator();
-    }
-    std::vector<pollfd> fds = {{signals_.get(), POLLIN, 0},
-                               {coordinator_.has_value() ? coordinator_->pidfd.get() : -1, POLLIN, 0},
-                               {channel_.has_value() ? channel_->fd() : -1, POLLIN, 0}};
-    std::vector<std::pair<std::string, int>> listening;
-    for (const auto& entry : kept_.entries()) {
-      if (!endsWith(entry.name, ".listen")) continue;
-      const std::string stem = entry.name.substr(0, entry.name.size() - 6) + "conn.";
-      const auto waiting = std::count_if(kept_.entries().begin(), kept_.entries().end(),
-                                         [&stem](const auto& e) { return e.name.rfind(stem, 0) == 0; });
-      if (static_cast<std::size_t>(waiting) >= CONNECTIONS_KEPT) continue;
-      listening.emplace_back(entry.name, entry.fd.get());
-      fds.push_back({entry.fd.get(), POLLIN, 0});
-    }
-    poll(fds.data(), fds.size(), waitMs());
-    // What it said before it died counts: first listen, then look at its death.
-    if (fds[2].revents != 0) receive();
-    if (fds[0].revents != 0) onSignals();
-    if (fds[1].revents != 0) coordinatorEnded();
-    replaceSilent();
-    for (std::size_t i = 0; i < listening.size(); i++)
-      if ((fds[3 + i].revents & POLLIN) != 0) acceptOn(listening[i].first, listening[i].second);
+  while (!over()) {
+    if (!coordinator_.has_value() && Clock::now() >= startAt_) startCoordinator();
+    if (!over()) pollOnce();
   }
   endEverything();
-  return 0;
+  return exitCode_;
 }
 
+// --- the coordinator's life ---
+
 void Supervisor::startCoordinator() {
-  auto [ours, theirs] = rpc::FdChannel::pair();
-  // Room for all that may be said while a coordinator stands still: a sender that waits could not replace it.
-  if (setsockopt(ours.get(), SOL_SOCKET, SO_SNDBUFFORCE, &CHANNEL_ROOM, sizeof CHANNEL_ROOM) != 0)
-    setsockopt(ours.get(), SOL_SOCKET, SO_SNDBUF, &CHANNEL_ROOM, sizeof CHANNEL_ROOM);
-  started_ = heard_ = Clock::now();
-  ready_ = false;
-  channel_.emplace(kj::mv(ours));
-  coordinator_ = rpc::startProcess(options_.executable, options_.arguments, theirs.get());
-  theirs = kj::AutoCloseFd();
-  incarnation_++;
-  spdlog::debug("coordinator {} started, incarnation {}", coordinator_->pid, incarnation_);
-  for (const auto& entry : kept_.entries()) channel_->send("fd", entry.name, entry.fd.get());
-  for (const std::string& event : events_) channel_->send("event", event);
-  channel_->send("incarnation", std::to_string(incarnation_));
-  if (incarnation_ > 1) {
-    channel_->send("died", death_);
-    channel_->send("diedat", std::to_string(deathNoticed_));
+  complaint_.clear();
+  try {
+    coordinator_.emplace(options_.executable, options_.arguments);
+  } catch (const kj::Exception& error) {
+    return notStarted(messageOf(error));
   }
-  channel_->send("start");
+  incarnation_++;
+  spdlog::debug("coordinator {} started, incarnation {}", coordinator_->pid(), incarnation_);
+  introduce();
+}
+
+// Perhaps its file is just being replaced, or the machine is short of processes: it is tried again.
+void Supervisor::notStarted(const std::string& why) {
+  death_ = "could not be started: " + why;
+  deathNoticed_ = shm::nowNs();
+  spdlog::error("the coordinator {}", death_);
+  planNext(true);
+}
+
+void Supervisor::introduce() {
+  auto say = [this](const std::string& verb, const std::string& name = "", SharedFd fd = nullptr) {
+    coordinator_->say(verb, name, std::move(fd));
+  };
+  try {
+    for (const auto& entry : kept_.entries()) say("fd", entry.name, entry.fd);
+    for (const std::string& event : events_) say("event", event);
+    say("incarnation", std::to_string(incarnation_));
+    if (!death_.empty()) {
+      say("died", death_);
+      say("diedat", std::to_string(deathNoticed_));
+    }
+    say("start");
+  } catch (const kj::Exception& error) {
+    replace("it could not be told what is kept: " + messageOf(error));
+  }
 }
 
 void Supervisor::coordinatorEnded() {
-  if (!coordinator_.has_value() || !rpc::hasEnded(coordinator_->pidfd.get())) return;
-  receive();
+  // What it said before it died counts.
+  hear();
+  const CoordinatorProcess::Exit exit = coordinator_->reap();
   deathNoticed_ = shm::nowNs();
-  death_ = "(pid " + std::to_string(coordinator_->pid) + ") " + rpc::describeExit(coordinator_->pidfd.get());
-  // One that served was fit to serve: its successor begins at once.
-  quickDeaths_ = ready_ ? 0 : quickDeaths_ + 1;
+  death_ = "(pid " + std::to_string(coordinator_->pid()) + ") " + exit.reason;
+  if (!complaint_.empty()) death_ += ": " + complaint_;
+  const bool quick = Clock::now() - coordinator_->started() < std::chrono::seconds(1);
   coordinator_.reset();
-  channel_.reset();
+  // Orphans that were hidden behind it (see reap()).
+  reap();
   if (ending_) return;
   spdlog::warn("coordinator {}", death_);
-  // The first successor at once; one that dies quickly again and again waits, doubling from 10 ms to 1 s.
-  const auto backOff = quickDeaths_ < 2 ? 0 : std::min(10 << std::min(quickDeaths_ - 2, 7u), 1000);
-  startAt_ = Clock::now() + std::chrono::milliseconds(backOff);
+  if (!everReady_ && exit.code.has_value() && *exit.code >= REFUSED && *exit.code <= REFUSED_LAST)
+    exitCode_ = *exit.code;
+  else
+    planNext(quick);
 }
 
-void Supervisor::receive() {
-  while (channel_.has_value()) {
-    auto received = channel_->receive(rpc::FdChannel::Wait::no);
-    KJ_IF_MAYBE (message, received) {
+// The successor of one that served comes at once, that of one that died young after a pause that doubles.
+void Supervisor::planNext(bool quick) {
+  quickDeaths_ = quick ? quickDeaths_ + 1 : 0;
+  if (!everReady_ && quickDeaths_ >= HOPELESS) {
+    spdlog::critical("the coordinator cannot be started; its last death: {}", death_);
+    exitCode_ = 1;
+  }
+  const unsigned doublings = std::min(quickDeaths_, 9u);
+  const auto pause =
+      doublings < 2 ? milliseconds(0) : std::min(FIRST_PAUSE * (1 << (doublings - 2)), LONGEST_PAUSE);
+  startAt_ = Clock::now() + pause;
+}
+
+// --- one look at everything ---
+
+void Supervisor::pollOnce() {
+  const bool running = coordinator_.has_value();
+  const short channelEvents =
+      static_cast<short>(running && coordinator_->unsent() ? POLLIN | POLLOUT : POLLIN);
+  std::vector<pollfd> fds = {{signals_.get(), POLLIN, 0},
+                             {running ? coordinator_->pidfd() : -1, POLLIN, 0},
+                             {running ? coordinator_->channel() : -1, channelEvents, 0}};
+  const std::vector<ListeningSockets::Ready> listeners = listening_.toPoll();
+  for (const auto& listener : listeners) fds.push_back({listener.fd, POLLIN, 0});
+
+  const auto due = nextDue();
+  const auto wait = std::chrono::ceil<milliseconds>(due - Clock::now()).count();
+  poll(fds.data(), fds.size(), static_cast<int>(std::clamp<long>(wait, 0, 60'000)));
+  // Whoever stopped us (SIGSTOP, a paused machine) has stopped the coordinator as well: its silence is no
+  // sign.
+  if (running && Clock::now() - due > options_.watchdog / 2) coordinator_->excuseSilence();
+
+  manager_.beat();
+  if (fds[2].revents != 0) hear();
+  if (fds[0].revents != 0) onSignals();
+  // Before a death is looked at: `listeners` is of what was kept before.
+  for (std::size_t i = 0; i < listeners.size(); i++)
+    if (fds[3 + i].revents != 0) accept(listeners[i]);
+  if (coordinator_.has_value() && coordinator_->ended()) coordinatorEnded();
+  replaceSilent();
+}
+
+Supervisor::Clock::time_point Supervisor::nextDue() const {
+  auto due = std::min(manager_.nextBeat(),
+                      coordinator_.has_value() ? coordinator_->heardAt() + silenceLimit() : startAt_);
+  if (const auto held = listening_.heldUntil()) due = std::min(due, *held);
+  return due;
+}
+
+void Supervisor::hear() {
+  try {
+    coordinator_->flush();
+  } catch (const kj::Exception& error) {
+    replace("it cannot be talked to: " + messageOf(error));
+  }
+  for (;;) {
+    auto heard = coordinator_->hear();
+    KJ_IF_MAYBE (message, heard) {
       handle(kj::mv(*message));
     } else {
       return;
@@ -151,38 +209,52 @@ void Supervisor::receive() {
 }
 
 void Supervisor::handle(rpc::FdChannel::Message message) {
-  heard_ = Clock::now();
-  if (message.verb == "store" && message.fd.get() >= 0) {
-    notifyStored(message.name, message.fd.get());
-    kept_.keep(message.name, kj::mv(message.fd));
+  if (message.verb == "store") {
+    store(message.name, kj::mv(message.fd));
   } else if (message.verb == "drop") {
-    notify("FDSTOREREMOVE=1\nFDNAME=" + message.name);
+    manager_.drop(message.name);
     kept_.drop(message.name);
   } else if (message.verb == "event") {
     events_.push_back(message.name);
     if (events_.size() > EVENTS_KEPT) events_.pop_front();
   } else if (message.verb == "ready") {
-    ready_ = true;
-    if (!everReady_) {
-      everReady_ = true;
-      notify("READY=1");
-      if (options_.whenReady) options_.whenReady();
-    }
-  } else if (message.verb == "alive") {
-    notify("WATCHDOG=1");
+    coordinator_->setReady();
+    if (everReady_) return;
+    everReady_ = true;
+    manager_.ready();
+    if (options_.whenReady) options_.whenReady();
   } else if (message.verb == "shutdown") {
     ending_ = true;
-    notify("STOPPING=1");
+    manager_.stopping();
   }
+  // "alive", like every word, has been noted by being heard.
 }
 
-void Supervisor::acceptOn(const std::string& name, int listening) {
-  kj::AutoCloseFd connection(accept4(listening, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-  if (connection.get() < 0) return;
-  const std::string key = name.substr(0, name.size() - 6) + "conn." + std::to_string(++accepted_[name]);
-  notifyStored(key, connection.get());
-  if (channel_.has_value()) channel_->send("conn", key, connection.get());
-  kept_.keep(key, kj::mv(connection));
+void Supervisor::store(const std::string& name, kj::AutoCloseFd fd) {
+  if (fd.get() < 0 || !usable(name)) {
+    // The kernel drops an fd that comes when the fd table is full.
+    spdlog::critical("\"{}\" cannot be kept: {}", name, fd.get() < 0 ? "its fd did not come" : "a bad name");
+    return;
+  }
+  manager_.keep(name, fd.get());
+  kept_.keep(name, kj::mv(fd));
+  listening_.added(name);
+}
+
+void Supervisor::accept(const ListeningSockets::Ready& listener) {
+  // It may have been dropped, or replaced, by what has just been heard.
+  const SharedFd socket = kept_.find(listener.name);
+  if (socket == nullptr || socket->get() != listener.fd) return;
+  const auto name = listening_.accept(listener);
+  if (!name.has_value()) return;
+  const SharedFd connection = kept_.find(*name);
+  manager_.keep(*name, connection->get());
+  if (!coordinator_.has_value()) return;
+  try {
+    coordinator_->say("conn", *name, connection);
+  } catch (const kj::Exception& error) {
+    replace("it cannot be talked to: " + messageOf(error));
+  }
 }
 
 void Supervisor::onSignals() {
@@ -191,57 +263,64 @@ void Supervisor::onSignals() {
     if (info.ssi_signo == SIGCHLD) continue;
     ending_ = true;
     terminations_++;
-    notify("STOPPING=1");
-    if (coordinator_.has_value())
-      sendSignal(coordinator_->pidfd.get(), terminations_ == 1 ? SIGTERM : SIGKILL);
+    manager_.stopping();
+    if (coordinator_.has_value()) coordinator_->signal(terminations_ == 1 ? SIGTERM : SIGKILL);
   }
   reap();
 }
 
-// Orphaned shards. The coordinator is waited for through its pidfd.
+// --- a coordinator that does not answer ---
+
+milliseconds Supervisor::silenceLimit() const {
+  return coordinator_->ready() ? options_.watchdog : options_.startLimit;
+}
+
+void Supervisor::replaceSilent() {
+  if (!coordinator_.has_value() || Clock::now() - coordinator_->heardAt() < silenceLimit()) return;
+  replace("it had not been heard of for " + std::to_string(silenceLimit().count()) + " ms");
+}
+
+// Its death is noticed as any other. One that even SIGKILL does not end (it hangs in the kernel) is killed
+// again after another time of silence: a successor could not take over from it anyway.
+void Supervisor::replace(const std::string& why) {
+  spdlog::error("coordinator {} is replaced: {}", coordinator_->pid(), why);
+  complaint_ = why;
+  coordinator_->signal(SIGKILL);
+  coordinator_->excuseSilence();
+}
+
+// --- the end of others, and our own ---
+
+// Orphaned shards. The coordinator is waited for through its pidfd; a zombie behind it in the kernel's list
+// is seen once it is gone.
 void Supervisor::reap() {
   for (;;) {
     siginfo_t info{};
     if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) return;
-    if (coordinator_.has_value() && info.si_pid == coordinator_->pid) return;
+    if (coordinator_.has_value() && info.si_pid == coordinator_->pid()) return;
     waitid(P_PID, static_cast<id_t>(info.si_pid), &info, WEXITED | WNOHANG);
-    spdlog::debug("process {} has ended", info.si_pid);
+    spdlog::info("orphaned process {} {}", info.si_pid, describe(info));
   }
 }
 
-void Supervisor::replaceSilent() {
-  if (!coordinator_.has_value()) return;
-  const auto limit = ready_ ? options_.watchdog : options_.startLimit;
-  if (Clock::now() - heard_ < limit) return;
-  spdlog::error("coordinator {} has not been heard of for {} ms: it is replaced", coordinator_->pid,
-                limit.count());
-  rpc::killAndWait(coordinator_->pidfd.get(), PATIENCE);
-  coordinatorEnded();
-}
-
-int Supervisor::waitMs() const {
-  const auto now = Clock::now();
-  const auto next =
-      coordinator_.has_value() ? heard_ + (ready_ ? options_.watchdog : options_.startLimit) : startAt_;
-  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(next - now).count();
-  return static_cast<int>(std::clamp<long>(ms + 1, 0, 60'000));
-}
-
-// Shards end when nobody holds their channels any more; nothing of ours outlives us.
+// Shards end when nobody holds their channels any more; one that is stopped has to be killed.
 void Supervisor::endEverything() {
+  // After a failure a service manager starts us anew: what it keeps is for that time.
+  if (exitCode_ == 0)
+    for (const auto& entry : kept_.entries()) manager_.drop(entry.name);
   kept_ = FdStore();
-  channel_.reset();
   const auto deadline = Clock::now() + PATIENCE;
-  for (;;) {
+  for (auto now = Clock::now(); now < deadline + PATIENCE; now = Clock::now()) {
+    onSignals();
     siginfo_t info{};
-    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) != 0) return;  // no child is left
-    if (info.si_pid != 0) continue;
-    if (Clock::now() >= deadline) return;
-    pollfd signal{signals_.get(), POLLIN, 0};
-    poll(&signal, 1, 100);
-    signalfd_siginfo drained{};
-    while (read(signals_.get(), &drained, sizeof drained) == sizeof drained) continue;
+    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0) return;  // no child is left
+    const bool impatient = terminations_ > 1 || now >= deadline;
+    if (impatient) killChildren();
+    const auto wait = std::chrono::ceil<milliseconds>((impatient ? deadline + PATIENCE : deadline) - now);
+    pollfd childEnds{signals_.get(), POLLIN, 0};
+    poll(&childEnds, 1, static_cast<int>(wait.count()));
   }
+  spdlog::error("processes of ours are left that SIGKILL does not end");
 }
 
 }  // namespace faultline::cli

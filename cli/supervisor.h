@@ -11,7 +11,12 @@
 //   fd NAME + fd (all that is kept), event TEXT (the latest), incarnation N, died WHY and diedat NS (if
 //   another was there before), start; then conn NAME + fd for each accepted connection.
 // A kept socket whose name ends in ".listen" is accepted on; its connections are kept as "....conn.N" and
-// handed over until they are dropped.
+// handed over until they are dropped (cli/listening_sockets.h).
+//
+// A coordinator that dies is replaced at once, and with growing pauses if one after the other dies within a
+// second. Only before the first has ever served may the supervisor give up: the coordinator refused its
+// configuration or environment (it exited with 64 to 78, sysexits.h, and has said why), or died again and
+// again. Later there are targets that would read zeros where their pages are missing.
 #pragma once
 
 #include <kj/io.h>
@@ -20,14 +25,14 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "cli/coordinator_process.h"
 #include "cli/fd_store.h"
-#include "rpc/fd_channel.h"
-#include "rpc/process.h"
+#include "cli/listening_sockets.h"
+#include "cli/service_manager.h"
 
 namespace faultline::cli {
 
@@ -35,47 +40,61 @@ struct SupervisorOptions {
   std::string executable;  // the coordinator
   std::vector<std::string> arguments;
   std::chrono::milliseconds watchdog{2000};      // of silence, before a coordinator is replaced
-  std::chrono::milliseconds startLimit{10'000};  // of silence, before it is ready
+  std::chrono::milliseconds startLimit{15'000};  // of silence, before it is ready
   std::function<void()> whenReady;               // once, when the first coordinator serves
 };
 
-// Single-threaded; one a process (it handles SIGCHLD, SIGTERM and SIGINT, and reaps every child).
+// Single-threaded; one a process: it takes SIGCHLD, SIGTERM, SIGINT and SIGHUP, and reaps every child.
 class Supervisor {
  public:
   // `kept`: what the first coordinator begins with.
   Supervisor(SupervisorOptions options, FdStore kept);
 
-  // Returns the exit code: 0 after an orderly end, 1 where the coordinator cannot be started at all.
+  // Returns the exit code: 0 after an orderly end (SIGTERM, or the coordinator said shutdown), the
+  // coordinator's own where that refused to start, 1 where it cannot be started at all. Nothing of ours is
+  // left then: no child, no kept fd.
   int run();
 
  private:
   using Clock = std::chrono::steady_clock;
 
+  bool over() const { return !coordinator_.has_value() && (ending_ || exitCode_ != 0); }
   void startCoordinator();
+  void notStarted(const std::string& why);
+  void introduce();
   void coordinatorEnded();
-  void receive();
+  void planNext(bool quick);
+
+  void pollOnce();
+  Clock::time_point nextDue() const;
+  void hear();
   void handle(rpc::FdChannel::Message message);
-  void acceptOn(const std::string& name, int listening);
+  void store(const std::string& name, kj::AutoCloseFd fd);
+  void accept(const ListeningSockets::Ready& listener);
   void onSignals();
   void replaceSilent();
+  void replace(const std::string& why);
+  std::chrono::milliseconds silenceLimit() const;
+
   void reap();
-  int waitMs() const;
   void endEverything();
 
   const SupervisorOptions options_;
   FdStore kept_;
+  ListeningSockets listening_;
+  ServiceManager manager_;
   std::deque<std::string> events_;
   kj::AutoCloseFd signals_;
-  std::optional<rpc::FdChannel> channel_;
-  std::optional<rpc::ChildProcess> coordinator_;
+  std::optional<CoordinatorProcess> coordinator_;
   std::uint32_t incarnation_ = 0;
-  std::string death_;
+  std::string death_;               // why the last one died
   std::uint64_t deathNoticed_ = 0;  // ns, CLOCK_MONOTONIC
-  bool ready_ = false, everReady_ = false, ending_ = false;
-  unsigned terminations_ = 0;
-  unsigned quickDeaths_ = 0;
-  Clock::time_point started_, heard_, startAt_;
-  std::map<std::string, std::uint64_t> accepted_;  // by listener: how many in all
+  std::string complaint_;           // why the present one is being killed; empty: it is not
+  unsigned quickDeaths_ = 0;        // in a row
+  Clock::time_point startAt_;       // of the next one
+  bool everReady_ = false, ending_ = false;
+  unsigned terminations_ = 0;  // signals that asked for the end
+  int exitCode_ = 0;
 };
 
 }  // namespace faultline::cli

@@ -1,0 +1,116 @@
+// What systemd is told, and what it gives back.
+
+#include "cli/service_manager.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/cli/fake_manager.h"
+#include "tests/cli/supervised.h"
+
+namespace faultline::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(ServiceManager, HearsWhenTheServiceIsReadyAndStopping) {
+  FakeManager manager;
+  Supervised supervised(under(manager));
+  Incarnation only = begin(supervised);
+  EXPECT_THAT(manager.next().text, HasSubstr("READY=1"));
+
+  supervised.signal(SIGTERM);
+  EXPECT_THAT(manager.next().text, HasSubstr("STOPPING=1"));
+  only.expect("sigterm");
+  only.order("exit", "0");
+  EXPECT_EQ(supervised.exitCode(), 0);
+}
+
+TEST(ServiceManager, KeepsWhatTheSupervisorKeeps) {
+  FakeManager manager;
+  Beginning setup = under(manager);
+  setup.kept.keep("control", memoryWith("the control socket"));
+  Supervised supervised(kj::mv(setup));
+  auto control = manager.skipTo("FDSTORE=1");
+  EXPECT_THAT(control.text, HasSubstr("FDNAME=control"));
+  EXPECT_THAT(control.text, HasSubstr("FDPOLL=0"));
+  EXPECT_EQ(contentOf(control.fd.get()), "the control socket");
+
+  Incarnation only = begin(supervised);
+  only.say("store", "restore.1.uffd", memoryWith("a uffd").get());
+  auto stored = manager.skipTo("FDSTORE=1");
+  EXPECT_THAT(stored.text, HasSubstr("FDNAME=restore.1.uffd"));
+  EXPECT_EQ(contentOf(stored.fd.get()), "a uffd");
+
+  only.say("drop", "restore.1.uffd");
+  EXPECT_THAT(manager.next().text, HasSubstr("FDSTOREREMOVE=1\nFDNAME=restore.1.uffd"));
+}
+
+TEST(ServiceManager, KeepsOneFdAName) {
+  FakeManager manager;
+  Supervised supervised(under(manager));
+  Incarnation only = begin(supervised);
+  for (const char* content : {"old", "new"}) {
+    only.say("store", "shard.0.channel", memoryWith(content).get());
+    // It would keep both otherwise.
+    EXPECT_THAT(manager.skipTo("FDSTOREREMOVE=1").text, HasSubstr("FDNAME=shard.0.channel"));
+    EXPECT_EQ(contentOf(manager.next().fd.get()), content);
+  }
+}
+
+TEST(ServiceManager, ForgetsEverythingAtAnOrderlyEnd) {
+  FakeManager manager;
+  Beginning setup = under(manager);
+  setup.kept.keep("control", memoryWith("x"));
+  Supervised supervised(kj::mv(setup));
+  Incarnation only = begin(supervised);
+  manager.skipTo("READY=1");
+  only.say("shutdown");
+  only.order("exit", "0");
+
+  EXPECT_THAT(manager.skipTo("FDSTOREREMOVE=1").text, HasSubstr("FDNAME=control"));
+  EXPECT_EQ(supervised.exitCode(), 0);
+}
+
+TEST(ServiceManager, SeesThatTheSupervisorIsAlive) {
+  FakeManager manager;
+  Beginning setup;
+  setup.inChild = [path = manager.path()] {
+    setenv("NOTIFY_SOCKET", path.c_str(), 1);
+    setenv("WATCHDOG_USEC", "20000", 1);
+    unsetenv("WATCHDOG_PID");
+  };
+  Supervised supervised(kj::mv(setup));
+  begin(supervised);
+  for (int beats = 0; beats < 5; beats++) manager.skipTo("WATCHDOG=1");
+}
+
+// In a process of its own: its fds 3 and 4 are what the service manager gives.
+TEST(ServiceManager, GivesBackByName) {
+  const pid_t child = fork();
+  if (child == 0) {
+    kj::AutoCloseFd control = memoryWith("the control socket"), uffd = memoryWith("a uffd");
+    const int high = fcntl(uffd.get(), F_DUPFD, 10);
+    dup2(fcntl(control.get(), F_DUPFD, 10), 3);
+    dup2(high, 4);
+    setenv("LISTEN_PID", std::to_string(getpid()).c_str(), 1);
+    setenv("LISTEN_FDS", "2", 1);
+    setenv("LISTEN_FDNAMES", "control:restore.1.uffd", 1);
+    cli::FdStore kept;
+    cli::ServiceManager::giveBack(kept);
+    const bool right =
+        kept.entries().size() == 2 && contentOf(kept.find("control")->get()) == "the control socket" &&
+        contentOf(kept.find("restore.1.uffd")->get()) == "a uffd" && (fcntl(3, F_GETFD) & FD_CLOEXEC) != 0;
+    _exit(right ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+}  // namespace
+}  // namespace faultline::test

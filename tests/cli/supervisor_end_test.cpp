@@ -1,0 +1,157 @@
+// How a supervisor ends, and that nothing of it is left.
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <kj/debug.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "tests/cli/supervised.h"
+
+namespace faultline::test {
+namespace {
+
+// An fd to be kept, and whether anybody keeps it still.
+class Kept {
+ public:
+  Kept() {
+    int ends[2];
+    KJ_SYSCALL(pipe2(ends, O_CLOEXEC));
+    reading_ = kj::AutoCloseFd(ends[0]);
+    writing_ = kj::AutoCloseFd(ends[1]);
+  }
+  int fd() const { return writing_.get(); }
+  kj::AutoCloseFd take() { return kj::mv(writing_); }
+  // Nobody holds it: the pipe has no writer.
+  bool gone() {
+    writing_ = kj::AutoCloseFd();
+    pollfd poll{reading_.get(), POLLIN, 0};
+    return ::poll(&poll, 1, 0) == 1 && (poll.revents & POLLHUP) != 0;
+  }
+
+ private:
+  kj::AutoCloseFd reading_, writing_;
+};
+
+bool exists(pid_t pid) {
+  return ::kill(pid, 0) == 0;
+}
+
+TEST(SupervisorEnd, SigtermIsPassedOnAndNothingIsLeft) {
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
+    Kept given, stored;
+    Beginning setup;
+    setup.kept.keep("control", given.take());
+    Supervised supervised(kj::mv(setup));
+    Incarnation only = begin(supervised);
+    only.say("store", "restore.1.uffd", stored.fd());
+
+    supervised.signal(signal);
+    only.expect("sigterm");
+    only.say("shutdown");
+    only.order("exit", "0");
+
+    EXPECT_EQ(supervised.exitCode(), 0);
+    EXPECT_FALSE(exists(only.pid()));
+    EXPECT_TRUE(given.gone());
+    EXPECT_TRUE(stored.gone());
+  }
+}
+
+TEST(SupervisorEnd, ShutdownOfTheCoordinatorIsTheEnd) {
+  Supervised supervised;
+  Incarnation only = begin(supervised);
+  only.say("shutdown");
+  only.order("exit", "0");
+
+  EXPECT_EQ(supervised.exitCode(), 0);
+}
+
+TEST(SupervisorEnd, ACoordinatorThatDiesOfTheSignalIsNotReplaced) {
+  Supervised supervised;
+  Incarnation only = begin(supervised);
+  supervised.signal(SIGTERM);
+  only.expect("sigterm");
+  only.kill();
+
+  EXPECT_EQ(supervised.exitCode(), 0);
+}
+
+TEST(SupervisorEnd, TheSecondSignalKills) {
+  Supervised supervised;
+  Incarnation only = begin(supervised);
+  supervised.signal(SIGTERM);
+  only.expect("sigterm");  // and it goes on
+
+  supervised.signal(SIGTERM);
+
+  EXPECT_EQ(supervised.exitCode(), 0);
+  EXPECT_FALSE(exists(only.pid()));
+}
+
+TEST(SupervisorEnd, ComesWhileNoCoordinatorIsThere) {
+  Kept given;
+  Beginning setup;
+  setup.kept.keep("control", given.take());
+  Supervised supervised(kj::mv(setup));
+  Incarnation first = begin(supervised);
+  supervised.makeUnstartable();
+  first.kill();
+  supervised.signal(SIGTERM);
+
+  EXPECT_EQ(supervised.exitCode(), 0);
+  EXPECT_TRUE(given.gone());
+}
+
+TEST(SupervisorEnd, OrphansOfADeadCoordinatorAreReaped) {
+  Supervised supervised;
+  Incarnation first = begin(supervised);
+  first.order("orphan");
+  const pid_t orphan = std::stoi(first.expect("orphan").name);
+  first.kill();
+  Incarnation second = supervised.next();
+  second.introduction();
+  ASSERT_TRUE(exists(orphan));
+
+  ::kill(orphan, SIGKILL);
+
+  // A zombie exists until its parent has waited for it: the supervisor, now.
+  await([&] { return !exists(orphan); }, "the orphan to be reaped");
+  second.say("ready");
+}
+
+TEST(SupervisorEnd, OrphansThatDiedWithTheirCoordinatorAreReaped) {
+  Supervised supervised;
+  Incarnation first = begin(supervised);
+  first.order("orphan");
+  const pid_t orphan = std::stoi(first.expect("orphan").name);
+  supervised.stop();
+  ::kill(orphan, SIGKILL);
+  first.kill();
+  supervised.signal(SIGCONT);
+
+  await([&] { return !exists(orphan) && !exists(first.pid()); }, "both to be reaped");
+  supervised.next().introduction();
+}
+
+TEST(SupervisorEnd, OrphansThatDoNotEndAreKilled) {
+  Supervised supervised;
+  Incarnation first = begin(supervised);
+  first.order("orphan");
+  const pid_t orphan = std::stoi(first.expect("orphan").name);
+  first.kill();
+  Incarnation second = supervised.next();
+  second.introduction();
+
+  supervised.signal(SIGTERM);
+  second.expect("sigterm");
+  supervised.signal(SIGTERM);
+
+  EXPECT_EQ(supervised.exitCode(), 0);
+  EXPECT_FALSE(exists(orphan));
+}
+
+}  // namespace
+}  // namespace faultline::test
