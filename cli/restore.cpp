@@ -39,8 +39,8 @@ class RestoreCommand {
 
   int run() {
     memory_ = openMemory(options_.memory);
-    SocketFile socket(options_.socket);
     requireUserfaultfd();
+    SocketFile socket(options_.socket);
     Interrupts::capture();
     session_.emplace(findService());
     // Before the event loop that they live in.

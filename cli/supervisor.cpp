@@ -131,7 +131,8 @@ void Supervisor::coordinatorEnded() {
   deathNoticed_ = shm::nowNs();
   death_ = "(pid " + std::to_string(coordinator_->pid()) + ") " + exit.reason;
   if (!complaint_.empty()) death_ += ": " + complaint_;
-  const bool quick = Clock::now() - coordinator_->started() < std::chrono::seconds(1);
+  // One that served was fit to serve, however short: a guest waits for its successor.
+  const bool quick = !coordinator_->ready();
   coordinator_.reset();
   // Orphans that were hidden behind it (see reap()).
   reap();
@@ -143,7 +144,7 @@ void Supervisor::coordinatorEnded() {
     planNext(quick);
 }
 
-// The successor of one that served comes at once, that of one that died young after a pause that doubles.
+// The successor of one that served comes at once, that of one that never did after a pause that doubles.
 void Supervisor::planNext(bool quick) {
   quickDeaths_ = quick ? quickDeaths_ + 1 : 0;
   if (!everReady_ && quickDeaths_ >= HOPELESS) {
