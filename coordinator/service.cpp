@@ -198,6 +198,7 @@ void Service::loseRestore(std::uint64_t id, const std::string& why, RestoreFds f
 }
 
 void Service::adoptConnections() {
+  adopted_ = true;
   std::vector<std::string> names;
   for (const auto& [name, fd] : inherited_.fds)
     if (startsWith(name, "listener.") && name.find(".conn.") != std::string::npos) names.push_back(name);
@@ -205,6 +206,11 @@ void Service::adoptConnections() {
 }
 
 void Service::connectionAccepted(const std::string& name, kj::AutoCloseFd fd) {
+  // Before the takeover is complete nobody can tell which listener, or which restore, it belongs to.
+  if (!adopted_) {
+    inherited_.fds[name] = kj::mv(fd);
+    return;
+  }
   const std::size_t end = name.rfind(".conn.");
   const std::string listener = end == std::string::npos ? "" : name.substr(9, end - 9);
   const auto found = listeners_.find(listener);

@@ -68,6 +68,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::AsyncIoContext& io_;
   SupervisorLink& link_;
   Inheritance inherited_;
+  bool adopted_ = false;  // all that was inherited
   const Options options_;
   rpc::Failpoints failpoints_;
   EventLog log_;
