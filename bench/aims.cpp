@@ -1,0 +1,285 @@
+#include "bench/aims.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <array>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+
+#include "bench/bulk.h"
+#include "bench/cold.h"
+#include "bench/handler.h"
+#include "bench/image.h"
+#include "shmtracker/clock.h"
+
+namespace faultline::bench {
+
+namespace {
+
+using Aim = Verdict::Aim;
+
+constexpr std::uint64_t MIB = 1u << 20, GIB = 1u << 30;
+constexpr std::array PLACEMENTS = {Placement::oneCpu, Placement::across, Placement::free};
+
+double micro(std::uint64_t ns) {
+  return static_cast<double>(ns) * 1e-3;
+}
+
+class Aims {
+ public:
+  explicit Aims(const AimOptions& options)
+      : options_(options),
+        image_(makeImage(options.directory + "/image", options.quick ? 512 * MIB : GIB, 64 * MIB)) {}
+
+  std::vector<Verdict> measure() {
+    printHead();
+    oneThread();
+    manyThreads();
+    hugePages();
+    prefault();
+    faultsDuringPrefault();
+    cold();
+    gate();
+    attach();
+    memory();
+    manyShards();
+    return std::move(verdicts_);
+  }
+
+ private:
+  bool wanted(const std::string& what) const { return what.find(options_.only) != std::string::npos; }
+
+  void add(Verdict verdict) {
+    print(verdict);
+    verdicts_.push_back(std::move(verdict));
+  }
+
+  Workload demand(Placement placement, unsigned threads) const {
+    return {.bytes = (options_.quick ? 64 : 128) * MIB, .threads = threads, .placement = placement};
+  }
+
+  Measured measure(const Workload& workload, const std::string& socket) const {
+    Measured measured = run(workload, image_, socket);
+    if (measured.wrong != 0)
+      throw std::runtime_error(fmt::format("{} pages came with wrong bytes", measured.wrong));
+    return measured;
+  }
+  double p50(const Workload& workload, const std::string& socket) const {
+    return micro(measure(workload, socket).latency.quantile(0.5));
+  }
+  double perSecond(const Workload& workload, const std::string& socket) const {
+    return measure(workload, socket).perSecond();
+  }
+  std::unique_ptr<Handler> floorAt(Placement placement) const {
+    return std::make_unique<PlainHandler>("floor", options_.directory, image_.path, placement);
+  }
+  std::unique_ptr<Faultline> faultline(FaultlineOptions options) const {
+    return std::make_unique<Faultline>(options_.directory, image_.path, options);
+  }
+
+  void oneThread() {
+    for (const Placement placement : PLACEMENTS) {
+      const std::string what = "4 KiB fault, p50, 1 thread, " + nameOf(placement);
+      if (!wanted(what)) continue;
+      const auto floor = floorAt(placement);
+      const auto ours = faultline({.placement = placement});
+      const Workload workload = demand(placement, 1);
+      const Comparison result = compare(
+          options_.rounds, [&] { return p50(workload, ours->socket()); },
+          [&] { return p50(workload, floor->socket()); });
+      add({what, "us", result.ours, result.theirs, "floor", result.ratio, Aim::atMost,
+           placement == Placement::oneCpu ? 2.0 : 1.5});
+    }
+  }
+
+  void manyThreads() {
+    for (const unsigned threads : {8u, 32u}) {
+      const std::string what = fmt::format("4 KiB faults/s, {} threads, 2 shards", threads);
+      if (!wanted(what)) continue;
+      const Workload workload = demand(Placement::free, threads);
+      const auto ours = faultline({});
+      const auto floor = floorAt(Placement::free);
+      const Comparison low = compare(
+          options_.rounds, [&] { return perSecond(workload, ours->socket()); },
+          [&] { return perSecond(workload, floor->socket()); });
+      add({what, "/s", low.ours, low.theirs, "floor", low.ratio, Aim::atLeast, 0.8});
+      const PlainHandler calls("calls", options_.directory, image_.path, Placement::free);
+      const Comparison call = compare(
+          options_.rounds, [&] { return perSecond(workload, ours->socket()); },
+          [&] { return perSecond(workload, calls.socket()); });
+      add({what, "/s", call.ours, call.theirs, "one call a fault", call.ratio, Aim::atLeast, 2.5});
+    }
+  }
+
+  void hugePages() {
+    const std::string what = "2 MiB faults/s, 1 thread, free";
+    if (!wanted(what)) return;
+    Workload workload = demand(Placement::free, 1);
+    workload.pageSize = 2 * MIB;
+    workload.bytes = 128 * MIB;
+    if (freeHugePages() < workload.bytes / workload.pageSize + 1)
+      return leaveOut(what, "needs 65 free huge pages: echo 128 > /proc/sys/vm/nr_hugepages");
+    const auto ours = faultline({});
+    const auto floor = floorAt(Placement::free);
+    const Comparison result = compare(
+        options_.rounds, [&] { return perSecond(workload, ours->socket()); },
+        [&] { return perSecond(workload, floor->socket()); });
+    add({what, "/s", result.ours, result.theirs, "floor", result.ratio, Aim::atLeast, 0.9});
+  }
+
+  // Attach to all there, nobody touching anything. GiB/s.
+  double prefaultOnce(Faultline& ours, bool negotiateRemove) const {
+    const std::uint64_t before = shm::nowNs();
+    const IdleTarget target(image_, negotiateRemove, ours.socket());
+    ours.client().wait(ours.latest().waitCompleteRequest().send());
+    const double seconds = static_cast<double>(shm::nowNs() - before) * 1e-9;
+    return static_cast<double>(image_.dataBytes) / static_cast<double>(GIB) / seconds;
+  }
+
+  void prefault() {
+    // The calls that faultline makes: of one section (docs/performance), where removals can come and not.
+    const struct {
+      bool remove;
+      std::uint64_t call;
+    } cases[] = {{false, 2 * MIB}, {true, 128 << 10}};
+    for (const auto& [remove, call] : cases) {
+      const std::string what =
+          fmt::format("prefault, warm, 2 shards, {} REMOVE", remove ? "with" : "without");
+      if (!wanted(what)) continue;
+      const auto ours = faultline({.prefault = true});
+      const Comparison result = compare(
+          options_.rounds, [&] { return prefaultOnce(*ours, remove); },
+          [&, size = call] { return bulkCopy(2, size, image_.dataBytes, 4096, Placement::free); });
+      add({what, "GiB/s", result.ours, result.theirs, fmt::format("bulk, {} KiB calls", call >> 10),
+           result.ratio, Aim::atLeast, 0.9});
+      if (!remove) add({what + ", speed", "GiB/s", result.ours, 0, "", result.ours, Aim::atLeast, 2.5});
+    }
+  }
+
+  void faultsDuringPrefault() {
+    const std::string what = "4 KiB fault, p99, 1 thread, while prefaulting";
+    if (!wanted(what)) return;
+    const auto busy = faultline({.prefault = true});
+    const auto idle = faultline({});
+    Workload workload = demand(Placement::free, 1);
+    auto p99 = [&](Faultline& server) {
+      return micro(measure(workload, server.socket()).latency.quantile(0.99));
+    };
+    const Comparison result = compare(
+        options_.rounds, [&] { return p99(*busy); }, [&] { return p99(*idle); });
+    add({what, "us", result.ours, result.theirs, "without prefault", result.ratio, Aim::atMost, 2.0});
+  }
+
+  void cold() {
+    const std::string what = "cold 4 KiB reads/s, 32 threads";
+    if (!wanted(what)) return;
+    const auto ours = faultline({});
+    if (!haveFio()) return leaveOut(what, "needs fio: ./scripts/deps --bench");
+    Workload workload = demand(Placement::free, 32);
+    workload.bytes = 32 * MIB;
+    const Comparison result = compare(
+        options_.rounds,
+        [&] {
+          makeCold(image_);
+          return perSecond(workload, ours->socket());
+        },
+        [&] {
+          makeCold(image_);
+          return fioReads(image_, 32, workload.bytes);
+        });
+    add({what, "/s", result.ours, result.theirs, "fio, depth 32, direct", result.ratio, Aim::atLeast, 0.9});
+  }
+
+  void gate() {
+    for (const unsigned threads : {1u, 8u}) {
+      const std::string what = fmt::format("cost of the gate: faults/s with REMOVE, {} threads", threads);
+      if (!wanted(what)) continue;
+      const auto ours = faultline({});
+      Workload with = demand(Placement::free, threads), without = with;
+      without.negotiateRemove = false;
+      const Comparison result = compare(
+          options_.rounds, [&] { return perSecond(with, ours->socket()); },
+          [&] { return perSecond(without, ours->socket()); });
+      add({what, "/s", result.ours, result.theirs, "without REMOVE", result.ratio, Aim::atLeast, 0.85});
+    }
+  }
+
+  void attach() {
+    const std::string path = options_.directory + "/sparse";
+    const BenchImage sparse{path, makeImage(path, 2 * MIB, 0).dataBytes};
+    std::filesystem::resize_file(path, 64 * GIB);
+    for (const unsigned shards : {2u, 16u}) {
+      const std::string what = fmt::format("attach to first page, 64 GiB sparse, {} shards", shards);
+      if (!wanted(what)) continue;
+      const Faultline ours(options_.directory, path, {.shards = shards});
+      std::vector<double> times;
+      for (unsigned round = 0; round < options_.rounds; round++)
+        times.push_back(1e3 * attachSeconds(sparse, 64 * GIB, ours.socket()));
+      const double time = median(times);
+      add({what, "ms", time, 0, "", time, Aim::atMost, 10});
+    }
+    std::filesystem::remove(path);
+  }
+
+  void memory() {
+    const std::string what = "memory: tracker and journal, of the region",
+                      bounded = "memory: a shard's own, MiB";
+    if (!wanted(what) && !wanted(bounded)) return;
+    const auto ours = faultline({.prefault = true});
+    const std::uint64_t before = ours->shardResident(0);
+    prefaultOnce(*ours, true);
+    const std::uint64_t after = ours->shardResident(0);
+    const IdleTarget target(image_, true, ours->socket());
+    auto response = ours->client().wait(ours->latest().infoRequest().send());
+    const auto info = response.getInfo();
+    // The journal's share does not grow with the region: a guest of 1 GiB pays the most.
+    const double percent = 100 * static_cast<double>(info.getSegmentBytes()) / static_cast<double>(GIB);
+    add({what, "%", percent, 0, "1 GiB region", percent, Aim::atMost, 0.03});
+    const double grown = static_cast<double>(after - std::min(before, after)) / static_cast<double>(MIB);
+    add({bounded, "MiB", static_cast<double>(after) / static_cast<double>(MIB), 0, "growth over a prefault",
+         grown, Aim::atMost, 16});
+  }
+
+  void manyShards() {
+    const std::string what = "16 shards, faults/s, 8 threads";
+    if (!wanted(what)) return;
+    const Workload workload = demand(Placement::free, 8);
+    std::vector<std::unique_ptr<Faultline>> few;
+    for (const unsigned shards : {1u, 2u, 4u, 8u}) few.push_back(faultline({.shards = shards}));
+    const auto many = faultline({.shards = 16});
+    const Comparison result = compare(
+        options_.rounds, [&] { return perSecond(workload, many->socket()); },
+        [&] {
+          double best = 0;
+          for (const auto& server : few) best = std::max(best, perSecond(workload, server->socket()));
+          return best;
+        });
+    add({what, "/s", result.ours, result.theirs, "best of 1, 2, 4, 8", result.ratio, Aim::atLeast, 0.85});
+  }
+
+  static std::uint64_t freeHugePages() {
+    std::ifstream info("/proc/meminfo");
+    for (std::string key; info >> key;)
+      if (std::uint64_t count = 0; key == "HugePages_Free:" && info >> count) return count;
+    return 0;
+  }
+
+  static void leaveOut(const std::string& what, const std::string& why) {
+    fmt::print(stderr, "left out: {}: {}\n", what, why);
+  }
+
+  const AimOptions options_;
+  const BenchImage image_;
+  std::vector<Verdict> verdicts_;
+};
+
+}  // namespace
+
+std::vector<Verdict> measureAims(const AimOptions& options) {
+  return Aims(options).measure();
+}
+
+}  // namespace faultline::bench

@@ -1,0 +1,15 @@
+// The kernel's own speed: UFFDIO_COPY of everything, from several threads, with nobody faulting.
+#pragma once
+
+#include <cstdint>
+
+#include "bench/placement.h"
+
+namespace faultline::bench {
+
+// GiB/s over `bytes` of 4 KiB pages, or of 2 MiB pages where `pageSize` says so; each call copies
+// `callBytes`. Throws std::runtime_error where the machine does not allow it.
+double bulkCopy(unsigned threads, std::uint64_t callBytes, std::uint64_t bytes, std::uint64_t pageSize,
+                Placement placement);
+
+}  // namespace faultline::bench

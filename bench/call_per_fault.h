@@ -1,0 +1,13 @@
+// The plain way to hand faults to another process: a Cap'n Proto call for each. What batches and the ring are
+// measured against.
+#pragma once
+
+#include <string>
+
+namespace faultline::bench {
+
+// One process reads the uffd and makes a call for each fault; its child answers it with UFFDIO_COPY. Never
+// returns, except by exception.
+[[noreturn]] void serveByCalls(const std::string& socket, const std::string& memory);
+
+}  // namespace faultline::bench

@@ -1,0 +1,62 @@
+#include "bench/figures.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace faultline::bench {
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+Comparison compare(unsigned rounds, const std::function<double()>& ours,
+                   const std::function<double()>& theirs) {
+  std::vector<double> a, b, ratios;
+  for (unsigned round = 0; round < rounds; round++) {
+    double mine = 0, other = 0;
+    if (round % 2 == 0) mine = ours();
+    other = theirs();
+    if (round % 2 == 1) mine = ours();
+    a.push_back(mine);
+    b.push_back(other);
+    ratios.push_back(other > 0 ? mine / other : 0);
+  }
+  return {median(a), median(b), median(ratios)};
+}
+
+namespace {
+std::string figure(double value, const std::string& unit) {
+  if (value == 0) return "-";
+  return value >= 1000 ? fmt::format("{:.0f} {}", value, unit) : fmt::format("{:.4g} {}", value, unit);
+}
+}  // namespace
+
+void printHead() {
+  fmt::print("{:<56} {:>14} {:>14}  {:<20} {:>8} {:>9}  {}\n", "what", "faultline", "against", "", "value",
+             "aim", "verdict");
+}
+
+void print(const Verdict& v) {
+  fmt::print("{:<56} {:>14} {:>14}  {:<20} {:>8.3g} {:>2} {:>6.3g}  {}\n", v.what, figure(v.ours, v.unit),
+             figure(v.theirs, v.unit), v.against, v.value,
+             v.aim == Verdict::Aim::atMost ? "<=" : ">=", v.bound, v.reached() ? "reached" : "NOT REACHED");
+  std::fflush(stdout);
+}
+
+nlohmann::json toJson(const Verdict& v) {
+  return {{"what", v.what},
+          {"unit", v.unit},
+          {"faultline", v.ours},
+          {"against", v.against},
+          {"other", v.theirs},
+          {"value", v.value},
+          {"aim", v.aim == Verdict::Aim::atMost ? "at most" : "at least"},
+          {"bound", v.bound},
+          {"reached", v.reached()}};
+}
+
+}  // namespace faultline::bench

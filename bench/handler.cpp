@@ -1,0 +1,113 @@
+#include "bench/handler.h"
+
+#include <fcntl.h>
+#include <kj/debug.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <stdexcept>
+
+#include "rpc/process.h"
+
+namespace faultline::bench {
+
+namespace {
+
+std::string freshName(const std::string& directory, const std::string& kind) {
+  static unsigned number = 0;
+  return directory + "/" + kind + "-" + std::to_string(++number);
+}
+
+}  // namespace
+
+void Handler::start(std::vector<std::string> arguments, Placement placement) {
+  const cpu_set_t cpus = handlerCpus(placement);
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  const pid_t parent = getpid();
+  KJ_SYSCALL(pid_ = fork());
+  if (pid_ != 0) return;
+  setpgid(0, 0);
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (getppid() != parent) _exit(1);
+  sched_setaffinity(0, sizeof cpus, &cpus);
+  if (getenv("FAULTLINE_BENCH_LOG") == nullptr) {
+    const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    dup2(null, STDERR_FILENO);
+  }
+  execv(argv[0], argv.data());
+  _exit(127);
+}
+
+Handler::~Handler() {
+  if (pid_ <= 0) return;
+  kill(pid_, SIGTERM);
+  waitpid(pid_, nullptr, 0);
+  kill(-pid_, SIGKILL);  // children of one that did not see to them
+}
+
+bool Handler::ended() const {
+  return waitpid(pid_, nullptr, WNOHANG) == pid_;
+}
+
+PlainHandler::PlainHandler(const std::string& kind, const std::string& directory, const std::string& memory,
+                           Placement placement)
+    : Handler(freshName(directory, kind)) {
+  start({rpc::siblingExecutable("faultline-bench"), kind, "--socket", socket(), "--memory", memory},
+        placement);
+}
+
+Faultline::Faultline(const std::string& directory, const std::string& memory, const FaultlineOptions& options)
+    : Handler(freshName(directory, "faultline")) {
+  const std::string control = socket() + ".control";
+  start({rpc::siblingExecutable("faultline"), "serve", "--control", control, "--socket", socket(), "--memory",
+         memory, "--name", "bench", "--shards", std::to_string(options.shards), "--workers",
+         std::to_string(options.workers), "--keep-serving", options.prefault ? "--prefault" : "--no-prefault",
+         "--log-level", "warn"},
+        options.placement);
+  while (client_ == nullptr) {
+    if (ended()) throw std::runtime_error("faultline serve ended at once; FAULTLINE_BENCH_LOG=1 shows why");
+    try {
+      client_ = std::make_unique<rpc::ControlClient>(control);
+    } catch (const kj::Exception&) {
+      usleep(1000);
+    }
+  }
+}
+
+Faultline::~Faultline() = default;
+
+rpc::Restore::Client Faultline::latest() {
+  auto response = client_->wait(client_->coordinator().listRequest().send());
+  std::string name;
+  std::uint64_t newest = 0;
+  for (auto info : response.getRestores())
+    if (info.getId() >= newest) {
+      newest = info.getId();
+      name = info.getName().cStr();
+    }
+  return client_->restore(name);
+}
+
+std::vector<pid_t> Faultline::processes() {
+  auto response = client_->wait(client_->coordinator().statusRequest().send());
+  auto service = response.getService();
+  std::vector<pid_t> pids = {pid_, static_cast<pid_t>(service.getCoordinatorPid())};
+  for (auto shard : service.getShards()) pids.push_back(static_cast<pid_t>(shard.getPid()));
+  return pids;
+}
+
+std::uint64_t Faultline::shardResident(unsigned index) {
+  std::ifstream status("/proc/" + std::to_string(processes().at(2 + index)) + "/status");
+  for (std::string key; status >> key;)
+    if (std::uint64_t kib = 0; key == "RssAnon:" && status >> kib) return kib << 10;
+  throw std::runtime_error("no such shard");
+}
+
+}  // namespace faultline::bench

@@ -1,0 +1,68 @@
+// The page handlers that are measured, each a process (or a family of them) with a handshake socket.
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bench/placement.h"
+#include "rpc/client.h"
+
+namespace faultline::bench {
+
+// Started by the constructor, ended with all its processes by the destructor.
+class Handler {
+ public:
+  virtual ~Handler();
+  Handler(const Handler&) = delete;
+  const std::string& socket() const { return socket_; }
+  // All processes of the handler.
+  virtual std::vector<pid_t> processes() { return {pid_}; }
+
+ protected:
+  explicit Handler(std::string socket) : socket_(std::move(socket)) {}
+  // Runs `arguments` (argv[0] is a path) on the placement's CPUs; its log goes to /dev/null unless
+  // FAULTLINE_BENCH_LOG is set.
+  void start(std::vector<std::string> arguments, Placement placement);
+  bool ended() const;
+
+  pid_t pid_ = -1;
+
+ private:
+  const std::string socket_;
+};
+
+// A handler of this program's own: `kind` is a subcommand of faultline-bench.
+class PlainHandler final : public Handler {
+ public:
+  PlainHandler(const std::string& kind, const std::string& directory, const std::string& memory,
+               Placement placement);
+};
+
+struct FaultlineOptions {
+  unsigned shards = 2;
+  unsigned workers = 0;
+  bool prefault = false;
+  Placement placement = Placement::free;
+};
+
+// The shipped executables.
+class Faultline final : public Handler {
+ public:
+  Faultline(const std::string& directory, const std::string& memory, const FaultlineOptions& options);
+  ~Faultline() override;
+
+  rpc::ControlClient& client() { return *client_; }
+  // The restore that began last.
+  rpc::Restore::Client latest();
+  std::vector<pid_t> processes() override;
+  // What memory of its own a shard holds, in bytes: its resident set without what it maps of files.
+  std::uint64_t shardResident(unsigned index);
+
+ private:
+  std::unique_ptr<rpc::ControlClient> client_;
+};
+
+}  // namespace faultline::bench

@@ -1,0 +1,53 @@
+#include "bench/image.h"
+
+#include <fcntl.h>
+#include <kj/io.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <stdexcept>
+#include <vector>
+
+namespace faultline::bench {
+
+namespace {
+
+constexpr std::uint64_t PAGE = 4096, CHUNK = 1u << 20;
+
+[[noreturn]] void fail(const std::string& what, const std::string& path) {
+  throw std::runtime_error("cannot " + what + " " + path + ": " + std::strerror(errno));
+}
+
+}  // namespace
+
+BenchImage makeImage(const std::string& path, std::uint64_t dataBytes, std::uint64_t holeBytes) {
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (fd < 0) fail("make", path);
+  const kj::AutoCloseFd file(fd);
+  std::vector<std::uint64_t> chunk(CHUNK / sizeof(std::uint64_t));
+  for (std::uint64_t at = 0; at < dataBytes; at += CHUNK) {
+    const std::uint64_t length = std::min(CHUNK, dataBytes - at);
+    for (std::uint64_t byte = 0; byte < length; byte += sizeof(std::uint64_t))
+      chunk[byte / sizeof(std::uint64_t)] = imageWord(at + byte);
+    if (pwrite(fd, chunk.data(), length, static_cast<off_t>(at)) != static_cast<ssize_t>(length))
+      fail("write", path);
+  }
+  if (ftruncate(fd, static_cast<off_t>(dataBytes + holeBytes)) != 0) fail("extend", path);
+  return {path, dataBytes};
+}
+
+void makeCold(const BenchImage& image) {
+  const int fd = open(image.path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail("open", image.path);
+  const kj::AutoCloseFd file(fd);
+  if (fdatasync(fd) != 0 || posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) != 0)
+    fail("drop from the page cache", image.path);
+  std::vector<char> page(PAGE);
+  const iovec to{page.data(), page.size()};
+  if (preadv2(fd, &to, 1, static_cast<off_t>(image.dataBytes / 2), RWF_NOWAIT) > 0)
+    throw std::runtime_error(image.path + " stays in memory: choose a --directory on a disk");
+}
+
+}  // namespace faultline::bench

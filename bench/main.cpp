@@ -1,0 +1,132 @@
+// faultline-bench: how fast faultline is, next to what the kernel allows and next to other handlers.
+
+#include <fmt/format.h>
+#include <kj/exception.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "bench/aims.h"
+#include "bench/call_per_fault.h"
+#include "bench/floor.h"
+#include "bench/image.h"
+#include "bench/workload.h"
+
+namespace {
+
+using namespace faultline::bench;
+
+const std::map<std::string, Placement> PLACEMENTS = {
+    {"one", Placement::oneCpu}, {"across", Placement::across}, {"free", Placement::free}};
+const std::map<std::string, Touch> TOUCHES = {
+    {"read", Touch::read}, {"write", Touch::write}, {"zero", Touch::zero}, {"removed", Touch::removed}};
+
+void addPlainHandler(CLI::App& app, const std::string& name, const std::string& description,
+                     void (*serve)(const std::string&, const std::string&)) {
+  struct Paths {
+    std::string socket, memory;
+  };
+  auto paths = std::make_shared<Paths>();
+  CLI::App* command = app.add_subcommand(name, description);
+  command->add_option("--socket", paths->socket, "Where to listen for handshakes")->required();
+  command->add_option("--memory", paths->memory, "The memory file")->required();
+  command->callback([paths, serve] { serve(paths->socket, paths->memory); });
+}
+
+void addImage(CLI::App& app) {
+  struct Spec {
+    std::string path;
+    std::uint64_t mebibytes = 1024, hole = 64;
+  };
+  auto spec = std::make_shared<Spec>();
+  CLI::App* command = app.add_subcommand("image", "Write the memory file that `client` restores");
+  command->add_option("path", spec->path, "Where to write it")->required();
+  command->add_option("--mib", spec->mebibytes, "Size of its content")->capture_default_str();
+  command->add_option("--hole-mib", spec->hole, "Size of the hole behind it")->capture_default_str();
+  command->callback([spec] { makeImage(spec->path, spec->mebibytes << 20, spec->hole << 20); });
+}
+
+void addClient(CLI::App& app) {
+  struct Spec {
+    std::string socket;
+    std::uint64_t imageMib = 1024, mib = 128;
+    Workload workload;
+    bool noRemove = false;
+  };
+  auto spec = std::make_shared<Spec>();
+  CLI::App* command = app.add_subcommand("client", "Measure any handler that serves the handshake, once");
+  command->description(
+      "Restores from the handshake socket of any handler that serves a file made by `faultline-bench "
+      "image`,\n"
+      "and prints what its faults took, as JSON.");
+  command->add_option("--socket", spec->socket, "The handler's handshake socket")->required();
+  command->add_option("--image-mib", spec->imageMib, "Size of the image's content")->capture_default_str();
+  command->add_option("--mib", spec->mib, "How much to touch, over all targets")->capture_default_str();
+  command->add_option("--page-size", spec->workload.pageSize, "4096 or 2097152")->capture_default_str();
+  command->add_option("--threads", spec->workload.threads, "Faulting threads")->capture_default_str();
+  command->add_option("--targets", spec->workload.targets, "Targets")->capture_default_str();
+  command->add_option("--touch", spec->workload.touch, "read, write, zero or removed")
+      ->transform(CLI::CheckedTransformer(TOUCHES));
+  command->add_flag("--sequential", spec->workload.sequential, "Touch in order, not at random");
+  command->add_flag("--no-remove", spec->noRemove, "Do not negotiate REMOVE events");
+  command->add_option("--removes-per-second", spec->workload.removesPerSecond, "Give a page back so often");
+  command->add_option("--placement", spec->workload.placement, "Of the touching threads: one, across, free")
+      ->transform(CLI::CheckedTransformer(PLACEMENTS));
+  command->callback([spec] {
+    spec->workload.bytes = spec->mib << 20;
+    spec->workload.negotiateRemove = !spec->noRemove;
+    const Measured measured = run(spec->workload, {"", spec->imageMib << 20}, spec->socket);
+    const nlohmann::json json = {{"faults", measured.faults},
+                                 {"perSecond", measured.perSecond()},
+                                 {"p50", measured.latency.quantile(0.5)},
+                                 {"p99", measured.latency.quantile(0.99)},
+                                 {"p999", measured.latency.quantile(0.999)},
+                                 {"wrong", measured.wrong}};
+    fmt::print("{}\n", json.dump());
+    if (measured.wrong != 0) throw CLI::RuntimeError(1);
+  });
+}
+
+void addAims(CLI::App& app) {
+  auto options = std::make_shared<AimOptions>();
+  auto output = std::make_shared<std::string>();
+  CLI::App* command = app.add_subcommand("aims", "The table of what is to be reached");
+  command->add_option("--directory", options->directory, "For the image; on a disk, with 2 GiB free")
+      ->required();
+  command->add_option("--rounds", options->rounds, "Rounds of each comparison")->capture_default_str();
+  command->add_option("--only", options->only, "Only lines whose name contains this");
+  command->add_flag("--quick", options->quick, "Smaller images");
+  command->add_option("--json", *output, "Write the table there as well");
+  command->callback([options, output] {
+    nlohmann::json table = nlohmann::json::array();
+    for (const Verdict& verdict : measureAims(*options)) table.push_back(toJson(verdict));
+    if (!output->empty()) std::ofstream(*output) << table.dump(1) << "\n";
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"faultline-bench: how fast faultline is, next to what the kernel allows and other handlers."};
+  app.require_subcommand(1);
+  addAims(app);
+  addImage(app);
+  addClient(app);
+  addPlainHandler(app, "floor", "A handler that does the least there is to do: what the kernel allows",
+                  serveFloor);
+  addPlainHandler(app, "calls", "A handler that hands each fault over by a Cap'n Proto call", serveByCalls);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Error& error) {
+    return app.exit(error);
+  } catch (const kj::Exception& error) {
+    fmt::print(stderr, "faultline-bench: {}\n", error.getDescription().cStr());
+    return 1;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "faultline-bench: {}\n", error.what());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,199 @@
+#include "bench/workload.h"
+
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <barrier>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "bench/image.h"
+#include "faultline_client.h"
+#include "shmtracker/clock.h"
+
+namespace faultline::bench {
+
+using shm::nowNs;
+
+namespace {
+
+constexpr unsigned CONNECT_MS = 10'000;
+
+faultline_target* restore(const std::vector<faultline_region>& regions, bool negotiateRemove,
+                          const std::string& socket) {
+  char why[256];
+  faultline_target* target;
+  if (faultline_target_open(regions.data(), regions.size(), negotiateRemove ? 0 : FAULTLINE_NO_REMOVE,
+                            &target, why, sizeof why) != 0)
+    throw std::runtime_error(why);
+  if (faultline_target_connect(target, socket.c_str(), CONNECT_MS, why, sizeof why) != 0) {
+    faultline_target_close(target);
+    throw std::runtime_error(why);
+  }
+  return target;
+}
+
+std::uint64_t touch(char* address, bool write) {
+  auto* word = reinterpret_cast<volatile std::uint64_t*>(address);
+  if (write) word[1] = 1;
+  return word[0];
+}
+
+// The touched range and one page more, which is given back where REMOVE traffic is wanted.
+class Target {
+ public:
+  Target(const Workload& workload, std::uint64_t pages, const BenchImage& image, const std::string& socket)
+      : pageSize_(workload.pageSize), hole_(workload.touch == Touch::zero) {
+    offset_ = hole_ ? image.dataBytes : 0;
+    target_ = restore({{pages * pageSize_, offset_, pageSize_}, {pageSize_, 0, pageSize_}},
+                      workload.negotiateRemove, socket);
+    removed_ = workload.touch == Touch::removed;
+    if (removed_) madvise(page(0), pages * pageSize_, MADV_DONTNEED);
+  }
+  ~Target() { faultline_target_close(target_); }
+  Target(const Target&) = delete;
+
+  char* page(std::uint64_t n) const {
+    return static_cast<char*>(faultline_target_address(target_, 0)) + n * pageSize_;
+  }
+  char* balloon() const { return static_cast<char*>(faultline_target_address(target_, 1)); }
+  void giveBack() const { madvise(balloon(), pageSize_, MADV_DONTNEED); }
+  std::uint64_t expected(std::uint64_t n) const {
+    return hole_ || removed_ ? 0 : imageWord(offset_ + n * pageSize_);
+  }
+
+ private:
+  faultline_target* target_ = nullptr;
+  const std::uint64_t pageSize_;
+  const bool hole_;
+  bool removed_ = false;
+  std::uint64_t offset_ = 0;
+};
+
+void runOn(const cpu_set_t& cpus) {
+  pthread_setaffinity_np(pthread_self(), sizeof cpus, &cpus);
+}
+
+struct Toucher {
+  const Target* target = nullptr;
+  std::vector<std::uint32_t> order;
+  target::LatencyHistogram latency;
+  std::uint64_t wrong = 0, endedAt = 0;
+
+  void run(bool write) {
+    std::uint64_t before = nowNs();
+    for (const std::uint32_t n : order) {
+      const std::uint64_t word = touch(target->page(n), write);
+      const std::uint64_t after = nowNs();
+      latency.add(after - before);
+      if (word != target->expected(n)) wrong++;
+      before = nowNs();
+    }
+    endedAt = before;
+  }
+};
+
+}  // namespace
+
+std::string nameOf(Touch touch) {
+  static const char* names[] = {"read", "write", "zero", "removed"};
+  return names[static_cast<int>(touch)];
+}
+
+Measured run(const Workload& workload, const BenchImage& image, const std::string& socket) {
+  const unsigned targets = std::max(workload.targets, 1u), threads = std::max(workload.threads, targets);
+  const std::uint64_t pagesEach = workload.bytes / workload.pageSize / targets;
+  if (pagesEach * workload.pageSize > image.dataBytes || pagesEach < threads)
+    throw std::runtime_error("the workload does not fit the image: " + std::to_string(workload.bytes) +
+                             " bytes");
+
+  std::vector<std::unique_ptr<Target>> restored;
+  for (unsigned i = 0; i < targets; i++)
+    restored.push_back(std::make_unique<Target>(workload, pagesEach, image, socket));
+
+  std::vector<Toucher> touchers(threads);
+  std::mt19937_64 random(7);
+  for (unsigned t = 0; t < targets; t++) {
+    std::vector<std::uint32_t> order(pagesEach);
+    std::iota(order.begin(), order.end(), 0u);
+    if (!workload.sequential) std::shuffle(order.begin(), order.end(), random);
+    // Each thread of a target has a contiguous piece of the order.
+    const unsigned mine = threads / targets + (t < threads % targets ? 1 : 0);
+    for (unsigned i = 0; i < mine; i++) {
+      Toucher& toucher = touchers[t + i * targets];
+      toucher.target = restored[t].get();
+      toucher.order.assign(order.begin() + static_cast<std::ptrdiff_t>(pagesEach * i / mine),
+                           order.begin() + static_cast<std::ptrdiff_t>(pagesEach * (i + 1) / mine));
+    }
+  }
+
+  const cpu_set_t cpus = targetCpus(workload.placement);
+  const bool write = workload.touch == Touch::write;
+  std::atomic<bool> over{false};
+  std::barrier together(threads + 1);
+  std::vector<std::thread> running;
+  for (Toucher& toucher : touchers)
+    running.emplace_back([&] {
+      runOn(cpus);
+      together.arrive_and_wait();
+      toucher.run(write);
+    });
+  std::thread remover;
+  if (workload.removesPerSecond > 0)
+    remover = std::thread([&] {
+      runOn(cpus);
+      const timespec pause{0, static_cast<long>(1'000'000'000 / workload.removesPerSecond)};
+      while (!over.load()) {
+        for (const auto& target : restored) target->giveBack();
+        nanosleep(&pause, nullptr);
+      }
+    });
+  const std::uint64_t startedAt = nowNs();
+  together.arrive_and_wait();
+  for (std::thread& thread : running) thread.join();
+  over.store(true);
+  if (remover.joinable()) remover.join();
+
+  Measured measured;
+  std::uint64_t endedAt = startedAt;
+  for (const Toucher& toucher : touchers) {
+    measured.latency.add(toucher.latency);
+    measured.faults += toucher.order.size();
+    measured.wrong += toucher.wrong;
+    endedAt = std::max(endedAt, toucher.endedAt);
+  }
+  measured.seconds = static_cast<double>(endedAt - startedAt) * 1e-9;
+  return measured;
+}
+
+IdleTarget::IdleTarget(const BenchImage& image, bool negotiateRemove, const std::string& socket)
+    : target_(restore({{image.dataBytes, 0, 4096}}, negotiateRemove, socket)) {}
+
+IdleTarget::~IdleTarget() {
+  faultline_target_close(target_);
+}
+
+double attachSeconds(const BenchImage& image, std::uint64_t bytes, const std::string& socket) {
+  char why[256];
+  faultline_target* target;
+  const faultline_region region{bytes, 0, 4096};
+  if (faultline_target_open(&region, 1, 0, &target, why, sizeof why) != 0) throw std::runtime_error(why);
+  const std::uint64_t before = nowNs();
+  const bool connected = faultline_target_connect(target, socket.c_str(), CONNECT_MS, why, sizeof why) == 0;
+  const bool right =
+      connected && touch(static_cast<char*>(faultline_target_address(target, 0)), false) == imageWord(0);
+  const std::uint64_t took = nowNs() - before;
+  faultline_target_close(target);
+  if (!connected) throw std::runtime_error(why);
+  if (!right) throw std::runtime_error("the first page of " + image.path + " came with wrong bytes");
+  return static_cast<double>(took) * 1e-9;
+}
+
+}  // namespace faultline::bench

@@ -1,0 +1,68 @@
+// The target's side of a measurement: memory that is faulted in through a handshake socket, whoever serves
+// it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "bench/placement.h"
+#include "client/latency_histogram.h"
+#include "faultline_client.h"
+
+namespace faultline::bench {
+
+enum class Touch {
+  read,     // of pages with content
+  write,    // the same
+  zero,     // reads of pages that are a hole of the source
+  removed,  // reads of pages that the target gave back before
+};
+
+std::string nameOf(Touch touch);
+
+// A memory file for measurements: `dataBytes` of content, then a hole of the same size.
+struct BenchImage {
+  std::string path;
+  std::uint64_t dataBytes;
+};
+
+struct Workload {
+  std::uint64_t bytes = 128u << 20;  // touched, over all targets; rounded down to whole pages
+  std::uint64_t pageSize = 4096;
+  unsigned threads = 1;  // that fault, over all targets; at least one a target
+  unsigned targets = 1;
+  Touch touch = Touch::read;
+  bool sequential = false;        // else in random order
+  bool negotiateRemove = true;    // UFFD_FEATURE_EVENT_REMOVE
+  unsigned removesPerSecond = 0;  // a page of its own is given back again and again
+  Placement placement = Placement::free;
+};
+
+struct Measured {
+  target::LatencyHistogram latency;  // ns, of each touch as its thread saw it
+  std::uint64_t faults = 0;
+  double seconds = 0;       // from the first touch to the last
+  std::uint64_t wrong = 0;  // pages with other bytes than they must have: 0, or the figures mean nothing
+
+  double perSecond() const { return seconds > 0 ? static_cast<double>(faults) / seconds : 0; }
+};
+
+// Restores and touches. Throws std::runtime_error where there is no server or the machine does not allow it.
+// Threads are started and joined inside; one call at a time.
+Measured run(const Workload& workload, const BenchImage& image, const std::string& socket);
+
+// A target that has done its handshake over all content of the image and touches nothing.
+class IdleTarget {
+ public:
+  IdleTarget(const BenchImage& image, bool negotiateRemove, const std::string& socket);
+  ~IdleTarget();
+  IdleTarget(const IdleTarget&) = delete;
+
+ private:
+  faultline_target* target_ = nullptr;
+};
+
+// Seconds from before the handshake of a region of `bytes` to the end of the first touch.
+double attachSeconds(const BenchImage& image, std::uint64_t bytes, const std::string& socket);
+
+}  // namespace faultline::bench
