@@ -62,6 +62,10 @@ class Aims {
   }
 
   Measured measure(const Workload& workload, const std::string& socket) const {
+    makeWarm(image_);
+    return touched(workload, socket);
+  }
+  Measured touched(const Workload& workload, const std::string& socket) const {
     Measured measured = run(workload, image_, socket);
     if (measured.wrong != 0)
       throw std::runtime_error(fmt::format("{} pages came with wrong bytes", measured.wrong));
@@ -96,22 +100,23 @@ class Aims {
   }
 
   void manyThreads() {
-    for (const unsigned threads : {8u, 32u}) {
-      const std::string what = fmt::format("4 KiB faults/s, {} threads, 2 shards", threads);
-      if (!wanted(what)) continue;
-      const Workload workload = demand(Placement::free, threads);
-      const auto ours = faultline({});
-      const auto floor = floorAt(Placement::free);
-      const Comparison low = compare(
-          options_.rounds, [&] { return perSecond(workload, ours->socket()); },
-          [&] { return perSecond(workload, floor->socket()); });
-      add({what, "/s", low.ours, low.theirs, "floor", low.ratio, Aim::atLeast, 0.8});
-      const PlainHandler calls("calls", options_.directory, image_.path, Placement::free);
-      const Comparison call = compare(
-          options_.rounds, [&] { return perSecond(workload, ours->socket()); },
-          [&] { return perSecond(workload, calls.socket()); });
-      add({what, "/s", call.ours, call.theirs, "one call a fault", call.ratio, Aim::atLeast, 2.5});
-    }
+    for (const Placement placement : {Placement::free, Placement::oneCpu})
+      for (const unsigned threads : {8u, 32u}) {
+        const std::string what = fmt::format("4 KiB faults/s, {} threads, {}", threads, nameOf(placement));
+        if (!wanted(what)) continue;
+        const Workload workload = demand(placement, threads);
+        const auto ours = faultline({.placement = placement});
+        const auto floor = floorAt(placement);
+        const Comparison low = compare(
+            options_.rounds, [&] { return perSecond(workload, ours->socket()); },
+            [&] { return perSecond(workload, floor->socket()); });
+        add({what, "/s", low.ours, low.theirs, "floor", low.ratio, Aim::atLeast, 0.8});
+        const PlainHandler calls("calls", options_.directory, image_.path, placement);
+        const Comparison call = compare(
+            options_.rounds, [&] { return perSecond(workload, ours->socket()); },
+            [&] { return perSecond(workload, calls.socket()); });
+        add({what, "/s", call.ours, call.theirs, "one call a fault", call.ratio, Aim::atLeast, 2.5});
+      }
   }
 
   void hugePages() {
@@ -132,6 +137,7 @@ class Aims {
 
   // Attach to all there, nobody touching anything. GiB/s.
   double prefaultOnce(Faultline& ours, bool negotiateRemove) const {
+    makeWarm(image_);
     const std::uint64_t before = shm::nowNs();
     const IdleTarget target(image_, negotiateRemove, ours.socket());
     ours.client().wait(ours.latest().waitCompleteRequest().send());
@@ -184,7 +190,7 @@ class Aims {
         options_.rounds,
         [&] {
           makeCold(image_);
-          return perSecond(workload, ours->socket());
+          return touched(workload, ours->socket()).perSecond();
         },
         [&] {
           makeCold(image_);
