@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "coordinator/keep_awake.h"
 #include "coordinator/shard_pool.h"
 #include "shmtracker/segment.h"
 
@@ -13,7 +14,7 @@ namespace faultline::coordinator {
 // Loop thread only. Allocates nothing after construction.
 class FaultRouter {
  public:
-  FaultRouter(ShardPool& pool, shm::Segment& segment);
+  FaultRouter(ShardPool& pool, KeepAwake& cpus, shm::Segment& segment);
 
   // The shards that have the restore attached. Faults for others are left to the wake that follows their
   // attach.
@@ -26,6 +27,7 @@ class FaultRouter {
 
  private:
   ShardPool& pool_;
+  KeepAwake& cpus_;
   shm::Segment& segment_;
   std::array<bool, shm::MAX_SHARDS> attached_{};
   std::vector<std::vector<shm::PageIndex>> pages_;  // by shard

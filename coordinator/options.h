@@ -13,6 +13,7 @@ struct Options {
   std::chrono::milliseconds lockDeadline{250};
   std::chrono::milliseconds watchdog{2000};
   std::chrono::milliseconds handshakeTimeout{10'000};
+  bool keepAwake = true;  // KeepAwake
   bool testHooks = false;
   std::string logLevel = "info";
 };

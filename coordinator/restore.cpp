@@ -73,7 +73,7 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
     : context_(context),
       fds_(kj::mv(fds)),
       segment_(std::move(segment)),
-      router_(context.pool, segment_),
+      router_(context.pool, context.cpus, segment_),
       reading_(nullptr),
       ready_(nullptr),
       complete_(nullptr),

@@ -29,6 +29,7 @@ struct RestoreContext {
   rpc::Failpoints& failpoints;
   const Options& options;
   ShardPool& pool;
+  KeepAwake& cpus;
 };
 
 // The fds of a restore; uffd and source always, the others where known (-1).

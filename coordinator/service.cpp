@@ -60,7 +60,8 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
       options_(std::move(options)),
       log_(link, inherited_.events),
       pool_(io, link, log_, failpoints_, options_, *this),
-      context_{io, link, log_, failpoints_, options_, pool_},
+      cpus_(options_.keepAwake),
+      context_{io, link, log_, failpoints_, options_, pool_, cpus_},
       tasks_(*this) {}
 
 Service::~Service() noexcept(false) = default;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "coordinator/event_log.h"
+#include "coordinator/keep_awake.h"
 #include "coordinator/listener.h"
 #include "coordinator/options.h"
 #include "coordinator/restore.h"
@@ -73,6 +74,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   rpc::Failpoints failpoints_;
   EventLog log_;
   ShardPool pool_;
+  KeepAwake cpus_;
   RestoreContext context_;
   std::map<std::uint64_t, std::shared_ptr<Restore>> restores_;
   // Restores whose segment could not be believed: their fds are held, so that nobody reads zeros.

@@ -12,7 +12,7 @@ namespace {
 
 // A shard that dies this soon after its start counts as one that cannot run.
 constexpr std::uint64_t QUICK_DEATH = 20'000'000;  // ns
-constexpr std::uint64_t LONGEST_BACK_OFF = 1000;      // ms
+constexpr std::uint64_t LONGEST_BACK_OFF = 1000;   // ms
 constexpr std::chrono::milliseconds FENCE_PATIENCE{5000};
 
 // How long to wait before the next start: none after a first death, then doubling.
