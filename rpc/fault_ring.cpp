@@ -137,8 +137,6 @@ bool FaultRing::prepareToSleep() {
 }
 
 void FaultRing::awake() {
-  std::uint64_t rings;
-  [[maybe_unused]] const ssize_t got = read(doorbell_.get(), &rings, sizeof rings);
   shared_->sleeping.store(0, std::memory_order_relaxed);
 }
 

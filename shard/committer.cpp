@@ -79,7 +79,7 @@ Commit judge(Attachment& restore, Outcome outcome, Content content) {
 }  // namespace
 
 uffd::Result Committer::populate(Attachment& restore, const shm::PageLocation& at, std::uint64_t bytes,
-                                 Content content) const {
+                                 Content content, uffd::Waiters waiters) const {
   const int fd = restore.uffd();
   const std::uint64_t before = nowNs();
   uffd::Result result{Outcome::unsupported};
@@ -88,21 +88,21 @@ uffd::Result Committer::populate(Attachment& restore, const shm::PageLocation& a
       result = uffd::poison(fd, at.address, bytes);
       break;
     case Content::Kind::bytes:
-      result = uffd::copy(fd, at.address, content.data, bytes, restore.protect());
+      result = uffd::copy(fd, at.address, content.data, bytes, restore.protect(), waiters);
       break;
     case Content::Kind::zero:
       // UFFDIO_ZEROPAGE knows neither hugetlb nor write protection; a copy of zeros does.
       if (at.pageSize == shm::SMALL_PAGE && restore.protect() == uffd::Protect::no)
-        result = uffd::zero(fd, at.address, bytes);
+        result = uffd::zero(fd, at.address, bytes, waiters);
       else
-        result = uffd::copy(fd, at.address, zeros(), bytes, restore.protect());
+        result = uffd::copy(fd, at.address, zeros(), bytes, restore.protect(), waiters);
       break;
   }
   restore.counters().copy.record(nowNs() - before);
   if (result.outcome == Outcome::unsupported && restore.protect() == uffd::Protect::yes) {
     // Registered MISSING only: nothing to protect there.
     restore.stopProtecting();
-    return populate(restore, at, bytes, content);
+    return populate(restore, at, bytes, content, waiters);
   }
   return result;
 }
@@ -123,7 +123,7 @@ Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex pa
     if (state != PageState::missing) content = ZEROS;
     failpoints_.hit(Point::beforeCopy, page);
     do {
-      result = populate(restore, at, at.pageSize, content);
+      result = populate(restore, at, at.pageSize, content, uffd::Waiters::leave);
     } while (made(Mistake::retryInsideLock) && result.outcome == Outcome::refused);
     failpoints_.hit(Point::afterCopy, page);
     if (result.outcome == Outcome::done || result.outcome == Outcome::present)
@@ -136,8 +136,7 @@ Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex pa
       return Commit::done;
     case Outcome::present:
       count(restore.counters().alreadyPresent);
-      if (!made(Mistake::noWakeAfterPresent)) uffd::wake(restore.uffd(), at.address, at.pageSize);
-      return Commit::done;
+      return made(Mistake::noWakeAfterPresent) ? Commit::dropped : Commit::done;
     default:
       return judge(restore, result.outcome, content);
   }
@@ -160,7 +159,7 @@ Commit Committer::commitRun(Attachment& restore, unsigned worker, PageRange run,
       return Commit::done;
     }
     failpoints_.hit(Point::beforeCopy, run.first);
-    result = populate(restore, at, same * at.pageSize, content);
+    result = populate(restore, at, same * at.pageSize, content, uffd::Waiters::wake);
     failpoints_.hit(Point::afterCopy, run.first);
     if (result.outcome == Outcome::done || result.outcome == Outcome::partial)
       populated = result.bytes / at.pageSize;
@@ -175,9 +174,8 @@ Commit Committer::commitRun(Attachment& restore, unsigned worker, PageRange run,
   return judge(restore, result.outcome, content);
 }
 
-void Committer::requeue(Attachment& restore, PageIndex page) {
+void Committer::wake(Attachment& restore, PageIndex page) {
   const shm::PageLocation at = restore.segment().regions().locate(page);
-  count(restore.counters().requeued);
   uffd::wake(restore.uffd(), at.address, at.pageSize);
 }
 

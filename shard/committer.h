@@ -13,7 +13,7 @@
 namespace faultline::shard {
 
 enum class Commit {
-  done,          // in place (put there, or found there and its waiters woken)
+  done,          // in place; of a fault, its waiters are still to be woken
   retry,         // refused or no memory: come back through the lock, after a while
   lost,          // the source's bytes went away between staging and copy: stage again
   unpoisonable,  // an error was to be delivered and this kernel cannot
@@ -34,7 +34,8 @@ class Committer {
   explicit Committer(rpc::Failpoints& failpoints) : failpoints_(failpoints) {}
 
   // Answers a fault on `page`. `content` counts only if the page is still missing; otherwise the answer is
-  // zeros.
+  // zeros. Whoever is woken inside the section may take the CPU, and the coordinator would wait for the
+  // lock's holder: so the caller wakes, after `done`.
   Commit commitFault(Attachment& restore, unsigned worker, shm::PageIndex page, Content content) const;
 
   // Populates what is still missing at the front of `run` (adjacent pages of one region, content likewise
@@ -42,14 +43,15 @@ class Committer {
   Commit commitRun(Attachment& restore, unsigned worker, shm::PageRange run, std::uint64_t limit,
                    Content content, std::uint64_t& advanced) const;
 
-  // Makes the threads that wait for `page` fault again: the kernel then is the queue.
-  static void requeue(Attachment& restore, shm::PageIndex page);
+  // Makes the threads that wait for `page` go on, if it is there, or else fault again: the kernel then is the
+  // queue.
+  static void wake(Attachment& restore, shm::PageIndex page);
 
   rpc::Failpoints& failpoints() const { return failpoints_; }
 
  private:
   uffd::Result populate(Attachment& restore, const shm::PageLocation& at, std::uint64_t bytes,
-                        Content content) const;
+                        Content content, uffd::Waiters waiters) const;
 
   rpc::Failpoints& failpoints_;
 };

@@ -1,8 +1,8 @@
 #include "shard/fault_loop.h"
 
 #include <kj/debug.h>
-#include <poll.h>
 #include <spdlog/spdlog.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -30,9 +30,25 @@ kj::AutoCloseFd newEvent() {
   return kj::AutoCloseFd(fd);
 }
 
+// Edge-triggered: each ring of an eventfd is told once, and need not be read away.
+void watch(int epoll, int fd) {
+  epoll_event event{EPOLLIN | EPOLLET, {}};
+  KJ_SYSCALL(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
+}
+
+kj::AutoCloseFd newEpoll() {
+  int fd;
+  KJ_SYSCALL(fd = epoll_create1(EPOLL_CLOEXEC));
+  return kj::AutoCloseFd(fd);
+}
+
 bool transient(int error) {
   return error == EIO || error == EAGAIN || error == EINTR || error == ENOMEM;
 }
+
+// Pages whose threads are woken together: each of them wants a CPU at once, perhaps this one. More at once
+// make the first wait.
+constexpr std::size_t WOKEN_TOGETHER = 8;
 
 std::string describeLoss(Attachment& restore, shm::PageIndex page, int error) {
   const auto at = restore.segment().regions().locate(page);
@@ -49,11 +65,15 @@ FaultLoop::FaultLoop(const Committer& committer, WorkerPool& workers, FaultLoopE
       events_(events),
       options_(options),
       commandEvent_(newEvent()),
+      epoll_(newEpoll()),
       careful_(options.carefulFaults) {
   if (!cold_.available())
     spdlog::warn(
         "io_uring is not available here: pages that are not in the page cache are read one after the other");
+  watch(epoll_.get(), commandEvent_.get());
+  if (cold_.available()) watch(epoll_.get(), cold_.eventFd());
   batch_.reserve(rpc::FaultRing::PAGES_PER_MESSAGE);
+  toWake_.reserve(WOKEN_TOGETHER);
   for (unsigned i = 0; i < shm::MAX_WORKERS; i++) buffers_.emplace_back(shm::SMALL_PAGE);
   thread_ = std::thread([this] { run(); });
 }
@@ -76,6 +96,7 @@ void FaultLoop::useRing(rpc::FaultRing ring) {
   command([this, shared] {
     ring_.reset();
     ring_.emplace(std::move(*shared));
+    watch(epoll_.get(), ring_->doorbellFd());
   });
 }
 
@@ -87,6 +108,7 @@ void FaultLoop::detach(std::uint64_t restore, std::function<void()> done) {
   command([this, restore, done = std::move(done)] {
     if (Attachment* found = find(restore)) {
       found->end();
+      wakeAll();
       retries_.forget(found);
       cold_.forget(found);
       std::erase_if(restores_, [found](const AttachmentRef& r) { return r.get() == found; });
@@ -115,7 +137,6 @@ void FaultLoop::poison(std::uint64_t restore, std::vector<shm::PageIndex> pages,
 }
 
 void FaultLoop::run() {
-  std::uint64_t lastWork = nowNs();
   while (!stopping_) {
     bool worked = runCommands();
     worked |= takeBatches();
@@ -126,12 +147,10 @@ void FaultLoop::run() {
       commit(fault, WorkerPool::FAULT_THREAD, {Content::Kind::bytes, data});
     }) > 0;
     worked |= retryDue();
-    if (worked) {
-      lastWork = nowNs();
-    } else if (nowNs() - lastWork >= options_.spinNs) {
-      sleep();
-      lastWork = nowNs() - options_.spinNs;
-    }
+    wakeAll();
+    // Looking on for a while instead would save the wake where a CPU is idle, and take the CPU from the
+    // target where none is: it lost by far (docs/performance).
+    if (!worked) sleep();
   }
 }
 
@@ -142,8 +161,6 @@ bool FaultLoop::runCommands() {
     std::lock_guard lock(commandsMutex_);
     commands.swap(commands_);
     commanded_.store(false, std::memory_order_relaxed);
-    std::uint64_t value;
-    [[maybe_unused]] const ssize_t got = read(commandEvent_.get(), &value, sizeof value);
   }
   for (auto& action : commands) action();
   return true;
@@ -170,6 +187,7 @@ bool FaultLoop::takeBatches() {
 }
 
 bool FaultLoop::retryDue() {
+  if (!retries_.nextDue().has_value()) return false;
   bool any = false;
   const std::uint64_t now = nowNs();
   while (auto fault = retries_.popDue(now)) {
@@ -181,17 +199,15 @@ bool FaultLoop::retryDue() {
 
 void FaultLoop::sleep() {
   if (ring_.has_value() && !ring_->prepareToSleep()) return;
-  pollfd fds[3] = {{commandEvent_.get(), POLLIN, 0},
-                   {ring_.has_value() ? ring_->doorbellFd() : -1, POLLIN, 0},
-                   {cold_.eventFd(), POLLIN, 0}};
   timespec timeout{};
   const auto due = retries_.nextDue();
   if (due.has_value()) {
     const std::uint64_t now = nowNs();
     timeout.tv_nsec = *due > now ? static_cast<long>(*due - now) : 0;  // at most RetryQueue::LAST_DELAY
   }
-  ppoll(fds, 3, due.has_value() ? &timeout : nullptr, nullptr);
-  if (ring_.has_value() && fds[1].revents != 0) ring_->awake();
+  epoll_event events[3];
+  epoll_pwait2(epoll_.get(), events, 3, due.has_value() ? &timeout : nullptr, nullptr);
+  if (ring_.has_value()) ring_->awake();
 }
 
 Attachment* FaultLoop::find(std::uint64_t restore) {
@@ -263,6 +279,10 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
   switch (committer_.commitFault(restore, worker, fault.page, content)) {
     case Commit::done:
       restore.counters().eventToDone.record(nowNs() - fault.readAt);
+      if (worker == WorkerPool::FAULT_THREAD)
+        wakeLater(restore, fault.page);
+      else
+        Committer::wake(restore, fault.page);
       break;
     case Commit::retry:
       fault.tries++;
@@ -279,9 +299,24 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
   }
 }
 
+void FaultLoop::wakeLater(Attachment& restore, shm::PageIndex page) {
+  toWake_.emplace_back(&restore, page);
+  if (toWake_.size() == WOKEN_TOGETHER) wakeAll();
+}
+
+void FaultLoop::wakeAll() {
+  for (const auto& [restore, page] : toWake_) Committer::wake(*restore, page);
+  toWake_.clear();
+}
+
+void FaultLoop::requeue(Attachment& restore, shm::PageIndex page) {
+  count(restore.counters().requeued);
+  Committer::wake(restore, page);
+}
+
 void FaultLoop::retryLater(const Fault& fault) {
   std::lock_guard lock(outcomesMutex_);
-  if (!retries_.push(fault, nowNs())) Committer::requeue(*fault.restore, fault.page);
+  if (!retries_.push(fault, nowNs())) requeue(*fault.restore, fault.page);
 }
 
 void FaultLoop::sourceFailed(Fault fault, unsigned worker, int error) {
@@ -294,10 +329,13 @@ void FaultLoop::sourceFailed(Fault fault, unsigned worker, int error) {
 void FaultLoop::poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page,
                           const std::string& reason) {
   const Commit result = committer_.commitFault(restore, worker, page, {Content::Kind::poison});
-  if (result == Commit::done) events_.pagePoisoned(restore.id(), page, reason);
+  if (result == Commit::done) {
+    Committer::wake(restore, page);
+    events_.pagePoisoned(restore.id(), page, reason);
+  }
   if (result == Commit::unpoisonable) events_.pageLost(restore.id(), page, reason);
   // Refused: the thread faults again, finds the source as it is then, and comes by here once more.
-  if (result == Commit::retry) Committer::requeue(restore, page);
+  if (result == Commit::retry) requeue(restore, page);
 }
 
 }  // namespace faultline::shard

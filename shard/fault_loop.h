@@ -37,9 +37,8 @@ class FaultLoopEvents {
 };
 
 struct FaultLoopOptions {
-  std::uint64_t spinNs = 20'000;  // how long to look for more work before sleeping
-  std::size_t shareFrom = 16;     // pages in a batch from which on the pool helps
-  unsigned carefulFaults = 0;     // so many first faults are served one by one (after a predecessor's death)
+  std::size_t shareFrom = 16;  // pages in a batch from which on the pool helps
+  unsigned carefulFaults = 0;  // so many first faults are served one by one (after a predecessor's death)
 };
 
 class FaultLoop {
@@ -73,6 +72,9 @@ class FaultLoop {
   void serveBatch(Attachment& restore, std::uint64_t readAt, std::size_t pages);
   void serveFault(Fault fault, unsigned worker, char* buffer);
   void commit(Fault fault, unsigned worker, Content content);
+  void wakeLater(Attachment& restore, shm::PageIndex page);
+  void wakeAll();
+  void requeue(Attachment& restore, shm::PageIndex page);
   void retryLater(const Fault& fault);
   void sourceFailed(Fault fault, unsigned worker, int error);
   void poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page, const std::string& reason);
@@ -87,6 +89,7 @@ class FaultLoop {
   std::vector<std::function<void()>> commands_;  // guarded by commandsMutex_
   std::atomic<bool> commanded_{false};
   kj::AutoCloseFd commandEvent_;
+  kj::AutoCloseFd epoll_;
 
   // Of the fault thread.
   std::optional<rpc::FaultRing> ring_;
@@ -94,7 +97,8 @@ class FaultLoop {
   ColdReader cold_;
   RetryQueue retries_;
   std::vector<shm::PageIndex> batch_;
-  std::vector<StagingBuffer> buffers_;  // one a worker
+  std::vector<std::pair<Attachment*, shm::PageIndex>> toWake_;  // done, their threads still asleep
+  std::vector<StagingBuffer> buffers_;                          // one a worker
   unsigned careful_;
   std::mutex outcomesMutex_;  // retries_ and cold_ while the pool helps
   bool stopping_ = false;

@@ -61,7 +61,6 @@ int main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "Copy workers besides the fault thread")
       ->check(CLI::Range(1u, 14u));
   app.add_option("--careful", options.loop.carefulFaults, "Serve so many first faults one by one");
-  app.add_option("--spin-ns", options.loop.spinNs, "Look for more work so long before sleeping");
   app.add_option("--name", name, "What to be called in the log");
   app.add_flag("--test-hooks", options.testHooks, "Let tests arm failpoints");
   app.add_option("--log-level", logLevel, "trace, debug, info, warn, error");

@@ -48,19 +48,22 @@ int rangeCall(int uffd, unsigned long request, std::uint64_t start, std::uint64_
 
 }  // namespace
 
-Result copy(int uffd, std::uint64_t to, const void* from, std::uint64_t length, Protect protect) {
+Result copy(int uffd, std::uint64_t to, const void* from, std::uint64_t length, Protect protect,
+            Waiters waiters) {
   uffdio_copy request{};
   request.dst = to;
   request.src = reinterpret_cast<std::uint64_t>(from);
   request.len = length;
-  request.mode = protect == Protect::yes ? UFFDIO_COPY_MODE_WP : 0;
+  if (protect == Protect::yes) request.mode |= UFFDIO_COPY_MODE_WP;
+  if (waiters == Waiters::leave) request.mode |= UFFDIO_COPY_MODE_DONTWAKE;
   const int result = ioctl(uffd, UFFDIO_COPY, &request);
   return settle(result, request.copy, length);
 }
 
-Result zero(int uffd, std::uint64_t to, std::uint64_t length) {
+Result zero(int uffd, std::uint64_t to, std::uint64_t length, Waiters waiters) {
   uffdio_zeropage request{};
   request.range = {to, length};
+  if (waiters == Waiters::leave) request.mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE;
   const int result = ioctl(uffd, UFFDIO_ZEROPAGE, &request);
   return settle(result, request.zeropage, length);
 }

@@ -31,11 +31,15 @@ struct [[nodiscard]] Result {
 // Whether a page comes write-protected, for targets that track dirty pages with WP (UFFDIO_COPY_MODE_WP).
 enum class Protect { no, yes };
 
-// Populates [to, to + length) with the bytes at `from`, and wakes the threads that wait for it.
-Result copy(int uffd, std::uint64_t to, const void* from, std::uint64_t length, Protect protect);
+// Whether the call wakes the threads that wait for the pages, or leaves that to wake().
+enum class Waiters { wake, leave };
+
+// Populates [to, to + length) with the bytes at `from`.
+Result copy(int uffd, std::uint64_t to, const void* from, std::uint64_t length, Protect protect,
+            Waiters waiters);
 // Populates with the shared zero page. Not for hugetlb ranges.
-Result zero(int uffd, std::uint64_t to, std::uint64_t length);
-// Makes every access raise SIGBUS (Linux 6.6 and later).
+Result zero(int uffd, std::uint64_t to, std::uint64_t length, Waiters waiters);
+// Makes every access raise SIGBUS (Linux 6.6 and later), and wakes.
 Result poison(int uffd, std::uint64_t to, std::uint64_t length);
 // Makes every thread that waits in the range fault again. errno, or 0.
 int wake(int uffd, std::uint64_t start, std::uint64_t length);
