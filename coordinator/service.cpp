@@ -75,15 +75,17 @@ kj::Promise<void> Service::run() {
   // Shards first: what they have attached, and whether any of them lives, decides how a restore is taken
   // over.
   auto shards = pool_.begin(inherited_);
+  adoptListeners();
+  auto restores = adoptRestores();
+  // Only now: a connection may have come already, and is dropped where its listener is not known.
   tasks_.add(
       link_.receive([this](std::string name, kj::AutoCloseFd fd) { connectionAccepted(name, kj::mv(fd)); })
           .then([this] {
             spdlog::warn("the supervisor has gone, so does this coordinator");
             ended_->fulfill();
           }));
-  adoptListeners();
   tasks_.add(
-      adoptRestores().then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); }).then([this] {
+      restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); }).then([this] {
         adoptConnections();
         rpc::Coordinator::Client server = makeCoordinatorServer(*this);
         auto acceptor = kj::heap<rpc::Acceptor>(kj::mv(server));
