@@ -88,7 +88,7 @@ SocketFile::SocketFile(const std::string& path) : path_(path) {
 }
 
 SocketFile::~SocketFile() {
-  unlink(path_.c_str());
+  if (!left_) unlink(path_.c_str());
 }
 
 void requireUserfaultfd() {

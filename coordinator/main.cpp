@@ -10,6 +10,7 @@
 #include <CLI/CLI.hpp>
 
 #include "coordinator/service.h"
+#include "rpc/build.h"
 #include "rpc/process.h"
 #include "shmtracker/layout.h"
 
@@ -17,12 +18,14 @@ namespace {
 
 using namespace faultline;
 
-void serve(const coordinator::Options& options) {
+void serve(coordinator::Options options) {
   kj::UnixEventPort::captureSignal(SIGTERM);
   kj::UnixEventPort::captureSignal(SIGINT);
   auto io = kj::setupAsyncIo();
   coordinator::SupervisorLink link(kj::AutoCloseFd(rpc::CHANNEL_FD), io.unixEventPort);
   auto inherited = link.inherit();
+  const kj::AutoCloseFd shardProgram = inherited.take("program.shard");
+  options.shardProgram = shardProgram.get();
   coordinator::Service service(io, link, kj::mv(inherited), options);
   auto signalled = io.unixEventPort.onSignal(SIGTERM)
                        .exclusiveJoin(io.unixEventPort.onSignal(SIGINT))
@@ -50,7 +53,11 @@ int main(int argc, char** argv) {
   app.add_option("--handshake-timeout-ms", handshake, "How long a target may take for its handshake");
   app.add_flag("--test-hooks", options.testHooks, "Offer the test hooks");
   app.add_option("--log-level", options.logLevel, "trace, debug, info, warn, error");
+  bool build = false;
+  app.add_flag("--build", build, "Say which build this is, on the channel, and end");
   CLI11_PARSE(app, argc, argv);
+  if (build) return rpc::sayBuild();
+  rpc::nameProcess("faultline-coordinator");
   options.lockDeadline = std::chrono::milliseconds(lockDeadline);
   options.watchdog = std::chrono::milliseconds(watchdog);
   options.handshakeTimeout = std::chrono::milliseconds(handshake);

@@ -15,6 +15,7 @@ struct Options {
   std::chrono::milliseconds handshakeTimeout{10'000};
   bool testHooks = false;
   std::string logLevel = "info";
+  int shardProgram = -1;  // open (O_PATH), borrowed; -1: what is installed beside us
 };
 
 }  // namespace faultline::coordinator
