@@ -11,6 +11,7 @@
 
 #include "coordinator/service.h"
 #include "rpc/build.h"
+#include "rpc/log.h"
 #include "rpc/process.h"
 #include "shmtracker/layout.h"
 
@@ -63,7 +64,7 @@ int main(int argc, char** argv) {
   options.handshakeTimeout = std::chrono::milliseconds(handshake);
 
   spdlog::set_level(spdlog::level::from_str(options.logLevel));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e coordinator[%P] %l: %v");
+  rpc::setUpLog("coordinator", rpc::LogStream::out);
   const rlimit none{0, 0};  // no core dumps: they would hold guests' memory
   setrlimit(RLIMIT_CORE, &none);
   try {

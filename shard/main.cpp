@@ -13,6 +13,7 @@
 #include "rpc/build.h"
 #include "rpc/connection.h"
 #include "rpc/fd_channel.h"
+#include "rpc/log.h"
 #include "rpc/process.h"
 #include "shard/bus_guard.h"
 #include "shard/shard_server.h"
@@ -73,7 +74,7 @@ int main(int argc, char** argv) {
   rpc::nameProcess("faultline-shard");
 
   spdlog::set_level(spdlog::level::from_str(logLevel));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e " + name + "[%P] %l: %v");
+  rpc::setUpLog(name, rpc::LogStream::out);
   // A core dump would hold the robust mutexes of a dead shard until it is written, and guests' memory for
   // ever.
   const rlimit none{0, 0};
