@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <kj/common.h>
 #include <linux/userfaultfd.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -13,6 +12,7 @@
 #include <cstring>
 
 #include "rpc/connection.h"
+#include "rpc/log.h"
 
 namespace faultline::cli {
 
@@ -88,7 +88,7 @@ SocketFile::SocketFile(const std::string& path) : path_(path) {
 }
 
 SocketFile::~SocketFile() {
-  unlink(path_.c_str());
+  if (!left_) unlink(path_.c_str());
 }
 
 void requireUserfaultfd() {
@@ -152,9 +152,7 @@ bool isTerminal() {
 void logToStderr() {
   // What we start logs to stdout, too.
   dup2(STDERR_FILENO, STDOUT_FILENO);
-  auto logger = spdlog::stderr_color_mt("faultline");
-  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e faultline[%P] %l: %v");
-  spdlog::set_default_logger(logger);
+  rpc::setUpLog("faultline", rpc::LogStream::err);
 }
 
 void setLogLevel(const std::string& level) {

@@ -46,16 +46,22 @@ class SocketFile {
  public:
   // CommandError(USAGE) where it can't be made.
   explicit SocketFile(const std::string& path);
+  // The file of a socket that a service before us made and left.
+  struct Left {};
+  SocketFile(const std::string& path, Left) : path_(path) {}
   ~SocketFile();
   SocketFile(const SocketFile&) = delete;
 
   const std::string& path() const { return path_; }
   // The socket itself, for whoever is to serve it. Once.
   kj::AutoCloseFd take() { return kj::mv(fd_); }
+  // The file stays: somebody else holds the socket and goes on serving it.
+  void leave() { left_ = true; }
 
  private:
   const std::string path_;
   kj::AutoCloseFd fd_;
+  bool left_ = false;
 };
 
 // userfaultfd can be used here, or CommandError(ENVIRONMENT) saying which sysctl, capability or device is
@@ -99,5 +105,6 @@ void addRestore(CLI::App& app, Result& chosen);
 void addStatus(CLI::App& app, Result& chosen);
 void addManage(CLI::App& app, Result& chosen);
 void addDemo(CLI::App& app, Result& chosen);
+void addUpgrade(CLI::App& app, Result& chosen);
 
 }  // namespace faultline::cli

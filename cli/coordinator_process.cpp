@@ -20,10 +20,10 @@ bool writable(int fd) {
 }  // namespace
 
 CoordinatorProcess::CoordinatorProcess(const std::string& executable,
-                                       const std::vector<std::string>& arguments)
+                                       const std::vector<std::string>& arguments, int image)
     : channel_(kj::AutoCloseFd()) {
   auto [ours, theirs] = rpc::FdChannel::pair();
-  process_ = rpc::startProcess(executable, arguments, theirs.get());
+  process_ = rpc::startProcess(executable, arguments, theirs.get(), image);
   channel_ = rpc::FdChannel(kj::mv(ours));
 }
 

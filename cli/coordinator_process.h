@@ -21,7 +21,8 @@ class CoordinatorProcess {
   using Clock = std::chrono::steady_clock;
 
   // Starts it. Throws naming the executable where that is not possible.
-  CoordinatorProcess(const std::string& executable, const std::vector<std::string>& arguments);
+  // `image`: as rpc::startProcess takes it.
+  CoordinatorProcess(const std::string& executable, const std::vector<std::string>& arguments, int image = -1);
 
   pid_t pid() const { return process_.pid; }  // to show to people
   int pidfd() const { return process_.pidfd.get(); }

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include "cli/common.h"
+#include "rpc/build.h"
 
 int main(int argc, char** argv) {
   using namespace faultline::cli;
@@ -14,13 +15,14 @@ int main(int argc, char** argv) {
       "Restore one VM: faultline restore --memory vm.mem --socket /tmp/vm.sock\n"
       "Run a daemon:   faultline serve, then faultline status"};
   app.require_subcommand(1);
-  app.set_version_flag("--version", FAULTLINE_VERSION);
+  app.set_version_flag("--version", faultline::rpc::version());
   app.footer(EXIT_CODES);
   Result chosen;
   addServe(app, chosen);
   addRestore(app, chosen);
   addStatus(app, chosen);
   addManage(app, chosen);
+  addUpgrade(app, chosen);
   addDemo(app, chosen);
   try {
     app.parse(argc, argv);

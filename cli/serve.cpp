@@ -74,10 +74,17 @@ int serve(const ServeOptions& options) {
   auto socketAt = [&files](const std::string& path) { return files.emplace_back(path).take(); };
   for (std::size_t i = 0; i < options.sockets.size(); i++) {
     const std::string stem = "listener." + options.name(i);
-    if (kept.find(stem + ".listen") != nullptr) continue;
-    kept.keep(stem + ".source", openMemory(options.memories[i]));
-    kept.keep(stem + ".spec", listenSpec(options, i));
-    kept.keep(stem + ".listen", socketAt(options.sockets[i]));
+    const bool served = kept.find(stem + ".spec") != nullptr;
+    if (!served) {
+      kept.keep(stem + ".source", openMemory(options.memories[i]));
+      kept.keep(stem + ".spec", listenSpec(options, i));
+    }
+    if (kept.find(stem + ".listen") == nullptr)
+      kept.keep(stem + ".listen", socketAt(options.sockets[i]));
+    else if (served)
+      // Left by the service before us. A socket that came without the rest is socket activation, and its file
+      // the service manager's.
+      files.emplace_back(options.sockets[i], SocketFile::Left());
   }
   if (kept.find("control") == nullptr) {
     makeControlDirectory(options.control);
@@ -88,12 +95,16 @@ int serve(const ServeOptions& options) {
   logToStderr();
   setLogLevel(options.service.logLevel);
   SupervisorOptions supervisor;
-  supervisor.executable = rpc::siblingExecutable("faultline-coordinator");
+  supervisor.build = rpc::Build::open(rpc::Build::ownDirectory());
   supervisor.arguments = options.service.coordinatorArguments();
   supervisor.watchdog = std::chrono::milliseconds(options.service.watchdogMs);
   supervisor.startLimit = 5 * supervisor.watchdog;
   supervisor.whenReady = [&] { spdlog::info("serving; control socket {}", options.control); };
-  return Supervisor(std::move(supervisor), kj::mv(kept)).run();
+  const int code = Supervisor(std::move(supervisor), kj::mv(kept)).run();
+  // The service manager holds the sockets and gives them to the next service.
+  if (code != OK && getenv("NOTIFY_SOCKET") != nullptr)
+    for (SocketFile& file : files) file.leave();
+  return code;
 }
 
 }  // namespace
@@ -112,8 +123,9 @@ void addServe(CLI::App& app, Result& chosen) {
       "  faultline serve --socket /run/a.sock --memory a.mem --socket /run/b.sock --memory b.mem\n\n"
       "Ends on SIGTERM, SIGINT or SIGHUP: every target is released then, and pages that it still misses are "
       "lost to it,\n"
-      "so wait for them (faultline prefault NAME --wait) before. Under systemd (Type=notify) set\n"
-      "FileDescriptorStoreMax=1024: then restores outlive even the death of this process.");
+      "so wait for them (faultline prefault NAME --wait) before. Under systemd (Type=notify,\n"
+      "FileDescriptorStoreMax=) restores outlive even the death of this process, and SIGUSR1 ends it with all\n"
+      "targets left to the next one.");
   addControl(*command, options->control);
   addServiceOptions(*command, options->service);
   command->add_option("--socket", options->sockets,
@@ -128,7 +140,8 @@ void addServe(CLI::App& app, Result& chosen) {
   command->add_flag("--keep-serving", options->keepServing, "Do not release a target when it has every page");
   command->add_flag("--any-user", options->anyUser, "Accept targets of any user, not only root and our own");
   command->footer(std::string(EXIT_CODES) +
-                  ",\n            64 to 78 the coordinator refused to start (its log says why)");
+                  ",\n            64 to 78 the coordinator refused to start (its log says why);\n"
+                  "            75 after SIGUSR1: everything is left to the next one");
   command->callback([options, &chosen] { chosen = [options] { return serve(*options); }; });
 }
 

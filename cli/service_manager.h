@@ -19,6 +19,7 @@ class ServiceManager {
   // What it kept for a supervisor before us, or made for us (socket activation), by name. Once.
   static void giveBack(FdStore& kept);
 
+  bool there() const { return there_; }
   void keep(const std::string& name, int fd);  // `fd` is borrowed
   void drop(const std::string& name);
   void ready();

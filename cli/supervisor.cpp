@@ -12,8 +12,10 @@
 
 #include <algorithm>
 #include <fstream>
+#include <utility>
 
 #include "cli/common.h"
+#include "rpc/fd.h"
 #include "shmtracker/clock.h"
 
 namespace faultline::cli {
@@ -23,6 +25,7 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr std::size_t EVENTS_KEPT = 64;
+constexpr std::size_t MAX_TEXT = 900;  // what one channel message takes
 constexpr std::size_t MAX_NAME = 255;  // of a kept fd: what a service manager's store takes
 constexpr unsigned HOPELESS = 8;       // quick deaths in a row before anything was ever served
 constexpr milliseconds FIRST_PAUSE{10}, LONGEST_PAUSE{1000};
@@ -32,7 +35,7 @@ constexpr int REFUSED = 64, REFUSED_LAST = 78;  // sysexits.h
 kj::AutoCloseFd signalFd() {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP}) sigaddset(&set, signal);
+  for (const int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP, SIGUSR1}) sigaddset(&set, signal);
   KJ_SYSCALL(sigprocmask(SIG_BLOCK, &set, nullptr));
   int fd;
   KJ_SYSCALL(fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
@@ -51,6 +54,10 @@ bool usable(const std::string& name) {
   return !name.empty() && name.size() <= MAX_NAME && name.find_first_of(":\n") == std::string::npos;
 }
 
+SharedFd shared(const kj::AutoCloseFd& fd) {
+  return std::make_shared<const kj::AutoCloseFd>(rpc::duplicate(fd.get()));
+}
+
 std::string describe(const siginfo_t& info) {
   return info.si_code == CLD_EXITED ? "exited with code " + std::to_string(info.si_status)
                                     : "killed by signal " + std::to_string(info.si_status);
@@ -66,6 +73,11 @@ void killChildren() {
 
 Supervisor::Supervisor(SupervisorOptions options, FdStore kept)
     : options_(std::move(options)), kept_(kj::mv(kept)), listening_(kept_), signals_(signalFd()) {
+  programs_.executable = options_.executable;
+  if (options_.build.has_value()) {
+    programs_ = {options_.build->coordinatorPath(), shared(options_.build->coordinator),
+                 shared(options_.build->shard)};
+  }
   // Shards whose coordinator dies become our children, and are reaped here.
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   // Nobody reads our log any more: no reason to drop what is kept.
@@ -89,7 +101,8 @@ int Supervisor::run() {
 void Supervisor::startCoordinator() {
   complaint_.clear();
   try {
-    coordinator_.emplace(options_.executable, options_.arguments);
+    const int image = programs_.coordinator == nullptr ? -1 : programs_.coordinator->get();
+    coordinator_.emplace(programs_.executable, options_.arguments, image);
   } catch (const kj::Exception& error) {
     return notStarted(messageOf(error));
   }
@@ -103,6 +116,7 @@ void Supervisor::notStarted(const std::string& why) {
   death_ = "could not be started: " + why;
   deathNoticed_ = shm::nowNs();
   spdlog::error("the coordinator {}", death_);
+  if (upgrade_ == Upgrade::starting) return goBack(death_);
   planNext(true);
 }
 
@@ -112,6 +126,8 @@ void Supervisor::introduce() {
   };
   try {
     for (const auto& entry : kept_.entries()) say("fd", entry.name, entry.fd);
+    if (programs_.shard != nullptr) say("fd", "program.shard", programs_.shard);
+    if (!upgradeGivenUp_.empty()) say("upgradegivenup", upgradeGivenUp_);
     for (const std::string& event : events_) say("event", event);
     say("incarnation", std::to_string(incarnation_));
     if (!death_.empty()) {
@@ -133,11 +149,19 @@ void Supervisor::coordinatorEnded() {
   if (!complaint_.empty()) death_ += ": " + complaint_;
   // One that served was fit to serve, however short: a guest waits for its successor.
   const bool quick = !coordinator_->ready();
+  const bool asked = leaveBy_.has_value();
+  leaveBy_.reset();
   coordinator_.reset();
   // Orphans that were hidden behind it (see reap()).
   reap();
   if (ending_) return;
-  spdlog::warn("coordinator {}", death_);
+  spdlog::log(asked ? spdlog::level::info : spdlog::level::warn, "coordinator {}", death_);
+  if (upgrade_ == Upgrade::leaving) {
+    upgrade_ = Upgrade::starting;
+    startAt_ = Clock::now();
+    return;
+  }
+  if (upgrade_ == Upgrade::starting) return goBack("its coordinator " + death_);
   if (!everReady_ && exit.code.has_value() && *exit.code >= REFUSED && *exit.code <= REFUSED_LAST)
     exitCode_ = *exit.code;
   else
@@ -155,6 +179,43 @@ void Supervisor::planNext(bool quick) {
   const auto pause =
       doublings < 2 ? milliseconds(0) : std::min(FIRST_PAUSE * (1 << (doublings - 2)), LONGEST_PAUSE);
   startAt_ = Clock::now() + pause;
+}
+
+// --- another build ---
+
+void Supervisor::beginUpgrade(const std::string& directory) {
+  if (nextPrograms_.coordinator == nullptr || nextPrograms_.shard == nullptr || upgrade_ != Upgrade::none ||
+      ending_) {
+    spdlog::error("the upgrade to {} cannot be begun: its programs did not come, or another is under way",
+                  directory);
+    return;
+  }
+  formerPrograms_ = std::exchange(programs_, std::exchange(nextPrograms_, {}));
+  programs_.executable = directory + "/faultline-coordinator";
+  upgrade_ = Upgrade::leaving;
+  upgradeGivenUp_.clear();
+  dismiss("it left for build " + directory);
+}
+
+// The new build's coordinator never served: shards and restores are as the former one left them.
+void Supervisor::goBack(const std::string& why) {
+  upgradeGivenUp_ = (programs_.executable + " could not take over: " + why).substr(0, MAX_TEXT);
+  spdlog::error("upgrade given up: {}", upgradeGivenUp_);
+  programs_ = std::exchange(formerPrograms_, {});
+  upgrade_ = Upgrade::none;
+  startAt_ = Clock::now();
+}
+
+// Asks the coordinator to end between two batches, with nothing given back. One that does not is killed,
+// which costs a recovery.
+void Supervisor::dismiss(const std::string& why) {
+  complaint_ = why;
+  leaveBy_ = Clock::now() + options_.watchdog;
+  try {
+    coordinator_->say("leave");
+  } catch (const kj::Exception&) {
+    coordinator_->signal(SIGKILL);
+  }
 }
 
 // --- one look at everything ---
@@ -190,6 +251,7 @@ Supervisor::Clock::time_point Supervisor::nextDue() const {
   auto due = std::min(manager_.nextBeat(),
                       coordinator_.has_value() ? coordinator_->heardAt() + silenceLimit() : startAt_);
   if (const auto held = listening_.heldUntil()) due = std::min(due, *held);
+  if (leaveBy_.has_value()) due = std::min(due, *leaveBy_);
   return due;
 }
 
@@ -218,8 +280,18 @@ void Supervisor::handle(rpc::FdChannel::Message message) {
   } else if (message.verb == "event") {
     events_.push_back(message.name);
     if (events_.size() > EVENTS_KEPT) events_.pop_front();
+  } else if (message.verb == "program") {
+    if (message.fd.get() >= 0)
+      (message.name == "shard" ? nextPrograms_.shard : nextPrograms_.coordinator) =
+          std::make_shared<const kj::AutoCloseFd>(kj::mv(message.fd));
+  } else if (message.verb == "upgrade") {
+    beginUpgrade(message.name);
   } else if (message.verb == "ready") {
     coordinator_->setReady();
+    if (upgrade_ == Upgrade::starting) {
+      upgrade_ = Upgrade::none;
+      formerPrograms_ = {};
+    }
     if (everReady_) return;
     everReady_ = true;
     manager_.ready();
@@ -262,12 +334,31 @@ void Supervisor::onSignals() {
   signalfd_siginfo info{};
   while (read(signals_.get(), &info, sizeof info) == sizeof info) {
     if (info.ssi_signo == SIGCHLD) continue;
+    if (info.ssi_signo == SIGUSR1) {
+      leave();
+      continue;
+    }
     ending_ = true;
     terminations_++;
     manager_.stopping();
     if (coordinator_.has_value()) coordinator_->signal(terminations_ == 1 ? SIGTERM : SIGKILL);
   }
   reap();
+}
+
+// The service manager starts the next supervisor with all that it keeps.
+void Supervisor::leave() {
+  if (!manager_.there()) {
+    spdlog::error(
+        "SIGUSR1 is ignored: no service manager would keep what targets need (Type=notify and "
+        "FileDescriptorStoreMax= of a systemd unit)");
+    return;
+  }
+  if (ending_) return;
+  ending_ = leaving_ = true;
+  exitCode_ = LEFT;
+  manager_.stopping();
+  if (coordinator_.has_value()) dismiss("the service is restarted");
 }
 
 // --- a coordinator that does not answer ---
@@ -277,7 +368,14 @@ milliseconds Supervisor::silenceLimit() const {
 }
 
 void Supervisor::replaceSilent() {
-  if (!coordinator_.has_value() || Clock::now() - coordinator_->heardAt() < silenceLimit()) return;
+  if (coordinator_.has_value() && leaveBy_.has_value() && Clock::now() >= *leaveBy_) {
+    spdlog::warn("coordinator {} was to leave and is killed: {}", coordinator_->pid(), complaint_);
+    leaveBy_ = Clock::now() + options_.watchdog;
+    coordinator_->signal(SIGKILL);
+  }
+  if (!coordinator_.has_value() || leaveBy_.has_value() ||
+      Clock::now() - coordinator_->heardAt() < silenceLimit())
+    return;
   replace("it had not been heard of for " + std::to_string(silenceLimit().count()) + " ms");
 }
 
@@ -315,7 +413,8 @@ void Supervisor::endEverything() {
     onSignals();
     siginfo_t info{};
     if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0) return;  // no child is left
-    const bool impatient = terminations_ > 1 || now >= deadline;
+    // Shards serve as long as somebody holds their channels, which the service manager does.
+    const bool impatient = terminations_ > 1 || leaving_ || now >= deadline;
     if (impatient) killChildren();
     const auto wait = std::chrono::ceil<milliseconds>((impatient ? deadline + PATIENCE : deadline) - now);
     pollfd childEnds{signals_.get(), POLLIN, 0};

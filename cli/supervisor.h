@@ -6,10 +6,12 @@
 // can die.
 //
 // Words on the channel (rpc/fd_channel.h), coordinator to supervisor:
-//   store NAME + fd, drop NAME, ready, alive, event TEXT, shutdown (my end is meant: do not start another)
+//   store NAME + fd, drop NAME, ready, alive, event TEXT, shutdown (my end is meant: do not start another),
+//   program coordinator|shard + fd and then upgrade DIRECTORY (start these in my place)
 // supervisor to coordinator, at each start:
 //   fd NAME + fd (all that is kept), event TEXT (the latest), incarnation N, died WHY and diedat NS (if
-//   another was there before), start; then conn NAME + fd for each accepted connection.
+//   another was there before), upgradegivenup WHY (if the last one was), start; then conn NAME + fd for each
+//   accepted connection; leave (end between two batches, with nothing given back: another comes).
 // A kept socket whose name ends in ".listen" is accepted on; its connections are kept as "....conn.N" and
 // handed over until they are dropped (cli/listening_sockets.h).
 //
@@ -17,6 +19,10 @@
 // second. Only before the first has ever served may the supervisor give up: the coordinator refused its
 // configuration or environment (it exited with 64 to 78, sysexits.h, and has said why), or died again and
 // again. Later there are targets that would read zeros where their pages are missing.
+//
+// The programs of its build are held open: what is installed over them is not started until an upgrade asks
+// for it. A build that takes over has until its coordinator is ready; if that dies first, or is silent, the
+// build before it is started again.
 #pragma once
 
 #include <kj/io.h>
@@ -33,18 +39,21 @@
 #include "cli/fd_store.h"
 #include "cli/listening_sockets.h"
 #include "cli/service_manager.h"
+#include "rpc/build.h"
 
 namespace faultline::cli {
 
 struct SupervisorOptions {
-  std::string executable;  // the coordinator
+  std::string executable;           // the coordinator; what is there, unless `build` is given
+  std::optional<rpc::Build> build;  // started, and named to the coordinator, in place of what is installed
   std::vector<std::string> arguments;
   std::chrono::milliseconds watchdog{2000};      // of silence, before a coordinator is replaced
   std::chrono::milliseconds startLimit{15'000};  // of silence, before it is ready
   std::function<void()> whenReady;               // once, when the first coordinator serves
 };
 
-// Single-threaded; one a process: it takes SIGCHLD, SIGTERM, SIGINT and SIGHUP, and reaps every child.
+// Single-threaded; one a process: it takes SIGCHLD, SIGTERM, SIGINT, SIGHUP and SIGUSR1, and reaps every
+// child.
 class Supervisor {
  public:
   // `kept`: what the first coordinator begins with.
@@ -52,18 +61,29 @@ class Supervisor {
 
   // Returns the exit code: 0 after an orderly end (SIGTERM, or the coordinator said shutdown), the
   // coordinator's own where that refused to start, 1 where it cannot be started at all. Nothing of ours is
-  // left then: no child, no kept fd.
+  // left then: no child, no kept fd. LEFT after SIGUSR1: the same, but the service manager has all that was
+  // kept, and no target was released. Without a service manager SIGUSR1 does nothing.
+  static constexpr int LEFT = 75;  // EX_TEMPFAIL: start me again
   int run();
 
  private:
   using Clock = std::chrono::steady_clock;
 
   bool over() const { return !coordinator_.has_value() && (ending_ || exitCode_ != 0); }
+  struct Programs {
+    std::string executable;
+    SharedFd coordinator, shard;  // null: what is installed
+  };
+  enum class Upgrade { none, leaving, starting };
+
   void startCoordinator();
   void notStarted(const std::string& why);
   void introduce();
   void coordinatorEnded();
   void planNext(bool quick);
+  void beginUpgrade(const std::string& directory);
+  void goBack(const std::string& why);
+  void dismiss(const std::string& why);
 
   void pollOnce();
   Clock::time_point nextDue() const;
@@ -72,6 +92,7 @@ class Supervisor {
   void store(const std::string& name, kj::AutoCloseFd fd);
   void accept(const ListeningSockets::Ready& listener);
   void onSignals();
+  void leave();
   void replaceSilent();
   void replace(const std::string& why);
   std::chrono::milliseconds silenceLimit() const;
@@ -80,6 +101,10 @@ class Supervisor {
   void endEverything();
 
   const SupervisorOptions options_;
+  Programs programs_, nextPrograms_, formerPrograms_;
+  Upgrade upgrade_ = Upgrade::none;
+  std::string upgradeGivenUp_;                // why the last one was; empty: it was not
+  std::optional<Clock::time_point> leaveBy_;  // when a coordinator that was told to leave is killed
   FdStore kept_;
   ListeningSockets listening_;
   ServiceManager manager_;
@@ -92,7 +117,7 @@ class Supervisor {
   std::string complaint_;           // why the present one is being killed; empty: it is not
   unsigned quickDeaths_ = 0;        // in a row
   Clock::time_point startAt_;       // of the next one
-  bool everReady_ = false, ending_ = false;
+  bool everReady_ = false, ending_ = false, leaving_ = false;
   unsigned terminations_ = 0;  // signals that asked for the end
   int exitCode_ = 0;
 };

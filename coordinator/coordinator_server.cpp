@@ -7,6 +7,7 @@
 #include "coordinator/hooks_server.h"
 #include "coordinator/restore_server.h"
 #include "coordinator/service.h"
+#include "rpc/build.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
 #include "shmtracker/clock.h"
@@ -147,7 +148,7 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
   kj::Promise<void> status(StatusContext context) override {
     auto info = context.getResults().initService();
     const Options& options = service_.options();
-    info.setVersion(FAULTLINE_VERSION);
+    info.setVersion(rpc::version());
     info.setCoordinatorPid(static_cast<std::uint32_t>(getpid()));
     info.setIncarnation(service_.incarnation());
     info.setTestHooks(options.testHooks);
@@ -181,6 +182,23 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
     return service_.reshard(params.getRestore().cStr(), params.getShards());
   }
 
+  kj::Promise<void> upgrade(UpgradeContext context) override {
+    auto params = context.getParams();
+    const std::string directory = params.getDirectory().cStr();
+    KJ_REQUIRE(directory.size() <= 500 && !directory.empty() && directory.front() == '/',
+               "an upgrade takes the absolute path of a directory, of at most 500 bytes", directory);
+    if (!params.getCheckOnly()) return service_.upgrade().handOver(directory);
+    return service_.upgrade().check(directory).then(
+        [context](rpc::BuildFacts next) mutable { context.getResults().setVersion(next.version.c_str()); });
+  }
+
+  kj::Promise<void> waitUpgraded(WaitUpgradedContext context) override {
+    return service_.upgrade().whenOver().then([context](std::uint32_t replaced) mutable {
+      context.getResults().setVersion(rpc::version());
+      context.getResults().setReplaced(replaced);
+    });
+  }
+
  private:
   void fillRestores(capnp::List<rpc::RestoreInfo>::Builder list) {
     unsigned i = 0;
@@ -195,6 +213,7 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
       list[i].setAlive(shard != nullptr);
       if (shard == nullptr) continue;
       list[i].setPid(static_cast<std::uint32_t>(shard->pid()));
+      list[i].setVersion(shard->version().c_str());
       list[i].setUpNs(shm::nowNs() - shard->startedAt());
       std::uint32_t attached = 0;
       for (const auto& [id, restore] : service_.restores()) attached += restore->servedBy(i) ? 1 : 0;

@@ -10,6 +10,8 @@
 #include <CLI/CLI.hpp>
 
 #include "coordinator/service.h"
+#include "rpc/build.h"
+#include "rpc/log.h"
 #include "rpc/process.h"
 #include "shmtracker/layout.h"
 
@@ -17,12 +19,14 @@ namespace {
 
 using namespace faultline;
 
-void serve(const coordinator::Options& options) {
+void serve(coordinator::Options options) {
   kj::UnixEventPort::captureSignal(SIGTERM);
   kj::UnixEventPort::captureSignal(SIGINT);
   auto io = kj::setupAsyncIo();
   coordinator::SupervisorLink link(kj::AutoCloseFd(rpc::CHANNEL_FD), io.unixEventPort);
   auto inherited = link.inherit();
+  const kj::AutoCloseFd shardProgram = inherited.take("program.shard");
+  options.shardProgram = shardProgram.get();
   coordinator::Service service(io, link, kj::mv(inherited), options);
   auto signalled = io.unixEventPort.onSignal(SIGTERM)
                        .exclusiveJoin(io.unixEventPort.onSignal(SIGINT))
@@ -52,13 +56,17 @@ int main(int argc, char** argv) {
                "Keep idle CPUs from sleeping while faults come");
   app.add_flag("--test-hooks", options.testHooks, "Offer the test hooks");
   app.add_option("--log-level", options.logLevel, "trace, debug, info, warn, error");
+  bool build = false;
+  app.add_flag("--build", build, "Say which build this is, on the channel, and end");
   CLI11_PARSE(app, argc, argv);
+  if (build) return rpc::sayBuild();
+  rpc::nameProcess("faultline-coordinator");
   options.lockDeadline = std::chrono::milliseconds(lockDeadline);
   options.watchdog = std::chrono::milliseconds(watchdog);
   options.handshakeTimeout = std::chrono::milliseconds(handshake);
 
   spdlog::set_level(spdlog::level::from_str(options.logLevel));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e coordinator[%P] %l: %v");
+  rpc::setUpLog("coordinator", rpc::LogStream::out);
   const rlimit none{0, 0};  // no core dumps: they would hold guests' memory
   setrlimit(RLIMIT_CORE, &none);
   try {

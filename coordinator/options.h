@@ -16,6 +16,7 @@ struct Options {
   bool keepAwake = true;  // KeepAwake
   bool testHooks = false;
   std::string logLevel = "info";
+  int shardProgram = -1;  // open (O_PATH), borrowed; -1: what is installed beside us
 };
 
 }  // namespace faultline::coordinator

@@ -242,6 +242,14 @@ void Restore::shardDied(std::uint32_t index) {
   router_.setAttached(index, false);
 }
 
+kj::Promise<void> Restore::shardLeaves(ShardHandle& shard) {
+  if (!router_.attached(shard.index())) return kj::READY_NOW;
+  router_.setAttached(shard.index(), false);
+  auto request = shard.rpc().detachRequest();
+  request.setRestore(id());
+  return request.send().ignoreResult();
+}
+
 void Restore::pause() {
   KJ_REQUIRE(phase_ != Phase::paused, "the restore is paused already", name().c_str());
   KJ_REQUIRE(phase_ == Phase::serving, "the restore is not being served", name().c_str());
@@ -287,7 +295,10 @@ void Restore::startOn(std::shared_ptr<PrefaultJob> job, ShardHandle& shard) {
   auto list = request.initRanges(static_cast<unsigned>(job->ranges.size()));
   for (unsigned i = 0; i < job->ranges.size(); i++) rpc::fill(list[i], job->ranges[i]);
   tasks_.add(request.send().ignoreResult().then(
-      [this, job, index = shard.index()] {
+      [this, job, index = shard.index(), pid = shard.pid()] {
+        // One that is being replaced has only stopped: its successor is asked anew.
+        const ShardHandle* now = context_.pool.process(index);
+        if (!router_.attached(index) || now == nullptr || now->pid() != pid) return;
         job->pending.erase(index);
         if (!job->pending.empty() || job->finished()) return;
         job->finish();

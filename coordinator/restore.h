@@ -71,6 +71,8 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   // A shard is up (again): attaches to it, gives up on `hopeless` pages, wakes all waiting threads.
   kj::Promise<void> shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless);
   void shardDied(std::uint32_t index);
+  // A shard is to be replaced: hands it no more faults, returns when it uses nothing of the restore.
+  kj::Promise<void> shardLeaves(ShardHandle& shard);
 
   std::uint64_t id() const { return segment_.facts().restoreId; }
   std::string name() const { return segment_.name(); }

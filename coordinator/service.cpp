@@ -61,6 +61,7 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
       log_(link, inherited_.events),
       pool_(io, link, log_, failpoints_, options_, *this),
       cpus_(options_.keepAwake),
+      upgrade_(io, link, log_, pool_, options_, inherited_.upgradeGivenUp),
       context_{io, link, log_, failpoints_, options_, pool_, cpus_},
       tasks_(*this) {}
 
@@ -76,15 +77,21 @@ kj::Promise<void> Service::run() {
   // Shards first: what they have attached, and whether any of them lives, decides how a restore is taken
   // over.
   auto shards = pool_.begin(inherited_);
+  adoptListeners();
+  auto restores = adoptRestores();
   tasks_.add(
       link_.receive([this](std::string name, kj::AutoCloseFd fd) { connectionAccepted(name, kj::mv(fd)); })
-          .then([this] {
-            spdlog::warn("the supervisor has gone, so does this coordinator");
-            ended_->fulfill();
+          .then([this](SupervisorLink::End why) {
+            if (why == SupervisorLink::End::leave)
+              spdlog::info("leaving everything to the next coordinator");
+            else
+              spdlog::warn("the supervisor has gone, so does this coordinator");
+            // Between two batches, so nothing is half done; and with every segment mapped: of a lock in memory
+            // that is unmapped the kernel tells nobody that its owner has died.
+            _exit(0);
           }));
-  adoptListeners();
   tasks_.add(
-      adoptRestores().then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); }).then([this] {
+      restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); }).then([this] {
         adoptConnections();
         rpc::Coordinator::Client server = makeCoordinatorServer(*this);
         auto acceptor = kj::heap<rpc::Acceptor>(kj::mv(server));
@@ -98,6 +105,7 @@ kj::Promise<void> Service::run() {
                    restores_.size(), ms);
           log_.add(text);
         }
+        tasks_.add(upgrade_.replaceShards());
       }));
   tasks_.add(pingSupervisor());
   return kj::mv(paf.promise);
@@ -343,6 +351,12 @@ void Service::shardDied(std::uint32_t index) {
   for (auto& [id, pages] : suspectsOf(index))
     for (const shm::PageIndex page : pages) deaths_[{id, page}]++;
   for (const auto& [id, restore] : restores_) restore->shardDied(index);
+}
+
+kj::Promise<void> Service::shardLeaves(ShardHandle& shard) {
+  auto leaving = kj::Vector<kj::Promise<void>>();
+  for (const auto& [id, restore] : restores_) leaving.add(restore->shardLeaves(shard));
+  return kj::joinPromises(leaving.releaseAsArray());
 }
 
 kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) {

@@ -16,6 +16,7 @@
 #include "coordinator/restore.h"
 #include "coordinator/shard_pool.h"
 #include "coordinator/supervisor_link.h"
+#include "coordinator/upgrade.h"
 #include "rpc/connection.h"
 
 namespace faultline::coordinator {
@@ -38,6 +39,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   void closeListener(const std::string& name);
   void shutdown(bool force);
   kj::Promise<void> reshard(const std::string& name, std::uint32_t shards);
+  Upgrade& upgrade() { return upgrade_; }
 
   const Options& options() const { return options_; }
   const EventLog& events() const { return log_; }
@@ -63,6 +65,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
 
   void shardDied(std::uint32_t index) override;
   kj::Promise<void> shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) override;
+  kj::Promise<void> shardLeaves(ShardHandle& shard) override;
   rpc::ShardEvents::Client eventsFor(std::uint32_t index) override;
   void taskFailed(kj::Exception&& exception) override;
 
@@ -75,6 +78,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   EventLog log_;
   ShardPool pool_;
   KeepAwake cpus_;
+  Upgrade upgrade_;
   RestoreContext context_;
   std::map<std::uint64_t, std::shared_ptr<Restore>> restores_;
   // Restores whose segment could not be believed: their fds are held, so that nobody reads zeros.

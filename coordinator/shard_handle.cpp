@@ -8,6 +8,7 @@
 #include <fstream>
 #include <thread>
 
+#include "rpc/build.h"
 #include "rpc/fd.h"
 #include "shmtracker/clock.h"
 
@@ -35,7 +36,22 @@ kj::Own<rpc::Connection> connect(kj::AsyncIoContext& io, rpc::FdChannel& channel
   return kj::heap<rpc::Connection>(*io.lowLevelProvider, kj::mv(ours));
 }
 
+rpc::ChildProcess startShard(const Options& options, std::uint32_t index, bool careful, int channel) {
+  std::vector<std::string> arguments = {"--threads",   std::to_string(threadsOf(options)),
+                                        "--name",      "shard-" + std::to_string(index),
+                                        "--log-level", options.logLevel};
+  if (careful) arguments.insert(arguments.end(), {"--careful", std::to_string(CAREFUL_FAULTS)});
+  if (options.testHooks) arguments.push_back("--test-hooks");
+  return rpc::startProcess(rpc::siblingExecutable("faultline-shard"), arguments, channel,
+                           options.shardProgram);
+}
+
 }  // namespace
+
+std::string shardImage(const Options& options) {
+  if (options.shardProgram >= 0) return rpc::imageOf(options.shardProgram);
+  return rpc::imageOf(rpc::Build::open(rpc::Build::ownDirectory()).shard.get());
+}
 
 std::string shardName(std::uint32_t index, const std::string& part) {
   return "shard." + std::to_string(index) + "." + part;
@@ -63,17 +79,23 @@ kj::Own<ShardHandle> ShardHandle::start(kj::AsyncIoContext& io, SupervisorLink& 
                                         rpc::Failpoints& failpoints, const Options& options,
                                         std::uint32_t index, bool careful) {
   auto [ours, theirs] = rpc::FdChannel::pair();
-  std::vector<std::string> arguments = {"--threads",   std::to_string(threadsOf(options)),
-                                        "--name",      "shard-" + std::to_string(index),
-                                        "--log-level", options.logLevel};
-  if (careful) arguments.insert(arguments.end(), {"--careful", std::to_string(CAREFUL_FAULTS)});
-  if (options.testHooks) arguments.push_back("--test-hooks");
-  rpc::ChildProcess process =
-      rpc::startProcess(rpc::siblingExecutable("faultline-shard"), arguments, theirs.get());
+  rpc::ChildProcess process = startShard(options, index, careful, theirs.get());
   failpoints.hit(rpc::Point::shardStarting);
-  link.store(shardName(index, "pidfd"), process.pidfd.get());
-  link.store(shardName(index, "channel"), ours.get());
+  auto handle = kj::heap<ShardHandle>(io, index, kj::mv(ours), kj::mv(process), Origin::started);
+  handle->keep(link);
+  return handle;
+}
+
+kj::Own<ShardHandle> ShardHandle::startBeside(kj::AsyncIoContext& io, const Options& options,
+                                              std::uint32_t index) {
+  auto [ours, theirs] = rpc::FdChannel::pair();
+  rpc::ChildProcess process = startShard(options, index, false, theirs.get());
   return kj::heap<ShardHandle>(io, index, kj::mv(ours), kj::mv(process), Origin::started);
+}
+
+void ShardHandle::keep(SupervisorLink& link) {
+  link.store(shardName(index_, "pidfd"), process_.pidfd.get());
+  link.store(shardName(index_, "channel"), channel_.fd());
 }
 
 kj::Maybe<kj::Own<ShardHandle>> ShardHandle::adopt(kj::AsyncIoContext& io, std::uint32_t index,
@@ -97,6 +119,8 @@ kj::Promise<std::vector<std::uint64_t>> ShardHandle::greet(rpc::ShardEvents::Cli
   auto hello = shard_.helloRequest();
   hello.setEvents(kj::mv(events));
   return hello.send().then([this](capnp::Response<rpc::Shard::HelloResults> response) {
+    version_ = response.getVersion().cStr();
+    image_ = response.getImage().cStr();
     std::vector<std::uint64_t> restores;
     for (const std::uint64_t id : response.getRestores()) restores.push_back(id);
     auto request = shard_.useRingRequest();

@@ -24,6 +24,11 @@ class ShardHandle {
   // Starts a process. `careful`: its predecessor died, so it begins with one fault at a time.
   static kj::Own<ShardHandle> start(kj::AsyncIoContext& io, SupervisorLink& link, rpc::Failpoints& failpoints,
                                     const Options& options, std::uint32_t index, bool careful);
+  // The same for one that is to replace another: it is not kept by the supervisor until keep(), and ends with
+  // us.
+  static kj::Own<ShardHandle> startBeside(kj::AsyncIoContext& io, const Options& options,
+                                          std::uint32_t index);
+  void keep(SupervisorLink& link);
   // Takes over a process that a predecessor started, if it still lives.
   static kj::Maybe<kj::Own<ShardHandle>> adopt(kj::AsyncIoContext& io, std::uint32_t index,
                                                kj::AutoCloseFd channel, kj::AutoCloseFd pidfd);
@@ -44,6 +49,9 @@ class ShardHandle {
   std::uint32_t index() const { return index_; }
   // Lived before this coordinator did.
   bool adopted() const { return origin_ == Origin::adopted; }
+  // As it said when it was greeted: its build, and the program that it runs (rpc/build.h).
+  const std::string& version() const { return version_; }
+  const std::string& image() const { return image_; }
   pid_t pid() const { return process_.pid; }
   int pidfd() const { return process_.pidfd.get(); }
   std::uint64_t startedAt() const { return startedAt_; }  // ns, CLOCK_MONOTONIC
@@ -61,10 +69,14 @@ class ShardHandle {
   rpc::Shard::Client shard_;
   const std::uint64_t startedAt_;
   const Origin origin_;
+  std::string version_, image_;
 };
 
 // The names under which the supervisor keeps a shard.
 std::string shardName(std::uint32_t index, const std::string& part);
+
+// The program that a shard started now would run (rpc/build.h, imageOf).
+std::string shardImage(const Options& options);
 
 // Copy workers a shard has besides its fault thread.
 std::uint32_t threadsOf(const Options& options);

@@ -3,6 +3,8 @@
 #include <kj/debug.h>
 #include <spdlog/spdlog.h>
 
+#include <memory>
+
 #include "shmtracker/clock.h"
 #include "shmtracker/layout.h"
 
@@ -20,6 +22,12 @@ kj::Duration backOff(std::uint32_t quickDeaths) {
   if (quickDeaths < 2) return 0 * kj::MILLISECONDS;
   return std::min<std::uint64_t>(10ull << std::min(quickDeaths - 2, 10u), LONGEST_BACK_OFF) *
          kj::MILLISECONDS;
+}
+
+// Of one that serves nothing: dies at once.
+void end(ShardHandle& shard) {
+  rpc::killAndWait(shard.pidfd(), FENCE_PATIENCE);
+  rpc::describeExit(shard.pidfd());  // reaps it
 }
 
 std::string milliseconds(std::uint64_t ns) {
@@ -121,7 +129,69 @@ kj::Promise<void> ShardPool::bringUp(std::uint32_t index) {
 }
 
 void ShardPool::watch(std::uint32_t index) {
-  tasks_.add(process(index)->ended().then([this, index] { died(index); }));
+  tasks_.add(process(index)->ended().then([this, index, pid = process(index)->pid()] {
+    const auto retired = retired_.find(pid);
+    if (retired == retired_.end()) return died(index);
+    rpc::describeExit(retired->second->pidfd());  // reaps it, where it was our child
+    // Not from within one of its own promises.
+    tasks_.add(kj::evalLater([gone = kj::mv(retired->second)] {}));
+    retired_.erase(retired);
+  }));
+}
+
+// --- replacing one that lives ---
+
+kj::Promise<void> ShardPool::replace(std::uint32_t index) {
+  const pid_t former = process(index)->pid();
+  auto fresh = std::make_shared<kj::Own<ShardHandle>>(ShardHandle::startBeside(io_, options_, index));
+  auto greeted = (*fresh)->greet(owner_.eventsFor(index)).ignoreResult();
+  return greeted.exclusiveJoin(limit().then([] { KJ_FAIL_REQUIRE("the new shard does not answer"); }))
+      .then([this, index, former]() -> kj::Promise<void> {
+        if (!lives(index, former)) return kj::READY_NOW;
+        // What begins now waits for the new one.
+        seats_[index].up = false;
+        // One that cannot let go is killed all the same: that costs its faults some milliseconds.
+        return owner_.shardLeaves(*process(index)).exclusiveJoin(limit()).catch_([](kj::Exception&&) {});
+      })
+      .then([this, index, former, fresh] { return putIn(index, former, kj::mv(*fresh)); },
+            [fresh](kj::Exception&& e) -> kj::Promise<void> {
+              end(**fresh);
+              return kj::mv(e);
+            });
+}
+
+kj::Promise<void> ShardPool::putIn(std::uint32_t index, pid_t former, kj::Own<ShardHandle> fresh) {
+  if (!lives(index, former)) {
+    // It died meanwhile, and its successor is of our build as well.
+    end(*fresh);
+    return kj::READY_NOW;
+  }
+  Seat& seat = seats_[index];
+  if (!rpc::killAndWait(process(index)->pidfd(), FENCE_PATIENCE)) {
+    end(*fresh);
+    KJ_FAIL_REQUIRE("a shard that is to be replaced does not die", index, former);
+  }
+  KJ_IF_MAYBE (old, seat.handle) {
+    retired_[former] = kj::mv(*old);
+  }
+  seat.handle = kj::mv(fresh);
+  ShardHandle& handle = *process(index);
+  handle.keep(link_);
+  watch(index);
+  return owner_.shardUp(handle, {}).then([this, index, former, pid = handle.pid()] {
+    seats_[index].up = true;
+    spdlog::info("shard {} (pid {}) is replaced by {}", index, former, pid);
+  });
+}
+
+bool ShardPool::lives(std::uint32_t index, pid_t pid) const {
+  const ShardHandle* handle = process(index);
+  return handle != nullptr && handle->pid() == pid && !rpc::hasEnded(handle->pidfd());
+}
+
+kj::Promise<void> ShardPool::limit() {
+  return io_.provider->getTimer().afterDelay(static_cast<std::uint64_t>(options_.watchdog.count()) *
+                                             kj::MILLISECONDS);
 }
 
 kj::Promise<void> ShardPool::pingAll() {
@@ -133,14 +203,13 @@ kj::Promise<void> ShardPool::pingAll() {
 
 kj::Promise<void> ShardPool::pingOne(std::uint32_t index) {
   const pid_t pid = process(index)->pid();
-  const auto limit = static_cast<std::uint64_t>(options_.watchdog.count()) * kj::MILLISECONDS;
   seats_[index].pinging = true;
   return process(index)
       ->rpc()
       .pingRequest()
       .send()
       .ignoreResult()
-      .exclusiveJoin(io_.provider->getTimer().afterDelay(limit).then([this, index, pid] {
+      .exclusiveJoin(limit().then([this, index, pid] {
         if (process(index) != nullptr && process(index)->pid() == pid)
           fence(index, "it has stopped answering");
       }))

@@ -19,6 +19,8 @@ class ShardPoolEvents {
   virtual void shardDied(std::uint32_t index) = 0;
   // A shard answers: attach everything it serves (`has`: what it has attached already), wake its waiters.
   virtual kj::Promise<void> shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) = 0;
+  // A shard is to be replaced: takes everything from it. Resolves when it uses nothing any more.
+  virtual kj::Promise<void> shardLeaves(ShardHandle& shard) = 0;
   virtual rpc::ShardEvents::Client eventsFor(std::uint32_t index) = 0;
 
  protected:
@@ -35,6 +37,11 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> begin(Inheritance& inherited);
   // Starts further shards, up to `count` in all.
   kj::Promise<void> grow(std::uint32_t count);
+
+  // Replaces a shard that is up by a new process: that one is started and greeted first, so the gap is only
+  // the time it takes to attach. Resolves when the new one serves. Fails, the old one serving on, where it
+  // does not come up.
+  kj::Promise<void> replace(std::uint32_t index);
 
   std::uint32_t size() const { return static_cast<std::uint32_t>(seats_.size()); }
   // The live process of a shard; nothing while it is being replaced or not yet up.
@@ -61,6 +68,11 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> startSeat(std::uint32_t index);
   kj::Promise<void> bringUp(std::uint32_t index);
   void watch(std::uint32_t index);
+  // Whether the process of a shard is this one, and alive.
+  bool lives(std::uint32_t index, pid_t pid) const;
+  // Resolves when a living process would have answered.
+  kj::Promise<void> limit();
+  kj::Promise<void> putIn(std::uint32_t index, pid_t former, kj::Own<ShardHandle> fresh);
   // Replaces a process that lives and does not answer.
   kj::Promise<void> pingAll();
   kj::Promise<void> pingOne(std::uint32_t index);
@@ -74,6 +86,8 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   const Options& options_;
   ShardPoolEvents& owner_;
   std::vector<Seat> seats_;
+  // Replaced, and killed for it: until their ends have been noticed.
+  std::map<pid_t, kj::Own<ShardHandle>> retired_;
   kj::TaskSet tasks_;
 };
 

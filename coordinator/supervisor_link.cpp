@@ -29,6 +29,7 @@ Inheritance SupervisorLink::inherit() {
       left.incarnation = static_cast<std::uint32_t>(std::stoul(message.name));
     if (message.verb == "died") left.death = message.name;
     if (message.verb == "diedat") left.deathNoticed = std::stoull(message.name);
+    if (message.verb == "upgradegivenup") left.upgradeGivenUp = message.name;
     if (message.verb == "start") return left;
   }
 }
@@ -46,14 +47,21 @@ void SupervisorLink::send(const std::string& verb, const std::string& name, int 
   KJ_REQUIRE(channel_.send(verb, name, fd), "the supervisor is gone");
 }
 
-kj::Promise<void> SupervisorLink::receive(std::function<void(std::string, kj::AutoCloseFd)> accepted) {
+void SupervisorLink::upgrade(const std::string& directory, int coordinator, int shard) {
+  send("program", "coordinator", coordinator);
+  send("program", "shard", shard);
+  send("upgrade", directory);
+}
+
+kj::Promise<SupervisorLink::End> SupervisorLink::receive(std::function<void(std::string, kj::AutoCloseFd)> accepted) {
   for (;;) {
     auto received = channel_.receive(rpc::FdChannel::Wait::no);
     KJ_IF_MAYBE (message, received) {
+      if (message->verb == "leave") return End::leave;
       if (message->verb == "conn") accepted(message->name, kj::mv(message->fd));
       continue;
     }
-    if (channel_.closed()) return kj::READY_NOW;
+    if (channel_.closed()) return End::supervisorGone;
     return observer_.whenBecomesReadable().then(
         [this, accepted = std::move(accepted)]() mutable { return receive(std::move(accepted)); });
   }

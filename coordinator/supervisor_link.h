@@ -6,6 +6,7 @@
 //   stored listener.NAME.conn.SEQ         an accepted target whose handshake is not yet served
 //   restore.ID.{uffd,source,conn,target,segment}  a restore; `segment` is stored last and makes it durable
 //   shard.INDEX.{pidfd,channel}    a shard process; `channel` is stored last
+//   program.shard                  the shard of our own build (rpc/build.h); not to be dropped
 //   failpoint.POINT.ACTION.SKIP.PAGE.{resume,reached}  tests only
 #pragma once
 
@@ -29,6 +30,7 @@ struct Inheritance {
   std::uint32_t incarnation = 1;
   std::string death;               // why the predecessor died; empty: there was none
   std::uint64_t deathNoticed = 0;  // ns, CLOCK_MONOTONIC
+  std::string upgradeGivenUp;      // why the supervisor went back to this build; empty: it did not
 
   // Takes an fd out; -1 where there is none of that name.
   kj::AutoCloseFd take(const std::string& name);
@@ -50,9 +52,13 @@ class SupervisorLink {
   void alive() { send("alive"); }
   void shutdown() { send("shutdown"); }
 
-  // Calls `accepted(name, fd)` for each connection that the supervisor accepts, until it is gone. Resolves
-  // then.
-  kj::Promise<void> receive(std::function<void(std::string name, kj::AutoCloseFd fd)> accepted);
+  // Has the supervisor start these programs in our place: it says "leave" then.
+  void upgrade(const std::string& directory, int coordinator, int shard);
+
+  // Calls `accepted(name, fd)` for each connection that the supervisor accepts, until it is gone or we are to
+  // leave for a successor. Resolves then.
+  enum class End { supervisorGone, leave };
+  kj::Promise<End> receive(std::function<void(std::string name, kj::AutoCloseFd fd)> accepted);
 
  private:
   void send(const std::string& verb, const std::string& name = "", int fd = -1);

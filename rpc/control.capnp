@@ -180,6 +180,7 @@ struct ShardInfo {
   restarts @3 :UInt32;
   upNs @4 :UInt64;       # since this process was started or adopted
   restores @5 :UInt32;   # attached
+  version @6 :Text;      # of its build
 }
 
 struct Event {
@@ -217,4 +218,12 @@ interface Coordinator {
   # Fails unless the server was started with --test-hooks.
   reshard @7 (restore :Text, shards :UInt32) -> ();
   # Deals the extents of a restore out to this many shards, starting shards as needed, while it is served.
+  upgrade @8 (directory :Text, checkOnly :Bool) -> (version :Text);
+  # Has the build whose programs are in `directory` take over, while all restores are served: its coordinator comes
+  # next, which then replaces the shards one by one. Fails, with nothing changed, where that build is not whole or
+  # cannot go on with what this one has. With checkOnly it returns the version of that build; otherwise it does not
+  # return: the connection ends with this coordinator. Connect again and wait with waitUpgraded.
+  waitUpgraded @9 () -> (version :Text, replaced :UInt32);
+  # Returns when every shard is of the coordinator's own build, and how many had to be replaced for that. Fails
+  # where the last upgrade was given up; the build that was there before serves on then.
 }

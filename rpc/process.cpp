@@ -1,10 +1,12 @@
 #include "rpc/process.h"
 
+#include <fcntl.h>
 #include <kj/debug.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -35,10 +37,19 @@ std::string describeStatus(int status) {
 }  // namespace
 
 ChildProcess startProcess(const std::string& executable, const std::vector<std::string>& arguments,
-                          int channel) {
+                          int channel, int image) {
   std::vector<char*> argv{const_cast<char*>(executable.c_str())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
+  // Out of the way of CHANNEL_FD; gone with the exec.
+  kj::AutoCloseFd program;
+  std::string path = executable;
+  if (image >= 0) {
+    int high;
+    KJ_SYSCALL(high = fcntl(image, F_DUPFD_CLOEXEC, CHANNEL_FD + 1));
+    program = kj::AutoCloseFd(high);
+    path = "/proc/self/fd/" + std::to_string(high);
+  }
 
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
@@ -54,7 +65,7 @@ ChildProcess startProcess(const std::string& executable, const std::vector<std::
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
 
   pid_t pid = 0;
-  const int error = posix_spawn(&pid, executable.c_str(), &actions, &attributes, argv.data(), environ);
+  const int error = posix_spawn(&pid, path.c_str(), &actions, &attributes, argv.data(), environ);
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   KJ_REQUIRE(error == 0, "cannot start", executable.c_str(), std::strerror(error));
@@ -67,6 +78,10 @@ ChildProcess startProcess(const std::string& executable, const std::vector<std::
 
 std::string siblingExecutable(const std::string& name) {
   return (std::filesystem::read_symlink("/proc/self/exe").parent_path() / name).string();
+}
+
+void nameProcess(const std::string& name) {
+  prctl(PR_SET_NAME, name.c_str());
 }
 
 std::string describeExit(int pidfd) {

@@ -22,11 +22,16 @@ inline constexpr int CHANNEL_FD = 3;
 // Starts `executable` with `arguments` (argv[1..]). The child has our standard streams, `channel` as
 // CHANNEL_FD, and nothing else of ours; default signal dispositions, empty signal mask (KJ changes both and
 // they would be inherited). Throws naming the executable where it cannot be started.
+// `image`: the program itself, open (O_PATH), so that it is this one whatever file is at `executable` by now;
+// -1: what is at `executable`.
 ChildProcess startProcess(const std::string& executable, const std::vector<std::string>& arguments,
-                          int channel);
+                          int channel, int image = -1);
 
 // The path of an executable that is installed beside the running one.
 std::string siblingExecutable(const std::string& name);
+
+// What tools that list processes call us: started from an open program, we would be a number to them.
+void nameProcess(const std::string& name);
 
 // Why the process behind `pidfd` ended, for people: "killed by signal 9 (Killed)", "exited with code 1", or
 // "ended (reason unknown)" where it was not our child and the kernel is older than 6.15. Reaps it if it is

@@ -10,8 +10,10 @@
 
 #include <CLI/CLI.hpp>
 
+#include "rpc/build.h"
 #include "rpc/connection.h"
 #include "rpc/fd_channel.h"
+#include "rpc/log.h"
 #include "rpc/process.h"
 #include "shard/bus_guard.h"
 #include "shard/shard_server.h"
@@ -64,10 +66,14 @@ int main(int argc, char** argv) {
   app.add_option("--name", name, "What to be called in the log");
   app.add_flag("--test-hooks", options.testHooks, "Let tests arm failpoints");
   app.add_option("--log-level", logLevel, "trace, debug, info, warn, error");
+  bool build = false;
+  app.add_flag("--build", build, "Say which build this is, on the channel, and end");
   CLI11_PARSE(app, argc, argv);
+  if (build) return rpc::sayBuild();
+  rpc::nameProcess("faultline-shard");
 
   spdlog::set_level(spdlog::level::from_str(logLevel));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e " + name + "[%P] %l: %v");
+  rpc::setUpLog(name, rpc::LogStream::out);
   // A core dump would hold the robust mutexes of a dead shard until it is written, and guests' memory for
   // ever.
   const rlimit none{0, 0};

@@ -3,6 +3,7 @@
 #include <kj/debug.h>
 #include <spdlog/spdlog.h>
 
+#include "rpc/build.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
 #include "shmtracker/error.h"
@@ -69,7 +70,8 @@ class ShardServer final : public rpc::Shard::Server {
   kj::Promise<void> hello(HelloContext context) override {
     service_.events_ = context.getParams().getEvents();
     auto results = context.getResults();
-    results.setVersion(FAULTLINE_VERSION);
+    results.setVersion(rpc::version());
+    results.setImage(rpc::ownImage().c_str());
     auto list = results.initRestores(static_cast<unsigned>(service_.restores_.size()));
     unsigned i = 0;
     for (auto& [id, restore] : service_.restores_) list.set(i++, id);

@@ -109,6 +109,8 @@ Incarnation::Introduction Incarnation::introduction() {
       result.died = word.name;
     } else if (word.verb == "diedat") {
       result.diedAt = std::stoull(word.name);
+    } else if (word.verb == "upgradegivenup") {
+      result.upgradeGivenUp = word.name;
     } else if (word.verb == "start") {
       return result;
     } else if (word.verb != "pinged") {

@@ -52,7 +52,7 @@ class Incarnation {
     std::vector<std::string> names;  // of the fds, in their order
     std::map<std::string, kj::AutoCloseFd> fds;
     std::vector<std::string> events;
-    std::string number, died;
+    std::string number, died, upgradeGivenUp;
     std::uint64_t diedAt = 0;
   };
   Introduction introduction();

@@ -1,0 +1,130 @@
+#include "coordinator/upgrade.h"
+
+#include <kj/debug.h>
+
+#include <memory>
+
+#include "rpc/connection.h"
+#include "rpc/process.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+constexpr kj::Duration ANSWER_LIMIT = 5 * kj::SECONDS;
+constexpr std::chrono::milliseconds KILL_PATIENCE{5000};
+constexpr std::uint64_t MAX_ANSWER = 256;  // bytes
+
+}  // namespace
+
+Upgrade::Upgrade(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, ShardPool& pool,
+                 const Options& options, std::string givenUp)
+    : io_(io),
+      link_(link),
+      log_(log),
+      pool_(pool),
+      options_(options),
+      givenUp_(std::move(givenUp)),
+      over_(nullptr) {
+  auto paf = kj::newPromiseAndFulfiller<void>();
+  overFulfiller_ = kj::mv(paf.fulfiller);
+  over_ = paf.promise.fork();
+}
+
+// --- the build that is to come ---
+
+kj::Promise<rpc::BuildFacts> Upgrade::ask(std::string path, int image) {
+  auto [ours, theirs] = rpc::streamPair();
+  auto process = kj::heap<rpc::ChildProcess>(rpc::startProcess(path, {"--build"}, theirs.get(), image));
+  theirs = kj::AutoCloseFd();
+  auto stream =
+      io_.lowLevelProvider->wrapInputFd(ours.release(), kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP |
+                                                            kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC);
+  auto answer = stream->readAllText(MAX_ANSWER).attach(kj::mv(stream));
+  auto limited = answer.exclusiveJoin(
+      io_.provider->getTimer().afterDelay(ANSWER_LIMIT).then([]() -> kj::String { return nullptr; }));
+  auto end = [process = kj::mv(process)] {
+    rpc::killAndWait(process->pidfd.get(), KILL_PATIENCE);
+    rpc::describeExit(process->pidfd.get());  // reaps it
+  };
+  return limited
+      .then([](kj::String text) { return std::string(text.cStr()); },
+            [](kj::Exception&&) { return std::string(); })
+      .then([path = std::move(path), end = kj::mv(end)](std::string text) mutable {
+        end();
+        const auto facts = rpc::BuildFacts::parse(text);
+        KJ_REQUIRE(facts.has_value(),
+                   "the program does not say which build it is (--build): is it faultline's?", path);
+        return *facts;
+      });
+}
+
+kj::Promise<rpc::BuildFacts> Upgrade::checkOpen(const rpc::Build& build) {
+  auto coordinator = ask(build.coordinatorPath(), build.coordinator.get());
+  auto shard = ask(build.directory + "/faultline-shard", build.shard.get());
+  return coordinator.then([shard = kj::mv(shard)](rpc::BuildFacts next) mutable {
+    return shard.then([next = std::move(next)](rpc::BuildFacts other) {
+      KJ_REQUIRE(other.text() == next.text(), "coordinator and shard there are of different builds",
+                 next.text(), other.text());
+      if (auto why = rpc::whyNotSuccessor(rpc::BuildFacts::own(), next)) KJ_FAIL_REQUIRE("refused", *why);
+      return next;
+    });
+  });
+}
+
+kj::Promise<rpc::BuildFacts> Upgrade::check(const std::string& directory) {
+  auto build = kj::heap<rpc::Build>(rpc::Build::open(directory));
+  auto& opened = *build;
+  return checkOpen(opened).attach(kj::mv(build));
+}
+
+kj::Promise<void> Upgrade::handOver(const std::string& directory) {
+  auto build = kj::heap<rpc::Build>(rpc::Build::open(directory));
+  auto& opened = *build;
+  return checkOpen(opened)
+      .then([this, &opened](rpc::BuildFacts next) -> kj::Promise<void> {
+        log_.add("upgrade: build " + next.version + " of " + opened.directory + " takes over from " +
+                 rpc::version());
+        // Those that were looked at, whatever is there by now.
+        link_.upgrade(opened.directory, opened.coordinator.get(), opened.shard.get());
+        return kj::NEVER_DONE;
+      })
+      .attach(kj::mv(build));
+}
+
+// --- the shards of the build that has come ---
+
+kj::Promise<void> Upgrade::replaceShards() {
+  return replaceFrom(0).then(
+      [this] {
+        if (replaced_ != 0)
+          log_.add("upgrade: every shard is of build " + std::string(rpc::version()) + " now, " +
+                   std::to_string(replaced_) + " were replaced");
+        overFulfiller_->fulfill();
+      },
+      [this](kj::Exception&& e) {
+        givenUp_ = std::string("shards of two builds serve on: ") + e.getDescription().cStr();
+        log_.add("upgrade: " + givenUp_);
+        overFulfiller_->fulfill();
+      });
+}
+
+kj::Promise<void> Upgrade::replaceFrom(std::uint32_t index) {
+  if (index >= pool_.size()) return kj::READY_NOW;
+  ShardHandle* shard = pool_.up(index);
+  // One that is just being started is of our own build.
+  if (shard == nullptr || shard->image() == shardImage(options_)) return replaceFrom(index + 1);
+  return pool_.replace(index).then([this, index] {
+    replaced_++;
+    return replaceFrom(index + 1);
+  });
+}
+
+kj::Promise<std::uint32_t> Upgrade::whenOver() {
+  return over_.addBranch().then([this] {
+    KJ_REQUIRE(givenUp_.empty(), "the upgrade was given up", givenUp_);
+    return replaced_;
+  });
+}
+
+}  // namespace faultline::coordinator

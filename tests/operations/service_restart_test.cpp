@@ -1,0 +1,79 @@
+// The whole service is restarted under a service manager with an fd store, and no target notices.
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "rpc/client.h"
+#include "rpc/connection.h"
+#include "tests/operations/fake_systemd.h"
+#include "tests/operations/load.h"
+#include "tests/support/image.h"
+#include "tests/support/server.h"
+
+namespace faultline::test {
+namespace {
+
+constexpr std::uint64_t SMALL = 4096, LOAD_PAGES = 8192;
+constexpr unsigned THREADS = 4;
+
+std::vector<std::string> argumentsFor(const Image& image) {
+  return {"--control",     image.directory() + "/control",
+          "--socket",      image.directory() + "/socket",
+          "--memory",      image.path(),
+          "--name",        "vm",
+          "--shards",      "3",
+          "--no-prefault", "--keep-serving",
+          "--log-level",   getenv("FAULTLINE_TEST_LOG") != nullptr ? getenv("FAULTLINE_TEST_LOG") : "off"};
+}
+
+void awaitFile(const std::string& path) {
+  await([&] { return access(path.c_str(), F_OK) == 0; });
+}
+
+TEST(ServiceRestart, LosesNoTarget) {
+  Image image(LOAD_PAGES * SMALL);
+  const std::string socket = image.directory() + "/socket", control = image.directory() + "/control";
+  FakeSystemd systemd(argumentsFor(image));
+  systemd.start();
+  awaitFile(socket);
+  Target target(image, socket, SMALL);
+  Load load(target, THREADS);
+  load.awaitMore(20);
+
+  // `systemctl restart`: all of it is left, and no process that would go on with it.
+  EXPECT_EQ(systemd.end(SIGUSR1), 75);
+  EXPECT_EQ(access(socket.c_str(), F_OK), 0) << "a target that comes meanwhile would be refused";
+  systemd.start();
+  load.awaitMore(20);
+
+  // The machine's memory ran out, say: all of it is killed.
+  systemd.kill();
+  systemd.start();
+  load.awaitMore(20);
+
+  // Targets that come now are served by the socket that was made by the first.
+  Target late(image, socket, SMALL);
+  EXPECT_TRUE(late.holdsImage(1));
+  load.finish();
+
+  EXPECT_EQ(systemd.end(SIGTERM), 0);
+  EXPECT_TRUE(systemd.kept().empty()) << systemd.kept().front();
+  EXPECT_NE(access(socket.c_str(), F_OK), 0) << "the socket's file is left behind";
+}
+
+// It came while nobody was there, by a socket of the service manager's, and lies before the coordinator as
+// that begins.
+TEST(ServiceRestart, ATargetThatCameBeforeTheServiceIsServed) {
+  Image image(LOAD_PAGES * SMALL);
+  const std::string socket = image.directory() + "/socket";
+  FakeSystemd systemd(argumentsFor(image));
+  systemd.give("listener.vm.listen", rpc::listenAt(socket));
+  Target target(image, socket, SMALL);
+  systemd.start();
+  EXPECT_TRUE(target.holdsImage(7));
+  EXPECT_EQ(systemd.end(SIGTERM), 0);
+}
+
+}  // namespace
+}  // namespace faultline::test
