@@ -50,11 +50,18 @@ double bulkCopy(unsigned threads, std::uint64_t callBytes, std::uint64_t bytes, 
       together.arrive_and_wait();
       const std::uint64_t calls = bytes / callBytes;
       for (std::uint64_t call = calls * t / threads; call < calls * (t + 1) / threads; call++) {
-        uffdio_copy copy{};
-        copy.dst = reinterpret_cast<std::uint64_t>(memory) + call * callBytes;
-        copy.src = reinterpret_cast<std::uint64_t>(source) + call * callBytes % SOURCE;
-        copy.len = callBytes;
-        if (ioctl(uffd, UFFDIO_COPY, &copy) != 0) error.store(errno);
+        // A signal, or the scheduler, may cut a long call short: EAGAIN, and `copy` says how far it came.
+        for (std::uint64_t done = 0; done < callBytes;) {
+          uffdio_copy copy{};
+          copy.dst = reinterpret_cast<std::uint64_t>(memory) + call * callBytes + done;
+          copy.src = reinterpret_cast<std::uint64_t>(source) + (call * callBytes + done) % SOURCE;
+          copy.len = callBytes - done;
+          if (ioctl(uffd, UFFDIO_COPY, &copy) != 0 && copy.copy <= 0) {
+            error.store(errno);
+            return;
+          }
+          done += static_cast<std::uint64_t>(copy.copy);
+        }
       }
     });
   const std::uint64_t before = shm::nowNs();

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <stdexcept>
@@ -64,39 +65,30 @@ PlainHandler::PlainHandler(const std::string& kind, const std::string& directory
 }
 
 Faultline::Faultline(const std::string& directory, const std::string& memory, const FaultlineOptions& options)
-    : Handler(freshName(directory, "faultline")) {
-  const std::string control = socket() + ".control";
-  start({rpc::siblingExecutable("faultline"), "serve", "--control", control, "--socket", socket(), "--memory",
-         memory, "--name", "bench", "--shards", std::to_string(options.shards), "--workers",
+    : Handler(freshName(directory, "faultline")), control_(socket() + ".control") {
+  start({rpc::siblingExecutable("faultline"), "serve", "--control", control_, "--socket", socket(),
+         "--memory", memory, "--name", "bench", "--shards", std::to_string(options.shards), "--workers",
          std::to_string(options.workers), "--keep-serving", options.prefault ? "--prefault" : "--no-prefault",
          "--log-level", "warn"},
         options.placement);
-  while (client_ == nullptr) {
+  while (access(control_.c_str(), F_OK) != 0) {
     if (ended()) throw std::runtime_error("faultline serve ended at once; FAULTLINE_BENCH_LOG=1 shows why");
-    try {
-      client_ = std::make_unique<rpc::ControlClient>(control);
-    } catch (const kj::Exception&) {
-      usleep(1000);
-    }
+    usleep(1000);
   }
+  connect();
 }
 
 Faultline::~Faultline() = default;
 
-rpc::Restore::Client Faultline::latest() {
-  auto response = client_->wait(client_->coordinator().listRequest().send());
-  std::string name;
-  std::uint64_t newest = 0;
-  for (auto info : response.getRestores())
-    if (info.getId() >= newest) {
-      newest = info.getId();
-      name = info.getName().cStr();
-    }
-  return client_->restore(name);
+std::unique_ptr<rpc::ControlClient> Faultline::connect() const {
+  auto client = std::make_unique<rpc::ControlClient>(control_);
+  client->wait(client->coordinator().listRequest().send());
+  return client;
 }
 
 std::vector<pid_t> Faultline::processes() {
-  auto response = client_->wait(client_->coordinator().statusRequest().send());
+  const auto client = connect();
+  auto response = client->wait(client->coordinator().statusRequest().send());
   auto service = response.getService();
   std::vector<pid_t> pids = {pid_, static_cast<pid_t>(service.getCoordinatorPid())};
   for (auto shard : service.getShards()) pids.push_back(static_cast<pid_t>(shard.getPid()));
@@ -108,6 +100,27 @@ std::uint64_t Faultline::shardResident(unsigned index) {
   for (std::string key; status >> key;)
     if (std::uint64_t kib = 0; key == "RssAnon:" && status >> kib) return kib << 10;
   throw std::runtime_error("no such shard");
+}
+
+namespace {
+std::pair<std::uint64_t, std::string> newest(rpc::ControlClient& client) {
+  auto response = client.wait(client.coordinator().listRequest().send());
+  std::pair<std::uint64_t, std::string> last;
+  for (auto info : response.getRestores()) last = std::max(last, {info.getId(), info.getName().cStr()});
+  return last;
+}
+}  // namespace
+
+std::uint64_t newestRestore(rpc::ControlClient& client) {
+  return newest(client).first;
+}
+
+rpc::Restore::Client restoreAfter(rpc::ControlClient& client, std::uint64_t number) {
+  for (;;) {
+    const auto [id, name] = newest(client);
+    if (id > number) return client.restore(name);
+    sched_yield();
+  }
 }
 
 }  // namespace faultline::bench

@@ -54,15 +54,19 @@ class Faultline final : public Handler {
   Faultline(const std::string& directory, const std::string& memory, const FaultlineOptions& options);
   ~Faultline() override;
 
-  rpc::ControlClient& client() { return *client_; }
-  // The restore that began last.
-  rpc::Restore::Client latest();
+  // Each owns an event loop: one at a time in a thread, whichever server it is of.
+  std::unique_ptr<rpc::ControlClient> connect() const;
   std::vector<pid_t> processes() override;
   // What memory of its own a shard holds, in bytes: its resident set without what it maps of files.
   std::uint64_t shardResident(unsigned index);
 
  private:
-  std::unique_ptr<rpc::ControlClient> client_;
+  const std::string control_;
 };
+
+// Number of the restore that began last; 0: there is none.
+std::uint64_t newestRestore(rpc::ControlClient& client);
+// Waits for one that began after that of this number.
+rpc::Restore::Client restoreAfter(rpc::ControlClient& client, std::uint64_t number);
 
 }  // namespace faultline::bench

@@ -12,6 +12,7 @@
 #include "bench/call_per_fault.h"
 #include "bench/floor.h"
 #include "bench/image.h"
+#include "bench/matrix.h"
 #include "bench/workload.h"
 
 namespace {
@@ -106,12 +107,35 @@ void addAims(CLI::App& app) {
   });
 }
 
+void addMatrix(CLI::App& app) {
+  auto options = std::make_shared<MatrixOptions>();
+  auto output = std::make_shared<std::string>(".");
+  CLI::App* command =
+      app.add_subcommand("matrix", "The sweep over shards, threads, targets and all the rest");
+  command->description(
+      "Writes matrix.json, matrix.csv, histogram.csv and breakdown.csv. Without --full one axis is swept "
+      "after the\n"
+      "other (some 100 cells); with it every combination (some 1000).");
+  command->add_option("--directory", options->directory, "For the image; on a disk, with 2 GiB free")
+      ->required();
+  command->add_option("--output", *output, "Where to write the files")->capture_default_str();
+  command->add_flag("--full", options->full, "Every combination");
+  command->callback([options, output] {
+    const MatrixResult result = measureMatrix(*options);
+    std::ofstream(*output + "/matrix.json") << result.cells.dump(1) << "\n";
+    std::ofstream(*output + "/matrix.csv") << toCsv(result.cells);
+    std::ofstream(*output + "/histogram.csv") << toCsv(result.histogram);
+    std::ofstream(*output + "/breakdown.csv") << toCsv(result.breakdown);
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   CLI::App app{"faultline-bench: how fast faultline is, next to what the kernel allows and other handlers."};
   app.require_subcommand(1);
   addAims(app);
+  addMatrix(app);
   addImage(app);
   addClient(app);
   addPlainHandler(app, "floor", "A handler that does the least there is to do: what the kernel allows",

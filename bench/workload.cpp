@@ -107,7 +107,8 @@ std::string nameOf(Touch touch) {
   return names[static_cast<int>(touch)];
 }
 
-Measured run(const Workload& workload, const BenchImage& image, const std::string& socket) {
+Measured run(const Workload& workload, const BenchImage& image, const std::string& socket,
+             const std::function<void()>& whileThere) {
   const unsigned targets = std::max(workload.targets, 1u), threads = std::max(workload.threads, targets);
   const std::uint64_t pagesEach = workload.bytes / workload.pageSize / targets;
   if (pagesEach * workload.pageSize > image.dataBytes || pagesEach < threads)
@@ -160,6 +161,7 @@ Measured run(const Workload& workload, const BenchImage& image, const std::strin
   for (std::thread& thread : running) thread.join();
   over.store(true);
   if (remover.joinable()) remover.join();
+  if (whileThere) whileThere();
 
   Measured measured;
   std::uint64_t endedAt = startedAt;

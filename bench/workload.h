@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "bench/placement.h"
@@ -48,8 +49,10 @@ struct Measured {
 };
 
 // Restores and touches. Throws std::runtime_error where there is no server or the machine does not allow it.
-// Threads are started and joined inside; one call at a time.
-Measured run(const Workload& workload, const BenchImage& image, const std::string& socket);
+// Threads are started and joined inside; one call at a time. `whileThere` is called when all is touched and
+// the targets are still there.
+Measured run(const Workload& workload, const BenchImage& image, const std::string& socket,
+             const std::function<void()>& whileThere = nullptr);
 
 // A target that has done its handshake over all content of the image and touches nothing.
 class IdleTarget {

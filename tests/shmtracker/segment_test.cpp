@@ -111,8 +111,8 @@ TEST(Segment, WhatIsNoSealedMemfdIsRefused) {
 }
 
 TEST(Segment, TooLittleLockableMemoryIsNamed) {
-#ifdef __SANITIZE_ADDRESS__
-  GTEST_SKIP() << "AddressSanitizer makes mlock() do nothing";
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizer makes mlock() do nothing";
 #endif
   test::ChildProcess poor([] {
     const rlimit limit{4096, 4096};

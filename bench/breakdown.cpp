@@ -1,0 +1,50 @@
+#include "bench/breakdown.h"
+
+#include <algorithm>
+
+namespace faultline::bench {
+
+namespace {
+
+double mean(rpc::Latency::Reader latency) {
+  return latency.getSamples() == 0
+             ? 0
+             : static_cast<double>(latency.getSum()) / static_cast<double>(latency.getSamples());
+}
+
+}  // namespace
+
+std::vector<Part> breakDown(const Faultline& server, const BenchImage& image, const Workload& workload) {
+  std::vector<Part> parts;
+  double coordinator = 0, served = 0;
+  const auto client = server.connect();
+  const std::uint64_t before = newestRestore(*client);
+  const Measured measured = run(workload, image, server.socket(), [&] {
+    auto response = client->wait(restoreAfter(*client, before).statsRequest().send());
+    const auto stats = response.getStats();
+    // Of the gate's closed time, what passes before read() returns is not in eventToDone.
+    coordinator = mean(stats.getDrain());
+    double gate = 0, source = 0, copy = 0, samples = 0;
+    for (auto shard : stats.getShards()) {
+      const auto weight = static_cast<double>(shard.getEventToDone().getSamples());
+      samples += weight;
+      served += weight * mean(shard.getEventToDone());
+      gate += weight * mean(shard.getGateWait());
+      source += weight * mean(shard.getSource());
+      copy += weight * mean(shard.getCopy());
+    }
+    for (double* sum : {&served, &gate, &source, &copy}) *sum /= std::max(samples, 1.0);
+    parts = {{"coordinator: close the gate", coordinator},
+             {"hand-over to the shard", std::max(0.0, served - gate - source - copy)},
+             {"wait for the gate", gate},
+             {"source", source},
+             {"copy", copy}};
+  });
+  const double whole =
+      1e9 * measured.seconds / static_cast<double>(std::max<std::uint64_t>(measured.faults, 1));
+  parts.insert(parts.begin(), {"kernel queue, and waking coordinator and target",
+                               std::max(0.0, whole - coordinator - served)});
+  return parts;
+}
+
+}  // namespace faultline::bench
