@@ -34,16 +34,15 @@ std::vector<Part> breakDown(const Faultline& server, const BenchImage& image, co
       copy += weight * mean(shard.getCopy());
     }
     for (double* sum : {&served, &gate, &source, &copy}) *sum /= std::max(samples, 1.0);
-    parts = {{"coordinator: close the gate", coordinator},
-             {"hand-over to the shard", std::max(0.0, served - gate - source - copy)},
+    parts = {{"close the gate", coordinator},
+             {"hand-over", std::max(0.0, served - gate - source - copy)},
              {"wait for the gate", gate},
              {"source", source},
              {"copy", copy}};
   });
   const double whole =
       1e9 * measured.seconds / static_cast<double>(std::max<std::uint64_t>(measured.faults, 1));
-  parts.insert(parts.begin(), {"kernel queue, and waking coordinator and target",
-                               std::max(0.0, whole - coordinator - served)});
+  parts.insert(parts.begin(), {"kernel queue and wakes", std::max(0.0, whole - coordinator - served)});
   return parts;
 }
 

@@ -72,6 +72,7 @@ class Matrix {
     workload.pageSize = cell.pageSize;
     workload.threads = cell.threads;
     workload.targets = cell.targets;
+    if (cell.prefault) workload.regionBytes = image_.dataBytes;
     workload.touch = cell.touch;
     workload.removesPerSecond = cell.removals ? 5000 : 0;
     cell.cold ? makeCold(image_) : makeWarm(image_);

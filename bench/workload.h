@@ -29,6 +29,7 @@ struct BenchImage {
 
 struct Workload {
   std::uint64_t bytes = 128u << 20;  // touched, over all targets; rounded down to whole pages
+  std::uint64_t regionBytes = 0;     // of each target's memory, where more than what is touched
   std::uint64_t pageSize = 4096;
   unsigned threads = 1;  // that fault, over all targets; at least one a target
   unsigned targets = 1;
@@ -40,9 +41,9 @@ struct Workload {
 };
 
 struct Measured {
-  target::LatencyHistogram latency;  // ns, of each touch as its thread saw it
-  std::uint64_t faults = 0;
-  double seconds = 0;       // from the first touch to the last
+  target::LatencyHistogram latency;  // ns, of each fault as its thread saw it
+  std::uint64_t faults = 0;          // touches, without those that found the page there
+  double seconds = 0;                // from the first touch to the last
   std::uint64_t wrong = 0;  // pages with other bytes than they must have: 0, or the figures mean nothing
 
   double perSecond() const { return seconds > 0 ? static_cast<double>(faults) / seconds : 0; }

@@ -21,6 +21,7 @@ constexpr std::uint64_t SHORT_SECTION = 4;
 constexpr std::uint64_t LONG_SECTION = 32;
 constexpr std::uint64_t FREE_SECTION = 512;
 constexpr std::uint64_t WINDOW = 2u << 20;  // bytes of the source that are staged at once
+constexpr std::uint64_t LOOK_AHEAD = 8;  // pages
 constexpr long PAUSE_NS = 1'000'000;
 
 void nap(long ns) {
@@ -179,6 +180,8 @@ void Prefaulter::commitRuns(Job& job, unsigned worker, PageRange range, const ch
       length = 0;
       enum class Seen { none, zero, data } seen = Seen::none;
       while (page + length < range.end()) {
+        // Looking costs a cache miss a page; asked for in time, they overlap. A prefetch never faults.
+        __builtin_prefetch(data + (length + LOOK_AHEAD) * pageSize);
         const auto content = contentOf(data + length * pageSize, pageSize);
         if (content == SourceContent::lost) return;
         const Seen here = content == SourceContent::zero ? Seen::zero : Seen::data;
