@@ -22,6 +22,8 @@ using rpc::made;
 namespace {
 
 constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
+constexpr kj::Duration LEAVE_CHECK = 200 * kj::MICROSECONDS;
+constexpr std::chrono::seconds LEAVE_PATIENCE{2};
 constexpr std::chrono::seconds ELECTION_PATIENCE{5};
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
@@ -200,7 +202,7 @@ kj::Promise<void> Restore::recover() {
 }
 
 void Restore::serve() {
-  if (over_ || serving_) return;
+  if (ending_ || serving_) return;
   serving_ = true;
   reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { fail(e.getDescription().cStr()); });
   tasks_.add(watchCompletion());
@@ -391,14 +393,34 @@ kj::Promise<std::string> Restore::whenOver() {
 }
 
 void Restore::end(const std::string& reason, Release release) {
+  // That the target has gone ends a release that is under way.
+  if (over_ || (ending_ && release == Release::yes)) return;
+  if (!ending_) spdlog::info("restore {}: {}", name(), reason);
+  ending_ = true;
+  if (overReason_.empty()) overReason_ = reason;
+  if (release == Release::no) return finish();
+  for (const shm::RegionEntry& region : segment_.regions().entries())
+    uffd::unregister(fds_.uffd.get(), region.base, region.size);
+  if (reader_.get() != nullptr && reader_->paused()) reader_->resume();
+  const auto patience = std::chrono::nanoseconds(LEAVE_PATIENCE).count();
+  tasks_.add(leave(shm::nowNs() + static_cast<std::uint64_t>(patience)));
+}
+
+// Nothing is registered any more, so no removal can begin; one that had begun waits until its event is read,
+// by the reader, who goes on till then. In flight is also one that was read and whose caller has not run on:
+// a target that stands still is not waited for.
+kj::Promise<void> Restore::leave(std::uint64_t deadline) {
+  if (!over_ && uffd::eventInFlight(fds_.uffd.get()) && shm::nowNs() < deadline)
+    return context_.io.provider->getTimer().afterDelay(LEAVE_CHECK).then([this, deadline] {
+      return leave(deadline);
+    });
+  finish();
+  return kj::READY_NOW;
+}
+
+void Restore::finish() {
   if (over_) return;
   over_ = true;
-  overReason_ = reason;
-  spdlog::info("restore {}: {}", name(), reason);
-  if (release == Release::yes) {
-    for (const shm::RegionEntry& region : segment_.regions().entries())
-      uffd::unregister(fds_.uffd.get(), region.base, region.size);
-  }
   for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++) {
     ShardHandle* shard = router_.attached(i) ? context_.pool.process(i) : nullptr;
     router_.setAttached(i, false);
@@ -414,7 +436,7 @@ void Restore::end(const std::string& reason, Release release) {
 }
 
 void Restore::fail(const std::string& reason) {
-  if (phase_ == Phase::failed || over_) return;
+  if (phase_ == Phase::failed || ending_) return;
   phase_ = Phase::failed;
   failure_ = reason;
   segment_.header().state.store(shm::SegmentState::failed);

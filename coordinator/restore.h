@@ -92,6 +92,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
 
   // Over: the target has gone, was released, or the operator says so.
   enum class Release { no, yes };  // yes: unregister its ranges, so that it runs on without a server
+  // A removal that is under way is answered before it is over.
   void end(const std::string& reason, Release release);
   // Goes on as a failed one: every fault gets an error, so that the target learns it.
   void fail(const std::string& reason);
@@ -108,6 +109,8 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   void store();
   kj::Promise<void> attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
   kj::Promise<void> watchTarget();
+  kj::Promise<void> leave(std::uint64_t deadline);
+  void finish();
   kj::Promise<void> watchCompletion();
   void serve();
   void startOn(std::shared_ptr<PrefaultJob> job, ShardHandle& shard);
@@ -131,7 +134,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   Phase phase_ = Phase::serving;
   std::string failure_;
   std::string overReason_;
-  bool over_ = false;
+  bool ending_ = false, over_ = false;
   bool serving_ = false;
   shm::PageIndex firstMissing_ = 0;  // none before it; never moves back
   std::vector<std::shared_ptr<PrefaultJob>> jobs_;

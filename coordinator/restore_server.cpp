@@ -120,7 +120,7 @@ class RestoreServer final : public rpc::Restore::Server {
                "pages are still missing and would be lost to the target: prefault first, or use force",
                name_.c_str(), missing);
     restore->end("detached by the operator", Restore::Release::yes);
-    return kj::READY_NOW;
+    return over_.addBranch().ignoreResult();
   }
 
   kj::Promise<void> waitEnded(WaitEndedContext context) override {

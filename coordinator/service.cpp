@@ -86,27 +86,26 @@ kj::Promise<void> Service::run() {
               spdlog::info("leaving everything to the next coordinator");
             else
               spdlog::warn("the supervisor has gone, so does this coordinator");
-            // Between two batches, so nothing is half done; and with every segment mapped: of a lock in memory
-            // that is unmapped the kernel tells nobody that its owner has died.
+            // Between two batches, so nothing is half done; and with every segment mapped: of a lock in
+            // memory that is unmapped the kernel tells nobody that its owner has died.
             _exit(0);
           }));
-  tasks_.add(
-      restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); }).then([this] {
-        adoptConnections();
-        rpc::Coordinator::Client server = makeCoordinatorServer(*this);
-        auto acceptor = kj::heap<rpc::Acceptor>(kj::mv(server));
-        auto listening = acceptor->listen(*io_.lowLevelProvider, inherited_.take("control"));
-        tasks_.add(listening.attach(kj::mv(acceptor)));
-        link_.ready();
-        if (inherited_.deathNoticed != 0) {
-          const double ms = static_cast<double>(shm::nowNs() - inherited_.deathNoticed) / 1e6;
-          char text[96];
-          snprintf(text, sizeof text, "coordinator %d serves %zu restores again after %.1f ms", getpid(),
-                   restores_.size(), ms);
-          log_.add(text);
-        }
-        tasks_.add(upgrade_.replaceShards());
-      }));
+  tasks_.add(restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); }).then([this] {
+    adoptConnections();
+    rpc::Coordinator::Client server = makeCoordinatorServer(*this);
+    auto acceptor = kj::heap<rpc::Acceptor>(kj::mv(server));
+    auto listening = acceptor->listen(*io_.lowLevelProvider, inherited_.take("control"));
+    tasks_.add(listening.attach(kj::mv(acceptor)));
+    link_.ready();
+    if (inherited_.deathNoticed != 0) {
+      const double ms = static_cast<double>(shm::nowNs() - inherited_.deathNoticed) / 1e6;
+      char text[96];
+      snprintf(text, sizeof text, "coordinator %d serves %zu restores again after %.1f ms", getpid(),
+               restores_.size(), ms);
+      log_.add(text);
+    }
+    tasks_.add(upgrade_.replaceShards());
+  }));
   tasks_.add(pingSupervisor());
   return kj::mv(paf.promise);
 }
@@ -314,10 +313,15 @@ void Service::shutdown(bool force) {
                "restores are being served and would lose pages: wait for them, detach them, or use force",
                restore->name().c_str());
   link_.shutdown();
-  for (const auto& [id, restore] : std::map(restores_))
+  auto over = kj::Vector<kj::Promise<void>>();
+  for (const auto& [id, restore] : std::map(restores_)) {
+    over.add(restore->whenOver().ignoreResult().attach(restore));
     restore->end("the service is shut down", Restore::Release::yes);
+  }
   // Once the answer to this call is on its way.
-  tasks_.add(io_.provider->getTimer().afterDelay(1 * kj::MILLISECONDS).then([this] { ended_->fulfill(); }));
+  tasks_.add(kj::joinPromises(over.releaseAsArray())
+                 .then([this] { return io_.provider->getTimer().afterDelay(1 * kj::MILLISECONDS); })
+                 .then([this] { ended_->fulfill(); }));
 }
 
 kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards) {

@@ -1,6 +1,8 @@
 // A paused restore leaves faults and removals in the kernel's queue; whatever their order there, removals are
 // applied before any fault of the same batch is answered.
 
+#include <optional>
+
 #include "tests/race/race_test.h"
 
 namespace faultline::test {
@@ -59,6 +61,40 @@ TEST_P(Gated, FaultOnOnePageRemoveOfAnother) {
   EXPECT_EQ(target.address(0)[1], image.at(target.offset(0) + 1));
   EXPECT_TRUE(target.isAll(3, 0));
   EXPECT_TRUE(target.isAll(4, 0));
+}
+
+// The end of a restore meets a removal that nobody has read: its caller must not be left waiting for a reader
+// that will never come.
+TEST_P(Gated, ARemovalThatWaitsWhenTheRestoreEndsIsAnswered) {
+  Image image(imageBytes());
+  Server server(image);
+  Target target(image, server.socket(), pageSize());
+  auto restore = server.restore();
+  target.read(0);
+  server.wait(restore.pauseRequest().send());
+  auto given = target.giveBackLater(0);
+  await([&] { return target.eventInFlight(); });
+  auto detach = restore.detachRequest();
+  detach.setForce(true);
+  server.wait(detach.send());
+  given.get();
+  EXPECT_TRUE(target.isAll(0, 0));
+}
+
+TEST_P(Gated, ARemovalThatWaitsWhenTheServiceEndsIsAnswered) {
+  Image image(imageBytes());
+  std::optional<Server> server(std::in_place, image);
+  Target target(image, server->socket(), pageSize());
+  {
+    auto restore = server->restore();
+    target.read(0);
+    server->wait(restore.pauseRequest().send());
+  }
+  auto given = target.giveBackLater(0);
+  await([&] { return target.eventInFlight(); });
+  server.reset();
+  given.get();
+  EXPECT_TRUE(target.isAll(0, 0));
 }
 
 TEST_P(Gated, PausingTwiceAndResumingTwiceAreRefused) {
