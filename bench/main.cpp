@@ -11,6 +11,7 @@
 #include "bench/aims.h"
 #include "bench/call_per_fault.h"
 #include "bench/floor.h"
+#include "bench/handler.h"
 #include "bench/image.h"
 #include "bench/matrix.h"
 #include "bench/workload.h"
@@ -107,6 +108,33 @@ void addAims(CLI::App& app) {
   });
 }
 
+// For correctness, not for time: every handler, every kind of touch.
+void smoke(const std::string& directory) {
+  const BenchImage image = makeImage(directory + "/image", 16 << 20, 16 << 20);
+  const PlainHandler floor("floor", directory, image.path, Placement::free);
+  const PlainHandler calls("calls", directory, image.path, Placement::free);
+  const Faultline faultline(directory, image.path, {});
+  for (const auto& [name, touch] : TOUCHES)
+    for (const Handler* handler : std::initializer_list<const Handler*>{&floor, &calls, &faultline}) {
+      // The others keep no books of what was given back: they would copy the snapshot there.
+      if (touch == Touch::removed && handler != &faultline) continue;
+      const Workload workload{
+          .bytes = 8 << 20, .threads = 4, .targets = 2, .touch = touch, .removesPerSecond = 1000};
+      const Measured measured = run(workload, image, handler->socket());
+      if (measured.wrong != 0 || measured.faults == 0)
+        throw std::runtime_error(fmt::format("{} at {}: {} faults, {} pages wrong", name, handler->socket(),
+                                             measured.faults, measured.wrong));
+    }
+  fmt::print("every page right\n");
+}
+
+void addSmoke(CLI::App& app) {
+  auto directory = std::make_shared<std::string>();
+  CLI::App* command = app.add_subcommand("smoke", "Run every handler a little, and check every page");
+  command->add_option("--directory", *directory, "For image and sockets; must exist")->required();
+  command->callback([directory] { smoke(*directory); });
+}
+
 void addMatrix(CLI::App& app) {
   auto options = std::make_shared<MatrixOptions>();
   auto output = std::make_shared<std::string>(".");
@@ -136,6 +164,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   addAims(app);
   addMatrix(app);
+  addSmoke(app);
   addImage(app);
   addClient(app);
   addPlainHandler(app, "floor", "A handler that does the least there is to do: what the kernel allows",
