@@ -172,7 +172,6 @@ std::vector<std::string> ServiceOptions::coordinatorArguments() const {
                                         std::to_string(handshakeTimeoutMs),
                                         "--log-level",
                                         logLevel};
-  if (!keepAwake) arguments.push_back("--let-sleep");
   if (testHooks) arguments.push_back("--test-hooks");
   return arguments;
 }
@@ -197,8 +196,6 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
       .add_option("--handshake-timeout-ms", options.handshakeTimeoutMs,
                   "How long a target may take for its handshake")
       ->capture_default_str();
-  command.add_flag("--keep-awake,!--let-sleep", options.keepAwake,
-                   "While faults come, keep idle CPUs from sleeping (the default), or spare the power");
   command.add_option("--log-level", options.logLevel, "How much to log, to stderr")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "critical", "off"}))
       ->capture_default_str();

@@ -91,7 +91,7 @@ struct ServiceOptions {
   std::uint64_t lockDeadlineMs = 250;
   std::uint64_t watchdogMs = 2000;
   std::uint64_t handshakeTimeoutMs = 10'000;
-  bool keepAwake = true, testHooks = false;
+  bool testHooks = false;
   std::string logLevel = "warn";
 
   std::vector<std::string> coordinatorArguments() const;

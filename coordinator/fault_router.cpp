@@ -4,8 +4,8 @@
 
 namespace faultline::coordinator {
 
-FaultRouter::FaultRouter(ShardPool& pool, KeepAwake& cpus, shm::Segment& segment)
-    : pool_(pool), cpus_(cpus), segment_(segment), pages_(shm::MAX_SHARDS) {
+FaultRouter::FaultRouter(ShardPool& pool, shm::Segment& segment)
+    : pool_(pool), segment_(segment), pages_(shm::MAX_SHARDS) {
   for (auto& list : pages_) list.reserve(shm::JOURNAL_MESSAGES);
 }
 
@@ -14,12 +14,10 @@ void FaultRouter::add(shm::PageIndex page) {
 }
 
 void FaultRouter::handOut(std::uint64_t readAt) {
-  bool any = false;
   const std::uint32_t shards = segment_.activeShards();
   for (std::uint32_t index = 0; index < shards; index++) {
     auto& list = pages_[index];
     if (list.empty()) continue;
-    any = true;
     ShardHandle* shard = attached_[index] ? pool_.process(index) : nullptr;
     if (shard != nullptr) {
       // Threads that wait for one page ask once: the copy wakes them all.
@@ -32,7 +30,6 @@ void FaultRouter::handOut(std::uint64_t readAt) {
     }
     list.clear();
   }
-  if (any) cpus_.faultsCame(readAt);
 }
 
 }  // namespace faultline::coordinator

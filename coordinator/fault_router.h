@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "coordinator/keep_awake.h"
 #include "coordinator/shard_pool.h"
 #include "shmtracker/segment.h"
 
@@ -14,7 +13,7 @@ namespace faultline::coordinator {
 // Loop thread only. Allocates nothing after construction.
 class FaultRouter {
  public:
-  FaultRouter(ShardPool& pool, KeepAwake& cpus, shm::Segment& segment);
+  FaultRouter(ShardPool& pool, shm::Segment& segment);
 
   // The shards that have the restore attached. Faults for others are left to the wake that follows their
   // attach.
@@ -27,7 +26,6 @@ class FaultRouter {
 
  private:
   ShardPool& pool_;
-  KeepAwake& cpus_;
   shm::Segment& segment_;
   std::array<bool, shm::MAX_SHARDS> attached_{};
   std::vector<std::vector<shm::PageIndex>> pages_;  // by shard

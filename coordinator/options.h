@@ -13,7 +13,6 @@ struct Options {
   std::chrono::milliseconds lockDeadline{250};
   std::chrono::milliseconds watchdog{2000};
   std::chrono::milliseconds handshakeTimeout{10'000};
-  bool keepAwake = true;  // KeepAwake
   bool testHooks = false;
   std::string logLevel = "info";
   int shardProgram = -1;  // open (O_PATH), borrowed; -1: what is installed beside us

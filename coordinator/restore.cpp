@@ -71,11 +71,12 @@ void setNonBlocking(int uffd) {
 
 }  // namespace
 
-Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
+Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment, shm::HeldMutex election)
     : context_(context),
       fds_(kj::mv(fds)),
       segment_(std::move(segment)),
-      router_(context.pool, context.cpus, segment_),
+      election_(std::move(election)),
+      router_(context.pool, segment_),
       reading_(nullptr),
       ready_(nullptr),
       complete_(nullptr),
@@ -113,7 +114,8 @@ kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec
   header.attachedAt.store(shm::nowNs());
   if (segment.lock().election().tryLock() != shm::LockResult::acquired)
     KJ_FAIL_ASSERT("a new segment is held");
-  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
+  shm::HeldMutex election(segment.lock().election());
+  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment), std::move(election)),
                                   kj::_::HeapDisposer<Restore>::instance);
   restore->segment_.header().state.store(shm::SegmentState::ready, std::memory_order_release);
   restore->store();
@@ -129,6 +131,7 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
   const auto won = segment.lock().election().lockUntil(std::chrono::steady_clock::now() + ELECTION_PATIENCE);
   if (won == shm::LockResult::busy)
     throw shm::SegmentError("another coordinator is alive and serves this restore");
+  shm::HeldMutex election(segment.lock().election());
   segment.lock().close();
   context.failpoints.hit(rpc::Point::adoptClaimed);
   if (!segment.activeShardsSound() || segment.activeShards() > context.pool.size()) {
@@ -138,7 +141,7 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
   }
   segment.header().incarnation.fetch_add(1);
   shm::count(segment.counters().adoptions);
-  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
+  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment), std::move(election)),
                                   kj::_::HeapDisposer<Restore>::instance);
   if (restore->segment_.header().paused.load() == shm::YES) {
     restore->phase_ = Phase::paused;

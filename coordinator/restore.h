@@ -29,7 +29,6 @@ struct RestoreContext {
   rpc::Failpoints& failpoints;
   const Options& options;
   ShardPool& pool;
-  KeepAwake& cpus;
 };
 
 // The fds of a restore; uffd and source always, the others where known (-1).
@@ -104,7 +103,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Promise<std::string> whenOver();
 
  private:
-  Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment);
+  Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment, shm::HeldMutex election);
 
   void store();
   kj::Promise<void> attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
@@ -126,6 +125,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   RestoreContext& context_;
   RestoreFds fds_;
   shm::Segment segment_;
+  const shm::HeldMutex election_;  // of segment_
   FaultRouter router_;
   kj::Own<UffdReader> reader_;
   kj::Maybe<kj::Own<Undertaker>> undertaker_;

@@ -60,9 +60,8 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
       options_(std::move(options)),
       log_(link, inherited_.events),
       pool_(io, link, log_, failpoints_, options_, *this),
-      cpus_(options_.keepAwake),
       upgrade_(io, link, log_, pool_, options_, inherited_.upgradeGivenUp),
-      context_{io, link, log_, failpoints_, options_, pool_, cpus_},
+      context_{io, link, log_, failpoints_, options_, pool_},
       tasks_(*this) {}
 
 Service::~Service() noexcept(false) = default;

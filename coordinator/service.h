@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "coordinator/event_log.h"
-#include "coordinator/keep_awake.h"
 #include "coordinator/listener.h"
 #include "coordinator/options.h"
 #include "coordinator/restore.h"
@@ -77,7 +76,6 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   rpc::Failpoints failpoints_;
   EventLog log_;
   ShardPool pool_;
-  KeepAwake cpus_;
   Upgrade upgrade_;
   RestoreContext context_;
   std::map<std::uint64_t, std::shared_ptr<Restore>> restores_;

@@ -53,7 +53,8 @@ void SupervisorLink::upgrade(const std::string& directory, int coordinator, int 
   send("upgrade", directory);
 }
 
-kj::Promise<SupervisorLink::End> SupervisorLink::receive(std::function<void(std::string, kj::AutoCloseFd)> accepted) {
+kj::Promise<SupervisorLink::End> SupervisorLink::receive(
+    std::function<void(std::string, kj::AutoCloseFd)> accepted) {
   for (;;) {
     auto received = channel_.receive(rpc::FdChannel::Wait::no);
     KJ_IF_MAYBE (message, received) {

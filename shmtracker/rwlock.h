@@ -105,7 +105,7 @@ class RwLock {
 
   bool closed() const { return words_->gate.load(std::memory_order_acquire) != 0; }
   std::uint64_t epoch() const { return words_->epoch.load(std::memory_order_acquire); }
-  // The election: held by the serving coordinator for its life.
+  // The election: held (HeldMutex) by the coordinator for as long as it serves the restore.
   RobustMutex election() { return RobustMutex(words_->coordinator); }
 
  private:

@@ -36,6 +36,29 @@ TEST(ManyDeaths, CoordinatorAndTheShardThatIsInsideItsSection) {
   expectContent(target, pagesOf(FIRST, COUNT));
 }
 
+// The kernel hands a dead thread's robust mutexes over one after the other, and stops at one whose memory is
+// gone: a restore that has ended must have given its own back.
+TEST(ManyDeaths, ACoordinatorThatHadEndedAnotherRestoreBefore) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS});
+  Target older(image, server.socket(), SMALL);
+  server.restore(0);
+  {
+    Target newer(image, server.socket(), SMALL);
+    auto restore = server.restore(1);
+    newer.read(0);
+    auto detach = restore.detachRequest();
+    detach.setForce(true);
+    server.wait(detach.send());
+    await([&] { return server.status().getRestores().size() == 1; });
+  }
+  kill(server.coordinatorPid(), SIGKILL);
+  EXPECT_EQ(older.touch(FIRST), Touch::ok);
+  expectContent(older, {});
+  server.reconnect();
+  EXPECT_EQ(server.status().getRestores().size(), 1u);
+}
+
 TEST(ManyDeaths, AllShardsAtOnce) {
   Image image(PAGES * SMALL);
   Server server(image, {.shards = SHARDS});
