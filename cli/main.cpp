@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   addRestore(app, chosen);
   addStatus(app, chosen);
   addManage(app, chosen);
+  addWorkingSet(app, chosen);
   addDemo(app, chosen);
   try {
     app.parse(argc, argv);

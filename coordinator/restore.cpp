@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "rpc/convert.h"
 #include "rpc/fd.h"
@@ -113,6 +114,8 @@ kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec
     KJ_FAIL_ASSERT("a new segment is held");
   auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
                                   kj::_::HeapDisposer<Restore>::instance);
+  restore->useWorkingSet(spec.workingSet);
+  if (spec.recordWorkingSet) restore->record(-1);
   restore->segment_.header().state.store(shm::SegmentState::ready, std::memory_order_release);
   restore->store();
   context.failpoints.hit(rpc::Point::restoreStored);
@@ -136,8 +139,10 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
   }
   segment.header().incarnation.fetch_add(1);
   shm::count(segment.counters().adoptions);
+  const kj::AutoCloseFd touches = kj::mv(fds.touches);
   auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
                                   kj::_::HeapDisposer<Restore>::instance);
+  if (touches.get() >= 0) restore->record(touches.get());
   if (restore->segment_.header().paused.load() == shm::YES) {
     restore->phase_ = Phase::paused;
     restore->reader_->pause();
@@ -173,6 +178,7 @@ void Restore::store() {
   link.store(fdName("source"), fds_.source.get());
   if (fds_.conn.get() >= 0) link.store(fdName("conn"), fds_.conn.get());
   if (fds_.target.get() >= 0) link.store(fdName("target"), fds_.target.get());
+  if (touches_ != nullptr) link.store(fdName("touches"), touches_->fd());
   link.store(fdName("segment"), segment_.fd());
 }
 
@@ -204,7 +210,43 @@ void Restore::serve() {
   serving_ = true;
   reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { fail(e.getDescription().cStr()); });
   tasks_.add(watchCompletion());
-  if (segment_.header().prefaultAll.load() == shm::YES) prefault({});
+  populateFromTheStart();
+}
+
+// The working set goes first and alone: what comes of it is worth most before the target touches it.
+void Restore::populateFromTheStart() {
+  if (workingSet_.empty()) {
+    if (segment_.header().prefaultAll.load() == shm::YES) prefault({});
+    return;
+  }
+  auto job = prefault(std::exchange(workingSet_, {}));
+  tasks_.add(job->whenFinished().then([this, job] {
+    if (!over_ && phase_ != Phase::failed) populateFromTheStart();
+  }));
+}
+
+void Restore::useWorkingSet(const WorkingSet& set) {
+  const auto regions = segment_.regions().regions();
+  if (auto why = whyNotUsable(set, regions)) {
+    workingSetRefused_ = *why;
+    context_.log.add("restore " + name() + ": the working set is not used: " + *why);
+  } else {
+    workingSet_ = pagesOf(set, regions);
+  }
+}
+
+// On a predecessor's recording, or (-1) on a new one. It is worth less than the restore, which goes on
+// without it.
+void Restore::record(int fd) {
+  const std::uint64_t pages = segment_.pages().pageCount();
+  auto failure = kj::runCatchingExceptions([&] {
+    touches_ = fd < 0 ? std::make_shared<TouchRecorder>(pages) : std::make_shared<TouchRecorder>(fd, pages);
+    router_.record(*touches_);
+  });
+  KJ_IF_MAYBE (e, failure) {
+    context_.log.add("restore " + name() + ": no working set is recorded: " + e->getDescription().cStr());
+    context_.link.drop(fdName("touches"));
+  }
 }
 
 kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
@@ -396,7 +438,8 @@ void Restore::end(const std::string& reason, Release release) {
     request.setRestore(id());
     request.send().detach([](kj::Exception&&) {});
   }
-  for (const char* part : {"segment", "uffd", "source", "conn", "target"}) context_.link.drop(fdName(part));
+  for (const char* part : {"segment", "uffd", "source", "conn", "target", "touches"})
+    context_.link.drop(fdName(part));
   readyFulfiller_->fulfill();
   completeFulfiller_->fulfill();
   overFulfiller_->fulfill();
@@ -454,6 +497,8 @@ void Restore::fill(rpc::RestoreInfo::Builder info) {
   info.setFailure(failure_.c_str());
   info.setPrefaulting(!jobs_.empty());
   info.setSegmentBytes(segment_.bytes());
+  info.setWorkingSetRefused(workingSetRefused_.c_str());
+  info.setRecording(touches_ != nullptr);
   info.setAgeNs(shm::nowNs() - segment_.header().attachedAt.load());
 }
 

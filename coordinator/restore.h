@@ -14,8 +14,10 @@
 #include "coordinator/options.h"
 #include "coordinator/prefault_job.h"
 #include "coordinator/shard_pool.h"
+#include "coordinator/touch_recorder.h"
 #include "coordinator/uffd_reader.h"
 #include "coordinator/undertaker.h"
+#include "coordinator/working_set.h"
 #include "rpc/control.capnp.h"
 #include "shmtracker/segment.h"
 
@@ -35,8 +37,9 @@ struct RestoreContext {
 struct RestoreFds {
   kj::AutoCloseFd uffd;
   kj::AutoCloseFd source;
-  kj::AutoCloseFd conn;    // the handshake's connection
-  kj::AutoCloseFd target;  // pidfd
+  kj::AutoCloseFd conn;       // the handshake's connection
+  kj::AutoCloseFd target;     // pidfd
+  kj::AutoCloseFd touches{};  // the recording of a working set
 };
 
 struct RestoreSpec {
@@ -48,6 +51,8 @@ struct RestoreSpec {
   bool prefault = false;
   bool keepServing = false;
   bool watchSocket = false;  // the target is gone when `conn` closes
+  WorkingSet workingSet;     // populated before everything else
+  bool recordWorkingSet = false;
 };
 
 enum class Phase { serving, paused, complete, failed };
@@ -77,6 +82,8 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   UffdReader& reader() { return *reader_; }
   const RestoreFds& fds() const { return fds_; }
   bool over() const { return over_; }
+  // Where the restore records its working set; null where it does not.
+  std::shared_ptr<const TouchRecorder> touches() const { return touches_; }
   bool servedBy(std::uint32_t shard) const { return router_.attached(shard); }
 
   void pause();
@@ -107,6 +114,9 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> watchTarget();
   kj::Promise<void> watchCompletion();
   void serve();
+  void populateFromTheStart();
+  void useWorkingSet(const WorkingSet& set);
+  void record(int fd);
   void startOn(std::shared_ptr<PrefaultJob> job, ShardHandle& shard);
   void holdPopulation();
   kj::Promise<void> poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
@@ -120,6 +130,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   RestoreContext& context_;
   RestoreFds fds_;
   shm::Segment segment_;
+  std::shared_ptr<TouchRecorder> touches_;
   FaultRouter router_;
   kj::Own<UffdReader> reader_;
   kj::Maybe<kj::Own<Undertaker>> undertaker_;
@@ -133,6 +144,8 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   shm::PageIndex firstMissing_ = 0;  // none before it; never moves back
   std::vector<std::shared_ptr<PrefaultJob>> jobs_;
   std::uint64_t lastJob_ = 0;
+  std::vector<shm::PageRange> workingSet_;  // what serve() populates first
+  std::string workingSetRefused_;
 
   kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;
   kj::ForkedPromise<void> ready_, complete_, overPromise_;
