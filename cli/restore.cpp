@@ -24,11 +24,7 @@ struct RestoreOptions {
   std::string control;
   std::string memory, socket, name = "restore";
   std::string workingSet, record;  // files
-  std::optional<bool> prefault;
-  bool keepServing = false, anyUser = false, json = false;
-
-  // A page that is populated before it is touched would be missing from a recording.
-  bool populates() const { return prefault.value_or(record.empty()); }
+  bool prefault = true, keepServing = false, anyUser = false, json = false;
 };
 
 // How often the server is asked, more often than it is shown: the last figures are taken before the end.
@@ -95,7 +91,7 @@ class RestoreCommand {
     auto spec = request.initSpec();
     spec.setName(options_.name.c_str());
     spec.setSourceName(options_.memory.c_str());
-    spec.setPrefault(options_.populates());
+    spec.setPrefault(options_.prefault);
     spec.setRecordWorkingSet(!options_.record.empty());
     if (workingSet_.has_value()) fill(spec.initWorkingSet(), *workingSet_);
     spec.setKeepServing(options_.keepServing);
@@ -371,8 +367,9 @@ void addRestore(CLI::App& app, Result& chosen) {
   command->add_option("--control", options->control,
                       std::string("Use the server with this control socket; default: the one at ") +
                           DEFAULT_CONTROL + " if it answers, else a service of our own");
-  command->add_flag("--prefault,!--no-prefault", options->prefault,
-                    "Populate every page in the background (the default), or only answer faults");
+  CLI::Option* prefault =
+      command->add_flag("--prefault,!--no-prefault", options->prefault,
+                        "Populate every page in the background (the default), or only answer faults");
   CLI::Option* workingSet =
       command->add_option("--working-set", options->workingSet,
                           "Populate this recorded working set before everything else, in its order");
@@ -388,7 +385,11 @@ void addRestore(CLI::App& app, Result& chosen) {
   addServiceOptions(*command, options->service);
   command->footer(std::string(EXIT_CODES) +
                   ".\n            0 also when the target has gone before it had every page");
-  command->callback([options, &chosen] { chosen = [options] { return RestoreCommand(*options).run(); }; });
+  command->callback([options, &chosen, prefault] {
+    // A page that is populated before it is touched would be missing from a recording.
+    if (!options->record.empty() && prefault->count() == 0) options->prefault = false;
+    chosen = [options] { return RestoreCommand(*options).run(); };
+  });
 }
 
 }  // namespace faultline::cli

@@ -73,6 +73,7 @@ void addWorkingSet(CLI::App& app, Result& chosen) {
       "  faultline working-set save vm1 --output vm1.ws\n"
       "  faultline working-set show vm1.ws --memory vm1.mem");
   command->require_subcommand(1);
+  command->footer(EXIT_CODES);
   CLI::App* saving = command->add_subcommand("save", "Write what a running restore has recorded to a file");
   saving->description("Write what a running restore has recorded to a file; it goes on recording.");
   saving->add_option("restore", options->name, "Name of the restore, as `faultline status` shows it")

@@ -98,7 +98,6 @@ TEST(Record, OutlivesTheCoordinator) {
   EXPECT_EQ(saved(server, image).ranges, rangesOf(target, {1500, 7, 600, 6}));
 }
 
-// A successor does not read what is not there: its restores go on, this one records from anew nothing at all.
 TEST(Record, OfARestoreThatDoesNotRecordIsAnError) {
   Image image(PAGES * SMALL);
   Server server(image);
