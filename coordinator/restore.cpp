@@ -91,6 +91,8 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
   setNonBlocking(fds_.uffd.get());
   reader_ = kj::heap<UffdReader>(context_.io, fds_.uffd.get(), segment_, router_, context_.failpoints,
                                  context_.options, readerHooks());
+  // Unlike any of a predecessor, whose runs may be going on in the shards.
+  lastRun_ = std::uint64_t{segment_.header().incarnation.load()} << 32;
   if (fds_.target.get() >= 0)
     targetExit_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.target.get(),
                                                           kj::UnixEventPort::FdObserver::OBSERVE_READ);
@@ -276,7 +278,8 @@ kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageInde
   return attachTo(shard, std::move(hopeless)).then([this, &shard] {
     if (!made(shard.adopted() ? rpc::Mistake::noWakeAfterTakeover : rpc::Mistake::noWakeAfterShard)) wake();
     for (auto& job : std::vector(jobs_))
-      if (!job->finished() && !job->cancelled && job->pending.count(shard.index()) != 0) startOn(job, shard);
+      if (const auto run = job->pending.find(shard.index()); run != job->pending.end())
+        job->cancelled ? finished(job, shard.index(), run->second) : startOn(job, shard);
   });
 }
 
@@ -312,10 +315,10 @@ void Restore::holdPopulation() {
 }
 
 std::shared_ptr<PrefaultJob> Restore::prefault(std::vector<shm::PageRange> ranges) {
-  auto job = std::make_shared<PrefaultJob>(++lastJob_, std::move(ranges));
+  auto job = std::make_shared<PrefaultJob>(std::move(ranges));
   if (job->ranges.empty()) segment_.header().prefaultAll.store(shm::YES);
   jobs_.push_back(job);
-  for (std::uint32_t i = 0; i < segment_.activeShards(); i++) job->pending.insert(i);
+  for (std::uint32_t i = 0; i < segment_.activeShards(); i++) job->pending[i] = 0;
   for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
     if (router_.attached(i)) startOn(job, *context_.pool.process(i));
   return job;
@@ -323,34 +326,42 @@ std::shared_ptr<PrefaultJob> Restore::prefault(std::vector<shm::PageRange> range
 
 // Asks one shard for its part. If the shard dies, its successor is asked as it comes up.
 void Restore::startOn(std::shared_ptr<PrefaultJob> job, ShardHandle& shard) {
+  const std::uint64_t run = ++lastRun_;
+  job->pending[shard.index()] = run;
   auto request = shard.rpc().prefaultRequest();
   request.setRestore(id());
-  request.setJob(job->number);
+  request.setJob(run);
   auto list = request.initRanges(static_cast<unsigned>(job->ranges.size()));
   for (unsigned i = 0; i < job->ranges.size(); i++) rpc::fill(list[i], job->ranges[i]);
   tasks_.add(request.send().ignoreResult().then(
-      [this, job, index = shard.index()] {
-        job->pending.erase(index);
-        if (!job->pending.empty() || job->finished()) return;
-        job->finish();
-        std::erase(jobs_, job);
-      },
+      [this, job, index = shard.index(), run] { finished(job, index, run); },
       [](kj::Exception&& e) {
         if (e.getType() != kj::Exception::Type::DISCONNECTED)
           spdlog::warn("background population: {}", e.getDescription().cStr());
       }));
 }
 
+void Restore::finished(const std::shared_ptr<PrefaultJob>& job, std::uint32_t shard, std::uint64_t run) {
+  const auto pending = job->pending.find(shard);
+  if (pending == job->pending.end() || pending->second != run) return;
+  job->pending.erase(pending);
+  if (!job->pending.empty()) return;
+  job->finish();
+  std::erase(jobs_, job);
+}
+
 void Restore::cancel(PrefaultJob& job) {
   job.cancelled = true;
   if (job.ranges.empty()) segment_.header().prefaultAll.store(0);
-  for (const std::uint32_t index : job.pending) {
-    if (!router_.attached(index)) continue;
-    auto request = context_.pool.process(index)->rpc().cancelPrefaultRequest();
-    request.setRestore(id());
-    request.setJob(job.number);
-    request.send().detach([](kj::Exception&&) {});
-  }
+  for (const auto& [shard, run] : job.pending) cancelRun(shard, run);
+}
+
+void Restore::cancelRun(std::uint32_t shard, std::uint64_t run) {
+  if (!router_.attached(shard)) return;
+  auto request = context_.pool.process(shard)->rpc().cancelPrefaultRequest();
+  request.setRestore(id());
+  request.setJob(run);
+  request.send().detach([](kj::Exception&&) {});
 }
 
 kj::Promise<void> Restore::poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
@@ -373,26 +384,29 @@ kj::Promise<void> Restore::reshard(std::uint32_t shards) {
     if (!router_.attached(i))
       attaching.add(
           attachTo(KJ_REQUIRE_NONNULL(kj::Maybe<ShardHandle&>(context_.pool.up(i)), "a shard is not up", i)));
-  return kj::joinPromises(attaching.releaseAsArray())
-      .then([this, shards] {
-        return reader_->exclusively([this, shards](const shm::ExclusiveGuard&) {
-          shm::Header& header = segment_.header();
-          // Slots of the former owners stay in the drain: they may be in a section still.
-          segment_.setActiveShards(std::max(shards, segment_.activeShards()));
-          segment_.extents().deal(shards);
-          header.tableVersion.fetch_add(1);
-        });
-      })
-      .then([this] {
-        // Faults on their way to a former owner are answered there; background work is dealt out anew.
-        for (auto& job : std::vector(jobs_)) {
-          if (job->cancelled) continue;
-          for (std::uint32_t i = 0; i < segment_.activeShards(); i++) {
-            job->pending.insert(i);
-            if (router_.attached(i)) startOn(job, *context_.pool.process(i));
-          }
-        }
-      });
+  auto dealt =
+      kj::joinPromises(attaching.releaseAsArray())
+          .then([this, shards] {
+            KJ_REQUIRE(!over_ && phase_ != Phase::failed, "the restore has ended meanwhile", name().c_str());
+            return reader_->exclusively([this, shards](const shm::ExclusiveGuard&) {
+              shm::Header& header = segment_.header();
+              // Slots of the former owners stay in the drain: they may be in a section still.
+              segment_.setActiveShards(std::max(shards, segment_.activeShards()));
+              segment_.extents().deal(shards);
+              header.tableVersion.fetch_add(1);
+            });
+          })
+          .then([this] {
+            // Faults on their way to a former owner are answered there; background work is dealt out anew.
+            for (auto& job : std::vector(jobs_)) {
+              if (job->cancelled) continue;
+              for (std::uint32_t i = 0; i < segment_.activeShards(); i++) {
+                cancelRun(i, job->pending[i]);
+                if (router_.attached(i)) startOn(job, *context_.pool.process(i));
+              }
+            }
+          });
+  return resharding_.wrap(kj::mv(dealt));
 }
 
 kj::Promise<void> Restore::watchTarget() {
@@ -456,6 +470,7 @@ void Restore::fail(const std::string& reason) {
   // Not from within the promise that has just failed.
   tasks_.add(kj::evalLater([this] {
     reading_ = nullptr;
+    resharding_.cancel("the restore has failed");  // it may be waiting in the reader
     reader_ = nullptr;
     auto undertaker = kj::heap<Undertaker>(context_.io, fds_.uffd.get(), fds_.target.get(), name());
     reading_ = undertaker->run().eagerlyEvaluate(

@@ -118,6 +118,8 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   void useWorkingSet(const WorkingSet& set);
   void record(int fd);
   void startOn(std::shared_ptr<PrefaultJob> job, ShardHandle& shard);
+  void finished(const std::shared_ptr<PrefaultJob>& job, std::uint32_t shard, std::uint64_t run);
+  void cancelRun(std::uint32_t shard, std::uint64_t run);
   void holdPopulation();
   kj::Promise<void> poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
                            const std::string& reason);
@@ -143,12 +145,13 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   bool serving_ = false;
   shm::PageIndex firstMissing_ = 0;  // none before it; never moves back
   std::vector<std::shared_ptr<PrefaultJob>> jobs_;
-  std::uint64_t lastJob_ = 0;
+  std::uint64_t lastRun_ = 0;
   std::vector<shm::PageRange> workingSet_;  // what serve() populates first
   std::string workingSetRefused_;
 
   kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;
   kj::ForkedPromise<void> ready_, complete_, overPromise_;
+  kj::Canceler resharding_;
   kj::TaskSet tasks_;
 };
 

@@ -300,7 +300,7 @@ kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards
   auto restore = find(name);
   KJ_REQUIRE(shards >= 1 && shards <= shm::MAX_SHARDS, "a restore can have 1 to 64 shards", shards);
   return pool_.grow(shards)
-      .then([restore, shards] { return restore->reshard(shards); })
+      .then([restore, shards] { return restore->reshard(shards).attach(restore); })
       .then([this, name, shards] {
         log_.add("restore " + name + " is served by " + std::to_string(shards) + " shards now");
       });
