@@ -78,6 +78,9 @@ bool isTerminal();
 void logToStderr();
 void setLogLevel(const std::string& level);
 
+// Adds --on-lost.
+void addOnLost(CLI::App& command, std::string& policy);
+
 // Options of a service, for serve, restore and demo alike.
 struct ServiceOptions {
   std::uint32_t shards = 2;

@@ -24,6 +24,7 @@ struct RestoreOptions {
   std::string control;
   std::string memory, socket, name = "restore";
   std::string workingSet, record;  // files
+  std::string onLost = "poison";
   bool prefault = true, keepServing = false, anyUser = false, json = false;
 };
 
@@ -93,6 +94,7 @@ class RestoreCommand {
     spec.setSourceName(options_.memory.c_str());
     spec.setPrefault(options_.prefault);
     spec.setRecordWorkingSet(!options_.record.empty());
+    spec.setOnLost(options_.onLost == "kill" ? rpc::OnLost::KILL : rpc::OnLost::POISON);
     if (workingSet_.has_value()) fill(spec.initWorkingSet(), *workingSet_);
     spec.setKeepServing(options_.keepServing);
     spec.setAnyUser(options_.anyUser);
@@ -380,6 +382,7 @@ void addRestore(CLI::App& app, Result& chosen) {
       ->excludes(workingSet);
   command->add_flag("--keep-serving", options->keepServing,
                     "Go on serving after the last page, until the target goes");
+  addOnLost(*command, options->onLost);
   command->add_flag("--any-user", options->anyUser, "Accept a target of any user, not only root and our own");
   command->add_flag("--json", options->json, "Print JSON, an object a line");
   addServiceOptions(*command, options->service);

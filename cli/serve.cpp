@@ -21,7 +21,7 @@ namespace {
 
 struct ServeOptions {
   ServiceOptions service;
-  std::string control = DEFAULT_CONTROL;
+  std::string control = DEFAULT_CONTROL, onLost = "poison";
   std::vector<std::string> sockets, memories, names, workingSets;
   bool prefault = true, keepServing = false, anyUser = false, record = false;
 
@@ -61,6 +61,7 @@ kj::AutoCloseFd listenSpec(const ServeOptions& options, std::size_t i, int memor
   spec.setKeepServing(options.keepServing);
   spec.setAnyUser(options.anyUser);
   spec.setRecordWorkingSet(options.record);
+  spec.setOnLost(options.onLost == "kill" ? rpc::OnLost::KILL : rpc::OnLost::POISON);
   if (i < options.workingSets.size())
     fill(spec.initWorkingSet(), readWorkingSetFor(options.workingSets[i], memory, options.memories[i]));
   capnp::writeMessageToFd(fd, message);
@@ -143,6 +144,7 @@ void addServe(CLI::App& app, Result& chosen) {
                     "--no-prefault as well, else\n"
                     "pages that are populated before they are touched are not seen");
   command->add_flag("--keep-serving", options->keepServing, "Do not release a target when it has every page");
+  addOnLost(*command, options->onLost);
   command->add_flag("--any-user", options->anyUser, "Accept targets of any user, not only root and our own");
   command->footer(std::string(EXIT_CODES) +
                   ",\n            64 to 78 the coordinator refused to start (its log says why)");

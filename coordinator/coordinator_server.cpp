@@ -65,11 +65,9 @@ class ShardEventsServer final : public rpc::ShardEvents::Server {
 
   kj::Promise<void> pageLost(PageLostContext context) override {
     auto params = context.getParams();
-    note(params.getRestore(), params.getPage(), "is lost and this kernel cannot poison it",
-         params.getReason());
+    note(params.getRestore(), params.getPage(), "is lost", params.getReason());
     const auto found = service_.restores().find(params.getRestore());
-    if (found != service_.restores().end())
-      found->second->fail("a page is lost and this kernel cannot poison it (Linux 6.6 can)");
+    if (found != service_.restores().end()) found->second->pageLost(params.getPage());
     return kj::READY_NOW;
   }
 
@@ -115,6 +113,7 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
       wanted.keepServing = spec.getKeepServing();
       wanted.workingSet = workingSetFrom(spec.getWorkingSet(), got[1].get());
       wanted.recordWorkingSet = spec.getRecordWorkingSet();
+      wanted.killOnLost = spec.getOnLost() == rpc::OnLost::KILL;
       const std::string name = service_.begin(
           std::move(wanted), {kj::mv(got[0]), kj::mv(got[1]), kj::AutoCloseFd(), kj::mv(got[2])});
       context.getResults().setRestore(makeRestoreServer(service_.find(name)));

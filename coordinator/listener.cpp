@@ -22,10 +22,10 @@ struct Listener::Pending {
 };
 
 ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, int source) {
-  return {reader.getName().cStr(),     reader.getSourceName().cStr(),
-          reader.getPrefault(),        reader.getKeepServing(),
-          reader.getAnyUser(),         workingSetFrom(reader.getWorkingSet(), source),
-          reader.getRecordWorkingSet()};
+  return {reader.getName().cStr(),      reader.getSourceName().cStr(),
+          reader.getPrefault(),         reader.getKeepServing(),
+          reader.getAnyUser(),          workingSetFrom(reader.getWorkingSet(), source),
+          reader.getRecordWorkingSet(), reader.getOnLost() == rpc::OnLost::KILL};
 }
 
 void fill(rpc::ListenSpec::Builder to, const ListenerSpec& spec) {
@@ -36,6 +36,7 @@ void fill(rpc::ListenSpec::Builder to, const ListenerSpec& spec) {
   to.setAnyUser(spec.anyUser);
   if (!spec.workingSet.ranges.empty()) fill(to.initWorkingSet(), spec.workingSet);
   to.setRecordWorkingSet(spec.recordWorkingSet);
+  to.setOnLost(spec.killOnLost ? rpc::OnLost::KILL : rpc::OnLost::POISON);
 }
 
 std::string listenerName(const std::string& name, const std::string& part) {
@@ -94,6 +95,7 @@ void Listener::complete(Pending& pending) {
   spec.keepServing = spec_.keepServing;
   spec.workingSet = spec_.workingSet;
   spec.recordWorkingSet = spec_.recordWorkingSet;
+  spec.killOnLost = spec_.killOnLost;
   spec.watchSocket = handshake.socketOutlivesHandshake;
   RestoreFds fds{kj::mv(handshake.uffd), rpc::duplicate(source_.get()),
                  rpc::duplicate(pending.connection.get()), kj::mv(peer.pidfd)};

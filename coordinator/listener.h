@@ -25,6 +25,7 @@ struct ListenerSpec {
   bool anyUser = false;
   WorkingSet workingSet = {};
   bool recordWorkingSet = false;
+  bool killOnLost = false;
 };
 
 // `source`: the fd of the memory file. Throws where the working set does not fit it.

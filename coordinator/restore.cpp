@@ -3,10 +3,15 @@
 #include <fcntl.h>
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
+#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "rpc/convert.h"
@@ -106,10 +111,14 @@ Restore::~Restore() noexcept(false) {
 }
 
 kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec, RestoreFds fds) {
+  KJ_REQUIRE(!spec.killOnLost || fds.target.get() >= 0,
+             "a target that is to be killed when a page is lost needs a pidfd: give one, or have it poisoned",
+             spec.name.c_str());
   shm::Segment segment = createSegment(context, spec, fds.source.get());
   shm::Header& header = segment.header();
   header.prefaultAll.store(spec.prefault ? shm::YES : 0);
   header.watchSocket.store(spec.watchSocket ? 1 : 0);
+  header.killOnLost.store(spec.killOnLost ? shm::YES : 0);
   header.incarnation.store(1);
   header.attachedAt.store(shm::nowNs());
   if (segment.lock().election().tryLock() != shm::LockResult::acquired)
@@ -411,7 +420,8 @@ kj::Promise<void> Restore::reshard(std::uint32_t shards) {
 
 kj::Promise<void> Restore::watchTarget() {
   KJ_IF_MAYBE (observer, targetExit_) {
-    return (*observer)->whenBecomesReadable().then([this] { end("the target has gone", Release::no); });
+    return (*observer)->whenBecomesReadable().then(
+        [this] { end(killed_.empty() ? "the target has gone" : killed_, Release::no); });
   }
   return kj::READY_NOW;
 }
@@ -464,8 +474,10 @@ void Restore::fail(const std::string& reason) {
   phase_ = Phase::failed;
   failure_ = reason;
   segment_.header().state.store(shm::SegmentState::failed);
+  // Before anybody answers a fault: no thread goes on without its page.
+  const bool killing = killsOnLost() && kill(reason);
   context_.log.add("restore " + name() + " has failed: " + reason +
-                   "; the target gets SIGBUS on every page it still misses");
+                   (killing ? "" : "; the target gets SIGBUS on every page it still misses"));
   for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++) router_.setAttached(i, false);
   // Not from within the promise that has just failed.
   tasks_.add(kj::evalLater([this] {
@@ -480,6 +492,28 @@ void Restore::fail(const std::string& reason) {
   }));
   completeFulfiller_->fulfill();
   readyFulfiller_->fulfill();
+}
+
+void Restore::pageLost(shm::PageIndex page) {
+  if (over_ || phase_ == Phase::failed) return;
+  if (!killsOnLost()) return fail("a page is lost and this kernel cannot poison it (Linux 6.6 can)");
+  const std::string reason = "page " + std::to_string(page) + " is lost";
+  // Else nobody would ever answer the page.
+  if (!kill(reason)) fail(reason + " and the target cannot be killed");
+}
+
+// The restore itself goes on until the pidfd says that the target has gone: were its uffd closed before, a
+// thread that is still running would read zeros.
+bool Restore::kill(const std::string& reason) {
+  if (!killed_.empty()) return true;
+  if (syscall(SYS_pidfd_send_signal, fds_.target.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
+    const int error = errno;
+    context_.log.add("restore " + name() + ": the target cannot be killed: " + std::strerror(error));
+    return false;
+  }
+  killed_ = "the target was killed, as --on-lost kill wants it: " + reason;
+  context_.log.add("restore " + name() + ": " + killed_);
+  return true;
 }
 
 void Restore::fill(rpc::RestoreInfo::Builder info) {

@@ -53,6 +53,7 @@ struct RestoreSpec {
   bool watchSocket = false;  // the target is gone when `conn` closes
   WorkingSet workingSet;     // populated before everything else
   bool recordWorkingSet = false;
+  bool killOnLost = false;  // needs RestoreFds::target
 };
 
 enum class Phase { serving, paused, complete, failed };
@@ -97,8 +98,11 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   // Over: the target has gone, was released, or the operator says so.
   enum class Release { no, yes };  // yes: unregister its ranges, so that it runs on without a server
   void end(const std::string& reason, Release release);
-  // Goes on as a failed one: every fault gets an error, so that the target learns it.
+  // Goes on as a failed one: every fault gets an error, so that the target learns it; or it is killed, if
+  // that is what the operator wants.
   void fail(const std::string& reason);
+  // A page that a shard could not give and has not poisoned.
+  void pageLost(shm::PageIndex page);
 
   void fill(rpc::RestoreInfo::Builder info);
   void fill(rpc::RestoreStats::Builder stats);
@@ -123,6 +127,9 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   void holdPopulation();
   kj::Promise<void> poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
                            const std::string& reason);
+  bool killsOnLost() const { return segment_.header().killOnLost.load() == shm::YES; }
+  // False where it can't be.
+  bool kill(const std::string& reason);
   // Makes every waiting thread of the target fault again.
   void wake();
   void taskFailed(kj::Exception&& exception) override;
@@ -140,6 +147,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> targetExit_;
   Phase phase_ = Phase::serving;
   std::string failure_;
+  std::string killed_;  // why the target was
   std::string overReason_;
   bool over_ = false;
   bool serving_ = false;

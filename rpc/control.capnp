@@ -124,6 +124,12 @@ interface Prefault {
   # Returns when no shard populates for this request any more.
 }
 
+enum OnLost {
+  # What a target gets when a page is lost: its source is gone for good, or nobody can serve the restore any more.
+  poison @0;  # an error on each such page, as it touches it (SIGBUS)
+  kill @1;    # SIGKILL, by its pidfd, before any thread of it goes on without its page
+}
+
 struct SourceRange {
   # A part of the source. All in bytes.
   offset @0 :UInt64;
@@ -180,6 +186,7 @@ struct AttachSpec {
   keepServing @4 :Bool;       # do not release the target when no page is missing any more
   workingSet @5 :WorkingSet;  # populated before everything else, in its order
   recordWorkingSet @6 :Bool;  # note the first touches; a page that is populated before it is touched is not seen
+  onLost @7 :OnLost;          # kill is refused where no pidfd of the target is given
 }
 
 struct ListenSpec {
@@ -190,6 +197,7 @@ struct ListenSpec {
   anyUser @4 :Bool;           # accept peers of any uid; otherwise only root's and the server's own
   workingSet @5 :WorkingSet;  # these two as in AttachSpec, for each target
   recordWorkingSet @6 :Bool;
+  onLost @7 :OnLost;
 }
 
 interface Listener {

@@ -84,8 +84,7 @@ TEST(Replay, EveryShardPopulatesItsPartAtOnce) {
       return server.ownerOf(page) == 0 || stateOf(server, restore, page) == rpc::PageState::FAULTED;
     });
   });
-  for (const std::uint64_t page : order)
-    EXPECT_EQ(target.inMemory(page), server.ownerOf(page) != 0) << page;
+  for (const std::uint64_t page : order) EXPECT_EQ(target.inMemory(page), server.ownerOf(page) != 0) << page;
   server.wait(barrier.releaseRequest().send());
   await([&] { return !populating(server, restore); });
   for (const std::uint64_t page : order) EXPECT_TRUE(target.inMemory(page)) << page;
