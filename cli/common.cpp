@@ -149,6 +149,16 @@ bool isTerminal() {
   return isatty(STDOUT_FILENO) == 1;
 }
 
+void addOnLost(CLI::App& command, std::string& policy) {
+  command
+      .add_option(
+          "--on-lost", policy,
+          "What a target gets when a page is lost (its source is gone for good, or nobody can serve it\n"
+          "any more): poison, an error on each such page as it touches it (SIGBUS), or kill, SIGKILL")
+      ->check(CLI::IsMember({"poison", "kill"}))
+      ->capture_default_str();
+}
+
 void logToStderr() {
   // What we start logs to stdout, too.
   dup2(STDERR_FILENO, STDOUT_FILENO);

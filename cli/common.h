@@ -84,6 +84,9 @@ bool isTerminal();
 void logToStderr();
 void setLogLevel(const std::string& level);
 
+// Adds --on-lost.
+void addOnLost(CLI::App& command, std::string& policy);
+
 // Options of a service, for serve, restore and demo alike.
 struct ServiceOptions {
   std::uint32_t shards = 2;
@@ -104,6 +107,7 @@ void addServe(CLI::App& app, Result& chosen);
 void addRestore(CLI::App& app, Result& chosen);
 void addStatus(CLI::App& app, Result& chosen);
 void addManage(CLI::App& app, Result& chosen);
+void addWorkingSet(CLI::App& app, Result& chosen);
 void addDemo(CLI::App& app, Result& chosen);
 void addUpgrade(CLI::App& app, Result& chosen);
 

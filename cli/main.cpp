@@ -23,6 +23,7 @@ int main(int argc, char** argv) {
   addStatus(app, chosen);
   addManage(app, chosen);
   addUpgrade(app, chosen);
+  addWorkingSet(app, chosen);
   addDemo(app, chosen);
   try {
     app.parse(argc, argv);

@@ -1,6 +1,7 @@
 #include <kj/common.h>
 #include <unistd.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -8,7 +9,9 @@
 #include "cli/common.h"
 #include "cli/own_service.h"
 #include "cli/progress.h"
+#include "cli/recorded_working_set.h"
 #include "cli/session.h"
+#include "cli/working_set_file.h"
 #include "rpc/connection.h"
 #include "rpc/fd.h"
 
@@ -20,6 +23,8 @@ struct RestoreOptions {
   ServiceOptions service;
   std::string control;
   std::string memory, socket, name = "restore";
+  std::string workingSet, record;  // files
+  std::string onLost = "poison";
   bool prefault = true, keepServing = false, anyUser = false, json = false;
 };
 
@@ -39,12 +44,16 @@ class RestoreCommand {
 
   int run() {
     memory_ = openMemory(options_.memory);
+    if (!options_.workingSet.empty())
+      workingSet_ = readWorkingSetFor(options_.workingSet, memory_.get(), options_.memory);
+    if (!options_.record.empty()) requireWritable(options_.record);
     requireUserfaultfd();
     SocketFile socket(options_.socket);
     Interrupts::capture();
     session_.emplace(findService());
     // Before the event loop that they live in.
     KJ_DEFER({
+      recorded_ = nullptr;
       restore_ = nullptr;
       listener_ = nullptr;
       session_.reset();
@@ -84,6 +93,9 @@ class RestoreCommand {
     spec.setName(options_.name.c_str());
     spec.setSourceName(options_.memory.c_str());
     spec.setPrefault(options_.prefault);
+    spec.setRecordWorkingSet(!options_.record.empty());
+    spec.setOnLost(options_.onLost == "kill" ? rpc::OnLost::KILL : rpc::OnLost::POISON);
+    if (workingSet_.has_value()) fill(spec.initWorkingSet(), *workingSet_);
     spec.setKeepServing(options_.keepServing);
     spec.setAnyUser(options_.anyUser);
     request.setSocket(rpc::makeFd(kj::mv(socket)));
@@ -93,6 +105,7 @@ class RestoreCommand {
 
   void comeBack() {
     listener_ = nullptr;
+    recorded_ = nullptr;
     restore_ = nullptr;
     progress_.say("the coordinator has gone; waiting for its successor");
     session_->awaitSuccessor([this] { return own_ != nullptr && own_->gone(); });
@@ -187,6 +200,9 @@ class RestoreCommand {
   int followOnce(const std::string& name) {
     if (restore_ == nullptr) restore_ = session_->client().restore(name);
     auto& restore = KJ_ASSERT_NONNULL(restore_);
+    // Now, since a restore that is over cannot be asked for it.
+    if (!options_.record.empty() && !saved_)
+      forRecording([&] { recorded_ = session_->wait(restore.workingSetRequest().send()).getWorkingSet(); });
     // Its answer has the figures at the end, which nobody can ask for afterwards.
     auto last = restore.waitCompleteRequest()
                     .send()
@@ -211,12 +227,19 @@ class RestoreCommand {
       if (interrupted) onInterrupt(restore);
     }
     session_->wait(kj::mv(last));
+    saveRecorded();
     return conclude(reason);
   }
 
   void look(rpc::Restore::Client& restore) {
     try {
-      view_.take(session_->wait(restore.infoRequest().send()).getInfo());
+      auto response = session_->wait(restore.infoRequest().send());
+      view_.take(response.getInfo());
+      if (response.getInfo().getWorkingSetRefused().size() > 0 && !toldRefusal_) {
+        toldRefusal_ = true;
+        progress_.say("working set " + options_.workingSet +
+                      " is not used: " + response.getInfo().getWorkingSetRefused().cStr());
+      }
       view_.take(session_->wait(restore.statsRequest().send()).getStats());
     } catch (const kj::Exception& error) {
       if (isDisconnect(error)) throw;
@@ -243,6 +266,7 @@ class RestoreCommand {
   void onInterrupt(rpc::Restore::Client& restore) {
     session_->interrupts().acknowledge();
     look(restore);
+    saveRecorded();
     if (own_ == nullptr)
       throw CommandError(FAILED, "interrupted; the server goes on with restore " + view_.name +
                                      " (faultline status, faultline detach)");
@@ -252,6 +276,34 @@ class RestoreCommand {
     finishing_ = true;
     progress_.say("interrupted; " + missing + " and are fetched first (interrupt again to abandon them)");
     session_->wait(restore.prefaultRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
+  }
+
+  // Once: what is fetched after an interrupt is nothing that the target has touched.
+  void saveRecorded() {
+    KJ_IF_MAYBE (recorded, recorded_) {
+      if (saved_) return;
+      forRecording([&] {
+        const WorkingSet set = fetchWorkingSet(session_->client(), *recorded);
+        writeWorkingSet(options_.record, set);
+        saved_ = true;
+        recordFailure_.clear();
+        progress_.say("recorded in " + options_.record + ": " + describe(set));
+      });
+    }
+  }
+
+  // A recording that fails must not end the service that the target lives by: it is said now, and with the
+  // exit code.
+  void forRecording(const std::function<void()>& action) {
+    try {
+      return action();
+    } catch (const CommandError& error) {
+      recordFailure_ = error.what();
+    } catch (const kj::Exception& error) {
+      if (isDisconnect(error)) throw;
+      recordFailure_ = messageOf(error);
+    }
+    progress_.say(recordFailure_);
   }
 
   int conclude(const std::string& reason) {
@@ -267,6 +319,7 @@ class RestoreCommand {
     if (view_.missing > 0 && !gone)
       throw CommandError(FAILED, "restore " + view_.name + " ended (" + reason + ") with " +
                                      std::to_string(view_.missing) + " pages missing");
+    if (!recordFailure_.empty()) throw CommandError(FAILED, recordFailure_);
     return OK;
   }
 
@@ -277,10 +330,15 @@ class RestoreCommand {
   std::optional<Session> session_;
   kj::Maybe<rpc::Listener::Client> listener_;
   kj::Maybe<rpc::Restore::Client> restore_;
+  std::optional<WorkingSet> workingSet_;
+  kj::Maybe<rpc::RecordedWorkingSet::Client> recorded_;
   std::set<std::string> before_;  // restores that were there before we listened
   RestoreView view_;              // the last look
   bool finishing_ = false;        // interrupted, and fetching what is missing
   bool toldFailure_ = false;
+  bool toldRefusal_ = false;
+  bool saved_ = false;  // the recording
+  std::string recordFailure_;
 };
 
 }  // namespace
@@ -298,7 +356,9 @@ void addRestore(CLI::App& app, Result& chosen) {
       "  faultline restore --memory vm.mem --socket /tmp/vm.sock\n"
       "    and to Firecracker: PUT /snapshot/load "
       "{\"mem_backend\":{\"backend_type\":\"Uffd\",\"backend_path\":\"/tmp/vm.sock\"},...}\n"
-      "  faultline restore --memory vm.mem --socket /tmp/vm.sock --no-prefault --keep-serving --json\n\n"
+      "  faultline restore --memory vm.mem --socket /tmp/vm.sock --no-prefault --keep-serving --json\n"
+      "  faultline restore --memory vm.mem --socket /tmp/vm.sock --record-working-set vm.ws\n"
+      "  faultline restore --memory vm.mem --socket /tmp/vm.sock --working-set vm.ws\n\n"
       "Interrupted while pages are missing, a service of its own fetches them first; interrupted again, it "
       "gives them up.");
   command->add_option("--memory", options->memory, "The snapshot's memory file")->required();
@@ -309,16 +369,30 @@ void addRestore(CLI::App& app, Result& chosen) {
   command->add_option("--control", options->control,
                       std::string("Use the server with this control socket; default: the one at ") +
                           DEFAULT_CONTROL + " if it answers, else a service of our own");
-  command->add_flag("--prefault,!--no-prefault", options->prefault,
-                    "Populate every page in the background (the default), or only answer faults");
+  CLI::Option* prefault =
+      command->add_flag("--prefault,!--no-prefault", options->prefault,
+                        "Populate every page in the background (the default), or only answer faults");
+  CLI::Option* workingSet =
+      command->add_option("--working-set", options->workingSet,
+                          "Populate this recorded working set before everything else, in its order");
+  command
+      ->add_option("--record-working-set", options->record,
+                   "Record what the target touches first and write it to this file at the end, or when "
+                   "interrupted;\nwithout background population unless --prefault is given")
+      ->excludes(workingSet);
   command->add_flag("--keep-serving", options->keepServing,
                     "Go on serving after the last page, until the target goes");
+  addOnLost(*command, options->onLost);
   command->add_flag("--any-user", options->anyUser, "Accept a target of any user, not only root and our own");
   command->add_flag("--json", options->json, "Print JSON, an object a line");
   addServiceOptions(*command, options->service);
   command->footer(std::string(EXIT_CODES) +
                   ".\n            0 also when the target has gone before it had every page");
-  command->callback([options, &chosen] { chosen = [options] { return RestoreCommand(*options).run(); }; });
+  command->callback([options, &chosen, prefault] {
+    // A page that is populated before it is touched would be missing from a recording.
+    if (!options->record.empty() && prefault->count() == 0) options->prefault = false;
+    chosen = [options] { return RestoreCommand(*options).run(); };
+  });
 }
 
 }  // namespace faultline::cli

@@ -10,7 +10,9 @@
 #include <set>
 
 #include "cli/common.h"
+#include "cli/recorded_working_set.h"
 #include "cli/supervisor.h"
+#include "cli/working_set_file.h"
 #include "rpc/control.capnp.h"
 
 namespace faultline::cli {
@@ -19,9 +21,9 @@ namespace {
 
 struct ServeOptions {
   ServiceOptions service;
-  std::string control = DEFAULT_CONTROL;
-  std::vector<std::string> sockets, memories, names;
-  bool prefault = true, keepServing = false, anyUser = false;
+  std::string control = DEFAULT_CONTROL, onLost = "poison";
+  std::vector<std::string> sockets, memories, names, workingSets;
+  bool prefault = true, keepServing = false, anyUser = false, record = false;
 
   std::string name(std::size_t i) const { return i < names.size() ? names[i] : "vm" + std::to_string(i + 1); }
 };
@@ -36,6 +38,10 @@ void check(const ServeOptions& options) {
     throw CommandError(USAGE, "--name names the restores of the --socket at the same place, but there are " +
                                   std::to_string(options.names.size()) + " names and " +
                                   std::to_string(options.sockets.size()) + " sockets");
+  if (options.workingSets.size() > options.sockets.size())
+    throw CommandError(USAGE, "--working-set is for the --socket at the same place, but there are " +
+                                  std::to_string(options.workingSets.size()) + " working sets and " +
+                                  std::to_string(options.sockets.size()) + " sockets");
   std::set<std::string> names;
   for (std::size_t i = 0; i < options.sockets.size(); i++)
     if (!names.insert(options.name(i)).second)
@@ -43,7 +49,7 @@ void check(const ServeOptions& options) {
 }
 
 // What a coordinator needs to know of a handshake socket, in memory that nobody can change.
-kj::AutoCloseFd listenSpec(const ServeOptions& options, std::size_t i) {
+kj::AutoCloseFd listenSpec(const ServeOptions& options, std::size_t i, int memory) {
   int fd;
   KJ_SYSCALL(fd = memfd_create("faultline-listener", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   kj::AutoCloseFd result(fd);
@@ -54,6 +60,10 @@ kj::AutoCloseFd listenSpec(const ServeOptions& options, std::size_t i) {
   spec.setPrefault(options.prefault);
   spec.setKeepServing(options.keepServing);
   spec.setAnyUser(options.anyUser);
+  spec.setRecordWorkingSet(options.record);
+  spec.setOnLost(options.onLost == "kill" ? rpc::OnLost::KILL : rpc::OnLost::POISON);
+  if (i < options.workingSets.size())
+    fill(spec.initWorkingSet(), readWorkingSetFor(options.workingSets[i], memory, options.memories[i]));
   capnp::writeMessageToFd(fd, message);
   KJ_SYSCALL(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
   return result;
@@ -76,8 +86,9 @@ int serve(const ServeOptions& options) {
     const std::string stem = "listener." + options.name(i);
     const bool served = kept.find(stem + ".spec") != nullptr;
     if (!served) {
-      kept.keep(stem + ".source", openMemory(options.memories[i]));
-      kept.keep(stem + ".spec", listenSpec(options, i));
+      kj::AutoCloseFd memory = openMemory(options.memories[i]);
+      kept.keep(stem + ".spec", listenSpec(options, i, memory.get()));
+      kept.keep(stem + ".source", kj::mv(memory));
     }
     if (kept.find(stem + ".listen") == nullptr)
       kept.keep(stem + ".listen", socketAt(options.sockets[i]));
@@ -137,7 +148,15 @@ void addServe(CLI::App& app, Result& chosen) {
       ->check(restoreName());
   command->add_flag("--prefault,!--no-prefault", options->prefault,
                     "Populate every page in the background (the default), or only answer faults");
+  command->add_option("--working-set", options->workingSets,
+                      "Populate this recorded working set first, for the --socket at the same place "
+                      "(repeatable)");
+  command->add_flag("--record-working-set", options->record,
+                    "Note what each target touches first, for `faultline working-set save`; give "
+                    "--no-prefault as well, else\n"
+                    "pages that are populated before they are touched are not seen");
   command->add_flag("--keep-serving", options->keepServing, "Do not release a target when it has every page");
+  addOnLost(*command, options->onLost);
   command->add_flag("--any-user", options->anyUser, "Accept targets of any user, not only root and our own");
   command->footer(std::string(EXIT_CODES) +
                   ",\n            64 to 78 the coordinator refused to start (its log says why);\n"

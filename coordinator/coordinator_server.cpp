@@ -66,11 +66,9 @@ class ShardEventsServer final : public rpc::ShardEvents::Server {
 
   kj::Promise<void> pageLost(PageLostContext context) override {
     auto params = context.getParams();
-    note(params.getRestore(), params.getPage(), "is lost and this kernel cannot poison it",
-         params.getReason());
+    note(params.getRestore(), params.getPage(), "is lost", params.getReason());
     const auto found = service_.restores().find(params.getRestore());
-    if (found != service_.restores().end())
-      found->second->fail("a page is lost and this kernel cannot poison it (Linux 6.6 can)");
+    if (found != service_.restores().end()) found->second->pageLost(params.getPage());
     return kj::READY_NOW;
   }
 
@@ -114,6 +112,9 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
       wanted.uffdFeatures = uffdFeatures(got[0].get());
       wanted.prefault = spec.getPrefault();
       wanted.keepServing = spec.getKeepServing();
+      wanted.workingSet = workingSetFrom(spec.getWorkingSet(), got[1].get());
+      wanted.recordWorkingSet = spec.getRecordWorkingSet();
+      wanted.killOnLost = spec.getOnLost() == rpc::OnLost::KILL;
       const std::string name = service_.begin(
           std::move(wanted), {kj::mv(got[0]), kj::mv(got[1]), kj::AutoCloseFd(), kj::mv(got[2])});
       context.getResults().setRestore(makeRestoreServer(service_.find(name)));
@@ -136,10 +137,8 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
     return rpc::requireFd(params.getSocket(), "socket")
         .then([this, context, source = kj::mv(source)](kj::AutoCloseFd socket) mutable {
           return source.then([this, context, socket = kj::mv(socket)](kj::AutoCloseFd file) mutable {
-            auto spec = context.getParams().getSpec();
-            auto listener = service_.listen({spec.getName().cStr(), spec.getSourceName().cStr(),
-                                             spec.getPrefault(), spec.getKeepServing(), spec.getAnyUser()},
-                                            kj::mv(socket), kj::mv(file));
+            auto spec = listenerSpecFrom(context.getParams().getSpec(), file.get());
+            auto listener = service_.listen(std::move(spec), kj::mv(socket), kj::mv(file));
             context.getResults().setListener(kj::heap<ListenerServer>(service_, kj::mv(listener)));
           });
         });

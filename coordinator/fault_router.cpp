@@ -10,6 +10,7 @@ FaultRouter::FaultRouter(ShardPool& pool, shm::Segment& segment)
 }
 
 void FaultRouter::add(shm::PageIndex page) {
+  if (touches_ != nullptr && segment_.pages().state(page) == shm::PageState::missing) touches_->touched(page);
   pages_[segment_.ownerOf(page)].push_back(page);
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "coordinator/shard_pool.h"
+#include "coordinator/touch_recorder.h"
 #include "shmtracker/segment.h"
 
 namespace faultline::coordinator {
@@ -20,6 +21,9 @@ class FaultRouter {
   void setAttached(std::uint32_t shard, bool attached) { attached_[shard] = attached; }
   bool attached(std::uint32_t shard) const { return attached_[shard]; }
 
+  // From now on first touches are noted there; borrowed.
+  void record(TouchRecorder& touches) { touches_ = &touches; }
+
   void add(shm::PageIndex page);
   // Hands out what was added. `readAt`: ns, CLOCK_MONOTONIC.
   void handOut(std::uint64_t readAt);
@@ -27,6 +31,7 @@ class FaultRouter {
  private:
   ShardPool& pool_;
   shm::Segment& segment_;
+  TouchRecorder* touches_ = nullptr;
   std::array<bool, shm::MAX_SHARDS> attached_{};
   std::vector<std::vector<shm::PageIndex>> pages_;  // by shard
 };

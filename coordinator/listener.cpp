@@ -21,6 +21,24 @@ struct Listener::Pending {
   kj::Maybe<kj::Own<HandshakeReader>> reader;
 };
 
+ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, int source) {
+  return {reader.getName().cStr(),      reader.getSourceName().cStr(),
+          reader.getPrefault(),         reader.getKeepServing(),
+          reader.getAnyUser(),          workingSetFrom(reader.getWorkingSet(), source),
+          reader.getRecordWorkingSet(), reader.getOnLost() == rpc::OnLost::KILL};
+}
+
+void fill(rpc::ListenSpec::Builder to, const ListenerSpec& spec) {
+  to.setName(spec.name.c_str());
+  to.setSourceName(spec.sourceName.c_str());
+  to.setPrefault(spec.prefault);
+  to.setKeepServing(spec.keepServing);
+  to.setAnyUser(spec.anyUser);
+  if (!spec.workingSet.ranges.empty()) fill(to.initWorkingSet(), spec.workingSet);
+  to.setRecordWorkingSet(spec.recordWorkingSet);
+  to.setOnLost(spec.killOnLost ? rpc::OnLost::KILL : rpc::OnLost::POISON);
+}
+
 std::string listenerName(const std::string& name, const std::string& part) {
   return "listener." + name + "." + part;
 }
@@ -75,6 +93,9 @@ void Listener::complete(Pending& pending) {
   spec.targetPid = static_cast<std::uint32_t>(peer.pid);
   spec.prefault = spec_.prefault;
   spec.keepServing = spec_.keepServing;
+  spec.workingSet = spec_.workingSet;
+  spec.recordWorkingSet = spec_.recordWorkingSet;
+  spec.killOnLost = spec_.killOnLost;
   spec.watchSocket = handshake.socketOutlivesHandshake;
   RestoreFds fds{kj::mv(handshake.uffd), rpc::duplicate(source_.get()),
                  rpc::duplicate(pending.connection.get()), kj::mv(peer.pidfd)};

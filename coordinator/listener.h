@@ -23,7 +23,14 @@ struct ListenerSpec {
   bool prefault = true;
   bool keepServing = false;
   bool anyUser = false;
+  WorkingSet workingSet = {};
+  bool recordWorkingSet = false;
+  bool killOnLost = false;
 };
+
+// `source`: the fd of the memory file. Throws where the working set does not fit it.
+ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, int source);
+void fill(rpc::ListenSpec::Builder to, const ListenerSpec& spec);
 
 // Loop thread only.
 class Listener final : private kj::TaskSet::ErrorHandler {

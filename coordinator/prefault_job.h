@@ -4,7 +4,7 @@
 #include <kj/async.h>
 
 #include <cstdint>
-#include <set>
+#include <map>
 #include <vector>
 
 #include "shmtracker/pages.h"
@@ -14,15 +14,15 @@ namespace faultline::coordinator {
 // Loop thread only.
 class PrefaultJob {
  public:
-  PrefaultJob(std::uint64_t number, std::vector<shm::PageRange> ranges)
-      : number(number),
-        ranges(std::move(ranges)),
-        paf_(kj::newPromiseAndFulfiller<void>()),
-        finished_(paf_.promise.fork()) {}
+  static constexpr std::uint64_t NOT_ASKED = 0;
 
-  const std::uint64_t number;
+  explicit PrefaultJob(std::vector<shm::PageRange> ranges)
+      : ranges(std::move(ranges)), paf_(kj::newPromiseAndFulfiller<void>()), finished_(paf_.promise.fork()) {}
+
   const std::vector<shm::PageRange> ranges;  // in the order wanted; empty: every page
-  std::set<std::uint32_t> pending;           // shards that have not finished
+  // Shards that have not finished, and the number of the run that each was asked for last, or NOT_ASKED.
+  // After a reshard the answer of an earlier run says nothing: the shard owns other pages now.
+  std::map<std::uint32_t, std::uint64_t> pending;
   bool cancelled = false;
 
   kj::Promise<void> whenFinished() { return finished_.addBranch(); }

@@ -3,10 +3,16 @@
 #include <fcntl.h>
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
+#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
 
 #include "rpc/convert.h"
 #include "rpc/fd.h"
@@ -23,7 +29,7 @@ namespace {
 
 constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
 constexpr kj::Duration LEAVE_CHECK = 200 * kj::MICROSECONDS;
-constexpr std::chrono::seconds LEAVE_PATIENCE{2};
+constexpr std::uint64_t LEAVE_PATIENCE = 2'000'000'000;  // ns
 constexpr std::chrono::seconds ELECTION_PATIENCE{5};
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
@@ -77,6 +83,7 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment, 
       segment_(std::move(segment)),
       election_(std::move(election)),
       router_(context.pool, segment_),
+      population_(context.pool, router_, segment_),
       reading_(nullptr),
       ready_(nullptr),
       complete_(nullptr),
@@ -106,10 +113,14 @@ Restore::~Restore() noexcept(false) {
 }
 
 kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec, RestoreFds fds) {
+  KJ_REQUIRE(!spec.killOnLost || fds.target.get() >= 0,
+             "a target that is to be killed when a page is lost needs a pidfd: give one, or have it poisoned",
+             spec.name.c_str());
   shm::Segment segment = createSegment(context, spec, fds.source.get());
   shm::Header& header = segment.header();
   header.prefaultAll.store(spec.prefault ? shm::YES : 0);
   header.watchSocket.store(spec.watchSocket ? 1 : 0);
+  header.killOnLost.store(spec.killOnLost ? shm::YES : 0);
   header.incarnation.store(1);
   header.attachedAt.store(shm::nowNs());
   if (segment.lock().election().tryLock() != shm::LockResult::acquired)
@@ -117,6 +128,8 @@ kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec
   shm::HeldMutex election(segment.lock().election());
   auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment), std::move(election)),
                                   kj::_::HeapDisposer<Restore>::instance);
+  restore->useWorkingSet(spec.workingSet);
+  if (spec.recordWorkingSet) restore->record(-1);
   restore->segment_.header().state.store(shm::SegmentState::ready, std::memory_order_release);
   restore->store();
   context.failpoints.hit(rpc::Point::restoreStored);
@@ -141,8 +154,10 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
   }
   segment.header().incarnation.fetch_add(1);
   shm::count(segment.counters().adoptions);
+  const kj::AutoCloseFd touches = kj::mv(fds.touches);
   auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment), std::move(election)),
                                   kj::_::HeapDisposer<Restore>::instance);
+  if (touches.get() >= 0) restore->record(touches.get());
   if (restore->segment_.header().paused.load() == shm::YES) {
     restore->phase_ = Phase::paused;
     restore->reader_->pause();
@@ -178,6 +193,7 @@ void Restore::store() {
   link.store(fdName("source"), fds_.source.get());
   if (fds_.conn.get() >= 0) link.store(fdName("conn"), fds_.conn.get());
   if (fds_.target.get() >= 0) link.store(fdName("target"), fds_.target.get());
+  if (touches_ != nullptr) link.store(fdName("touches"), touches_->fd());
   link.store(fdName("segment"), segment_.fd());
 }
 
@@ -209,7 +225,43 @@ void Restore::serve() {
   serving_ = true;
   reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { fail(e.getDescription().cStr()); });
   tasks_.add(watchCompletion());
-  if (segment_.header().prefaultAll.load() == shm::YES) prefault({});
+  populateFromTheStart();
+}
+
+// The working set goes first and alone: what comes of it is worth most before the target touches it.
+void Restore::populateFromTheStart() {
+  if (workingSet_.empty()) {
+    if (segment_.header().prefaultAll.load() == shm::YES) population_.begin({});
+    return;
+  }
+  auto job = population_.begin(std::exchange(workingSet_, {}));
+  tasks_.add(job->whenFinished().then([this, job] {
+    if (!over_ && phase_ != Phase::failed) populateFromTheStart();
+  }));
+}
+
+void Restore::useWorkingSet(const WorkingSet& set) {
+  const auto regions = segment_.regions().regions();
+  if (auto why = whyNotUsable(set, regions)) {
+    workingSetRefused_ = *why;
+    context_.log.add("restore " + name() + ": the working set is not used: " + *why);
+  } else {
+    workingSet_ = pagesOf(set, regions);
+  }
+}
+
+// On a predecessor's recording, or (-1) on a new one. It is worth less than the restore, which goes on
+// without it.
+void Restore::record(int fd) {
+  const std::uint64_t pages = segment_.pages().pageCount();
+  auto failure = kj::runCatchingExceptions([&] {
+    touches_ = fd < 0 ? std::make_shared<TouchRecorder>(pages) : std::make_shared<TouchRecorder>(fd, pages);
+    router_.record(*touches_);
+  });
+  KJ_IF_MAYBE (e, failure) {
+    context_.log.add("restore " + name() + ": no working set is recorded: " + e->getDescription().cStr());
+    context_.link.drop(fdName("touches"));
+  }
 }
 
 kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
@@ -238,18 +290,18 @@ kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageInde
   if (over_ || phase_ == Phase::failed || shard.index() >= segment_.activeShards()) return kj::READY_NOW;
   return attachTo(shard, std::move(hopeless)).then([this, &shard] {
     if (!made(shard.adopted() ? rpc::Mistake::noWakeAfterTakeover : rpc::Mistake::noWakeAfterShard)) wake();
-    for (auto& job : std::vector(jobs_))
-      if (!job->finished() && !job->cancelled && job->pending.count(shard.index()) != 0) startOn(job, shard);
+    population_.shardUp(shard);
   });
 }
 
 void Restore::shardDied(std::uint32_t index) {
   router_.setAttached(index, false);
+  population_.shardGone(index);
 }
 
 kj::Promise<void> Restore::shardLeaves(ShardHandle& shard) {
   if (!router_.attached(shard.index())) return kj::READY_NOW;
-  router_.setAttached(shard.index(), false);
+  shardDied(shard.index());
   auto request = shard.rpc().detachRequest();
   request.setRestore(id());
   return request.send().ignoreResult();
@@ -261,70 +313,15 @@ void Restore::pause() {
   phase_ = Phase::paused;
   segment_.header().paused.store(shm::YES);
   reader_->pause();
-  holdPopulation();
+  population_.hold(true);
 }
 
 void Restore::resume() {
   KJ_REQUIRE(phase_ == Phase::paused, "the restore is not paused", name().c_str());
   phase_ = Phase::serving;
   segment_.header().paused.store(0);
-  holdPopulation();
+  population_.hold(false);
   reader_->resume();
-}
-
-void Restore::holdPopulation() {
-  for (std::uint32_t i = 0; i < segment_.activeShards(); i++) {
-    if (!router_.attached(i)) continue;
-    auto request = context_.pool.process(i)->rpc().setPausedRequest();
-    request.setRestore(id());
-    request.setPaused(phase_ == Phase::paused);
-    request.send().detach([](kj::Exception&&) {});
-  }
-}
-
-std::shared_ptr<PrefaultJob> Restore::prefault(std::vector<shm::PageRange> ranges) {
-  auto job = std::make_shared<PrefaultJob>(++lastJob_, std::move(ranges));
-  if (job->ranges.empty()) segment_.header().prefaultAll.store(shm::YES);
-  jobs_.push_back(job);
-  for (std::uint32_t i = 0; i < segment_.activeShards(); i++) job->pending.insert(i);
-  for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
-    if (router_.attached(i)) startOn(job, *context_.pool.process(i));
-  return job;
-}
-
-// Asks one shard for its part. If the shard dies, its successor is asked as it comes up.
-void Restore::startOn(std::shared_ptr<PrefaultJob> job, ShardHandle& shard) {
-  auto request = shard.rpc().prefaultRequest();
-  request.setRestore(id());
-  request.setJob(job->number);
-  auto list = request.initRanges(static_cast<unsigned>(job->ranges.size()));
-  for (unsigned i = 0; i < job->ranges.size(); i++) rpc::fill(list[i], job->ranges[i]);
-  tasks_.add(request.send().ignoreResult().then(
-      [this, job, index = shard.index(), pid = shard.pid()] {
-        // One that is being replaced has only stopped: its successor is asked anew.
-        const ShardHandle* now = context_.pool.process(index);
-        if (!router_.attached(index) || now == nullptr || now->pid() != pid) return;
-        job->pending.erase(index);
-        if (!job->pending.empty() || job->finished()) return;
-        job->finish();
-        std::erase(jobs_, job);
-      },
-      [](kj::Exception&& e) {
-        if (e.getType() != kj::Exception::Type::DISCONNECTED)
-          spdlog::warn("background population: {}", e.getDescription().cStr());
-      }));
-}
-
-void Restore::cancel(PrefaultJob& job) {
-  job.cancelled = true;
-  if (job.ranges.empty()) segment_.header().prefaultAll.store(0);
-  for (const std::uint32_t index : job.pending) {
-    if (!router_.attached(index)) continue;
-    auto request = context_.pool.process(index)->rpc().cancelPrefaultRequest();
-    request.setRestore(id());
-    request.setJob(job.number);
-    request.send().detach([](kj::Exception&&) {});
-  }
 }
 
 kj::Promise<void> Restore::poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
@@ -347,31 +344,26 @@ kj::Promise<void> Restore::reshard(std::uint32_t shards) {
     if (!router_.attached(i))
       attaching.add(
           attachTo(KJ_REQUIRE_NONNULL(kj::Maybe<ShardHandle&>(context_.pool.up(i)), "a shard is not up", i)));
-  return kj::joinPromises(attaching.releaseAsArray())
-      .then([this, shards] {
-        return reader_->exclusively([this, shards](const shm::ExclusiveGuard&) {
-          shm::Header& header = segment_.header();
-          // Slots of the former owners stay in the drain: they may be in a section still.
-          segment_.setActiveShards(std::max(shards, segment_.activeShards()));
-          segment_.extents().deal(shards);
-          header.tableVersion.fetch_add(1);
-        });
-      })
-      .then([this] {
-        // Faults on their way to a former owner are answered there; background work is dealt out anew.
-        for (auto& job : std::vector(jobs_)) {
-          if (job->cancelled) continue;
-          for (std::uint32_t i = 0; i < segment_.activeShards(); i++) {
-            job->pending.insert(i);
-            if (router_.attached(i)) startOn(job, *context_.pool.process(i));
-          }
-        }
-      });
+  auto dealt =
+      kj::joinPromises(attaching.releaseAsArray())
+          .then([this, shards] {
+            KJ_REQUIRE(!over_ && phase_ != Phase::failed, "the restore has ended meanwhile", name().c_str());
+            return reader_->exclusively([this, shards](const shm::ExclusiveGuard&) {
+              shm::Header& header = segment_.header();
+              // Slots of the former owners stay in the drain: they may be in a section still.
+              segment_.setActiveShards(std::max(shards, segment_.activeShards()));
+              segment_.extents().deal(shards);
+              header.tableVersion.fetch_add(1);
+            });
+          })
+          .then([this] { population_.dealtOut(); });
+  return resharding_.wrap(kj::mv(dealt));
 }
 
 kj::Promise<void> Restore::watchTarget() {
   KJ_IF_MAYBE (observer, targetExit_) {
-    return (*observer)->whenBecomesReadable().then([this] { end("the target has gone", Release::no); });
+    return (*observer)->whenBecomesReadable().then(
+        [this] { end(killed_.empty() ? "the target has gone" : killed_, Release::no); });
   }
   return kj::READY_NOW;
 }
@@ -405,8 +397,7 @@ void Restore::end(const std::string& reason, Release release) {
   for (const shm::RegionEntry& region : segment_.regions().entries())
     uffd::unregister(fds_.uffd.get(), region.base, region.size);
   if (reader_.get() != nullptr && reader_->paused()) reader_->resume();
-  const auto patience = std::chrono::nanoseconds(LEAVE_PATIENCE).count();
-  tasks_.add(leave(shm::nowNs() + static_cast<std::uint64_t>(patience)));
+  tasks_.add(leave(shm::nowNs() + LEAVE_PATIENCE));
 }
 
 // Nothing is registered any more, so no removal can begin; one that had begun waits until its event is read,
@@ -424,15 +415,10 @@ kj::Promise<void> Restore::leave(std::uint64_t deadline) {
 void Restore::finish() {
   if (over_) return;
   over_ = true;
-  for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++) {
-    ShardHandle* shard = router_.attached(i) ? context_.pool.process(i) : nullptr;
-    router_.setAttached(i, false);
-    if (shard == nullptr) continue;
-    auto request = shard->rpc().detachRequest();
-    request.setRestore(id());
-    request.send().detach([](kj::Exception&&) {});
-  }
-  for (const char* part : {"segment", "uffd", "source", "conn", "target"}) context_.link.drop(fdName(part));
+  for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++)
+    if (ShardHandle* shard = context_.pool.process(i)) shardLeaves(*shard).detach([](kj::Exception&&) {});
+  for (const char* part : {"segment", "uffd", "source", "conn", "target", "touches"})
+    context_.link.drop(fdName(part));
   readyFulfiller_->fulfill();
   completeFulfiller_->fulfill();
   overFulfiller_->fulfill();
@@ -443,12 +429,15 @@ void Restore::fail(const std::string& reason) {
   phase_ = Phase::failed;
   failure_ = reason;
   segment_.header().state.store(shm::SegmentState::failed);
+  // Before anybody answers a fault: no thread goes on without its page.
+  const bool killing = killsOnLost() && kill(reason);
   context_.log.add("restore " + name() + " has failed: " + reason +
-                   "; the target gets SIGBUS on every page it still misses");
+                   (killing ? "" : "; the target gets SIGBUS on every page it still misses"));
   for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++) router_.setAttached(i, false);
   // Not from within the promise that has just failed.
   tasks_.add(kj::evalLater([this] {
     reading_ = nullptr;
+    resharding_.cancel("the restore has failed");  // it may be waiting in the reader
     reader_ = nullptr;
     auto undertaker = kj::heap<Undertaker>(context_.io, fds_.uffd.get(), fds_.target.get(), name());
     reading_ = undertaker->run().eagerlyEvaluate(
@@ -458,6 +447,28 @@ void Restore::fail(const std::string& reason) {
   }));
   completeFulfiller_->fulfill();
   readyFulfiller_->fulfill();
+}
+
+void Restore::pageLost(shm::PageIndex page) {
+  if (over_ || phase_ == Phase::failed) return;
+  if (!killsOnLost()) return fail("a page is lost and this kernel cannot poison it (Linux 6.6 can)");
+  const std::string reason = "page " + std::to_string(page) + " is lost";
+  // Else nobody would ever answer the page.
+  if (!kill(reason)) fail(reason + " and the target cannot be killed");
+}
+
+// The restore itself goes on until the pidfd says that the target has gone: were its uffd closed before, a
+// thread that is still running would read zeros.
+bool Restore::kill(const std::string& reason) {
+  if (!killed_.empty()) return true;
+  if (syscall(SYS_pidfd_send_signal, fds_.target.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
+    const int error = errno;
+    context_.log.add("restore " + name() + ": the target cannot be killed: " + std::strerror(error));
+    return false;
+  }
+  killed_ = "the target was killed, as --on-lost kill wants it: " + reason;
+  context_.log.add("restore " + name() + ": " + killed_);
+  return true;
 }
 
 void Restore::fill(rpc::RestoreInfo::Builder info) {
@@ -488,8 +499,10 @@ void Restore::fill(rpc::RestoreInfo::Builder info) {
   info.setRemoved(counts.removed);
   info.setRemoveNegotiated((facts.uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0);
   info.setFailure(failure_.c_str());
-  info.setPrefaulting(!jobs_.empty());
+  info.setPrefaulting(population_.underWay());
   info.setSegmentBytes(segment_.bytes());
+  info.setWorkingSetRefused(workingSetRefused_.c_str());
+  info.setRecording(touches_ != nullptr);
   info.setAgeNs(shm::nowNs() - segment_.header().attachedAt.load());
 }
 

@@ -12,10 +12,12 @@
 #include "coordinator/event_log.h"
 #include "coordinator/fault_router.h"
 #include "coordinator/options.h"
-#include "coordinator/prefault_job.h"
+#include "coordinator/population.h"
 #include "coordinator/shard_pool.h"
+#include "coordinator/touch_recorder.h"
 #include "coordinator/uffd_reader.h"
 #include "coordinator/undertaker.h"
+#include "coordinator/working_set.h"
 #include "rpc/control.capnp.h"
 #include "shmtracker/segment.h"
 
@@ -35,8 +37,9 @@ struct RestoreContext {
 struct RestoreFds {
   kj::AutoCloseFd uffd;
   kj::AutoCloseFd source;
-  kj::AutoCloseFd conn;    // the handshake's connection
-  kj::AutoCloseFd target;  // pidfd
+  kj::AutoCloseFd conn;       // the handshake's connection
+  kj::AutoCloseFd target;     // pidfd
+  kj::AutoCloseFd touches{};  // the recording of a working set
 };
 
 struct RestoreSpec {
@@ -48,6 +51,9 @@ struct RestoreSpec {
   bool prefault = false;
   bool keepServing = false;
   bool watchSocket = false;  // the target is gone when `conn` closes
+  WorkingSet workingSet;     // populated before everything else
+  bool recordWorkingSet = false;
+  bool killOnLost = false;  // needs RestoreFds::target
 };
 
 enum class Phase { serving, paused, complete, failed };
@@ -79,13 +85,13 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   UffdReader& reader() { return *reader_; }
   const RestoreFds& fds() const { return fds_; }
   bool over() const { return over_; }
+  // Where the restore records its working set; null where it does not.
+  std::shared_ptr<const TouchRecorder> touches() const { return touches_; }
   bool servedBy(std::uint32_t shard) const { return router_.attached(shard); }
 
   void pause();
   void resume();
-  // Background population; no ranges: everything.
-  std::shared_ptr<PrefaultJob> prefault(std::vector<shm::PageRange> ranges);
-  void cancel(PrefaultJob& job);
+  Population& population() { return population_; }
   // Deals the extents out to `shards` shards, all of which are up.
   kj::Promise<void> reshard(std::uint32_t shards);
 
@@ -93,8 +99,11 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   enum class Release { no, yes };  // yes: unregister its ranges, so that it runs on without a server
   // A removal that is under way is answered before it is over.
   void end(const std::string& reason, Release release);
-  // Goes on as a failed one: every fault gets an error, so that the target learns it.
+  // Goes on as a failed one: every fault gets an error, so that the target learns it; or it is killed, if
+  // that is what the operator wants.
   void fail(const std::string& reason);
+  // A page that a shard could not give and has not poisoned.
+  void pageLost(shm::PageIndex page);
 
   void fill(rpc::RestoreInfo::Builder info);
   void fill(rpc::RestoreStats::Builder stats);
@@ -112,10 +121,14 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   void finish();
   kj::Promise<void> watchCompletion();
   void serve();
-  void startOn(std::shared_ptr<PrefaultJob> job, ShardHandle& shard);
-  void holdPopulation();
+  void populateFromTheStart();
+  void useWorkingSet(const WorkingSet& set);
+  void record(int fd);
   kj::Promise<void> poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
                            const std::string& reason);
+  bool killsOnLost() const { return segment_.header().killOnLost.load() == shm::YES; }
+  // False where it can't be.
+  bool kill(const std::string& reason);
   // Makes every waiting thread of the target fault again.
   void wake();
   void taskFailed(kj::Exception&& exception) override;
@@ -126,22 +139,26 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   RestoreFds fds_;
   shm::Segment segment_;
   const shm::HeldMutex election_;  // of segment_
+  std::shared_ptr<TouchRecorder> touches_;
   FaultRouter router_;
+  Population population_;
   kj::Own<UffdReader> reader_;
   kj::Maybe<kj::Own<Undertaker>> undertaker_;
   kj::Promise<void> reading_;  // of reader_ or undertaker_
   kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> targetExit_;
   Phase phase_ = Phase::serving;
   std::string failure_;
+  std::string killed_;  // why the target was
   std::string overReason_;
   bool ending_ = false, over_ = false;
   bool serving_ = false;
   shm::PageIndex firstMissing_ = 0;  // none before it; never moves back
-  std::vector<std::shared_ptr<PrefaultJob>> jobs_;
-  std::uint64_t lastJob_ = 0;
+  std::vector<shm::PageRange> workingSet_;  // what serve() populates first
+  std::string workingSetRefused_;
 
   kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;
   kj::ForkedPromise<void> ready_, complete_, overPromise_;
+  kj::Canceler resharding_;
   kj::TaskSet tasks_;
 };
 

@@ -44,7 +44,7 @@ class PrefaultServer final : public rpc::Prefault::Server {
   kj::Promise<void> cancel(CancelContext) override {
     auto restore = restore_.lock();
     if (restore == nullptr || job_->finished()) return kj::READY_NOW;
-    restore->cancel(*job_);
+    restore->population().cancel(*job_);
     return job_->whenFinished().exclusiveJoin(restore->whenOver().ignoreResult());
   }
 
@@ -56,7 +56,11 @@ class PrefaultServer final : public rpc::Prefault::Server {
 class RestoreServer final : public rpc::Restore::Server {
  public:
   explicit RestoreServer(const std::shared_ptr<Restore>& restore)
-      : restore_(restore), name_(restore->name()), over_(restore->whenOver().fork()) {}
+      : restore_(restore), name_(restore->name()), over_(restore->whenOver().fork()) {
+    if (restore->touches() != nullptr)
+      recorded_ = makeRecordedWorkingSet(restore->touches(), restore->segment().regions().regions(),
+                                         restore->fds().source.get());
+  }
 
   kj::Promise<void> info(InfoContext context) override {
     require()->fill(context.getResults().initInfo());
@@ -104,7 +108,7 @@ class RestoreServer final : public rpc::Restore::Server {
   kj::Promise<void> prefault(PrefaultContext context) override {
     auto restore = require();
     auto ranges = rpc::rangesFrom(context.getParams().getRanges(), restore->segment().pages().pageCount());
-    context.getResults().setPrefault(kj::heap<PrefaultServer>(restore, restore->prefault(std::move(ranges))));
+    context.getResults().setPrefault(kj::heap<PrefaultServer>(restore, restore->population().begin(std::move(ranges))));
     return kj::READY_NOW;
   }
 
@@ -128,6 +132,15 @@ class RestoreServer final : public rpc::Restore::Server {
         [context](std::string reason) mutable { context.getResults().setReason(reason.c_str()); });
   }
 
+  // Also when the restore is over: that is when a recording is whole.
+  kj::Promise<void> workingSet(WorkingSetContext context) override {
+    KJ_IF_MAYBE (recorded, recorded_) {
+      context.getResults().setWorkingSet(*recorded);
+      return kj::READY_NOW;
+    }
+    KJ_FAIL_REQUIRE("this restore records no working set: begin it with --record-working-set", name_.c_str());
+  }
+
  private:
   std::shared_ptr<Restore> require() {
     auto restore = restore_.lock();
@@ -138,6 +151,7 @@ class RestoreServer final : public rpc::Restore::Server {
   std::weak_ptr<Restore> restore_;
   const std::string name_;
   kj::ForkedPromise<std::string> over_;
+  kj::Maybe<rpc::RecordedWorkingSet::Client> recorded_;
 };
 
 }  // namespace

@@ -46,11 +46,6 @@ ino_t inodeOf(int fd) {
   return fd >= 0 && fstat(fd, &status) == 0 ? status.st_ino : 0;
 }
 
-ListenerSpec specFrom(rpc::ListenSpec::Reader reader) {
-  return {reader.getName().cStr(), reader.getSourceName().cStr(), reader.getPrefault(),
-          reader.getKeepServing(), reader.getAnyUser()};
-}
-
 }  // namespace
 
 Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inherited, Options options)
@@ -148,7 +143,7 @@ void Service::adoptListeners() {
       KJ_REQUIRE(source.get() >= 0, "the listener's source is not there");
       KJ_SYSCALL(lseek(specFd.get(), 0, SEEK_SET));
       capnp::StreamFdMessageReader message(specFd.get());
-      ListenerSpec spec = specFrom(message.getRoot<rpc::ListenSpec>());
+      ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::ListenSpec>(), source.get());
       const std::string key = spec.name;
       listeners_[key] = std::make_shared<Listener>(
           context_, std::move(spec), kj::mv(source),
@@ -171,11 +166,12 @@ kj::Promise<void> Service::adoptRestores() {
   for (const std::uint64_t id : ids) {
     const std::string stem = "restore." + std::to_string(id) + ".";
     RestoreFds fds{inherited_.take(stem + "uffd"), inherited_.take(stem + "source"),
-                   inherited_.take(stem + "conn"), inherited_.take(stem + "target")};
+                   inherited_.take(stem + "conn"), inherited_.take(stem + "target"),
+                   inherited_.take(stem + "touches")};
     kj::AutoCloseFd segment = inherited_.take(stem + "segment");
     if (segment.get() < 0) {
       // Died before it was durable; the connection is there still and the handshake begins again.
-      for (const char* part : {"uffd", "source", "conn", "target"}) link_.drop(stem + part);
+      for (const char* part : {"uffd", "source", "conn", "target", "touches"}) link_.drop(stem + part);
       continue;
     }
     const int uffd = fds.uffd.get();
@@ -283,12 +279,7 @@ std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd soc
   KJ_SYSCALL(memory = memfd_create("faultline-listener", MFD_CLOEXEC));
   kj::AutoCloseFd specFd(memory);
   capnp::MallocMessageBuilder message;
-  auto root = message.initRoot<rpc::ListenSpec>();
-  root.setName(spec.name.c_str());
-  root.setSourceName(spec.sourceName.c_str());
-  root.setPrefault(spec.prefault);
-  root.setKeepServing(spec.keepServing);
-  root.setAnyUser(spec.anyUser);
+  fill(message.initRoot<rpc::ListenSpec>(), spec);
   capnp::writeMessageToFd(specFd.get(), message);
   const std::string name = spec.name;
   link_.store(listenerName(name, "source"), source.get());
@@ -327,7 +318,7 @@ kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards
   auto restore = find(name);
   KJ_REQUIRE(shards >= 1 && shards <= shm::MAX_SHARDS, "a restore can have 1 to 64 shards", shards);
   return pool_.grow(shards)
-      .then([restore, shards] { return restore->reshard(shards); })
+      .then([restore, shards] { return restore->reshard(shards).attach(restore); })
       .then([this, name, shards] {
         log_.add("restore " + name + " is served by " + std::to_string(shards) + " shards now");
       });

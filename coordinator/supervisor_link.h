@@ -4,7 +4,8 @@
 //   control                        the listening control socket
 //   listener.NAME.{source,spec,listen}   a handshake socket (the supervisor accepts on it), in the order
 //   stored listener.NAME.conn.SEQ         an accepted target whose handshake is not yet served
-//   restore.ID.{uffd,source,conn,target,segment}  a restore; `segment` is stored last and makes it durable
+//   restore.ID.{uffd,source,conn,target,touches,segment}  a restore; `segment` is stored last and makes it
+//                                  durable
 //   shard.INDEX.{pidfd,channel}    a shard process; `channel` is stored last
 //   program.shard                  the shard of our own build (rpc/build.h); not to be dropped
 //   failpoint.POINT.ACTION.SKIP.PAGE.{resume,reached}  tests only

@@ -59,6 +59,8 @@ struct RestoreInfo {
   segmentBytes @12 :UInt64;   # memory that tracker, journal and counters take
   id @13 :UInt64;             # unique over the life of the service
   ageNs @14 :UInt64;          # since the restore began
+  workingSetRefused @15 :Text;  # why the working set that was given is not used; empty unless it is refused
+  recording @16 :Bool;          # first touches are being recorded
 }
 
 struct Latency {
@@ -122,6 +124,34 @@ interface Prefault {
   # Returns when no shard populates for this request any more.
 }
 
+enum OnLost {
+  # What a target gets when a page is lost: its source is gone for good, or nobody can serve the restore any more.
+  poison @0;  # an error on each such page, as it touches it (SIGBUS)
+  kill @1;    # SIGKILL, by its pidfd, before any thread of it goes on without its page
+}
+
+struct SourceRange {
+  # A part of the source. All in bytes.
+  offset @0 :UInt64;
+  size @1 :UInt64;
+}
+
+struct WorkingSet {
+  # What is to be populated first, as it was recorded in another restore from the same source.
+  pageSize @0 :UInt64;             # the smallest of the regions it was recorded with
+  ranges @1 :List(SourceRange);    # in the order wanted, at most 1048576; parts that no region covers are ignored
+}
+
+interface RecordedWorkingSet {
+  # The pages that a target touched first, in that order, as the coordinator read their faults. Can be asked while
+  # the restore runs and after it has ended, as long as the connection lasts.
+  pages @0 (from :UInt64) -> (pages :List(UInt64), recorded :UInt64, lost :UInt64);
+  # Pages by number, from position `from` on, at most 65536 of them: ask on behind the last. `recorded`: how many
+  # there are; `lost`: first touches for which there was no room.
+  snapshot @1 () -> (regions :List(Region), source :Fd);
+  # What turns their numbers into places in the source, and the source itself, open for reading.
+}
+
 interface Restore {
   info @0 () -> (info :RestoreInfo);
   waitReady @1 () -> ();
@@ -144,6 +174,8 @@ interface Restore {
   # server. Refused while pages are missing, unless `force`: then their content is lost to the target (zeros).
   waitEnded @9 () -> (reason :Text);
   # Returns when the restore is over: completed and released, target gone, detached, or failed.
+  workingSet @10 () -> (workingSet :RecordedWorkingSet);
+  # Fails where this restore does not record (AttachSpec.recordWorkingSet).
 }
 
 struct AttachSpec {
@@ -152,6 +184,9 @@ struct AttachSpec {
   regions @2 :List(Region);
   prefault @3 :Bool;          # populate everything in the background from the start
   keepServing @4 :Bool;       # do not release the target when no page is missing any more
+  workingSet @5 :WorkingSet;  # populated before everything else, in its order
+  recordWorkingSet @6 :Bool;  # note the first touches; a page that is populated before it is touched is not seen
+  onLost @7 :OnLost;          # kill is refused where no pidfd of the target is given
 }
 
 struct ListenSpec {
@@ -160,6 +195,9 @@ struct ListenSpec {
   prefault @2 :Bool;
   keepServing @3 :Bool;
   anyUser @4 :Bool;           # accept peers of any uid; otherwise only root's and the server's own
+  workingSet @5 :WorkingSet;  # these two as in AttachSpec, for each target
+  recordWorkingSet @6 :Bool;
+  onLost @7 :OnLost;
 }
 
 interface Listener {

@@ -40,6 +40,9 @@ class Attachment {
   }
   void stopProtecting() { protect_.store(false, std::memory_order_relaxed); }
 
+  // A page that the source cannot give costs the target its life: the coordinator's to do.
+  bool killsOnLost() { return segment_.header().killOnLost.load(std::memory_order_relaxed) == shm::YES; }
+
   // Nothing is to be done for it any more.
   bool ended() const { return ended_.load(std::memory_order_relaxed); }
   // True for the first caller.

@@ -328,6 +328,9 @@ void FaultLoop::sourceFailed(Fault fault, unsigned worker, int error) {
 
 void FaultLoop::poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page,
                           const std::string& reason) {
+  // Whoever waits for it waits until the coordinator, or its successor, has killed the target.
+  if (restore.killsOnLost() && restore.segment().pages().state(page) == shm::PageState::missing)
+    return events_.pageLost(restore.id(), page, reason);
   const Commit result = committer_.commitFault(restore, worker, page, {Content::Kind::poison});
   if (result == Commit::done) {
     Committer::wake(restore, page);

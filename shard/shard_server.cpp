@@ -52,7 +52,7 @@ void ShardService::pagePoisoned(std::uint64_t restore, shm::PageIndex page, std:
 }
 
 void ShardService::pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) {
-  spdlog::error("restore {}: page {} is lost and this kernel cannot poison it: {}", restore, page, reason);
+  spdlog::error("restore {}: page {} is lost and cannot be, or is not to be, poisoned: {}", restore, page, reason);
   tell([restore, page, reason = std::move(reason)](rpc::ShardEvents::Client& events) {
     auto request = events.pageLostRequest();
     request.setRestore(restore);

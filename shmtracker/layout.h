@@ -50,7 +50,7 @@ struct Immutable {
 
 enum class SegmentState : std::uint32_t { initialising = 0, ready = 1, failed = 2 };
 
-// A value of `paused` and `prefaultAll` that no single rotten byte makes out of 0.
+// A value of `paused`, `prefaultAll` and `killOnLost` that no single rotten byte makes out of 0.
 inline constexpr std::uint32_t YES = 0x5945535e;
 
 struct Header {
@@ -64,7 +64,7 @@ struct Header {
   std::atomic<std::uint32_t> prefaultAll;        // YES: every page is to be populated in the background
   std::atomic<std::uint32_t> paused;             // YES: the uffd is not read
   std::atomic<std::uint32_t> watchSocket;        // 1: the target is gone when its handshake socket closes
-  std::atomic<std::uint32_t> reserved;
+  std::atomic<std::uint32_t> killOnLost;         // YES: a lost page kills the target; else it is poisoned
   std::atomic<std::uint64_t> attachedAt;  // ns, CLOCK_MONOTONIC
 };
 

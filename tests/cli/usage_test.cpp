@@ -21,8 +21,9 @@ using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::StartsWith;
 
-const std::vector<std::string> COMMANDS = {"serve",  "restore",  "status", "demo",    "pause",   "resume",
-                                           "detach", "prefault", "pages",  "reshard", "shutdown"};
+const std::vector<std::string> COMMANDS = {"serve", "restore", "status",   "demo",
+                                           "pause", "resume",  "detach",   "prefault",
+                                           "pages", "reshard", "shutdown", "working-set"};
 
 // One line, that of ours.
 MATCHER(IsOneLine, "is one line that begins with the program's name") {

@@ -1,0 +1,52 @@
+// Background population of one restore: each shard that serves it is asked for its own part, and asked again
+// where it died, was replaced, or owns other pages now.
+#pragma once
+
+#include <kj/async.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "coordinator/fault_router.h"
+#include "coordinator/prefault_job.h"
+#include "coordinator/shard_pool.h"
+#include "shmtracker/segment.h"
+
+namespace faultline::coordinator {
+
+// Loop thread only. What it refers to must outlive it.
+class Population final : private kj::TaskSet::ErrorHandler {
+ public:
+  Population(ShardPool& pool, FaultRouter& router, shm::Segment& segment);
+
+  // No ranges: everything.
+  std::shared_ptr<PrefaultJob> begin(std::vector<shm::PageRange> ranges);
+  void cancel(PrefaultJob& job);
+  // Until it is no longer held nothing is populated.
+  void hold(bool held);
+  bool underWay() const { return !jobs_.empty(); }
+
+  // A shard is attached, and has not been asked for anything.
+  void shardUp(ShardHandle& shard);
+  // A shard has died or is being replaced: what it answers from now on, of runs it has had to stop, says
+  // nothing.
+  void shardGone(std::uint32_t index);
+  // The extents have other owners.
+  void dealtOut();
+
+ private:
+  void ask(std::shared_ptr<PrefaultJob> job, ShardHandle& shard);
+  void answered(const std::shared_ptr<PrefaultJob>& job, std::uint32_t shard, std::uint64_t run);
+  void cancelRun(std::uint32_t shard, std::uint64_t run);
+  void taskFailed(kj::Exception&& exception) override;
+
+  ShardPool& pool_;
+  FaultRouter& router_;
+  shm::Segment& segment_;
+  std::vector<std::shared_ptr<PrefaultJob>> jobs_;
+  std::uint64_t lastRun_;
+  kj::TaskSet tasks_;
+};
+
+}  // namespace faultline::coordinator

@@ -1,0 +1,144 @@
+#include "coordinator/working_set.h"
+
+#include <kj/debug.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "rpc/convert.h"
+#include "rpc/fd.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+constexpr std::uint64_t MAX_PAGES_AN_ANSWER = 65536;
+
+std::uint64_t smallestPage(const std::vector<shm::Region>& regions) {
+  std::uint64_t smallest = shm::HUGE_PAGE;
+  for (const shm::Region& region : regions) smallest = std::min(smallest, region.pageSize);
+  return smallest;
+}
+
+// A region by where it lies in the source.
+struct Part {
+  std::uint64_t offset, end;  // in the source
+  std::uint64_t pageSize;
+  shm::PageIndex firstPage;
+  std::uint64_t endsBefore = 0;  // no part up to this one ends behind it
+};
+
+std::vector<Part> partsOf(const std::vector<shm::Region>& regions) {
+  std::vector<Part> parts;
+  shm::PageIndex page = 0;
+  for (const shm::Region& region : regions) {
+    parts.push_back({region.offset, region.offset + region.size, region.pageSize, page});
+    page += region.pages();
+  }
+  std::sort(parts.begin(), parts.end(), [](auto& a, auto& b) { return a.offset < b.offset; });
+  std::uint64_t end = 0;
+  for (Part& part : parts) part.endsBefore = end = std::max(end, part.end);
+  return parts;
+}
+
+class RecordedWorkingSetServer final : public rpc::RecordedWorkingSet::Server {
+ public:
+  RecordedWorkingSetServer(std::shared_ptr<const TouchRecorder> recorder, std::vector<shm::Region> regions,
+                           kj::AutoCloseFd source)
+      : recorder_(std::move(recorder)), regions_(std::move(regions)), source_(kj::mv(source)) {}
+
+  kj::Promise<void> pages(PagesContext context) override {
+    const std::uint64_t recorded = recorder_->recorded();
+    const std::uint64_t from = std::min(context.getParams().getFrom(), recorded);
+    const std::uint64_t count = std::min(recorded - from, MAX_PAGES_AN_ANSWER);
+    auto results = context.getResults();
+    auto list = results.initPages(static_cast<unsigned>(count));
+    for (unsigned i = 0; i < count; i++) list.set(i, recorder_->at(from + i));
+    results.setRecorded(recorded);
+    results.setLost(recorder_->lost());
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> snapshot(SnapshotContext context) override {
+    auto results = context.getResults();
+    rpc::fill(results.initRegions(static_cast<unsigned>(regions_.size())), regions_);
+    results.setSource(rpc::makeFdFrom(source_.get()));
+    return kj::READY_NOW;
+  }
+
+ private:
+  const std::shared_ptr<const TouchRecorder> recorder_;
+  const std::vector<shm::Region> regions_;
+  const kj::AutoCloseFd source_;
+};
+
+}  // namespace
+
+WorkingSet workingSetFrom(rpc::WorkingSet::Reader reader, int source) {
+  struct stat status {};
+  KJ_SYSCALL(fstat(source, &status));
+  const auto sourceBytes = static_cast<std::uint64_t>(status.st_size);
+  WorkingSet set;
+  const auto list = reader.getRanges();
+  KJ_REQUIRE(list.size() <= WorkingSet::MAX_RANGES, "the working set has too many ranges; 1048576 are taken",
+             list.size());
+  set.pageSize = reader.getPageSize();
+  set.ranges.reserve(list.size());
+  std::uint64_t left = sourceBytes;
+  for (auto range : list) {
+    const SourceRange part{range.getOffset(), range.getSize()};
+    KJ_REQUIRE(part.offset <= sourceBytes && part.size <= sourceBytes - part.offset,
+               "the working set reaches past the end of the source", part.offset, part.size, sourceBytes);
+    KJ_REQUIRE(part.size <= left, "the working set is larger than the source: it names a part twice",
+               sourceBytes);
+    left -= part.size;
+    set.ranges.push_back(part);
+  }
+  return set;
+}
+
+void fill(rpc::WorkingSet::Builder to, const WorkingSet& set) {
+  to.setPageSize(set.pageSize);
+  auto list = to.initRanges(static_cast<unsigned>(set.ranges.size()));
+  for (unsigned i = 0; i < set.ranges.size(); i++) {
+    list[i].setOffset(set.ranges[i].offset);
+    list[i].setSize(set.ranges[i].size);
+  }
+}
+
+std::optional<std::string> whyNotUsable(const WorkingSet& set, const std::vector<shm::Region>& regions) {
+  const std::uint64_t here = smallestPage(regions);
+  if (set.ranges.empty() || set.pageSize == here) return std::nullopt;
+  return "it was recorded with pages of " + std::to_string(set.pageSize) +
+         " bytes, this target has pages of " + std::to_string(here) +
+         ": record one with such a target, or leave it out";
+}
+
+std::vector<shm::PageRange> pagesOf(const WorkingSet& set, const std::vector<shm::Region>& regions) {
+  const std::vector<Part> parts = partsOf(regions);
+  std::vector<shm::PageRange> pages;
+  for (const SourceRange& range : set.ranges) {
+    const std::uint64_t end = range.offset + range.size;
+    auto part = std::lower_bound(parts.begin(), parts.end(), end,
+                                 [](const Part& p, std::uint64_t offset) { return p.offset < offset; });
+    const auto before = static_cast<std::ptrdiff_t>(pages.size());
+    // Several regions may be backed by the same bytes.
+    while (part != parts.begin() && (part - 1)->endsBefore > range.offset) {
+      --part;
+      const std::uint64_t from = std::max(range.offset, part->offset), to = std::min(end, part->end);
+      if (from >= to) continue;
+      const std::uint64_t first = (from - part->offset) / part->pageSize;
+      const std::uint64_t last = (to - part->offset - 1) / part->pageSize;
+      pages.push_back({part->firstPage + first, last - first + 1});
+    }
+    std::reverse(pages.begin() + before, pages.end());
+  }
+  return pages;
+}
+
+rpc::RecordedWorkingSet::Client makeRecordedWorkingSet(std::shared_ptr<const TouchRecorder> recorder,
+                                                       std::vector<shm::Region> regions, int source) {
+  return kj::heap<RecordedWorkingSetServer>(std::move(recorder), std::move(regions), rpc::duplicate(source));
+}
+
+}  // namespace faultline::coordinator

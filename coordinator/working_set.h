@@ -1,0 +1,46 @@
+// A recorded working set that a restore was given, from the words of the schema to pages in order; and the
+// recording of one, back to the schema.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "coordinator/touch_recorder.h"
+#include "rpc/control.capnp.h"
+#include "shmtracker/pages.h"
+
+namespace faultline::coordinator {
+
+// In bytes of the source.
+struct SourceRange {
+  std::uint64_t offset = 0;
+  std::uint64_t size = 0;
+};
+
+// What to populate before everything else; no ranges: nothing.
+struct WorkingSet {
+  std::uint64_t pageSize = 0;  // the smallest it was recorded with
+  std::vector<SourceRange> ranges;
+
+  static constexpr std::uint64_t MAX_RANGES = 1u << 20;
+};
+
+// Throws, naming the value, where it has too many ranges, one past the end of `source` (the file's fd), or
+// ranges that are more than that together.
+WorkingSet workingSetFrom(rpc::WorkingSet::Reader reader, int source);
+void fill(rpc::WorkingSet::Builder to, const WorkingSet& set);
+
+// Why `set` cannot be used for a restore with these regions; nothing where it can.
+std::optional<std::string> whyNotUsable(const WorkingSet& set, const std::vector<shm::Region>& regions);
+
+// The pages that the set's ranges back, in its order. `regions`: sorted by address, as pages are numbered.
+std::vector<shm::PageRange> pagesOf(const WorkingSet& set, const std::vector<shm::Region>& regions);
+
+// The capability for a recording. Goes on answering when the restore has ended. `source` is duplicated.
+rpc::RecordedWorkingSet::Client makeRecordedWorkingSet(std::shared_ptr<const TouchRecorder> recorder,
+                                                       std::vector<shm::Region> regions, int source);
+
+}  // namespace faultline::coordinator
