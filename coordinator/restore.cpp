@@ -5,7 +5,6 @@
 #include <linux/userfaultfd.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -33,40 +32,6 @@ constexpr std::uint64_t LEAVE_PATIENCE = 2'000'000'000;  // ns
 constexpr std::chrono::seconds ELECTION_PATIENCE{5};
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
-
-std::uint64_t newId() {
-  static std::uint64_t last = 0;
-  timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  // Unique over the service's life, over all coordinators: a live shard may still know an old restore.
-  last = std::max(last + 1, static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 +
-                                static_cast<std::uint64_t>(now.tv_nsec) / 1000);
-  return last;
-}
-
-std::uint64_t sizeOf(int source, const std::string& name) {
-  struct stat status {};
-  KJ_SYSCALL(fstat(source, &status), "look at the source", name.c_str());
-  KJ_REQUIRE(S_ISREG(status.st_mode), "the source is no regular file: give the snapshot's memory file",
-             name.c_str());
-  KJ_REQUIRE(status.st_size > 0, "the source is empty: give the snapshot's memory file", name.c_str());
-  return static_cast<std::uint64_t>(status.st_size);
-}
-
-shm::Segment createSegment(const RestoreContext& context, const RestoreSpec& spec, int source) {
-  shm::SegmentSpec segment;
-  segment.restoreId = newId();
-  segment.name = spec.name;
-  segment.sourceName = spec.sourceName;
-  segment.regions = spec.regions;
-  segment.sourceBytes = sizeOf(source, spec.sourceName);
-  segment.uffdFeatures = spec.uffdFeatures;
-  segment.workersPerShard = threadsOf(context.options) + 2;
-  segment.shards = context.options.shards;
-  segment.targetPid = spec.targetPid;
-  segment.keepServing = spec.keepServing;
-  return shm::Segment::create(segment);
-}
 
 // Polling needs it, and so does a read() that must never wait (man 2 userfaultfd).
 void setNonBlocking(int uffd) {
@@ -116,13 +81,7 @@ kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec
   KJ_REQUIRE(!spec.killOnLost || fds.target.get() >= 0,
              "a target that is to be killed when a page is lost needs a pidfd: give one, or have it poisoned",
              spec.name.c_str());
-  shm::Segment segment = createSegment(context, spec, fds.source.get());
-  shm::Header& header = segment.header();
-  header.prefaultAll.store(spec.prefault ? shm::YES : 0);
-  header.watchSocket.store(spec.watchSocket ? 1 : 0);
-  header.killOnLost.store(spec.killOnLost ? shm::YES : 0);
-  header.incarnation.store(1);
-  header.attachedAt.store(shm::nowNs());
+  shm::Segment segment = spec.createSegment(context.options, fds.source.get());
   if (segment.lock().election().tryLock() != shm::LockResult::acquired)
     KJ_FAIL_ASSERT("a new segment is held");
   shm::HeldMutex election(segment.lock().election());
@@ -213,11 +172,14 @@ void Restore::start() {
 }
 
 kj::Promise<void> Restore::recover() {
-  return reader_->recover().then([this](std::optional<std::string> why) {
-    if (why.has_value()) return fail(*why);
-    start();
-    if (!made(rpc::Mistake::noWakeAfterTakeover)) wake();
-  });
+  return kj::evalNow([this] { return reader_->recover(); })
+      .then(
+          [this](std::optional<std::string> why) {
+            if (why.has_value()) return fail(*why);
+            start();
+            if (!made(rpc::Mistake::noWakeAfterTakeover)) wake();
+          },
+          [this](kj::Exception&& e) { fail(e.getDescription().cStr()); });
 }
 
 void Restore::serve() {
@@ -438,15 +400,26 @@ void Restore::fail(const std::string& reason) {
   tasks_.add(kj::evalLater([this] {
     reading_ = nullptr;
     resharding_.cancel("the restore has failed");  // it may be waiting in the reader
-    reader_ = nullptr;
-    auto undertaker = kj::heap<Undertaker>(context_.io, fds_.uffd.get(), fds_.target.get(), name());
-    reading_ = undertaker->run().eagerlyEvaluate(
-        [](kj::Exception&& e) { spdlog::error("{}", e.getDescription().cStr()); });
-    undertaker_ = kj::mv(undertaker);
-    wake();
+    reading_ =
+        bury().eagerlyEvaluate([](kj::Exception&& e) { spdlog::error("{}", e.getDescription().cStr()); });
   }));
   completeFulfiller_->fulfill();
   readyFulfiller_->fulfill();
+}
+
+// To read an event is to tell its caller to go on, so every section that began before the restore failed has
+// to end first: with the lock; or, where that is what failed, with the shards.
+kj::Promise<void> Restore::bury() {
+  return reader_->exclusively([](const shm::ExclusiveGuard&) {})
+      .catch_([this](kj::Exception&&) {
+        return context_.pool.endAll("restore " + name() +
+                                    " has failed, and its lock cannot tell what is at work on it");
+      })
+      .then([this] {
+        reader_ = nullptr;
+        undertaker_ = kj::heap<Undertaker>(context_.io, fds_.uffd.get(), fds_.target.get(), name());
+        return undertaker_->run();
+      });
 }
 
 void Restore::pageLost(shm::PageIndex page) {

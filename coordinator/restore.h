@@ -13,11 +13,11 @@
 #include "coordinator/fault_router.h"
 #include "coordinator/options.h"
 #include "coordinator/population.h"
+#include "coordinator/restore_spec.h"
 #include "coordinator/shard_pool.h"
 #include "coordinator/touch_recorder.h"
 #include "coordinator/uffd_reader.h"
 #include "coordinator/undertaker.h"
-#include "coordinator/working_set.h"
 #include "rpc/control.capnp.h"
 #include "shmtracker/segment.h"
 
@@ -40,20 +40,6 @@ struct RestoreFds {
   kj::AutoCloseFd conn;       // the handshake's connection
   kj::AutoCloseFd target;     // pidfd
   kj::AutoCloseFd touches{};  // the recording of a working set
-};
-
-struct RestoreSpec {
-  std::string name;
-  std::string sourceName;
-  std::vector<shm::Region> regions;
-  std::uint64_t uffdFeatures = 0;
-  std::uint32_t targetPid = 0;
-  bool prefault = false;
-  bool keepServing = false;
-  bool watchSocket = false;  // the target is gone when `conn` closes
-  WorkingSet workingSet;     // populated before everything else
-  bool recordWorkingSet = false;
-  bool killOnLost = false;  // needs RestoreFds::target
 };
 
 enum class Phase { serving, paused, complete, failed };
@@ -119,6 +105,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> watchTarget();
   kj::Promise<void> leave(std::uint64_t deadline);
   void finish();
+  kj::Promise<void> bury();
   kj::Promise<void> watchCompletion();
   void serve();
   void populateFromTheStart();
@@ -143,7 +130,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   FaultRouter router_;
   Population population_;
   kj::Own<UffdReader> reader_;
-  kj::Maybe<kj::Own<Undertaker>> undertaker_;
+  kj::Own<Undertaker> undertaker_;
   kj::Promise<void> reading_;  // of reader_ or undertaker_
   kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> targetExit_;
   Phase phase_ = Phase::serving;
@@ -152,7 +139,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   std::string overReason_;
   bool ending_ = false, over_ = false;
   bool serving_ = false;
-  shm::PageIndex firstMissing_ = 0;  // none before it; never moves back
+  shm::PageIndex firstMissing_ = 0;         // none before it; never moves back
   std::vector<shm::PageRange> workingSet_;  // what serve() populates first
   std::string workingSetRefused_;
 

@@ -108,7 +108,8 @@ class RestoreServer final : public rpc::Restore::Server {
   kj::Promise<void> prefault(PrefaultContext context) override {
     auto restore = require();
     auto ranges = rpc::rangesFrom(context.getParams().getRanges(), restore->segment().pages().pageCount());
-    context.getResults().setPrefault(kj::heap<PrefaultServer>(restore, restore->population().begin(std::move(ranges))));
+    context.getResults().setPrefault(
+        kj::heap<PrefaultServer>(restore, restore->population().begin(std::move(ranges))));
     return kj::READY_NOW;
   }
 

@@ -194,9 +194,16 @@ void Service::loseRestore(std::uint64_t id, const std::string& why, RestoreFds f
   log_.add("restore " + std::to_string(id) + " cannot be taken over: " + why +
            "; its target gets SIGBUS on every page it still misses");
   auto lost = kj::heap<Lost>(Lost{kj::mv(fds), kj::Own<Undertaker>(), nullptr});
-  lost->undertaker =
-      kj::heap<Undertaker>(io_, lost->fds.uffd.get(), lost->fds.target.get(), std::to_string(id));
-  lost->running = lost->undertaker->run().eagerlyEvaluate(nullptr);
+  // A predecessor's shards may be inside a section of it, and there is no lock to tell: before an event is
+  // read, and its caller goes on, they have to be gone.
+  lost->running =
+      pool_.endAll("restore " + std::to_string(id) + ", which it may be at work on, cannot be taken over")
+          .then([this, id, &lost = *lost] {
+            lost.undertaker =
+                kj::heap<Undertaker>(io_, lost.fds.uffd.get(), lost.fds.target.get(), std::to_string(id));
+            return lost.undertaker->run();
+          })
+          .eagerlyEvaluate([](kj::Exception&& e) { spdlog::error("{}", e.getDescription().cStr()); });
   lost_.push_back(kj::mv(lost));
 }
 

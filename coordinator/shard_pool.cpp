@@ -16,6 +16,7 @@ namespace {
 constexpr std::uint64_t QUICK_DEATH = 20'000'000;  // ns
 constexpr std::uint64_t LONGEST_BACK_OFF = 1000;   // ms
 constexpr std::chrono::milliseconds FENCE_PATIENCE{5000};
+constexpr kj::Duration FENCE_RETRY = 1 * kj::SECONDS;
 
 // How long to wait before the next start: none after a first death, then doubling.
 kj::Duration backOff(std::uint32_t quickDeaths) {
@@ -111,11 +112,12 @@ kj::Promise<void> ShardPool::bringUp(std::uint32_t index) {
   ShardHandle& handle = *process(index);
   return handle.greet(owner_.eventsFor(index))
       .then([this, index, &handle](std::vector<std::uint64_t> has) {
+        // Before the owner attaches what it has now: what begins meanwhile attaches itself.
+        seats_[index].up = true;
         return owner_.shardUp(handle, std::move(has));
       })
       .then([this, index] {
         Seat& seat = seats_[index];
-        seat.up = true;
         if (seat.diedAt == 0) return;
         log_.add("shard " + std::to_string(index) + " " + seat.death + "; its successor " +
                  std::to_string(process(index)->pid()) + " serves again after " +
@@ -178,8 +180,8 @@ kj::Promise<void> ShardPool::putIn(std::uint32_t index, pid_t former, kj::Own<Sh
   ShardHandle& handle = *process(index);
   handle.keep(link_);
   watch(index);
-  return owner_.shardUp(handle, {}).then([this, index, former, pid = handle.pid()] {
-    seats_[index].up = true;
+  seat.up = true;
+  return owner_.shardUp(handle, {}).then([index, former, pid = handle.pid()] {
     spdlog::info("shard {} (pid {}) is replaced by {}", index, former, pid);
   });
 }
@@ -240,10 +242,18 @@ void ShardPool::died(std::uint32_t index) {
 
 bool ShardPool::fence(std::uint32_t index, const std::string& why) {
   ShardHandle* handle = process(index);
-  if (handle == nullptr) return true;  // dead already, which is all a fence wants
+  // Dead already, which is all a fence wants.
+  if (handle == nullptr || rpc::hasEnded(handle->pidfd())) return true;
   log_.add("shard " + std::to_string(index) + " (pid " + std::to_string(handle->pid()) +
            ") is killed: " + why);
   return rpc::killAndWait(handle->pidfd(), FENCE_PATIENCE);
+}
+
+kj::Promise<void> ShardPool::endAll(const std::string& why) {
+  bool ended = true;
+  for (std::uint32_t index = 0; index < size(); index++) ended &= fence(index, why);
+  if (ended) return kj::READY_NOW;
+  return io_.provider->getTimer().afterDelay(FENCE_RETRY).then([this, why] { return endAll(why); });
 }
 
 void ShardPool::taskFailed(kj::Exception&& exception) {

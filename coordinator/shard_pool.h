@@ -17,7 +17,8 @@ class ShardPoolEvents {
  public:
   // A shard process has died; it is being replaced.
   virtual void shardDied(std::uint32_t index) = 0;
-  // A shard answers: attach everything it serves (`has`: what it has attached already), wake its waiters.
+  // A shard answers, and up() gives it: attach everything it serves (`has`: what it has attached already),
+  // wake its waiters.
   virtual kj::Promise<void> shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) = 0;
   // A shard is to be replaced: takes everything from it. Resolves when it uses nothing any more.
   virtual kj::Promise<void> shardLeaves(ShardHandle& shard) = 0;
@@ -44,7 +45,7 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> replace(std::uint32_t index);
 
   std::uint32_t size() const { return static_cast<std::uint32_t>(seats_.size()); }
-  // The live process of a shard; nothing while it is being replaced or not yet up.
+  // The live process of a shard that answers; nothing while it is being replaced or started.
   ShardHandle* up(std::uint32_t index) const;
   // The live process, up or coming up.
   ShardHandle* process(std::uint32_t index) const;
@@ -53,6 +54,8 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   // SIGKILLs a shard and waits until it can do nothing more. Its death is then handled like any other. Blocks
   // for some 100 us. false: it would not die.
   bool fence(std::uint32_t index, const std::string& why);
+  // The same for every shard; resolves when none of those that live now can do anything more.
+  kj::Promise<void> endAll(const std::string& why);
 
  private:
   struct Seat {

@@ -74,14 +74,11 @@ kj::Promise<void> UffdReader::serve() {
     failpoints_.hit(Point::gateClosed);
     unsigned next = 0;
     auto guard = segment_.lock().drainFrom(next, segment_.activeSlots(), SLOT_PATIENCE, countOwnerDied());
-    if (!guard.has_value()) {
-      draining_ = true;
-      return drainOn(next, closedAt_ + std::chrono::nanoseconds(options_.lockDeadline).count())
-          .then([this](shm::ExclusiveGuard guard) -> kj::Promise<void> {
-            draining_ = false;
+    if (!guard.has_value())
+      return alone(drainOn(next, closedAt_ + std::chrono::nanoseconds(options_.lockDeadline).count()))
+          .then([this](shm::ExclusiveGuard guard) {
             return readBatch(std::move(guard)) ? serve() : kj::Promise<void>(kj::READY_NOW);
           });
-    }
     segment_.counters().drain.record(nowNs() - closedAt_);
     if (!readBatch(std::move(guard))) break;
   }
@@ -92,6 +89,12 @@ kj::Promise<shm::ExclusiveGuard> UffdReader::drain() {
   segment_.lock().close();
   closedAt_ = nowNs();
   return drainOn(0, closedAt_ + std::chrono::nanoseconds(options_.lockDeadline).count());
+}
+
+// One writer at a time: says so until `drained` has its guard, fails or is dropped.
+kj::Promise<shm::ExclusiveGuard> UffdReader::alone(kj::Promise<shm::ExclusiveGuard> drained) {
+  draining_ = true;
+  return drained.attach(kj::defer([this] { draining_ = false; }));
 }
 
 // The gate is closed; goes on from slot `next`, other work of the loop in between.
@@ -111,16 +114,17 @@ kj::Promise<shm::ExclusiveGuard> UffdReader::drainOn(unsigned next, std::uint64_
 }
 
 kj::Promise<void> UffdReader::exclusively(std::function<void(const shm::ExclusiveGuard&)> action) {
-  // One writer at a time: serve() may be in the middle of a slow drain.
+  // serve() may be in the middle of a slow drain.
   if (draining_)
     return io_.provider->getTimer().afterDelay(SLOT_RETRY).then([this, action = std::move(action)]() mutable {
       return exclusively(std::move(action));
     });
-  draining_ = true;
-  return drain().then([this, action = std::move(action)](shm::ExclusiveGuard guard) {
-    draining_ = false;
-    action(guard);
-  });
+  return alone(kj::evalNow([this] { return drain(); }))
+      .then([action = std::move(action)](shm::ExclusiveGuard guard) { action(guard); },
+            [this](kj::Exception&& e) {
+              segment_.lock().open();  // nothing was read
+              kj::throwFatalException(kj::mv(e));
+            });
 }
 
 std::function<void(unsigned)> UffdReader::countOwnerDied() {

@@ -44,7 +44,7 @@ class UffdReader {
   kj::Promise<std::optional<std::string>> recover();
 
   // Runs `action` while no section is in flight, for what may change under the write side only. Waits its
-  // turn.
+  // turn. Fails, the gate open, where the lock is beyond repair.
   kj::Promise<void> exclusively(std::function<void(const shm::ExclusiveGuard&)> action);
 
   // A paused reader leaves everything in the kernel's queue.
@@ -59,6 +59,7 @@ class UffdReader {
   kj::Promise<void> waitReadable();
   kj::Promise<void> serve();
   kj::Promise<shm::ExclusiveGuard> drain();
+  kj::Promise<shm::ExclusiveGuard> alone(kj::Promise<shm::ExclusiveGuard> drained);
   kj::Promise<shm::ExclusiveGuard> drainOn(unsigned next, std::uint64_t deadline);
   bool readBatch(std::optional<shm::ExclusiveGuard> guard);
   void publish(const shm::ExclusiveGuard& guard, const uffd_msg& message);

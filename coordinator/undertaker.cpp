@@ -18,6 +18,12 @@ Undertaker::Undertaker(kj::AsyncIoContext& io, int uffd, int target, std::string
       observer_(io.unixEventPort, uffd, kj::UnixEventPort::FdObserver::OBSERVE_READ) {}
 
 kj::Promise<void> Undertaker::run() {
+  // Faults that a predecessor had read come again.
+  uffd::wakeAll(uffd_);
+  return answerAll();
+}
+
+kj::Promise<void> Undertaker::answerAll() {
   uffd_msg messages[64];
   for (;;) {
     const ssize_t got = read(uffd_, messages, sizeof messages);
@@ -25,7 +31,7 @@ kj::Promise<void> Undertaker::run() {
     for (std::size_t i = 0; i < static_cast<std::size_t>(got) / sizeof(uffd_msg); i++)
       if (messages[i].event == UFFD_EVENT_PAGEFAULT) answer(messages[i].arg.pagefault.address);
   }
-  return observer_.whenBecomesReadable().then([this] { return run(); });
+  return observer_.whenBecomesReadable().then([this] { return answerAll(); });
 }
 
 void Undertaker::answer(std::uint64_t address) {

@@ -16,10 +16,12 @@ class Undertaker {
   // is killed instead.
   Undertaker(kj::AsyncIoContext& io, int uffd, int target, std::string name);
 
-  // Runs until dropped.
+  // Wakes every thread that waits and answers each with an error, until dropped. Nobody may be inside a
+  // commit section any more, or begin one.
   kj::Promise<void> run();
 
  private:
+  kj::Promise<void> answerAll();
   void answer(std::uint64_t address);
 
   const int uffd_;

@@ -79,6 +79,14 @@ int wake(int uffd, std::uint64_t start, std::uint64_t length) {
   return rangeCall(uffd, UFFDIO_WAKE, start, length);
 }
 
+int wakeAll(int uffd) {
+  // A wake needs no registered range, only addresses that a process may have (fs/userfaultfd.c,
+  // validate_range): from vm.mmap_min_addr, which is at most this, to the end of what mmap() gives without
+  // being asked for more.
+  constexpr std::uint64_t FIRST = 1 << 16, END = (1ull << 47) - 4096;
+  return wake(uffd, FIRST, END - FIRST);
+}
+
 int unregister(int uffd, std::uint64_t start, std::uint64_t length) {
   return rangeCall(uffd, UFFDIO_UNREGISTER, start, length);
 }

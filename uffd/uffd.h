@@ -43,6 +43,8 @@ Result zero(int uffd, std::uint64_t to, std::uint64_t length, Waiters waiters);
 Result poison(int uffd, std::uint64_t to, std::uint64_t length);
 // Makes every thread that waits in the range fault again. errno, or 0.
 int wake(int uffd, std::uint64_t start, std::uint64_t length);
+// The same for every range there is, known or not. errno, or 0.
+int wakeAll(int uffd);
 // Takes the range back from the uffd: its threads go on, missing pages read as zeros. errno, or 0.
 int unregister(int uffd, std::uint64_t start, std::uint64_t length);
 // Lets a thread go that waits for write protection to end. errno, or 0.

@@ -1,40 +1,13 @@
 // Bytes of the segment that rot while nobody lives are found when it is adopted: rebuilt from what is
 // redundant, or the restore fails loudly and alone. Never wrong bytes.
 
-#include <sys/mman.h>
-#include <sys/stat.h>
-
 #include <random>
 
 #include "tests/recovery/recovery_test.h"
+#include "tests/recovery/segment_bytes.h"
 
 namespace faultline::test {
 namespace {
-
-// The bytes of a restore's segment, held by the test.
-class Bytes {
- public:
-  explicit Bytes(Server& server) {
-    auto request = server.hooks().segmentRequest();
-    request.setRestore("vm");
-    auto response = server.wait(request.send());
-    fd_ = server.wait(rpc::requireFd(response.getSegment(), "segment"));
-    struct stat status {};
-    fstat(fd_.get(), &status);
-    size_ = static_cast<std::size_t>(status.st_size);
-    start_ =
-        static_cast<unsigned char*>(mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0));
-  }
-  ~Bytes() { munmap(start_, size_); }
-  Bytes(const Bytes&) = delete;
-  unsigned char& operator[](std::size_t i) { return start_[i]; }
-  std::size_t size() const { return size_; }
-
- private:
-  kj::AutoCloseFd fd_;
-  std::size_t size_;
-  unsigned char* start_;
-};
 
 constexpr std::uint64_t GIVEN = 20, COUNT = 10;
 
@@ -47,7 +20,7 @@ void flipWhileDead(std::size_t offset, unsigned char mask) {
   target.giveBack(GIVEN, COUNT);
   target.read(100);
   target.read(GIVEN);
-  Bytes bytes(server);
+  SegmentBytes bytes(server);
   ASSERT_LT(offset, bytes.size());
   std::vector<pid_t> pids = {server.coordinatorPid()};
   for (unsigned index = 0; index < SHARDS; index++) pids.push_back(server.shardPid(index));
@@ -109,7 +82,7 @@ TEST(Corruption, OfOneRestoreLeavesTheOthersAlone) {
   server.restore(0);
   Target bystander(image, server.socket(), SMALL);
   server.restore(1);
-  Bytes bytes(server);
+  SegmentBytes bytes(server);
   std::vector<pid_t> pids = {server.coordinatorPid()};
   for (unsigned index = 0; index < SHARDS; index++) pids.push_back(server.shardPid(index));
   for (const pid_t pid : pids) kill(pid, SIGSTOP);

@@ -1,0 +1,59 @@
+#include "coordinator/restore_spec.h"
+
+#include <kj/debug.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <ctime>
+
+#include "coordinator/shard_handle.h"
+#include "shmtracker/clock.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+std::uint64_t newId() {
+  static std::uint64_t last = 0;
+  timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  // Unique over the service's life, over all coordinators: a live shard may still know an old restore.
+  last = std::max(last + 1, static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 +
+                                static_cast<std::uint64_t>(now.tv_nsec) / 1000);
+  return last;
+}
+
+std::uint64_t sizeOf(int source, const std::string& name) {
+  struct stat status {};
+  KJ_SYSCALL(fstat(source, &status), "look at the source", name.c_str());
+  KJ_REQUIRE(S_ISREG(status.st_mode), "the source is no regular file: give the snapshot's memory file",
+             name.c_str());
+  KJ_REQUIRE(status.st_size > 0, "the source is empty: give the snapshot's memory file", name.c_str());
+  return static_cast<std::uint64_t>(status.st_size);
+}
+
+}  // namespace
+
+shm::Segment RestoreSpec::createSegment(const Options& options, int source) const {
+  shm::SegmentSpec spec;
+  spec.restoreId = newId();
+  spec.name = name;
+  spec.sourceName = sourceName;
+  spec.regions = regions;
+  spec.sourceBytes = sizeOf(source, sourceName);
+  spec.uffdFeatures = uffdFeatures;
+  spec.workersPerShard = threadsOf(options) + 2;
+  spec.shards = options.shards;
+  spec.targetPid = targetPid;
+  spec.keepServing = keepServing;
+  shm::Segment segment = shm::Segment::create(spec);
+  shm::Header& header = segment.header();
+  header.prefaultAll.store(prefault ? shm::YES : 0);
+  header.watchSocket.store(watchSocket ? 1 : 0);
+  header.killOnLost.store(killOnLost ? shm::YES : 0);
+  header.incarnation.store(1);
+  header.attachedAt.store(shm::nowNs());
+  return segment;
+}
+
+}  // namespace faultline::coordinator

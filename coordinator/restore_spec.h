@@ -1,0 +1,32 @@
+// What a restore is begun with.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "coordinator/options.h"
+#include "coordinator/working_set.h"
+#include "shmtracker/segment.h"
+
+namespace faultline::coordinator {
+
+struct RestoreSpec {
+  std::string name;
+  std::string sourceName;
+  std::vector<shm::Region> regions;
+  std::uint64_t uffdFeatures = 0;
+  std::uint32_t targetPid = 0;
+  bool prefault = false;
+  bool keepServing = false;
+  bool watchSocket = false;  // the target is gone when the handshake's connection closes
+  WorkingSet workingSet;     // populated before everything else
+  bool recordWorkingSet = false;
+  bool killOnLost = false;  // needs the target's pidfd
+
+  // A segment for it, its gate closed, not yet ready. `source`: fd. Throws where the regions can't be served
+  // from the source or there is no memory.
+  shm::Segment createSegment(const Options& options, int source) const;
+};
+
+}  // namespace faultline::coordinator
