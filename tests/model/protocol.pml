@@ -60,13 +60,13 @@ bool journal;       /* the REMOVE, read and not yet published */
 byte request[NS];
 bool dead[NS];      /* has exited, and nobody has started its successor */
 bool killed[NS];    /* SIGKILL sent */
-bool frozen[NS];   /* runs no more, until it is killed */
+bool frozen[NS];    /* runs no more, until it is killed */
 byte crashes, stops;
 #ifdef FAILS
 bool failed;        /* the segment's header: nobody serves this restore any more */
 #endif
 
-inline wake(pages) { waiting = waiting & ~(pages); queued = queued & ~(pages) }
+inline wake(pages) { d_step { waiting = waiting & ~(pages); queued = queued & ~(pages) } }
 
 /* A thread touches page p: a fault is queued and waited for until somebody wakes the thread; then it looks again. */
 inline touch(p) {
@@ -107,7 +107,7 @@ active proctype Stranger() {
 }
 #endif
 
-/* UFFDIO_COPY, or the zero page: one step, as the copy of one page is, and it wakes whoever waits. */
+/* UFFDIO_COPY or UFFDIO_ZEROPAGE of one page, with DONTWAKE: one step. */
 inline copy(p, answer) {
   d_step {
     if
@@ -118,12 +118,10 @@ inline copy(p, answer) {
        :: seen == MISSING -> pte[p] = SNAP; assert(!HAS(zapped, p))
        :: else -> pte[p] = ZERO; assert(HAS(giving, p))
        fi;
-       wake(BIT(p));
        answer = DONE
     fi
   }
 }
-
 
 /* A step of ours may always be the last: a crash, or a kill under way that takes effect here. */
 #define DIES atomic { killed[id] -> goto die } :: atomic { crashes < MAXCRASH -> crashes++; goto die }
@@ -183,9 +181,12 @@ again:
   :: atomic { answer != REFUSED -> state[p] = FAULTED; slot[id] = 0 }
   :: DIES :: STANDS
   fi;
-#ifndef M_NO_WAKE_AFTER_EEXIST
-  if :: atomic { answer == EXISTS -> wake(BIT(p)) } :: atomic { answer != EXISTS -> skip } :: DIES fi;
+#ifdef M_NO_WAKE_AFTER_EEXIST
+#define WAKES (answer == DONE)
+#else
+#define WAKES (answer != REFUSED)
 #endif
+  if :: atomic { WAKES -> wake(BIT(p)) } :: atomic { !(WAKES) -> skip } :: DIES fi;
 finished:
   atomic { p = 0; seen = 0; answer = 0; goto end };
 
@@ -208,16 +209,27 @@ die:   /* what it was asked is lost; the kernel frees its slot after its last sy
 #endif
 #define FALLS atomic { crashes < MAXCRASH -> crashes++; i = 0; got = 0; GATE_OF_THE_DEAD READ_BY_THE_DEAD goto takeover }
 
+#ifdef M_NO_WAKE_AFTER_SHARD
+#define WAKE_OF_THE_NEW skip
+#else
+#define WAKE_OF_THE_NEW wake(ALL)
+#endif
+
 /* The gate is closed. Every slot has been free once, or its holder is killed at the deadline. */
 inline drain() {
   do
   :: atomic { i < NS && !slot[i] -> i++ }
 #ifdef M_FENCE_SKIPPED
   :: atomic { i < NS && slot[i] -> i++ }
-#elif !defined(M_NO_DEADLINE) && MAXSTOP > 0
+#elif MAXSTOP > 0
   :: atomic { i < NS && slot[i] && !killed[i] -> killed[i] = 1 }
 #endif
   :: atomic { i == NS -> i = 0; break }
+  /* A slow drain leaves the loop free for other work. */
+  :: atomic { dead[0] -> dead[0] = 0; WAKE_OF_THE_NEW }
+#if NS > 1
+  :: atomic { dead[1] -> dead[1] = 0; WAKE_OF_THE_NEW }
+#endif
   :: FALLS
   od
 }
@@ -239,6 +251,16 @@ inline publish() {
   od
 }
 
+/* A shard that stands still outside a section is in nobody's way; it does not answer the ping. */
+#if MAXSTOP == 0
+#define WATCHDOG
+#elif NS == 1
+#define WATCHDOG :: atomic { frozen[0] && !killed[0] -> killed[0] = 1 }
+#else
+#define WATCHDOG :: atomic { frozen[0] && !killed[0] -> killed[0] = 1 } \
+                 :: atomic { frozen[1] && !killed[1] -> killed[1] = 1 }
+#endif
+
 proctype Coordinator() {
   byte i, got;
 end:
@@ -248,13 +270,7 @@ end:
 #if NS > 1
   :: atomic { dead[1] -> dead[1] = 0; goto attached }
 #endif
-#if MAXSTOP > 0
-  /* A shard that stands still outside a section is in nobody's way; it does not answer the ping. */
-  :: atomic { frozen[0] && !killed[0] -> killed[0] = 1 }
-#if NS > 1
-  :: atomic { frozen[1] && !killed[1] -> killed[1] = 1 }
-#endif
-#endif
+  WATCHDOG
 #ifdef FAILS
   :: atomic { failed = 1; goto undertaker }
 #endif
@@ -262,11 +278,7 @@ end:
   od;
 
 attached:   /* a shard's successor runs and has the restore */
-#ifdef M_NO_WAKE_AFTER_SHARD
-  goto end;
-#else
-  if :: atomic { wake(ALL); goto end } :: FALLS fi;
-#endif
+  if :: atomic { WAKE_OF_THE_NEW; goto end } :: FALLS fi;
 
 batch:
 #ifdef M_LOCK_AFTER_READ
@@ -296,6 +308,9 @@ batch:
   od;
 
 takeover:
+#ifdef M_SKIP_DRAIN
+  gate = 0;
+#endif
 #ifdef M_OPEN_BEFORE_REPLAY
   gate = 0;
 #else
@@ -304,13 +319,13 @@ takeover:
 #ifndef M_SKIP_DRAIN
   drain();
 #endif
+#ifdef FAILS
+  if :: atomic { failed -> goto undertaker } :: !failed fi;
+#endif
 #ifdef M_HALF_MARKED
   atomic { if :: state[0] == REMOVED -> journal = 0 :: else fi };
 #endif
   publish();
-#ifdef FAILS
-  if :: atomic { failed -> goto undertaker } :: !failed fi;
-#endif
   if :: atomic { journal = 0; gate = 0 } :: FALLS fi;
   /* Fresh rings to the shards that live: what lay in the old ones is lost, or was taken just before. */
   if
@@ -325,18 +340,18 @@ takeover:
 #ifdef M_NO_WAKE_AFTER_TAKEOVER
   goto end;
 #else
-  goto attached;
+  if :: atomic { wake(ALL); goto end } :: FALLS fi;
 #endif
 
 #ifdef FAILS
-undertaker:   /* gives up: every fault gets SIGBUS. It reads too, so the same rule holds for it */
+undertaker:   /* every fault gets an error. It reads as well, so what began before `failed` was said must be over */
 #ifndef M_UNDERTAKER_AT_ONCE
   gate = 1;
   drain();
 #endif
+  gate = 0;
   wake(ALL);
-buried:
-end2:
+end_buried:
   do
   :: atomic { queued != 0 ->
        i = (HAS(queued, 0) -> 0 : 1);
@@ -344,6 +359,11 @@ end2:
        wake(BIT(i));
        i = 0 }
   :: atomic { queued == 0 && eventQueued -> eventQueued = 0 }
+  :: atomic { dead[0] -> dead[0] = 0 }
+#if NS > 1
+  :: atomic { dead[1] -> dead[1] = 0 }
+#endif
+  WATCHDOG
   :: FALLS
   od
 #endif
