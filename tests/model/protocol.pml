@@ -1,104 +1,372 @@
-/* The protocol of docs/protocol.md: a guest that gives a page back and touches it, a vCPU that touches it, NS shards,
- * a coordinator and its successors. Checked: no source bytes after the removal has returned (the assert), no lost
- * fault and no deadlock (invalid end states). tests/model/run checks it and every mistake below, each a -D switch. */
+/* The protocol of docs/protocol.md, as the code has it; docs/model.md ties each transition to its function.
+ *
+ * A target whose guest thread gives NP pages back with one madvise and touches one of them, and whose vCPU touches
+ * one; NS shards of one worker each; a coordinator and its successors. At most MAXCRASH processes of ours die and at
+ * most MAXSTOP shards stand still, each at any step.
+ *
+ * Checked:  truth     the assertions in copy() and Guest
+ *           liveness  no invalid end state, so no lost fault and no deadlock
+ *
+ * tests/model/run checks it. Each known mistake is a -D switch that this file names M_...
+ */
+#ifndef NP
+#define NP 2
+#endif
 #ifndef NS
 #define NS 2
 #endif
-#define NONE 0
-#define SNAP 1
-#define ZERO 2
-byte pte = NONE;            /* kernel page table */
-byte trk = SNAP;            /* tracker: source for the next copy (SNAP -> ZERO is one way) */
-bool evq = 0;               /* REMOVE message queued, unread */
-bool changing = 0;          /* ctx->mmap_changing */
-bool fq = 0, fwait = 0;     /* fault message queued / some thread is waiting on the page */
-bool gate = 0;              /* closed? */
-bool slot[NS];              /* reader slots */
-bool req[NS];               /* coordinator -> shard request (volatile RPC: lost with either end) */
-bool jrnl = 0;              /* REMOVE landed in the shm journal by read() itself */
-bool reading = 0;           /* intent: between gate close and open */
-bool zapped = 0;            /* madvise returned */
-byte crashes = 0;
 #ifndef MAXCRASH
 #define MAXCRASH 1
 #endif
-inline touch(){ do :: d_step{ pte==NONE && !fwait -> fwait=1; fq=1 } ; (pte!=NONE || !fwait) :: atomic{ pte==NONE && fwait -> (pte!=NONE||!fwait) } :: pte!=NONE -> break od }
-active proctype Guest(){
-  d_step{ changing=1; evq=1 }
-  evq==0;               /* blocked until the event is read */
-  changing=0;           /* caller woke */
-  d_step{ pte=NONE; zapped=1 }
-  touch();
-  assert(pte!=SNAP);    /* I1: no stale data after DONTNEED returned */
+#ifndef MAXSTOP
+#define MAXSTOP 0
+#endif
+#define OWNER(p) ((p) % NS)
+
+/* A page's content in the target's page table. */
+#define NONE 0
+#define SNAP 1
+#define ZERO 2
+#define POISON 3
+/* A page's state in the tracker. */
+#define MISSING 0
+#define FAULTED 1
+#define REMOVED 2
+/* The kernel's answer to a copy. */
+#define DONE 0
+#define EXISTS 1
+#define REFUSED 2
+
+#define HAS(set, p) ((set >> p) & 1)
+#define BIT(p) (1 << p)
+#define ALL ((1 << NP) - 1)
+
+/* The kernel and the target. Sets of pages are bit masks. */
+byte pte[NP];       /* NONE, SNAP, ZERO, POISON */
+byte queued;        /* pages with a fault message that nobody has read */
+byte waiting;       /* pages that threads wait for */
+byte zapped;        /* pages that madvise has taken away */
+byte giving;        /* pages whose removal has begun: zeros are right there */
+bool eventQueued;   /* the REMOVE message, unread */
+bool changing;      /* mmap_changing: copies are refused */
+
+/* The segment: shared memory, so it outlives every process of ours. */
+byte state[NP];     /* MISSING, FAULTED, REMOVED */
+bool gate;          /* closed? */
+bool slot[NS];      /* held? Robust: free as soon as its holder has exited */
+bool journal;       /* the REMOVE, read and not yet published */
+
+/* Requests of the coordinator to a shard: volatile, lost with either end. */
+byte request[NS];
+bool dead[NS];      /* has exited, and nobody has started its successor */
+bool killed[NS];    /* SIGKILL sent */
+bool frozen[NS];    /* runs no more, until it is killed */
+byte crashes, stops;
+#ifdef FAILS
+bool failed;        /* the segment's header: nobody serves this restore any more */
+#endif
+
+inline wake(pages) { d_step { waiting = waiting & ~(pages); queued = queued & ~(pages) } }
+
+/* A thread touches page p: a fault is queued and waited for until somebody wakes the thread; then it looks again. */
+inline touch(p) {
+  do
+  :: d_step { pte[p] == NONE && !HAS(waiting, p) -> waiting = waiting | BIT(p); queued = queued | BIT(p) };
+     !HAS(waiting, p)
+  :: atomic { pte[p] == NONE && HAS(waiting, p) -> !HAS(waiting, p) }
+  :: atomic { pte[p] != NONE -> break }
+  od
 }
-active proctype Vcpu(){ touch() }
-proctype Shard(byte id){ byte src; bool eagain;
-end: do
-  :: req[id] ->
+
+inline pickPage(p) { if :: p = 0 :: NP > 1 -> p = NP - 1 fi }
+
+active proctype Guest() {
+  byte p;
+  d_step { changing = 1; eventQueued = 1; giving = ALL };
+  !eventQueued;   /* madvise sleeps until the event has been read */
+  changing = 0;   /* the caller runs again: copies go through, though nothing is zapped yet */
+  do
+  :: atomic { p < NP -> pte[p] = NONE; zapped = zapped | BIT(p); p++ }
+  :: atomic { p == NP -> break }
+  od;
+  atomic { pickPage(p) };
+  touch(p);
+  assert(pte[p] != SNAP)
+}
+
+active proctype Vcpu() {
+  byte p;
+  atomic { pickPage(p) };
+  touch(p)
+}
+
+#ifdef STRANGER
+/* Somebody else puts a page there and wakes nobody (UFFDIO_COPY_MODE_DONTWAKE by the target itself). */
+active proctype Stranger() {
+  d_step { if :: pte[0] == NONE && !giving -> pte[0] = SNAP :: else fi }
+}
+#endif
+
+/* UFFDIO_COPY or UFFDIO_ZEROPAGE of one page, with DONTWAKE: one step. */
+inline copy(p, answer) {
+  d_step {
+    if
+    :: changing -> answer = REFUSED
+    :: !changing && pte[p] != NONE -> answer = EXISTS
+    :: else ->
+       if
+       :: seen == MISSING -> pte[p] = SNAP; assert(!HAS(zapped, p))
+       :: else -> pte[p] = ZERO; assert(HAS(giving, p))
+       fi;
+       answer = DONE
+    fi
+  }
+}
+
+/* A step of ours may always be the last: a crash, or a kill under way that takes effect here. */
+#define DIES atomic { killed[id] -> goto die } :: atomic { crashes < MAXCRASH -> crashes++; goto die }
+/* Stands still (SIGSTOP, a stuck disk): nothing more until it is killed. */
+#define STANDS atomic { stops < MAXSTOP -> stops++; frozen[id] = 1; goto still }
+
+proctype Shard(byte id) {
+  byte p, seen, answer;
+end:
+  do
+  :: atomic { HAS(request[id], 0) -> request[id] = request[id] & ~BIT(0); p = 0; goto fault }
+#if NP > 1
+  :: atomic { HAS(request[id], 1) -> request[id] = request[id] & ~BIT(1); p = 1; goto fault }
+#endif
+  :: DIES
+  od;
+
+fault:
+#ifdef M_STATE_BEFORE_LOCK
+  seen = state[p];
+#endif
+enter:
+  if :: atomic { !gate -> slot[id] = 1 } :: DIES :: STANDS fi;
+  if
+  :: atomic { gate -> slot[id] = 0; goto enter }
+  :: atomic { !gate ->
+#if !defined(M_STATE_BEFORE_LOCK)
+#ifdef M_KEEP_DECISION
+       if :: answer != REFUSED -> seen = state[p] :: else fi;
+#else
+       seen = state[p];
+#endif
+#endif
+       answer = DONE;
+#ifdef FAILS
+       if :: failed -> slot[id] = 0; goto finished :: else fi;
+#endif
+#ifdef M_FAULTED_IS_DONE
+       if :: seen == FAULTED -> slot[id] = 0; goto finished :: else fi;
+#endif
+       skip }
+  :: DIES :: STANDS
+  fi;
 again:
-     atomic{ !gate -> slot[id]=1 }          /* robust slot mutex + gate re-check */
-     if :: gate -> slot[id]=0; goto again :: else fi;
-#ifdef KEEP_DECISION
-     if :: !eagain -> src=trk :: else fi; eagain=0;
-#else
-     src=trk; eagain=0;
+  if :: copy(p, answer) :: DIES :: STANDS fi;
+#ifdef M_RETRY_INSIDE_LOCK
+  if :: atomic { answer == REFUSED && !changing -> goto again } :: answer != REFUSED :: DIES fi;
 #endif
-     if :: crashes<MAXCRASH -> crashes++; goto die :: skip fi;
-     d_step{ if :: changing -> eagain=1 :: else -> if :: pte==NONE -> pte=src; fwait=0 :: else -> fwait=0 fi fi };
-     if :: crashes<MAXCRASH -> crashes++; goto die :: skip fi;
-#ifdef RETRY_INSIDE_LOCK
-     if :: eagain -> !changing; slot[id]=0; goto again :: else -> slot[id]=0; req[id]=0 fi
+  if
+  :: atomic { answer == REFUSED -> slot[id] = 0;
+#ifdef M_KEEP_DECISION
+       goto enter
 #else
-     slot[id]=0;
-     if :: eagain -> goto again :: else -> req[id]=0 fi
+       request[id] = request[id] | BIT(p)   /* the page is kept, the decision is not */
 #endif
+     }
+  :: atomic { answer != REFUSED -> state[p] = FAULTED; slot[id] = 0 }
+  :: DIES :: STANDS
+  fi;
+#ifdef M_NO_WAKE_AFTER_EEXIST
+#define WAKES (answer == DONE)
+#else
+#define WAKES (answer != REFUSED)
+#endif
+  if :: atomic { WAKES -> wake(BIT(p)) } :: atomic { !(WAKES) -> skip } :: DIES fi;
+finished:
+  atomic { p = 0; seen = 0; answer = 0; goto end };
+
+still:
+  killed[id];
+die:   /* what it was asked is lost; the kernel frees its slot after its last system call */
+  atomic { slot[id] = 0; request[id] = 0; killed[id] = 0; frozen[id] = 0; dead[id] = 1; p = 0; seen = 0; answer = 0 };
+  atomic { !dead[id] -> goto end }
+}
+
+#ifdef M_SURVIVOR_OPENS_GATE
+#define GATE_OF_THE_DEAD gate = 0;
+#else
+#define GATE_OF_THE_DEAD
+#endif
+#ifdef M_PRIVATE_READ_BUFFER
+#define READ_BY_THE_DEAD journal = 0;
+#else
+#define READ_BY_THE_DEAD
+#endif
+#define FALLS atomic { crashes < MAXCRASH -> crashes++; i = 0; got = 0; GATE_OF_THE_DEAD READ_BY_THE_DEAD goto takeover }
+
+#ifdef M_NO_WAKE_AFTER_SHARD
+#define WAKE_OF_THE_NEW skip
+#else
+#define WAKE_OF_THE_NEW wake(ALL)
+#endif
+
+/* The gate is closed. Every slot has been free once, or its holder is killed at the deadline. */
+inline drain() {
+  do
+  :: atomic { i < NS && !slot[i] -> i++ }
+#ifdef M_FENCE_SKIPPED
+  :: atomic { i < NS && slot[i] -> i++ }
+#elif MAXSTOP > 0
+  :: atomic { i < NS && slot[i] && !killed[i] -> killed[i] = 1 }
+#endif
+  :: atomic { i == NS -> i = 0; break }
+  /* A slow drain leaves the loop free for other work. */
+  :: atomic { dead[0] -> dead[0] = 0; WAKE_OF_THE_NEW }
+#if NS > 1
+  :: atomic { dead[1] -> dead[1] = 0; WAKE_OF_THE_NEW }
+#endif
+  :: FALLS
+  od
+}
+
+/* One read(): message after message, faults before events, until it has them all or its buffer is full. */
+inline readBatch() {
+  do
+  :: atomic { queued != 0 -> got = got | queued; queued = 0 }
+  :: atomic { queued == 0 && eventQueued -> eventQueued = 0; journal = 1 }
+  :: break
+  od
+}
+
+inline publish() {
+  do
+  :: atomic { journal && i < NP -> state[i] = REMOVED; i++ }
+  :: atomic { !journal || i == NP -> i = 0; break }
+  :: FALLS
+  od
+}
+
+/* A shard that stands still outside a section is in nobody's way; it does not answer the ping. */
+#if MAXSTOP == 0
+#define WATCHDOG
+#elif NS == 1
+#define WATCHDOG :: atomic { frozen[0] && !killed[0] -> killed[0] = 1 }
+#else
+#define WATCHDOG :: atomic { frozen[0] && !killed[0] -> killed[0] = 1 } \
+                 :: atomic { frozen[1] && !killed[1] -> killed[1] = 1 }
+#endif
+
+proctype Coordinator() {
+  byte i, got;
+end:
+  do
+  :: atomic { (queued != 0 || eventQueued) -> goto batch }
+  :: atomic { dead[0] -> dead[0] = 0; goto attached }
+#if NS > 1
+  :: atomic { dead[1] -> dead[1] = 0; goto attached }
+#endif
+  WATCHDOG
+#ifdef FAILS
+  :: atomic { failed = 1; goto undertaker }
+#endif
+  :: FALLS
   od;
-die: /* robust: slot released only now; supervisor: drop request, UFFDIO_WAKE the range => fault is re-queued by the kernel */
-#ifdef NO_WAKE_AFTER_SHARD
-  atomic{ slot[id]=0; req[id]=0; run Shard(id) }
+
+attached:   /* a shard's successor runs and has the restore */
+  if :: atomic { WAKE_OF_THE_NEW; goto end } :: FALLS fi;
+
+batch:
+#ifdef M_LOCK_AFTER_READ
+  readBatch();
+#endif
+  if :: gate = 1 :: FALLS fi;
+  drain();
+#ifndef M_LOCK_AFTER_READ
+  readBatch();
+#endif
+  publish();
+  if :: atomic { journal = 0; gate = 0 } :: FALLS fi;
+  do
+  :: atomic { got != 0 ->
+       i = (HAS(got, 0) -> 0 : 1);
+       got = got & ~BIT(i);
+       if
+       :: !dead[OWNER(i)] -> request[OWNER(i)] = request[OWNER(i)] | BIT(i)
+#ifdef ANY_SHARD
+       :: !dead[1 - OWNER(i)] -> request[1 - OWNER(i)] = request[1 - OWNER(i)] | BIT(i)
+#endif
+       :: dead[OWNER(i)]
+       fi;
+       i = 0 }
+  :: atomic { got == 0 -> goto end }
+  :: FALLS
+  od;
+
+takeover:
+#ifdef M_SKIP_DRAIN
+  gate = 0;
+#endif
+#ifdef M_OPEN_BEFORE_REPLAY
+  gate = 0;
 #else
-  atomic{ slot[id]=0; req[id]=0; fwait=0; fq=0; run Shard(id) }
+  if :: gate = 1 :: FALLS fi;
+#endif
+#ifndef M_SKIP_DRAIN
+  drain();
+#endif
+#ifdef FAILS
+  if :: atomic { failed -> goto undertaker } :: !failed fi;
+#endif
+#ifdef M_HALF_MARKED
+  atomic { if :: state[0] == REMOVED -> journal = 0 :: else fi };
+#endif
+  publish();
+  if :: atomic { journal = 0; gate = 0 } :: FALLS fi;
+  /* Fresh rings to the shards that live: what lay in the old ones is lost, or was taken just before. */
+  if
+  :: atomic { request[0] = 0;
+#if NS > 1
+       request[1] = 0
+#endif
+     }
+  :: skip
+  :: FALLS
+  fi;
+#ifdef M_NO_WAKE_AFTER_TAKEOVER
+  goto end;
+#else
+  if :: atomic { wake(ALL); goto end } :: FALLS fi;
+#endif
+
+#ifdef FAILS
+undertaker:   /* every fault gets an error. It reads as well, so what began before `failed` was said must be over */
+#ifndef M_UNDERTAKER_AT_ONCE
+  gate = 1;
+  drain();
+#endif
+  gate = 0;
+  wake(ALL);
+end_buried:
+  do
+  :: atomic { queued != 0 ->
+       i = (HAS(queued, 0) -> 0 : 1);
+       if :: !changing && pte[i] == NONE -> pte[i] = POISON :: else fi;
+       wake(BIT(i));
+       i = 0 }
+  :: atomic { queued == 0 && eventQueued -> eventQueued = 0 }
+  :: atomic { dead[0] -> dead[0] = 0 }
+#if NS > 1
+  :: atomic { dead[1] -> dead[1] = 0 }
+#endif
+  WATCHDOG
+  :: FALLS
+  od
 #endif
 }
-inline drain(){ for(i:0..(NS-1)){ !slot[i] } }
-proctype Coord(){ byte i; bool isrm; byte k;
-  /* ---- recovery prologue (successor) ---- */
-  if :: reading ->
-#ifdef JOURNAL
-#ifdef OPEN_BEFORE_REPLAY
-       gate=0; if :: jrnl -> trk=ZERO; jrnl=0 :: else fi;
-#else
-       drain(); if :: jrnl -> trk=ZERO; jrnl=0 :: else fi;
-#endif
-#endif
-       reading=0; gate=0
-     :: else fi;
-  /* consumed-but-undispatched faults: UFFDIO_WAKE everything; also drop stale requests of the dead incarnation */
-#ifndef NO_WAKE_AFTER_TAKEOVER
-  atomic{ fwait=0; fq=0 }
-#endif
-end: do
-  :: (fq||evq) ->
-#ifdef LOCK_BEFORE_READ
-     reading=1; gate=1; drain();
-#endif
-     isrm=0; k=0;
-     /* read(): faults first, then events */
-     d_step{ if :: fq -> fq=0; k=1 :: else -> if :: evq -> evq=0; isrm=1; jrnl=1 :: else fi fi };
-     if :: crashes<MAXCRASH -> crashes++; goto die :: skip fi;
-#ifndef LOCK_BEFORE_READ
-     if :: isrm -> gate=1; drain(); trk=ZERO; jrnl=0; gate=0 :: else fi;
-#else
-     if :: isrm -> trk=ZERO; jrnl=0 :: else fi;
-     reading=0; gate=0;
-#endif
-     if :: k==1 -> if :: crashes<MAXCRASH -> crashes++; goto die :: skip fi;
-                   atomic{ if :: !req[0] -> req[0]=1 :: NS>1 && !req[NS-1] -> req[NS-1]=1 :: else -> fwait=0 /* both busy: wake = let the kernel requeue */ fi }
-        :: else fi
-  od;
-#ifdef SURVIVOR_OPENS
-die: gate=0; run Coord() }
-#else
-die: run Coord() }
-#endif
-init{ byte j; atomic{ for(j:0..(NS-1)){ run Shard(j) } run Coord() } }
+
+init { byte j; atomic { for (j : 0 .. (NS - 1)) { run Shard(j) }; run Coordinator() } }
