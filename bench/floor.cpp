@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bench/plain_handler.h"
+#include "rpc/connection.h"
 
 namespace faultline::bench {
 
@@ -28,7 +29,7 @@ void serveOnce(const PlainTarget& target, const ResidentSource& source) {
 
 void serveFloor(const std::string& socket, const std::string& memory) {
   const ResidentSource source(memory);
-  const kj::AutoCloseFd listening = listenPlainly(socket);
+  const kj::AutoCloseFd listening = rpc::listenAt(socket);
   std::list<PlainTarget> targets;
   std::vector<pollfd> fds;
   for (;;) {

@@ -13,7 +13,9 @@
 #include <fstream>
 #include <stdexcept>
 
+#include "bench/workload.h"
 #include "rpc/process.h"
+#include "shmtracker/clock.h"
 
 namespace faultline::bench {
 
@@ -78,25 +80,17 @@ Faultline::Faultline(const std::string& directory, const std::string& memory, co
   connect();
 }
 
-Faultline::~Faultline() = default;
-
 std::unique_ptr<rpc::ControlClient> Faultline::connect() const {
   auto client = std::make_unique<rpc::ControlClient>(control_);
   client->wait(client->coordinator().listRequest().send());
   return client;
 }
 
-std::vector<pid_t> Faultline::processes() {
+std::uint64_t Faultline::shardResident(unsigned index) const {
   const auto client = connect();
   auto response = client->wait(client->coordinator().statusRequest().send());
-  auto service = response.getService();
-  std::vector<pid_t> pids = {pid_, static_cast<pid_t>(service.getCoordinatorPid())};
-  for (auto shard : service.getShards()) pids.push_back(static_cast<pid_t>(shard.getPid()));
-  return pids;
-}
-
-std::uint64_t Faultline::shardResident(unsigned index) {
-  std::ifstream status("/proc/" + std::to_string(processes().at(2 + index)) + "/status");
+  const auto pid = response.getService().getShards()[index].getPid();
+  std::ifstream status("/proc/" + std::to_string(pid) + "/status");
   for (std::string key; status >> key;)
     if (std::uint64_t kib = 0; key == "RssAnon:" && status >> kib) return kib << 10;
   throw std::runtime_error("no such shard");
@@ -121,6 +115,14 @@ rpc::Restore::Client restoreAfter(rpc::ControlClient& client, std::uint64_t numb
     if (id > number) return client.restore(name);
     sched_yield();
   }
+}
+
+double prefaultSeconds(const Faultline& server, const BenchImage& image, bool negotiateRemove) {
+  const auto client = server.connect();
+  const std::uint64_t newest = newestRestore(*client), before = shm::nowNs();
+  const IdleTarget target(image, negotiateRemove, server.socket());
+  client->wait(restoreAfter(*client, newest).waitCompleteRequest().send());
+  return static_cast<double>(shm::nowNs() - before) * 1e-9;
 }
 
 }  // namespace faultline::bench

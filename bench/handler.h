@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/image.h"
 #include "bench/placement.h"
 #include "rpc/client.h"
 
@@ -18,8 +19,6 @@ class Handler {
   virtual ~Handler();
   Handler(const Handler&) = delete;
   const std::string& socket() const { return socket_; }
-  // All processes of the handler.
-  virtual std::vector<pid_t> processes() { return {pid_}; }
 
  protected:
   explicit Handler(std::string socket) : socket_(std::move(socket)) {}
@@ -52,13 +51,11 @@ struct FaultlineOptions {
 class Faultline final : public Handler {
  public:
   Faultline(const std::string& directory, const std::string& memory, const FaultlineOptions& options);
-  ~Faultline() override;
 
   // Each owns an event loop: one at a time in a thread, whichever server it is of.
   std::unique_ptr<rpc::ControlClient> connect() const;
-  std::vector<pid_t> processes() override;
   // What memory of its own a shard holds, in bytes: its resident set without what it maps of files.
-  std::uint64_t shardResident(unsigned index);
+  std::uint64_t shardResident(unsigned index) const;
 
  private:
   const std::string control_;
@@ -68,5 +65,8 @@ class Faultline final : public Handler {
 std::uint64_t newestRestore(rpc::ControlClient& client);
 // Waits for one that began after that of this number.
 rpc::Restore::Client restoreAfter(rpc::ControlClient& client, std::uint64_t number);
+// Restores all of the image to a target that touches nothing: seconds from before its handshake to its last
+// page. The server must populate.
+double prefaultSeconds(const Faultline& server, const BenchImage& image, bool negotiateRemove);
 
 }  // namespace faultline::bench

@@ -4,9 +4,13 @@
 #include <cstdint>
 #include <string>
 
-#include "bench/workload.h"
-
 namespace faultline::bench {
+
+// `dataBytes` of content, then a hole.
+struct BenchImage {
+  std::string path;
+  std::uint64_t dataBytes;
+};
 
 // The first 8 bytes of the page at `offset`, never 0, so that each page can be told from every other.
 inline std::uint64_t imageWord(std::uint64_t offset) {

@@ -11,7 +11,6 @@
 #include "bench/breakdown.h"
 #include "bench/handler.h"
 #include "bench/image.h"
-#include "shmtracker/clock.h"
 
 namespace faultline::bench {
 
@@ -77,20 +76,14 @@ class Matrix {
     workload.removesPerSecond = cell.removals ? 5000 : 0;
     cell.cold ? makeCold(image_) : makeWarm(image_);
     const Measured measured = run(workload, image_, socket);
-    if (measured.wrong != 0)
-      throw std::runtime_error(fmt::format("{} pages came with wrong bytes", measured.wrong));
     const auto us = [&](double q) { return static_cast<double>(measured.latency.quantile(q)) * 1e-3; };
     put(cell, cell.prefault ? "faults while prefaulting" : "faults", measured.perSecond(), us(0.5), us(0.99),
         us(0.999), measured.perSecond() * static_cast<double>(cell.pageSize) / static_cast<double>(1u << 30));
   }
 
-  void addPrefault(unsigned shards, bool cold, Faultline& server) {
+  void addPrefault(unsigned shards, bool cold, const Faultline& server) {
     cold ? makeCold(image_) : makeWarm(image_);
-    const auto client = server.connect();
-    const std::uint64_t newest = newestRestore(*client), before = shm::nowNs();
-    const IdleTarget target(image_, true, server.socket());
-    client->wait(restoreAfter(*client, newest).waitCompleteRequest().send());
-    const double seconds = static_cast<double>(shm::nowNs() - before) * 1e-9;
+    const double seconds = prefaultSeconds(server, image_, true);
     put({.shards = shards, .threads = 0, .cold = cold, .prefault = true}, "prefault",
         static_cast<double>(image_.dataBytes / 4096) / seconds, 0, 0, 0,
         static_cast<double>(image_.dataBytes) / static_cast<double>(1u << 30) / seconds);

@@ -12,18 +12,12 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "rpc/connection.h"
-
 namespace faultline::bench {
 
 const PlainRegion* PlainTarget::find(std::uint64_t address) const {
   for (const PlainRegion& region : regions)
     if (address >= region.base && address - region.base < region.size) return &region;
   return nullptr;
-}
-
-kj::AutoCloseFd listenPlainly(const std::string& path) {
-  return rpc::listenAt(path);
 }
 
 PlainTarget acceptPlainly(int listening) {

@@ -22,8 +22,6 @@ struct PlainTarget {
   const PlainRegion* find(std::uint64_t address) const;
 };
 
-// A listening socket at `path`.
-kj::AutoCloseFd listenPlainly(const std::string& path);
 // Takes the handshake of the connection that waits. Throws where it makes no sense.
 PlainTarget acceptPlainly(int listening);
 

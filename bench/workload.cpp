@@ -14,7 +14,6 @@
 #include <thread>
 #include <vector>
 
-#include "bench/image.h"
 #include "faultline_client.h"
 #include "shmtracker/clock.h"
 
@@ -28,18 +27,28 @@ constexpr unsigned CONNECT_MS = 10'000;
 // A touch that took less met a page that was there: a fault costs thousands.
 constexpr std::uint64_t NO_FAULT_NS = 1'000;
 
-faultline_target* restore(const std::vector<faultline_region>& regions, bool negotiateRemove,
-                          const std::string& socket) {
+struct CloseTarget {
+  void operator()(faultline_target* target) const { faultline_target_close(target); }
+};
+using OwnTarget = std::unique_ptr<faultline_target, CloseTarget>;
+
+OwnTarget open(const std::vector<faultline_region>& regions, bool negotiateRemove) {
   char why[256];
   faultline_target* target;
   if (faultline_target_open(regions.data(), regions.size(), negotiateRemove ? 0 : FAULTLINE_NO_REMOVE,
                             &target, why, sizeof why) != 0)
     throw std::runtime_error(why);
-  if (faultline_target_connect(target, socket.c_str(), CONNECT_MS, why, sizeof why) != 0) {
-    faultline_target_close(target);
+  return OwnTarget(target);
+}
+
+void connect(const OwnTarget& target, const std::string& socket) {
+  char why[256];
+  if (faultline_target_connect(target.get(), socket.c_str(), CONNECT_MS, why, sizeof why) != 0)
     throw std::runtime_error(why);
-  }
-  return target;
+}
+
+char* addressOf(const OwnTarget& target, unsigned region) {
+  return static_cast<char*>(faultline_target_address(target.get(), region));
 }
 
 std::uint64_t touch(char* address, bool write) {
@@ -54,25 +63,21 @@ class Target {
   Target(const Workload& workload, std::uint64_t pages, const BenchImage& image, const std::string& socket)
       : pageSize_(workload.pageSize), hole_(workload.touch == Touch::zero) {
     offset_ = hole_ ? image.dataBytes : 0;
-    target_ = restore({{pages * pageSize_, offset_, pageSize_}, {pageSize_, 0, pageSize_}},
-                      workload.negotiateRemove, socket);
+    target_ =
+        open({{pages * pageSize_, offset_, pageSize_}, {pageSize_, 0, pageSize_}}, workload.negotiateRemove);
+    connect(target_, socket);
     removed_ = workload.touch == Touch::removed;
     if (removed_) madvise(page(0), pages * pageSize_, MADV_DONTNEED);
   }
-  ~Target() { faultline_target_close(target_); }
-  Target(const Target&) = delete;
 
-  char* page(std::uint64_t n) const {
-    return static_cast<char*>(faultline_target_address(target_, 0)) + n * pageSize_;
-  }
-  char* balloon() const { return static_cast<char*>(faultline_target_address(target_, 1)); }
-  void giveBack() const { madvise(balloon(), pageSize_, MADV_DONTNEED); }
+  char* page(std::uint64_t n) const { return addressOf(target_, 0) + n * pageSize_; }
+  void giveBack() const { madvise(addressOf(target_, 1), pageSize_, MADV_DONTNEED); }
   std::uint64_t expected(std::uint64_t n) const {
     return hole_ || removed_ ? 0 : imageWord(offset_ + n * pageSize_);
   }
 
  private:
-  faultline_target* target_ = nullptr;
+  OwnTarget target_;
   const std::uint64_t pageSize_;
   const bool hole_;
   bool removed_ = false;
@@ -168,36 +173,34 @@ Measured run(const Workload& workload, const BenchImage& image, const std::strin
   if (whileThere) whileThere();
 
   Measured measured;
-  std::uint64_t endedAt = startedAt;
+  std::uint64_t endedAt = startedAt, wrong = 0;
   for (const Toucher& toucher : touchers) {
     measured.latency.add(toucher.latency);
     measured.faults += toucher.latency.count();
-    measured.wrong += toucher.wrong;
+    wrong += toucher.wrong;
     endedAt = std::max(endedAt, toucher.endedAt);
   }
+  if (wrong != 0) throw std::runtime_error(std::to_string(wrong) + " pages came with wrong bytes");
   measured.seconds = static_cast<double>(endedAt - startedAt) * 1e-9;
   return measured;
 }
 
-IdleTarget::IdleTarget(const BenchImage& image, bool negotiateRemove, const std::string& socket)
-    : target_(restore({{image.dataBytes, 0, 4096}}, negotiateRemove, socket)) {}
+IdleTarget::IdleTarget(const BenchImage& image, bool negotiateRemove, const std::string& socket) {
+  OwnTarget target = open({{image.dataBytes, 0, 4096}}, negotiateRemove);
+  connect(target, socket);
+  target_ = target.release();
+}
 
 IdleTarget::~IdleTarget() {
   faultline_target_close(target_);
 }
 
 double attachSeconds(const BenchImage& image, std::uint64_t bytes, const std::string& socket) {
-  char why[256];
-  faultline_target* target;
-  const faultline_region region{bytes, 0, 4096};
-  if (faultline_target_open(&region, 1, 0, &target, why, sizeof why) != 0) throw std::runtime_error(why);
+  const OwnTarget target = open({{bytes, 0, 4096}}, true);
   const std::uint64_t before = nowNs();
-  const bool connected = faultline_target_connect(target, socket.c_str(), CONNECT_MS, why, sizeof why) == 0;
-  const bool right =
-      connected && touch(static_cast<char*>(faultline_target_address(target, 0)), false) == imageWord(0);
+  connect(target, socket);
+  const bool right = touch(addressOf(target, 0), false) == imageWord(0);
   const std::uint64_t took = nowNs() - before;
-  faultline_target_close(target);
-  if (!connected) throw std::runtime_error(why);
   if (!right) throw std::runtime_error("the first page of " + image.path + " came with wrong bytes");
   return static_cast<double>(took) * 1e-9;
 }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 
+#include "bench/image.h"
 #include "bench/placement.h"
 #include "client/latency_histogram.h"
 #include "faultline_client.h"
@@ -20,12 +21,6 @@ enum class Touch {
 };
 
 std::string nameOf(Touch touch);
-
-// A memory file for measurements: `dataBytes` of content, then a hole of the same size.
-struct BenchImage {
-  std::string path;
-  std::uint64_t dataBytes;
-};
 
 struct Workload {
   std::uint64_t bytes = 128u << 20;  // touched, over all targets; rounded down to whole pages
@@ -44,14 +39,13 @@ struct Measured {
   target::LatencyHistogram latency;  // ns, of each fault as its thread saw it
   std::uint64_t faults = 0;          // touches, without those that found the page there
   double seconds = 0;                // from the first touch to the last
-  std::uint64_t wrong = 0;  // pages with other bytes than they must have: 0, or the figures mean nothing
 
   double perSecond() const { return seconds > 0 ? static_cast<double>(faults) / seconds : 0; }
 };
 
-// Restores and touches. Throws std::runtime_error where there is no server or the machine does not allow it.
-// Threads are started and joined inside; one call at a time. `whileThere` is called when all is touched and
-// the targets are still there.
+// Restores and touches. Throws std::runtime_error where there is no server, the machine does not allow it, or
+// a page has other bytes than it must have: the figures would mean nothing. Threads are started and joined
+// inside; one call at a time. `whileThere` is called when all is touched and the targets are still there.
 Measured run(const Workload& workload, const BenchImage& image, const std::string& socket,
              const std::function<void()>& whileThere = nullptr);
 

@@ -23,7 +23,7 @@ CoordinatorProcess::CoordinatorProcess(const std::string& executable,
                                        const std::vector<std::string>& arguments, int image)
     : channel_(kj::AutoCloseFd()) {
   auto [ours, theirs] = rpc::FdChannel::pair();
-  process_ = rpc::startProcess(executable, arguments, theirs.get(), image);
+  process_ = rpc::startProcess(executable, arguments, theirs.get(), {.image = image});
   channel_ = rpc::FdChannel(kj::mv(ours));
 }
 

@@ -26,7 +26,7 @@ struct ManageOptions {
 using Action = std::function<void(rpc::ControlClient&, const ManageOptions&)>;
 
 CLI::App* add(CLI::App& app, Result& chosen, const char* name, const char* help, const char* more,
-              Action action, std::shared_ptr<ManageOptions> options) {
+              Action action, const std::shared_ptr<ManageOptions>& options) {
   CLI::App* command = app.add_subcommand(name, help);
   command->description(std::string(help) + ".\n\n" + more);
   addControl(*command, options->control);

@@ -29,7 +29,7 @@ int supervise(const ServiceOptions& options, kj::AutoCloseFd control, int ready)
   FdStore kept;
   kept.keep("control", kj::mv(control));
   SupervisorOptions supervisor;
-  supervisor.build = rpc::Build::open(rpc::Build::ownDirectory());
+  supervisor.build = rpc::Build::open(rpc::ownDirectory());
   supervisor.arguments = options.coordinatorArguments();
   supervisor.watchdog = std::chrono::milliseconds(options.watchdogMs);
   supervisor.whenReady = [ready] { [[maybe_unused]] const auto n = write(ready, "r", 1); };

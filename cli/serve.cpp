@@ -106,7 +106,7 @@ int serve(const ServeOptions& options) {
   logToStderr();
   setLogLevel(options.service.logLevel);
   SupervisorOptions supervisor;
-  supervisor.build = rpc::Build::open(rpc::Build::ownDirectory());
+  supervisor.build = rpc::Build::open(rpc::ownDirectory());
   supervisor.arguments = options.service.coordinatorArguments();
   supervisor.watchdog = std::chrono::milliseconds(options.service.watchdogMs);
   supervisor.startLimit = 5 * supervisor.watchdog;
@@ -135,7 +135,8 @@ void addServe(CLI::App& app, Result& chosen) {
       "Ends on SIGTERM, SIGINT or SIGHUP: every target is released then, and pages that it still misses are "
       "lost to it,\n"
       "so wait for them (faultline prefault NAME --wait) before. Under systemd (Type=notify,\n"
-      "FileDescriptorStoreMax=) restores outlive even the death of this process, and SIGUSR1 ends it with all\n"
+      "FileDescriptorStoreMax=) restores outlive even the death of this process, and SIGUSR1 ends it with "
+      "all\n"
       "targets left to the next one.");
   addControl(*command, options->control);
   addServiceOptions(*command, options->service);

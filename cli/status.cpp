@@ -73,8 +73,8 @@ json restoreJson(rpc::RestoreInfo::Reader r) {
 }
 
 json shardJson(rpc::ShardInfo::Reader s) {
-  return {{"index", s.getIndex()},       {"pid", s.getPid()},    {"alive", s.getAlive()},
-          {"restarts", s.getRestarts()}, {"up_ns", s.getUpNs()}, {"restores", s.getRestores()},
+  return {{"index", s.getIndex()},           {"pid", s.getPid()},    {"alive", s.getAlive()},
+          {"restarts", s.getRestarts()},     {"up_ns", s.getUpNs()}, {"restores", s.getRestores()},
           {"version", s.getVersion().cStr()}};
 }
 

@@ -3,10 +3,11 @@
 
 #include <kj/async-io.h>
 #include <kj/io.h>
-#include <sys/types.h>
 
 #include <string>
 #include <vector>
+
+#include "rpc/process.h"
 
 namespace faultline::cli {
 
@@ -28,7 +29,7 @@ class TargetProcess {
  private:
   static constexpr std::size_t CHUNK = 4096;
 
-  pid_t pid_ = -1;
+  rpc::ChildProcess process_;
   kj::Own<kj::AsyncInputStream> output_;
   char first_[CHUNK];  // what came with whenReporting()
   std::size_t firstBytes_ = 0;

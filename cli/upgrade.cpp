@@ -6,6 +6,7 @@
 #include "cli/common.h"
 #include "cli/session.h"
 #include "rpc/build.h"
+#include "rpc/process.h"
 
 namespace faultline::cli {
 
@@ -34,7 +35,7 @@ int awaitOutcome(Session& session, const std::string& before) {
 
 int upgrade(const UpgradeOptions& options) {
   const std::string directory = options.build.empty()
-                                    ? rpc::Build::ownDirectory()
+                                    ? rpc::ownDirectory()
                                     : std::filesystem::absolute(options.build).lexically_normal().string();
   Interrupts::capture();
   Session session(options.control);

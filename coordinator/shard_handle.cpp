@@ -43,14 +43,14 @@ rpc::ChildProcess startShard(const Options& options, std::uint32_t index, bool c
   if (careful) arguments.insert(arguments.end(), {"--careful", std::to_string(CAREFUL_FAULTS)});
   if (options.testHooks) arguments.push_back("--test-hooks");
   return rpc::startProcess(rpc::siblingExecutable("faultline-shard"), arguments, channel,
-                           options.shardProgram);
+                           {.image = options.shardProgram});
 }
 
 }  // namespace
 
 std::string shardImage(const Options& options) {
   if (options.shardProgram >= 0) return rpc::imageOf(options.shardProgram);
-  return rpc::imageOf(rpc::Build::open(rpc::Build::ownDirectory()).shard.get());
+  return rpc::imageOf(rpc::Build::open(rpc::ownDirectory()).shard.get());
 }
 
 std::string shardName(std::uint32_t index, const std::string& part) {

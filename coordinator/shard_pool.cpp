@@ -25,12 +25,6 @@ kj::Duration backOff(std::uint32_t quickDeaths) {
          kj::MILLISECONDS;
 }
 
-// Of one that serves nothing: dies at once.
-void end(ShardHandle& shard) {
-  rpc::killAndWait(shard.pidfd(), FENCE_PATIENCE);
-  rpc::describeExit(shard.pidfd());  // reaps it
-}
-
 std::string milliseconds(std::uint64_t ns) {
   char text[32];
   snprintf(text, sizeof text, "%.1f ms", static_cast<double>(ns) / 1e6);
@@ -157,7 +151,7 @@ kj::Promise<void> ShardPool::replace(std::uint32_t index) {
       })
       .then([this, index, former, fresh] { return putIn(index, former, kj::mv(*fresh)); },
             [fresh](kj::Exception&& e) -> kj::Promise<void> {
-              end(**fresh);
+              rpc::endChild((*fresh)->pidfd(), FENCE_PATIENCE);
               return kj::mv(e);
             });
 }
@@ -165,12 +159,12 @@ kj::Promise<void> ShardPool::replace(std::uint32_t index) {
 kj::Promise<void> ShardPool::putIn(std::uint32_t index, pid_t former, kj::Own<ShardHandle> fresh) {
   if (!lives(index, former)) {
     // It died meanwhile, and its successor is of our build as well.
-    end(*fresh);
+    rpc::endChild(fresh->pidfd(), FENCE_PATIENCE);
     return kj::READY_NOW;
   }
   Seat& seat = seats_[index];
   if (!rpc::killAndWait(process(index)->pidfd(), FENCE_PATIENCE)) {
-    end(*fresh);
+    rpc::endChild(fresh->pidfd(), FENCE_PATIENCE);
     KJ_FAIL_REQUIRE("a shard that is to be replaced does not die", index, former);
   }
   KJ_IF_MAYBE (old, seat.handle) {

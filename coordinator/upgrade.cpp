@@ -35,7 +35,8 @@ Upgrade::Upgrade(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, Sh
 
 kj::Promise<rpc::BuildFacts> Upgrade::ask(std::string path, int image) {
   auto [ours, theirs] = rpc::streamPair();
-  auto process = kj::heap<rpc::ChildProcess>(rpc::startProcess(path, {"--build"}, theirs.get(), image));
+  auto process =
+      kj::heap<rpc::ChildProcess>(rpc::startProcess(path, {"--build"}, theirs.get(), {.image = image}));
   theirs = kj::AutoCloseFd();
   auto stream =
       io_.lowLevelProvider->wrapInputFd(ours.release(), kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP |
@@ -43,10 +44,7 @@ kj::Promise<rpc::BuildFacts> Upgrade::ask(std::string path, int image) {
   auto answer = stream->readAllText(MAX_ANSWER).attach(kj::mv(stream));
   auto limited = answer.exclusiveJoin(
       io_.provider->getTimer().afterDelay(ANSWER_LIMIT).then([]() -> kj::String { return nullptr; }));
-  auto end = [process = kj::mv(process)] {
-    rpc::killAndWait(process->pidfd.get(), KILL_PATIENCE);
-    rpc::describeExit(process->pidfd.get());  // reaps it
-  };
+  auto end = [process = kj::mv(process)] { rpc::endChild(process->pidfd.get(), KILL_PATIENCE); };
   return limited
       .then([](kj::String text) { return std::string(text.cStr()); },
             [](kj::Exception&&) { return std::string(); })
@@ -61,7 +59,7 @@ kj::Promise<rpc::BuildFacts> Upgrade::ask(std::string path, int image) {
 
 kj::Promise<rpc::BuildFacts> Upgrade::checkOpen(const rpc::Build& build) {
   auto coordinator = ask(build.coordinatorPath(), build.coordinator.get());
-  auto shard = ask(build.directory + "/faultline-shard", build.shard.get());
+  auto shard = ask(build.shardPath(), build.shard.get());
   return coordinator.then([shard = kj::mv(shard)](rpc::BuildFacts next) mutable {
     return shard.then([next = std::move(next)](rpc::BuildFacts other) {
       KJ_REQUIRE(other.text() == next.text(), "coordinator and shard there are of different builds",

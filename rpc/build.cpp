@@ -90,13 +90,8 @@ Build Build::open(const std::string& directory) {
   Build build;
   build.directory = directory;
   build.coordinator = openProgram(build.coordinatorPath());
-  build.shard = openProgram(directory + "/faultline-shard");
+  build.shard = openProgram(build.shardPath());
   return build;
-}
-
-std::string Build::ownDirectory() {
-  // " (deleted)" stands behind the name of the file: its directory is right all the same.
-  return std::filesystem::read_symlink("/proc/self/exe").parent_path().string();
 }
 
 std::string imageOf(int fd) {

@@ -44,9 +44,8 @@ struct Build {
 
   // Throws naming the file where one is missing or no program.
   static Build open(const std::string& directory);
-  // Of the running program.
-  static std::string ownDirectory();
   std::string coordinatorPath() const { return directory + "/faultline-coordinator"; }
+  std::string shardPath() const { return directory + "/faultline-shard"; }
 };
 
 // Tells files apart, whatever their names: equal for two fds, or for an fd and ownImage() in a process that

@@ -37,16 +37,16 @@ std::string describeStatus(int status) {
 }  // namespace
 
 ChildProcess startProcess(const std::string& executable, const std::vector<std::string>& arguments,
-                          int channel, int image) {
+                          int channel, const ChildOptions& options) {
   std::vector<char*> argv{const_cast<char*>(executable.c_str())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
-  // Out of the way of CHANNEL_FD; gone with the exec.
+  // Out of the way of the channel; gone with the exec.
   kj::AutoCloseFd program;
   std::string path = executable;
-  if (image >= 0) {
+  if (options.image >= 0) {
     int high;
-    KJ_SYSCALL(high = fcntl(image, F_DUPFD_CLOEXEC, CHANNEL_FD + 1));
+    KJ_SYSCALL(high = fcntl(options.image, F_DUPFD_CLOEXEC, options.channelAs + 1));
     program = kj::AutoCloseFd(high);
     path = "/proc/self/fd/" + std::to_string(high);
   }
@@ -54,7 +54,7 @@ ChildProcess startProcess(const std::string& executable, const std::vector<std::
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   // Clears close-on-exec also where the number is already right (glibc >= 2.29).
-  posix_spawn_file_actions_adddup2(&actions, channel, CHANNEL_FD);
+  posix_spawn_file_actions_adddup2(&actions, channel, options.channelAs);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   sigset_t none, all;
@@ -62,7 +62,10 @@ ChildProcess startProcess(const std::string& executable, const std::vector<std::
   sigfillset(&all);
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  posix_spawnattr_setpgroup(&attributes, 0);
+  const int group = options.ownGroup ? POSIX_SPAWN_SETPGROUP : 0;
+  posix_spawnattr_setflags(&attributes,
+                           static_cast<short>(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | group));
 
   pid_t pid = 0;
   const int error = posix_spawn(&pid, path.c_str(), &actions, &attributes, argv.data(), environ);
@@ -76,8 +79,13 @@ ChildProcess startProcess(const std::string& executable, const std::vector<std::
   return {pid, kj::AutoCloseFd(pidfd)};
 }
 
+std::string ownDirectory() {
+  // " (deleted)" stands behind the name of the file: its directory is right all the same.
+  return std::filesystem::read_symlink("/proc/self/exe").parent_path().string();
+}
+
 std::string siblingExecutable(const std::string& name) {
-  return (std::filesystem::read_symlink("/proc/self/exe").parent_path() / name).string();
+  return ownDirectory() + "/" + name;
 }
 
 void nameProcess(const std::string& name) {
@@ -112,6 +120,11 @@ bool killAndWait(int pidfd, std::chrono::milliseconds patience) {
     if (ready == 1) return true;
     if (ready == 0) return false;
   }
+}
+
+void endChild(int pidfd, std::chrono::milliseconds patience) {
+  killAndWait(pidfd, patience);
+  describeExit(pidfd);
 }
 
 }  // namespace faultline::rpc

@@ -16,18 +16,26 @@ struct ChildProcess {
   kj::AutoCloseFd pidfd;  // readable once the process has ended
 };
 
-// The fd that a child finds its channel at.
+// The fd that a child of ours finds its channel at.
 inline constexpr int CHANNEL_FD = 3;
 
-// Starts `executable` with `arguments` (argv[1..]). The child has our standard streams, `channel` as
-// CHANNEL_FD, and nothing else of ours; default signal dispositions, empty signal mask (KJ changes both and
-// they would be inherited). Throws naming the executable where it cannot be started.
-// `image`: the program itself, open (O_PATH), so that it is this one whatever file is at `executable` by now;
-// -1: what is at `executable`.
-ChildProcess startProcess(const std::string& executable, const std::vector<std::string>& arguments,
-                          int channel, int image = -1);
+struct ChildOptions {
+  // The program itself, open (O_PATH), so that it is this one whatever file is at the executable's path by
+  // now; -1: what is there.
+  int image = -1;
+  int channelAs = CHANNEL_FD;
+  bool ownGroup = false;  // not the terminal's to interrupt: who starts it ends it
+};
 
-// The path of an executable that is installed beside the running one.
+// Starts `executable` with `arguments` (argv[1..]). The child has our standard streams, `channel` as the fd
+// that the options say, and nothing else of ours; default signal dispositions, empty signal mask (KJ changes
+// both and they would be inherited). Throws naming the executable where it cannot be started.
+ChildProcess startProcess(const std::string& executable, const std::vector<std::string>& arguments,
+                          int channel, const ChildOptions& options = {});
+
+// Where the running program lies.
+std::string ownDirectory();
+// The path of an executable that is installed beside it.
 std::string siblingExecutable(const std::string& name);
 
 // What tools that list processes call us: started from an open program, we would be a number to them.
@@ -41,5 +49,7 @@ std::string describeExit(int pidfd);
 // SIGKILLs and waits until the process has ended, at most `patience`. false: it has not. Blocks.
 bool killAndWait(int pidfd, std::chrono::milliseconds patience);
 bool hasEnded(int pidfd);
+// killAndWait() of a child that nobody else reaps.
+void endChild(int pidfd, std::chrono::milliseconds patience);
 
 }  // namespace faultline::rpc

@@ -24,7 +24,7 @@ constexpr std::uint64_t LOAD_PAGES = 16 * EXTENT;
 const std::string OWN = FAULTLINE_VERSION, NEXT = FAULTLINE_VERSION "+next";
 
 std::string buildNamed(const std::string& name) {
-  return std::filesystem::path(rpc::Build::ownDirectory()).parent_path() / "builds" / name;
+  return std::filesystem::path(rpc::ownDirectory()).parent_path() / "builds" / name;
 }
 
 // Its exit code; what it says goes with the test's own output.
@@ -78,7 +78,7 @@ TEST(Upgrade, EveryByteIsRightAndEverythingIsOfTheNextBuild) {
   b.awaitMore(20);
 
   // And back: nothing of the first upgrade stands in the way.
-  ASSERT_EQ(upgradeByCommand(server, rpc::Build::ownDirectory()), 0);
+  ASSERT_EQ(upgradeByCommand(server, rpc::ownDirectory()), 0);
   server.reconnect();
   expectBuild(server, OWN);
   EXPECT_EQ(server.status().getIncarnation(), 3u);
