@@ -23,7 +23,8 @@ namespace {
 
 std::string freshName(const std::string& directory, const std::string& kind) {
   static unsigned number = 0;
-  return directory + "/" + kind + "-" + std::to_string(++number);
+  // Not what a run that was killed has left.
+  return directory + "/" + kind + "-" + std::to_string(getpid()) + "-" + std::to_string(++number);
 }
 
 }  // namespace

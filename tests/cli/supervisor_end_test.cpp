@@ -39,6 +39,12 @@ bool exists(pid_t pid) {
   return ::kill(pid, 0) == 0;
 }
 
+// A process that the coordinator starts and leaves to the supervisor when it dies.
+pid_t orphanOf(Incarnation& coordinator) {
+  coordinator.order("orphan");
+  return std::stoi(coordinator.expect("orphan").name);
+}
+
 TEST(SupervisorEnd, SigtermIsPassedOnAndNothingIsLeft) {
   for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
     Kept given, stored;
@@ -108,8 +114,7 @@ TEST(SupervisorEnd, ComesWhileNoCoordinatorIsThere) {
 TEST(SupervisorEnd, OrphansOfADeadCoordinatorAreReaped) {
   Supervised supervised;
   Incarnation first = begin(supervised);
-  first.order("orphan");
-  const pid_t orphan = std::stoi(first.expect("orphan").name);
+  const pid_t orphan = orphanOf(first);
   first.kill();
   Incarnation second = supervised.next();
   second.introduction();
@@ -125,8 +130,7 @@ TEST(SupervisorEnd, OrphansOfADeadCoordinatorAreReaped) {
 TEST(SupervisorEnd, OrphansThatDiedWithTheirCoordinatorAreReaped) {
   Supervised supervised;
   Incarnation first = begin(supervised);
-  first.order("orphan");
-  const pid_t orphan = std::stoi(first.expect("orphan").name);
+  const pid_t orphan = orphanOf(first);
   supervised.stop();
   ::kill(orphan, SIGKILL);
   first.kill();
@@ -139,8 +143,7 @@ TEST(SupervisorEnd, OrphansThatDiedWithTheirCoordinatorAreReaped) {
 TEST(SupervisorEnd, OrphansThatDoNotEndAreKilled) {
   Supervised supervised;
   Incarnation first = begin(supervised);
-  first.order("orphan");
-  const pid_t orphan = std::stoi(first.expect("orphan").name);
+  const pid_t orphan = orphanOf(first);
   first.kill();
   Incarnation second = supervised.next();
   second.introduction();

@@ -18,20 +18,21 @@ using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-void sayPrograms(Incarnation& coordinator) {
+// The coordinator has the next build's programs started in its place.
+void leaveForTheNext(Incarnation& coordinator) {
   kj::AutoCloseFd program(open(rpc::siblingExecutable("fake-coordinator").c_str(), O_PATH | O_CLOEXEC));
   coordinator.say("program", "coordinator", program.get());
   coordinator.say("program", "shard", memoryWith("the next shard").get());
+  coordinator.say("upgrade", "/next");
+  coordinator.expect("leave");
+  coordinator.order("exit", "0");
 }
 
 TEST(SupervisorUpgrade, StartsThePrograms) {
   Supervised supervised;
   Incarnation first = begin(supervised);
   supervised.makeUnstartable();  // so it can only be those that were sent
-  sayPrograms(first);
-  first.say("upgrade", "/next");
-  first.expect("leave");
-  first.order("exit", "0");
+  leaveForTheNext(first);
 
   Incarnation next = supervised.next();
   auto introduction = next.introduction();
@@ -48,10 +49,7 @@ TEST(SupervisorUpgrade, StartsThePrograms) {
 TEST(SupervisorUpgrade, GoesBackWhereTheNextOneDoesNotServe) {
   Supervised supervised;
   Incarnation first = begin(supervised);
-  sayPrograms(first);
-  first.say("upgrade", "/next");
-  first.expect("leave");
-  first.order("exit", "0");
+  leaveForTheNext(first);
   Incarnation next = supervised.next();
   next.introduction();
   next.kill();
@@ -66,10 +64,7 @@ TEST(SupervisorUpgrade, GoesBackWhereTheNextOneIsSilent) {
   setup.startLimit = std::chrono::milliseconds(1000);
   Supervised supervised(kj::mv(setup));
   Incarnation first = begin(supervised);
-  sayPrograms(first);
-  first.say("upgrade", "/next");
-  first.expect("leave");
-  first.order("exit", "0");
+  leaveForTheNext(first);
   Incarnation next = supervised.next();
   next.signal(SIGSTOP);
   EXPECT_THAT(supervised.next().introduction().upgradeGivenUp, HasSubstr("not been heard of"));
