@@ -44,9 +44,11 @@ RestoredMemory::RestoredMemory(const Image& image, unsigned regions, unsigned fl
   }
   // Mapped one after the other in this order, so the addresses are, too.
   std::vector<Part*> order;
+  order.reserve(byPage_.size());
   for (Part& part : byPage_) order.push_back(&part);
   std::shuffle(order.begin(), order.end(), std::mt19937_64(seed));
   std::vector<faultline_region> specs;
+  specs.reserve(order.size());
   for (const Part* part : order)
     specs.push_back({part->pages * pageSize_, part->firstPage * pageSize_, pageSize_});
   char why[256];

@@ -187,8 +187,9 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
     KJ_REQUIRE(directory.size() <= 500 && !directory.empty() && directory.front() == '/',
                "an upgrade takes the absolute path of a directory, of at most 500 bytes", directory);
     if (!params.getCheckOnly()) return service_.upgrade().handOver(directory);
-    return service_.upgrade().check(directory).then(
-        [context](rpc::BuildFacts next) mutable { context.getResults().setVersion(next.version.c_str()); });
+    return service_.upgrade().check(directory).then([context](const rpc::BuildFacts& next) mutable {
+      context.getResults().setVersion(next.version.c_str());
+    });
   }
 
   kj::Promise<void> waitUpgraded(WaitUpgradedContext context) override {

@@ -24,7 +24,7 @@ using nlohmann::json;
 constexpr int SO_PEERPIDFD = 77;  // Linux 6.5 and later
 #endif
 constexpr std::uint64_t INITIALIZED = 1ull << 31;
-constexpr std::size_t PIECE = 64 * 1024;
+constexpr std::size_t PIECE = 64ul * 1024;
 constexpr std::size_t MAX_FDS = 16;
 constexpr int MAX_DEPTH = 16;
 // Features whose events would have to be followed and are not.

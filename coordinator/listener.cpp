@@ -63,7 +63,7 @@ void Listener::accepted(const std::string& keptAs, kj::AutoCloseFd connection) {
                  .then([this, pending] { context_.link.drop(pending->keptAs); }));
 }
 
-kj::Promise<void> Listener::handshake(std::shared_ptr<Pending> pending) {
+kj::Promise<void> Listener::handshake(const std::shared_ptr<Pending>& pending) {
   return kj::evalNow([&] {
     if (!spec_.anyUser) requireOwnUser(peerOf(pending->connection.get()));
     pending->reader = kj::heap<HandshakeReader>(pending->connection.get());
@@ -71,7 +71,7 @@ kj::Promise<void> Listener::handshake(std::shared_ptr<Pending> pending) {
   });
 }
 
-kj::Promise<void> Listener::readMore(std::shared_ptr<Pending> pending) {
+kj::Promise<void> Listener::readMore(const std::shared_ptr<Pending>& pending) {
   auto& reader = KJ_ASSERT_NONNULL(pending->reader);
   if (reader->advance() == HandshakeReader::Progress::complete) {
     complete(*pending);

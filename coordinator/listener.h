@@ -54,8 +54,8 @@ class Listener final : private kj::TaskSet::ErrorHandler {
 
  private:
   struct Pending;
-  kj::Promise<void> handshake(std::shared_ptr<Pending> pending);
-  kj::Promise<void> readMore(std::shared_ptr<Pending> pending);
+  kj::Promise<void> handshake(const std::shared_ptr<Pending>& pending);
+  kj::Promise<void> readMore(const std::shared_ptr<Pending>& pending);
   void complete(Pending& pending);
   void refuse(const std::string& why);
   void taskFailed(kj::Exception&& exception) override;

@@ -24,7 +24,7 @@ std::shared_ptr<PrefaultJob> Population::begin(std::vector<shm::PageRange> range
   return job;
 }
 
-void Population::ask(std::shared_ptr<PrefaultJob> job, ShardHandle& shard) {
+void Population::ask(const std::shared_ptr<PrefaultJob>& job, ShardHandle& shard) {
   const std::uint64_t run = ++lastRun_;
   job->pending[shard.index()] = run;
   auto request = shard.rpc().prefaultRequest();

@@ -36,7 +36,7 @@ class Population final : private kj::TaskSet::ErrorHandler {
   void dealtOut();
 
  private:
-  void ask(std::shared_ptr<PrefaultJob> job, ShardHandle& shard);
+  void ask(const std::shared_ptr<PrefaultJob>& job, ShardHandle& shard);
   void answered(const std::shared_ptr<PrefaultJob>& job, std::uint32_t shard, std::uint64_t run);
   void cancelRun(std::uint32_t shard, std::uint64_t run);
   void taskFailed(kj::Exception&& exception) override;

@@ -130,7 +130,7 @@ class RestoreServer final : public rpc::Restore::Server {
 
   kj::Promise<void> waitEnded(WaitEndedContext context) override {
     return over_.addBranch().then(
-        [context](std::string reason) mutable { context.getResults().setReason(reason.c_str()); });
+        [context](const std::string& reason) mutable { context.getResults().setReason(reason.c_str()); });
   }
 
   // Also when the restore is over: that is when a recording is whole.

@@ -73,17 +73,19 @@ kj::Promise<void> Service::run() {
   auto shards = pool_.begin(inherited_);
   adoptListeners();
   auto restores = adoptRestores();
-  tasks_.add(
-      link_.receive([this](std::string name, kj::AutoCloseFd fd) { connectionAccepted(name, kj::mv(fd)); })
-          .then([this](SupervisorLink::End why) {
-            if (why == SupervisorLink::End::leave)
-              spdlog::info("leaving everything to the next coordinator");
-            else
-              spdlog::warn("the supervisor has gone, so does this coordinator");
-            // Between two batches, so nothing is half done; and with every segment mapped: of a lock in
-            // memory that is unmapped the kernel tells nobody that its owner has died.
-            _exit(0);
-          }));
+  tasks_.add(link_
+                 .receive([this](const std::string& name, kj::AutoCloseFd fd) {
+                   connectionAccepted(name, kj::mv(fd));
+                 })
+                 .then([this](SupervisorLink::End why) {
+                   if (why == SupervisorLink::End::leave)
+                     spdlog::info("leaving everything to the next coordinator");
+                   else
+                     spdlog::warn("the supervisor has gone, so does this coordinator");
+                   // Between two batches, so nothing is half done; and with every segment mapped: of a lock
+                   // in memory that is unmapped the kernel tells nobody that its owner has died.
+                   _exit(0);
+                 }));
   tasks_.add(restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); }).then([this] {
     adoptConnections();
     rpc::Coordinator::Client server = makeCoordinatorServer(*this);
@@ -237,7 +239,7 @@ void Service::connectionAccepted(const std::string& name, kj::AutoCloseFd fd) {
 std::string Service::freeName(const std::string& wanted) const {
   const std::string base = wanted.empty() ? "restore" : wanted.substr(0, 50);
   for (unsigned i = 1;; i++) {
-    const std::string name = i == 1 ? base : base + "-" + std::to_string(i);
+    std::string name = i == 1 ? base : base + "-" + std::to_string(i);
     bool taken = false;
     for (const auto& [id, restore] : restores_) taken |= restore->name() == name;
     if (!taken) return name;
@@ -263,8 +265,8 @@ void Service::keep(kj::Own<Restore> restore) {
   watch(shared);
 }
 
-void Service::watch(std::shared_ptr<Restore> restore) {
-  tasks_.add(restore->whenOver().then([this, id = restore->id()](std::string) {
+void Service::watch(const std::shared_ptr<Restore>& restore) {
+  tasks_.add(restore->whenOver().then([this, id = restore->id()](const std::string&) {
     // Not from within one of its own promises.
     tasks_.add(kj::evalLater([this, id] { restores_.erase(id); }));
   }));

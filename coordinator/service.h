@@ -56,7 +56,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   void adoptConnections();
   void loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds);
   void keep(kj::Own<Restore> restore);
-  void watch(std::shared_ptr<Restore> restore);
+  void watch(const std::shared_ptr<Restore>& restore);
   kj::Promise<void> pingSupervisor();
   std::string freeName(const std::string& wanted) const;
   void connectionAccepted(const std::string& name, kj::AutoCloseFd fd);

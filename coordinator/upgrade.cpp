@@ -60,8 +60,8 @@ kj::Promise<rpc::BuildFacts> Upgrade::ask(std::string path, int image) {
 kj::Promise<rpc::BuildFacts> Upgrade::checkOpen(const rpc::Build& build) {
   auto coordinator = ask(build.coordinatorPath(), build.coordinator.get());
   auto shard = ask(build.shardPath(), build.shard.get());
-  return coordinator.then([shard = kj::mv(shard)](rpc::BuildFacts next) mutable {
-    return shard.then([next = std::move(next)](rpc::BuildFacts other) {
+  return coordinator.then([shard = kj::mv(shard)](const rpc::BuildFacts& next) mutable {
+    return shard.then([next](const rpc::BuildFacts& other) {
       KJ_REQUIRE(other.text() == next.text(), "coordinator and shard there are of different builds",
                  next.text(), other.text());
       if (auto why = rpc::whyNotSuccessor(rpc::BuildFacts::own(), next)) KJ_FAIL_REQUIRE("refused", *why);
@@ -80,7 +80,7 @@ kj::Promise<void> Upgrade::handOver(const std::string& directory) {
   auto build = kj::heap<rpc::Build>(rpc::Build::open(directory));
   auto& opened = *build;
   return checkOpen(opened)
-      .then([this, &opened](rpc::BuildFacts next) -> kj::Promise<void> {
+      .then([this, &opened](const rpc::BuildFacts& next) -> kj::Promise<void> {
         log_.add("upgrade: build " + next.version + " of " + opened.directory + " takes over from " +
                  rpc::version());
         // Those that were looked at, whatever is there by now.

@@ -111,7 +111,8 @@ Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex pa
   const shm::PageLocation at = restore.segment().regions().locate(page);
   shm::PageTable& pages = restore.segment().pages();
   uffd::Result result{Outcome::unsupported};
-  PageState state = pages.state(page);
+  PageState state =
+      pages.state(page);  // NOLINT(clang-analyzer-deadcode.DeadStores): for Mistake::stateBeforeLock
   do {
     failpoints_.hit(Point::beforeReadLock, page);
     auto guard = enter(restore, worker);

@@ -9,7 +9,7 @@ namespace faultline::shm {
 std::size_t Histogram::bucketOf(std::uint64_t ns) {
   if (ns < 4) return ns;
   const unsigned exponent = std::bit_width(ns) - 1;
-  const std::size_t bucket = (exponent - 1) * 4 + ((ns >> (exponent - 2)) & 3);
+  const std::size_t bucket = std::size_t{exponent - 1} * 4 + ((ns >> (exponent - 2)) & 3);
   return bucket < BUCKETS ? bucket : BUCKETS - 1;
 }
 
