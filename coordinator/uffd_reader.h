@@ -76,6 +76,7 @@ class UffdReader {
   kj::UnixEventPort::FdObserver observer_;
   const bool gated_;
   bool paused_ = false;
+  bool crowd_ = false;     // several messages came with the last read()
   bool draining_ = false;  // a drain is under way: the gate is closed
   bool fencing_ = true;
   std::uint64_t closedAt_ = 0;

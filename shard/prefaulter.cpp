@@ -1,5 +1,7 @@
 #include "shard/prefaulter.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <ctime>
 #include <optional>
@@ -21,7 +23,7 @@ constexpr std::uint64_t SHORT_SECTION = 4;
 constexpr std::uint64_t LONG_SECTION = 32;
 constexpr std::uint64_t FREE_SECTION = 512;
 constexpr std::uint64_t WINDOW = 2u << 20;  // bytes of the source that are staged at once
-constexpr std::uint64_t LOOK_AHEAD = 8;  // pages
+constexpr std::uint64_t LOOK_AHEAD = 8;     // pages
 constexpr long PAUSE_NS = 1'000'000;
 
 void nap(long ns) {
@@ -223,6 +225,9 @@ bool Prefaulter::commitRun(Job& job, unsigned worker, PageRange run, Content con
     } else {
       backOff = 1'000;
     }
+    // Outside any section. A fault's way goes through three threads, and where each finds a worker of ours on
+    // its CPU it would wait for the worker's slice, some ms, to end.
+    sched_yield();
     if (restore.removeNegotiated())
       limit = lock.epoch() == epoch ? std::min(limit * 2, LONG_SECTION) : SHORT_SECTION;
   }
