@@ -47,6 +47,13 @@ void Population::answered(const std::shared_ptr<PrefaultJob>& job, std::uint32_t
   if (!job->pending.empty()) return;
   job->finish();
   std::erase(jobs_, job);
+  if (nextFinishes_.get() != nullptr) nextFinishes_->fulfill();
+}
+
+kj::Promise<void> Population::whenNextFinishes() {
+  auto paf = kj::newPromiseAndFulfiller<void>();
+  nextFinishes_ = kj::mv(paf.fulfiller);
+  return kj::mv(paf.promise);
 }
 
 void Population::shardUp(ShardHandle& shard) {

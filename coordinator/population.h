@@ -26,6 +26,8 @@ class Population final : private kj::TaskSet::ErrorHandler {
   // Until it is no longer held nothing is populated.
   void hold(bool held);
   bool underWay() const { return !jobs_.empty(); }
+  // For one caller at a time.
+  kj::Promise<void> whenNextFinishes();
 
   // A shard is attached, and has not been asked for anything.
   void shardUp(ShardHandle& shard);
@@ -46,6 +48,7 @@ class Population final : private kj::TaskSet::ErrorHandler {
   shm::Segment& segment_;
   std::vector<std::shared_ptr<PrefaultJob>> jobs_;
   std::uint64_t lastRun_;
+  kj::Own<kj::PromiseFulfiller<void>> nextFinishes_;
   kj::TaskSet tasks_;
 };
 

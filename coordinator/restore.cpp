@@ -334,9 +334,10 @@ kj::Promise<void> Restore::watchCompletion() {
   const shm::PageTable& pages = segment_.pages();
   firstMissing_ = pages.find({firstMissing_, pages.pageCount() - firstMissing_}, shm::PageState::missing);
   if (firstMissing_ < pages.pageCount())
-    return context_.io.provider->getTimer().afterDelay(COMPLETION_CHECK).then([this] {
-      return watchCompletion();
-    });
+    return context_.io.provider->getTimer()
+        .afterDelay(COMPLETION_CHECK)
+        .exclusiveJoin(population_.whenNextFinishes())
+        .then([this] { return watchCompletion(); });
   if (phase_ == Phase::serving) phase_ = Phase::complete;
   completeFulfiller_->fulfill();
   // A target that tracks its writes needs the registration, and so its server.

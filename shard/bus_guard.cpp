@@ -9,6 +9,8 @@ namespace faultline::shard {
 
 namespace {
 
+constexpr std::size_t PAGE = 4096;
+
 thread_local sigjmp_buf escape;
 thread_local volatile sig_atomic_t guarded = 0;
 
@@ -16,6 +18,19 @@ void onSigbus(int signal, siginfo_t*, void*) {
   if (guarded != 0) siglongjmp(escape, 1);
   // Not ours: the default action, on return to the instruction.
   ::signal(signal, SIG_DFL);
+}
+
+// Runs `read`, which must not own anything: false where it was left because of a SIGBUS.
+template <typename Read>
+bool readable(Read read) {
+  if (sigsetjmp(escape, 0) != 0) {
+    guarded = 0;
+    return false;
+  }
+  guarded = 1;
+  read();
+  guarded = 0;
+  return true;
 }
 
 bool allZero(const void* start, std::size_t bytes) {
@@ -38,14 +53,15 @@ void installBusGuard() {
 }
 
 SourceContent contentOf(const void* start, std::size_t bytes) {
-  if (sigsetjmp(escape, 0) != 0) {
-    guarded = 0;
-    return SourceContent::lost;
-  }
-  guarded = 1;
-  const bool zero = allZero(start, bytes);
-  guarded = 0;
-  return zero ? SourceContent::zero : SourceContent::data;
+  SourceContent content = SourceContent::lost;
+  readable([&] { content = allZero(start, bytes) ? SourceContent::zero : SourceContent::data; });
+  return content;
+}
+
+bool touchPages(const void* start, std::size_t bytes) {
+  return readable([=] {
+    for (std::size_t at = 0; at < bytes; at += PAGE) static_cast<const volatile char*>(start)[at];
+  });
 }
 
 }  // namespace faultline::shard

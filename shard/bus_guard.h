@@ -15,4 +15,8 @@ enum class SourceContent { zero, data, lost };
 // `start` is 8-byte aligned and `bytes` a multiple of 64. Any thread.
 SourceContent contentOf(const void* start, std::size_t bytes);
 
+// Reads a byte of each page of the `bytes` at `start`, so that they are mapped and in memory; waits for the
+// disk. False where a page cannot be read. Any thread.
+bool touchPages(const void* start, std::size_t bytes);
+
 }  // namespace faultline::shard

@@ -70,11 +70,9 @@ Staged Source::stageMappedWaiting(std::uint64_t offset, std::size_t length) cons
 
 Staged Source::populate(std::uint64_t offset, std::size_t length) const {
   char* start = mapping_ + offset;
-  // MADV_POPULATE_READ (Linux 5.14) reports what touching the bytes would answer with SIGBUS.
-  while (madvise(start, length, MADV_POPULATE_READ) != 0) {
-    if (errno == EINTR || errno == EAGAIN) continue;
-    return {Staged::Kind::lost, nullptr, errno == EFAULT || errno == ENOMEM ? 0 : errno};
-  }
+  // Not MADV_POPULATE_READ, which looks each page up: a fault maps the 16 around it (mm/memory.c,
+  // do_fault_around).
+  if (!touchPages(start, length)) return {Staged::Kind::lost, nullptr, 0};
   return {Staged::Kind::bytes, start, 0};
 }
 
