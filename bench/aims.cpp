@@ -78,18 +78,22 @@ class Aims {
   }
 
   void oneThread() {
-    for (const Placement placement : PLACEMENTS) {
-      const std::string what = "4 KiB fault, p50, 1 thread, " + nameOf(placement);
-      if (!wanted(what)) continue;
-      const auto floor = floorAt(placement);
-      const auto ours = faultline({.placement = placement});
-      const Workload workload = demand(placement, 1);
-      const Comparison result = compare(
-          options_.rounds, [&] { return p50(workload, ours->socket()); },
-          [&] { return p50(workload, floor->socket()); });
-      add({what, "us", result.ours, result.theirs, "floor", result.ratio, Aim::atMost,
-           placement == Placement::oneCpu ? 2.0 : 1.5});
-    }
+    for (const Placement placement : PLACEMENTS) oneThread(placement, false);
+    if (access("/dev/cpu_dma_latency", W_OK) == 0) oneThread(Placement::free, true);
+  }
+
+  void oneThread(Placement placement, bool pollIdle) {
+    const std::string what =
+        "4 KiB fault, p50, 1 thread, " + nameOf(placement) + (pollIdle ? ", idle CPUs poll for us" : "");
+    if (!wanted(what)) return;
+    const auto floor = floorAt(placement);
+    const auto ours = faultline({.placement = placement, .pollIdle = pollIdle});
+    const Workload workload = demand(placement, 1);
+    const Comparison result = compare(
+        options_.rounds, [&] { return p50(workload, ours->socket()); },
+        [&] { return p50(workload, floor->socket()); });
+    add({what, "us", result.ours, result.theirs, "floor", result.ratio, Aim::atMost,
+         placement == Placement::oneCpu ? 2.0 : 1.5});
   }
 
   void manyThreads() {

@@ -69,11 +69,26 @@ PlainHandler::PlainHandler(const std::string& kind, const std::string& directory
 
 Faultline::Faultline(const std::string& directory, const std::string& memory, const FaultlineOptions& options)
     : Handler(freshName(directory, "faultline")), control_(socket() + ".control") {
-  start({rpc::siblingExecutable("faultline"), "serve", "--control", control_, "--socket", socket(),
-         "--memory", memory, "--name", "bench", "--shards", std::to_string(options.shards), "--workers",
-         std::to_string(options.workers), "--keep-serving", options.prefault ? "--prefault" : "--no-prefault",
-         "--log-level", "warn"},
-        options.placement);
+  std::vector<std::string> arguments{rpc::siblingExecutable("faultline"),
+                                     "serve",
+                                     "--control",
+                                     control_,
+                                     "--socket",
+                                     socket(),
+                                     "--memory",
+                                     memory,
+                                     "--name",
+                                     "bench",
+                                     "--shards",
+                                     std::to_string(options.shards),
+                                     "--workers",
+                                     std::to_string(options.workers),
+                                     "--keep-serving",
+                                     options.prefault ? "--prefault" : "--no-prefault",
+                                     "--log-level",
+                                     "warn"};
+  if (options.pollIdle) arguments.insert(arguments.end(), {"--cpu-latency-us", "0"});
+  start(std::move(arguments), options.placement);
   while (access(control_.c_str(), F_OK) != 0) {
     if (ended()) throw std::runtime_error("faultline serve ended at once; FAULTLINE_BENCH_LOG=1 shows why");
     usleep(1000);

@@ -45,6 +45,7 @@ struct FaultlineOptions {
   unsigned workers = 0;
   bool prefault = false;
   Placement placement = Placement::free;
+  bool pollIdle = false;  // --cpu-latency-us 0
 };
 
 // The shipped executables.

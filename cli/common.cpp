@@ -34,6 +34,13 @@ std::string withoutExpression(const std::string& operand) {
   return sign == std::string::npos ? operand : operand.substr(sign + 3);
 }
 
+// For a CLI::App's check().
+std::string canSetCpuLatency(const std::string&) {
+  if (access("/dev/cpu_dma_latency", W_OK) == 0) return "";
+  return std::string("/dev/cpu_dma_latency cannot be written: ") + std::strerror(errno) +
+         "; it takes root (and DeviceAllow= in a service). Leave the option out where that is not to be had";
+}
+
 }  // namespace
 
 std::string messageOf(const kj::Exception& exception) {
@@ -182,7 +189,11 @@ std::vector<std::string> ServiceOptions::coordinatorArguments() const {
                                         std::to_string(handshakeTimeoutMs),
                                         "--log-level",
                                         logLevel};
-  if (testHooks) arguments.push_back("--test-hooks");
+  if (cpuLatencyUs.has_value()) {
+    arguments.emplace_back("--cpu-latency-us");
+    arguments.push_back(std::to_string(*cpuLatencyUs));
+  }
+  if (testHooks) arguments.emplace_back("--test-hooks");
   return arguments;
 }
 
@@ -206,6 +217,13 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
       .add_option("--handshake-timeout-ms", options.handshakeTimeoutMs,
                   "How long a target may take for its handshake")
       ->capture_default_str();
+  command
+      .add_option("--cpu-latency-us", options.cpuLatencyUs,
+                  "While faults flow, ask the kernel for CPUs that wake within so many us, all over the "
+                  "machine; with "
+                  "0, idle ones poll. Needs write access to /dev/cpu_dma_latency")
+      ->check(CLI::Range(0u, 1'000'000u))
+      ->check(canSetCpuLatency);
   command.add_option("--log-level", options.logLevel, "How much to log, to stderr")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "critical", "off"}))
       ->capture_default_str();

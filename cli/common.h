@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -94,6 +95,7 @@ struct ServiceOptions {
   std::uint64_t lockDeadlineMs = 250;
   std::uint64_t watchdogMs = 2000;
   std::uint64_t handshakeTimeoutMs = 10'000;
+  std::optional<std::uint32_t> cpuLatencyUs;
   bool testHooks = false;
   std::string logLevel = "warn";
 

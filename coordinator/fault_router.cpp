@@ -4,8 +4,8 @@
 
 namespace faultline::coordinator {
 
-FaultRouter::FaultRouter(ShardPool& pool, shm::Segment& segment)
-    : pool_(pool), segment_(segment), pages_(shm::MAX_SHARDS) {
+FaultRouter::FaultRouter(ShardPool& pool, shm::Segment& segment, CpuLatency* latency)
+    : pool_(pool), segment_(segment), latency_(latency), pages_(shm::MAX_SHARDS) {
   for (auto& list : pages_) list.reserve(shm::JOURNAL_MESSAGES);
 }
 
@@ -15,6 +15,7 @@ void FaultRouter::add(shm::PageIndex page) {
 }
 
 void FaultRouter::handOut(std::uint64_t readAt) {
+  if (latency_ != nullptr) latency_->faultsCame();
   const std::uint32_t shards = segment_.activeShards();
   for (std::uint32_t index = 0; index < shards; index++) {
     auto& list = pages_[index];

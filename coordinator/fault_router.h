@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "coordinator/cpu_latency.h"
 #include "coordinator/shard_pool.h"
 #include "coordinator/touch_recorder.h"
 #include "shmtracker/segment.h"
@@ -14,7 +15,8 @@ namespace faultline::coordinator {
 // Loop thread only. Allocates nothing after construction.
 class FaultRouter {
  public:
-  FaultRouter(ShardPool& pool, shm::Segment& segment);
+  // `latency` may be null: CPUs wake as the machine is set up.
+  FaultRouter(ShardPool& pool, shm::Segment& segment, CpuLatency* latency);
 
   // The shards that have the restore attached. Faults for others are left to the wake that follows their
   // attach.
@@ -31,6 +33,7 @@ class FaultRouter {
  private:
   ShardPool& pool_;
   shm::Segment& segment_;
+  CpuLatency* const latency_;
   TouchRecorder* touches_ = nullptr;
   std::array<bool, shm::MAX_SHARDS> attached_{};
   std::vector<std::vector<shm::PageIndex>> pages_;  // by shard

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace faultline::coordinator {
@@ -13,6 +14,7 @@ struct Options {
   std::chrono::milliseconds lockDeadline{250};
   std::chrono::milliseconds watchdog{2000};
   std::chrono::milliseconds handshakeTimeout{10'000};
+  std::optional<std::uint32_t> cpuLatencyUs;  // what CPUs may take to wake while faults flow
   bool testHooks = false;
   std::string logLevel = "info";
   int shardProgram = -1;  // open (O_PATH), borrowed; -1: what is installed beside us

@@ -31,6 +31,7 @@ struct RestoreContext {
   rpc::Failpoints& failpoints;
   const Options& options;
   ShardPool& pool;
+  CpuLatency* latency;  // null: none is asked for
 };
 
 // The fds of a restore; uffd and source always, the others where known (-1).

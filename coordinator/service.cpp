@@ -46,6 +46,18 @@ ino_t inodeOf(int fd) {
   return fd >= 0 && fstat(fd, &status) == 0 ? status.st_ino : 0;
 }
 
+// Null where none is asked for, or can be: a successor serves more slowly rather than not at all. Whoever
+// starts the service has been told (cli/serve.cpp).
+kj::Own<CpuLatency> latencyOf(const Options& options, kj::AsyncIoContext& io) {
+  kj::Own<CpuLatency> latency;
+  if (!options.cpuLatencyUs.has_value()) return latency;
+  KJ_IF_MAYBE (error, kj::runCatchingExceptions([&] {
+                 latency = kj::heap<CpuLatency>(io.provider->getTimer(), *options.cpuLatencyUs);
+               }))
+    spdlog::warn("CPUs wake as the machine is set up: {}", error->getDescription().cStr());
+  return latency;
+}
+
 }  // namespace
 
 Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inherited, Options options)
@@ -56,7 +68,8 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
       log_(link, inherited_.events),
       pool_(io, link, log_, failpoints_, options_, *this),
       upgrade_(io, link, log_, pool_, options_, inherited_.upgradeGivenUp),
-      context_{io, link, log_, failpoints_, options_, pool_},
+      latency_(latencyOf(options_, io)),
+      context_{io, link, log_, failpoints_, options_, pool_, latency_.get()},
       tasks_(*this) {}
 
 Service::~Service() noexcept(false) = default;
