@@ -32,6 +32,10 @@ Image::~Image() {
   std::filesystem::remove_all(directory_, ignored);
 }
 
+void Image::write(std::uint64_t offset, const void* bytes, std::uint64_t length) {
+  std::memcpy(map_ + offset, bytes, length);
+}
+
 void Image::fill(std::uint64_t offset, std::uint64_t length, unsigned char byte) {
   std::memset(map_ + offset, byte, length);
 }

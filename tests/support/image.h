@@ -21,6 +21,7 @@ class Image {
   unsigned char at(std::uint64_t offset) const { return static_cast<unsigned char>(map_[offset]); }
   const char* data() const { return map_; }
 
+  void write(std::uint64_t offset, const void* bytes, std::uint64_t length);
   void fill(std::uint64_t offset, std::uint64_t length, unsigned char byte);
   void zero(std::uint64_t offset, std::uint64_t length) { fill(offset, length, 0); }
   void hole(std::uint64_t offset, std::uint64_t length);
