@@ -150,6 +150,7 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
     info.setVersion(rpc::version());
     info.setCoordinatorPid(static_cast<std::uint32_t>(getpid()));
     info.setIncarnation(service_.incarnation());
+    info.setTakeoverNs(service_.takeoverNs());
     info.setTestHooks(options.testHooks);
     info.setWorkersPerShard(threadsOf(options));
     info.setLockDeadlineNs(
@@ -209,6 +210,7 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
     for (std::uint32_t i = 0; i < list.size(); i++) {
       list[i].setIndex(i);
       list[i].setRestarts(service_.pool().restarts(i));
+      list[i].setRecoveryNs(service_.pool().recoveryNs(i));
       ShardHandle* shard = service_.pool().up(i);
       list[i].setAlive(shard != nullptr);
       if (shard == nullptr) continue;

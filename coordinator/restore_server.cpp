@@ -95,6 +95,29 @@ class RestoreServer final : public rpc::Restore::Server {
     return kj::READY_NOW;
   }
 
+  kj::Promise<void> owners(OwnersContext context) override {
+    auto restore = require();
+    shm::Segment& segment = restore->segment();
+    const shm::PageRange range = rpc::rangeFrom(context.getParams().getRange(), segment.pages().pageCount());
+    std::vector<std::pair<shm::PageRange, std::uint32_t>> runs;
+    for (shm::PageIndex page = range.first; page < range.end() && runs.size() < MAX_RUNS;) {
+      const shm::RegionTable regions = segment.regions();
+      const shm::PageIndex end = std::min(regions.pagesOfExtent(regions.extentOf(page)).end(), range.end());
+      const std::uint32_t shard = segment.ownerOf(page);
+      if (!runs.empty() && runs.back().second == shard)
+        runs.back().first.count += end - page;
+      else
+        runs.push_back({{page, end - page}, shard});
+      page = end;
+    }
+    auto list = context.getResults().initRuns(static_cast<unsigned>(runs.size()));
+    for (unsigned i = 0; i < runs.size(); i++) {
+      rpc::fill(list[i].initRange(), runs[i].first);
+      list[i].setShard(runs[i].second);
+    }
+    return kj::READY_NOW;
+  }
+
   kj::Promise<void> pause(PauseContext) override {
     require()->pause();
     return kj::READY_NOW;

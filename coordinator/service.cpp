@@ -107,7 +107,8 @@ kj::Promise<void> Service::run() {
     tasks_.add(listening.attach(kj::mv(acceptor)));
     link_.ready();
     if (inherited_.deathNoticed != 0) {
-      const double ms = static_cast<double>(shm::nowNs() - inherited_.deathNoticed) / 1e6;
+      takeoverNs_ = shm::nowNs() - inherited_.deathNoticed;
+      const double ms = static_cast<double>(takeoverNs_) / 1e6;
       char text[96];
       snprintf(text, sizeof text, "coordinator %d serves %zu restores again after %.1f ms", getpid(),
                restores_.size(), ms);

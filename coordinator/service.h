@@ -46,6 +46,8 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   ShardPool& pool() { return pool_; }
   rpc::Failpoints& failpoints() { return failpoints_; }
   SupervisorLink& link() { return link_; }
+  // From the predecessor's death to our serving, ns; 0: there was none.
+  std::uint64_t takeoverNs() const { return takeoverNs_; }
   std::uint32_t incarnation() const { return inherited_.incarnation; }
   kj::AsyncIoContext& io() { return io_; }
 
@@ -71,6 +73,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::AsyncIoContext& io_;
   SupervisorLink& link_;
   Inheritance inherited_;
+  std::uint64_t takeoverNs_ = 0;
   bool adopted_ = false;  // all that was inherited
   const Options options_;
   rpc::Failpoints failpoints_;

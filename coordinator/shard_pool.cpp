@@ -113,9 +113,10 @@ kj::Promise<void> ShardPool::bringUp(std::uint32_t index) {
       .then([this, index] {
         Seat& seat = seats_[index];
         if (seat.diedAt == 0) return;
+        seat.recoveryNs = shm::nowNs() - seat.diedAt;
         log_.add("shard " + std::to_string(index) + " " + seat.death + "; its successor " +
                  std::to_string(process(index)->pid()) + " serves again after " +
-                 milliseconds(shm::nowNs() - seat.diedAt));
+                 milliseconds(seat.recoveryNs));
         seat.diedAt = 0;
       })
       .catch_([index](kj::Exception&& e) {

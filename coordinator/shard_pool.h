@@ -51,6 +51,9 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   ShardHandle* process(std::uint32_t index) const;
   std::uint32_t restarts(std::uint32_t index) const { return seats_[index].restarts; }
 
+  // How long its last recovery took, ns; 0 where there was none.
+  std::uint64_t recoveryNs(std::uint32_t index) const { return seats_[index].recoveryNs; }
+
   // SIGKILLs a shard and waits until it can do nothing more. Its death is then handled like any other. Blocks
   // for some 100 us. false: it would not die.
   bool fence(std::uint32_t index, const std::string& why);
@@ -65,6 +68,7 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
     std::uint32_t restarts = 0;
     std::uint32_t quickDeaths = 0;  // in a row, each soon after its start
     std::uint64_t diedAt = 0;       // ns; 0: no death to be recovered from
+    std::uint64_t recoveryNs = 0;
     std::string death;
   };
 

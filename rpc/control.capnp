@@ -43,6 +43,11 @@ enum Phase {
   failed @3;    # cannot be served; `RestoreInfo.failure` says why
 }
 
+struct OwnerRun {
+  range @0 :PageRange;
+  shard @1 :UInt32;
+}
+
 struct RestoreInfo {
   name @0 :Text;
   phase @1 :Phase;
@@ -176,6 +181,8 @@ interface Restore {
   # Returns when the restore is over: completed and released, target gone, detached, or failed.
   workingSet @10 () -> (workingSet :RecordedWorkingSet);
   # Fails where this restore does not record (AttachSpec.recordWorkingSet).
+  owners @11 (range :PageRange) -> (runs :List(OwnerRun));
+  # Which shard is asked for the pages of `range`, as for pageStates.
 }
 
 struct AttachSpec {
@@ -219,6 +226,7 @@ struct ShardInfo {
   upNs @4 :UInt64;       # since this process was started or adopted
   restores @5 :UInt32;   # attached
   version @6 :Text;      # of its build
+  recoveryNs @7 :UInt64; # from its last death, as it was noticed, to its successor serving; 0: none has died
 }
 
 struct Event {
@@ -237,6 +245,7 @@ struct ServiceInfo {
   testHooks @6 :Bool;
   workersPerShard @7 :UInt32;
   lockDeadlineNs @8 :UInt64;
+  takeoverNs @9 :UInt64;     # from the last coordinator's death, as it was noticed, to this one serving; 0: it is the first
 }
 
 interface Coordinator {

@@ -1,0 +1,79 @@
+// faultline metrics: the figures of a service for Prometheus.
+
+#include <cstdio>
+
+#include <unistd.h>
+#include "cli/common.h"
+
+#include "cli/metrics_server.h"
+#include "cli/metrics_text.h"
+#include "cli/session.h"
+
+namespace faultline::cli {
+
+namespace {
+
+struct MetricsOptions {
+  std::string control = DEFAULT_CONTROL, listen = "127.0.0.1:9464";
+  bool once = false;
+};
+
+// The file of a Unix socket goes with the command.
+class SocketPath {
+ public:
+  explicit SocketPath(const std::string& where)
+      : path_(where.rfind("unix:", 0) == 0 ? where.substr(5) : "") {}
+  ~SocketPath() {
+    if (!path_.empty()) unlink(path_.c_str());
+  }
+  SocketPath(const SocketPath&) = delete;
+
+ private:
+  const std::string path_;
+};
+
+int metrics(const MetricsOptions& options) {
+  Interrupts::capture();
+  auto io = kj::setupAsyncIo();
+  MetricsSource source(io, options.control);
+  if (options.once) {
+    const std::string text = source.text().wait(io.waitScope);
+    fputs(text.c_str(), stdout);
+    return text == metricsTextOfNobody() ? DISCONNECTED : OK;
+  }
+  MetricsSocket socket = listenForMetrics(io, options.listen);
+  const SocketPath file(options.listen);
+  MetricsServer server(io.provider->getTimer(), source);
+  printf("metrics at %s\n", socket.address.c_str());
+  fflush(stdout);
+  Interrupts interrupts(io.unixEventPort);
+  server.serve(*socket.receiver).exclusiveJoin(interrupts.next()).wait(io.waitScope);
+  return OK;
+}
+
+}  // namespace
+
+void addMetrics(CLI::App& app, Result& chosen) {
+  auto options = std::make_shared<MetricsOptions>();
+  CLI::App* command = app.add_subcommand("metrics", "The figures of a service, for Prometheus");
+  command->description(
+      "Serve the figures of a running service in Prometheus's text format, at /metrics: faults by how they "
+      "ended,\n"
+      "latencies, removals, deaths and recoveries, progress, by restore and shard.\n\n"
+      "A process of its own: it asks by the control socket, waits for a coordinator's successor, and the "
+      "service has no\n"
+      "port open.\n\n"
+      "Examples:\n"
+      "  faultline metrics\n"
+      "  faultline metrics --listen unix:/run/faultline/metrics.sock\n"
+      "  faultline metrics --once > /var/lib/node_exporter/faultline.prom\n\n"
+      "What each figure means: docs/metrics.md. Alerts and a dashboard: docs/prometheus, docs/grafana.");
+  addControl(*command, options->control);
+  command->add_option("--listen", options->listen, "unix:PATH, or a port of this machine alone; port 0: any")
+      ->capture_default_str();
+  command->add_flag("--once", options->once, "Print the figures and end (4 where no server answers)");
+  command->footer(EXIT_CODES);
+  command->callback([options, &chosen] { chosen = [options] { return metrics(*options); }; });
+}
+
+}  // namespace faultline::cli

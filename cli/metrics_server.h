@@ -1,0 +1,63 @@
+// Answers Prometheus: GET /metrics asks the coordinator, and says what it says.
+//
+// A process of its own, so that neither a network nor a scraper is ever near a fault: the coordinator sees a
+// client of its control socket, the shards nothing at all.
+#pragma once
+
+#include <kj/async-io.h>
+#include <kj/compat/http.h>
+
+#include <string>
+
+namespace faultline::cli {
+
+// What `/metrics` says now. Asks the coordinator anew each time, so it outlives every coordinator; says
+// faultline_up 0 where none answers within PATIENCE.
+class MetricsSource {
+ public:
+  static constexpr kj::Duration PATIENCE = 5 * kj::SECONDS;
+
+  MetricsSource(kj::AsyncIoContext& io, std::string control) : io_(io), control_(std::move(control)) {}
+  kj::Promise<std::string> text();
+
+ private:
+  kj::Promise<std::string> ask();
+
+  kj::AsyncIoContext& io_;
+  const std::string control_;
+};
+
+// Loop thread only. What it refers to must outlive it.
+class MetricsServer final : private kj::HttpService, private kj::TaskSet::ErrorHandler {
+ public:
+  static constexpr unsigned MAX_CONNECTIONS = 16;  // further ones are closed at once
+  static constexpr kj::Duration REQUEST_LIMIT = 5 * kj::SECONDS;
+
+  MetricsServer(kj::Timer& timer, MetricsSource& source);
+
+  // Serves for ever.
+  kj::Promise<void> serve(kj::ConnectionReceiver& receiver);
+
+ private:
+  kj::Promise<void> request(kj::HttpMethod method, kj::StringPtr url, const kj::HttpHeaders& headers,
+                            kj::AsyncInputStream& body, Response& response) override;
+  void taskFailed(kj::Exception&&) override {}  // of one connection, which has ended with it
+
+  kj::Timer& timer_;
+  MetricsSource& source_;
+  kj::HttpHeaderTable table_;
+  kj::HttpServer server_;
+  unsigned open_ = 0;
+  kj::TaskSet tasks_;
+};
+
+// A listening socket: "unix:PATH" (mode 0600), or a port of this machine alone, as 127.0.0.1:9464, [::1]:9464
+// or localhost:9464; port 0: any. Throws CommandError(USAGE) for everything else. The text says where it is
+// then.
+struct MetricsSocket {
+  kj::Own<kj::ConnectionReceiver> receiver;
+  std::string address;  // for people
+};
+MetricsSocket listenForMetrics(kj::AsyncIoContext& io, const std::string& where);
+
+}  // namespace faultline::cli

@@ -1,0 +1,272 @@
+#include "cli/metrics_text.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "cli/restore_view.h"
+
+namespace faultline::cli {
+
+namespace {
+
+using Labels = std::vector<std::pair<const char*, std::string>>;
+
+std::string escaped(const std::string& text) {
+  std::string result;
+  for (const char c : text) {
+    if (c == '\n') {
+      result += "\\n";
+      continue;
+    }
+    if (c == '\\' || c == '"') result += '\\';
+    result += c;
+  }
+  return result;
+}
+
+std::string inBraces(const Labels& labels) {
+  if (labels.empty()) return "";
+  std::string text;
+  for (const auto& [name, value] : labels)
+    text += fmt::format("{}{}=\"{}\"", text.empty() ? "{" : ",", name, escaped(value));
+  return text + "}";
+}
+
+std::string seconds(std::uint64_t ns) {
+  return fmt::format("{:.9g}", static_cast<double>(ns) * 1e-9);
+}
+
+// One metric: all its samples stand together, as the format wants them.
+class Metric {
+ public:
+  Metric(const char* name, const char* type, const char* help)
+      : name_(name), head_(fmt::format("# HELP {0} {2}\n# TYPE {0} {1}\n", name, type, help)) {}
+
+  void add(const Labels& labels, std::uint64_t value) { line("", labels, std::to_string(value)); }
+  void addNs(const Labels& labels, std::uint64_t ns) { line("", labels, seconds(ns)); }
+
+  void addHistogram(const Labels& labels, rpc::Latency::Reader latency) {
+    // Powers of four: bounds of Histogram's own buckets, so that nothing is guessed.
+    constexpr unsigned FIRST = 10, LAST = 34;
+    const auto buckets = latency.getBuckets();
+    std::uint64_t below = 0;
+    unsigned bucket = 0;
+    for (unsigned exponent = FIRST; exponent <= LAST; exponent += 2) {
+      const std::uint64_t bound = 1ull << exponent;
+      for (; bucket < buckets.size() && shm::Histogram::upperBound(bucket) <= bound; bucket++)
+        below += buckets[bucket];
+      line("_bucket", with(labels, "le", seconds(bound)), std::to_string(below));
+    }
+    for (; bucket < buckets.size(); bucket++) below += buckets[bucket];
+    line("_bucket", with(labels, "le", "+Inf"), std::to_string(below));
+    line("_sum", labels, seconds(latency.getSum()));
+    line("_count", labels, std::to_string(below));
+  }
+
+  // Empty where there is no sample.
+  std::string text() const { return samples_.empty() ? "" : head_ + samples_; }
+
+ private:
+  static Labels with(Labels labels, const char* name, std::string value) {
+    labels.emplace_back(name, std::move(value));
+    return labels;
+  }
+  void line(const char* suffix, const Labels& labels, const std::string& value) {
+    samples_ += fmt::format("{}{}{} {}\n", name_, suffix, inBraces(labels), value);
+  }
+
+  const char* name_;
+  std::string head_, samples_;
+};
+
+constexpr const char *COUNTER = "counter", *GAUGE = "gauge", *HISTOGRAM = "histogram";
+
+std::string upText(std::uint64_t up) {
+  Metric metric("faultline_up", GAUGE, "1 if the coordinator answers.");
+  metric.add({}, up);
+  return metric.text();
+}
+
+std::string serviceText(rpc::ServiceInfo::Reader service) {
+  Metric build("faultline_build_info", GAUGE, "1; the version of the coordinator's build.");
+  Metric takeovers("faultline_coordinator_takeovers_total", COUNTER,
+                   "Coordinators that took over from another, by death or upgrade.");
+  Metric takeover("faultline_coordinator_takeover_seconds", GAUGE,
+                  "From the last coordinator's death to this one serving; 0 for the first.");
+  Metric up("faultline_shard_up", GAUGE, "1 if the shard answers.");
+  Metric restarts("faultline_shard_restarts_total", COUNTER,
+                  "Processes of the shard that died and were replaced, since this coordinator began.");
+  Metric recovery("faultline_shard_recovery_seconds", GAUGE,
+                  "From the shard's last death to its successor serving; 0 if none died.");
+  Metric attached("faultline_shard_restores", GAUGE, "Restores that the shard serves.");
+  build.add({{"version", service.getVersion().cStr()}}, 1);
+  takeovers.add({}, service.getIncarnation() - 1);
+  takeover.addNs({}, service.getTakeoverNs());
+  for (auto shard : service.getShards()) {
+    const Labels labels{{"shard", std::to_string(shard.getIndex())}};
+    up.add(labels, shard.getAlive() ? 1 : 0);
+    restarts.add(labels, shard.getRestarts());
+    recovery.addNs(labels, shard.getRecoveryNs());
+    attached.add(labels, shard.getRestores());
+  }
+  return upText(1) + build.text() + takeovers.text() + takeover.text() + up.text() + restarts.text() +
+         recovery.text() + attached.text();
+}
+
+Labels labelsOf(const RestoreFigures& restore) {
+  return {{"restore", restore.info.getName().cStr()}};
+}
+
+std::string stateText(const std::vector<RestoreFigures>& restores) {
+  Metric info("faultline_restore_info", GAUGE, "1; what the restore is, and its phase.");
+  Metric age("faultline_restore_age_seconds", GAUGE, "Since the restore began.");
+  Metric pages("faultline_restore_pages", GAUGE, "Pages of the restore, by state.");
+  Metric prefaulting("faultline_restore_prefaulting", GAUGE,
+                     "1 while pages are populated in the background.");
+  Metric tracker("faultline_restore_tracker_bytes", GAUGE, "Memory that tracker, journal and counters take.");
+  for (const RestoreFigures& restore : restores) {
+    Labels labels = labelsOf(restore);
+    const auto r = restore.info;
+    age.addNs(labels, r.getAgeNs());
+    prefaulting.add(labels, r.getPrefaulting() ? 1 : 0);
+    tracker.add(labels, r.getSegmentBytes());
+    const std::pair<const char*, std::uint64_t> states[] = {
+        {"missing", r.getMissing()}, {"faulted", r.getFaulted()}, {"removed", r.getRemoved()}};
+    for (const auto& [state, count] : states) {
+      Labels ofState = labels;
+      ofState.emplace_back("state", state);
+      pages.add(ofState, count);
+    }
+    labels.emplace_back("id", std::to_string(r.getId()));
+    labels.emplace_back("source", r.getSource().cStr());
+    labels.emplace_back("phase", phaseName(r.getPhase()));
+    info.add(labels, 1);
+  }
+  return info.text() + age.text() + pages.text() + prefaulting.text() + tracker.text();
+}
+
+// Of the coordinator's work on each restore.
+std::string eventsText(const std::vector<RestoreFigures>& restores) {
+  using Stats = rpc::RestoreStats::Reader;
+  const struct {
+    const char *name, *help;
+    std::uint64_t (*value)(Stats);
+  } counters[] = {
+      {"faultline_fault_events_total", "Fault messages read from the userfaultfd.",
+       [](Stats s) -> std::uint64_t { return s.getFaults(); }},
+      {"faultline_remove_events_total", "REMOVE messages read from the userfaultfd.",
+       [](Stats s) -> std::uint64_t { return s.getRemoves(); }},
+      {"faultline_removed_pages_total", "Pages in them.",
+       [](Stats s) -> std::uint64_t { return s.getRemovedPages(); }},
+      {"faultline_batches_total", "Reads of the userfaultfd that returned something.",
+       [](Stats s) -> std::uint64_t { return s.getBatches(); }},
+      {"faultline_outside_faults_total", "Faults at addresses that no region covers.",
+       [](Stats s) -> std::uint64_t { return s.getOutsideFaults(); }},
+      {"faultline_fences_total", "Shards killed because they held the lock past its deadline.",
+       [](Stats s) -> std::uint64_t { return s.getFences(); }},
+      {"faultline_adoptions_total", "Coordinators that took the restore over.",
+       [](Stats s) -> std::uint64_t { return s.getAdoptions(); }},
+      {"faultline_replayed_events_total", "Messages that a successor found in the journal.",
+       [](Stats s) -> std::uint64_t { return s.getReplayed(); }},
+      {"faultline_wakes_total", "Times all waiting threads were woken after a death.",
+       [](Stats s) -> std::uint64_t { return s.getWakes(); }},
+  };
+  std::string text;
+  for (const auto& counter : counters) {
+    Metric metric(counter.name, COUNTER, counter.help);
+    for (const RestoreFigures& restore : restores)
+      metric.add(labelsOf(restore), counter.value(restore.stats));
+    text += metric.text();
+  }
+  Metric drain("faultline_drain_seconds", HISTOGRAM,
+               "Closing the gate and waiting for the sections in flight.");
+  Metric closed("faultline_gate_closed_seconds", HISTOGRAM, "From closing the gate to opening it.");
+  for (const RestoreFigures& restore : restores) {
+    drain.addHistogram(labelsOf(restore), restore.stats.getDrain());
+    closed.addHistogram(labelsOf(restore), restore.stats.getClosed());
+  }
+  return text + drain.text() + closed.text();
+}
+
+// Of each shard's work on each restore.
+std::string shardsText(const std::vector<RestoreFigures>& restores) {
+  using Stats = rpc::ShardStats::Reader;
+  const struct {
+    const char *name, *help;
+    std::uint64_t (*value)(Stats);
+  } counters[] = {
+      {"faultline_faults_total", "Faults handed to the shard.",
+       [](Stats s) -> std::uint64_t { return s.getFaultsTaken(); }},
+      {"faultline_prefaulted_pages_total", "Populated pages that no fault asked for.",
+       [](Stats s) -> std::uint64_t { return s.getPrefaulted(); }},
+      {"faultline_refused_copies_total",
+       "Tries that the kernel refused (EAGAIN) while a removal was under way.",
+       [](Stats s) -> std::uint64_t { return s.getRefused(); }},
+      {"faultline_deferred_faults_total", "Faults given back to the kernel, to be asked again.",
+       [](Stats s) -> std::uint64_t { return s.getRequeued(); }},
+      {"faultline_out_of_memory_total", "Tries that found no memory for the target's page.",
+       [](Stats s) -> std::uint64_t { return s.getOutOfMemory(); }},
+      {"faultline_source_bytes_total", "Bytes taken from the source.",
+       [](Stats s) -> std::uint64_t { return s.getSourceBytes(); }},
+      {"faultline_source_errors_total", "Failed reads of the source, each try counted.",
+       [](Stats s) -> std::uint64_t { return s.getSourceErrors(); }},
+      {"faultline_cold_reads_total", "Pages that had to wait for the source's disk.",
+       [](Stats s) -> std::uint64_t { return s.getColdReads(); }},
+      {"faultline_slots_recovered_total", "Sections that a dead thread of the shard had left.",
+       [](Stats s) -> std::uint64_t { return s.getSlotsRecovered(); }},
+  };
+  auto each = [&restores](auto visit) {
+    for (const RestoreFigures& restore : restores)
+      for (auto shard : restore.stats.getShards()) {
+        Labels labels = labelsOf(restore);
+        labels.emplace_back("shard", std::to_string(shard.getShard()));
+        visit(labels, shard);
+      }
+  };
+  std::string text;
+  for (const auto& counter : counters) {
+    Metric metric(counter.name, COUNTER, counter.help);
+    each([&](const Labels& labels, Stats shard) { metric.add(labels, counter.value(shard)); });
+    text += metric.text();
+  }
+  Metric ends("faultline_pages_total", COUNTER, "Pages answered, by how.");
+  each([&ends](const Labels& labels, Stats s) {
+    const std::pair<const char*, std::uint64_t> how[] = {{"copied", s.getCopied()},
+                                                         {"zero", s.getZeroed()},
+                                                         {"zero_removed", s.getZeroedRemoved()},
+                                                         {"present", s.getAlreadyPresent()},
+                                                         {"poisoned", s.getPoisoned()},
+                                                         {"gone", s.getDropped()}};
+    for (const auto& [name, count] : how) {
+      Labels one = labels;
+      one.emplace_back("how", name);
+      ends.add(one, count);
+    }
+  });
+  Metric extents("faultline_shard_extents", GAUGE, "Extents of the restore that the shard owns.");
+  Metric answered("faultline_fault_seconds", HISTOGRAM, "A fault, from its read to its page in place.");
+  Metric gate("faultline_gate_wait_seconds", HISTOGRAM, "A section's way into the lock.");
+  Metric source("faultline_source_seconds", HISTOGRAM, "Getting source bytes ready.");
+  Metric copy("faultline_copy_seconds", HISTOGRAM, "The ioctl that puts a page in place.");
+  each([&](const Labels& labels, Stats shard) {
+    extents.add(labels, shard.getExtents());
+    answered.addHistogram(labels, shard.getEventToDone());
+    gate.addHistogram(labels, shard.getGateWait());
+    source.addHistogram(labels, shard.getSource());
+    copy.addHistogram(labels, shard.getCopy());
+  });
+  return text + ends.text() + extents.text() + answered.text() + gate.text() + source.text() + copy.text();
+}
+
+}  // namespace
+
+std::string metricsText(rpc::ServiceInfo::Reader service, const std::vector<RestoreFigures>& restores) {
+  return serviceText(service) + stateText(restores) + eventsText(restores) + shardsText(restores);
+}
+
+std::string metricsTextOfNobody() {
+  return upText(0);
+}
+
+}  // namespace faultline::cli

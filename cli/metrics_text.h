@@ -1,0 +1,22 @@
+// The figures of a service in Prometheus's text format (version 0.0.4). docs/metrics.md says what each means.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "rpc/control.capnp.h"
+
+namespace faultline::cli {
+
+struct RestoreFigures {
+  rpc::RestoreInfo::Reader info;
+  rpc::RestoreStats::Reader stats;
+};
+
+// Every metric of the service, sorted by metric, each with its help and type.
+std::string metricsText(rpc::ServiceInfo::Reader service, const std::vector<RestoreFigures>& restores);
+
+// What is said where no coordinator answers.
+std::string metricsTextOfNobody();
+
+}  // namespace faultline::cli
