@@ -109,6 +109,7 @@ void addServe(CLI::App& app, Result& chosen);
 void addRestore(CLI::App& app, Result& chosen);
 void addStatus(CLI::App& app, Result& chosen);
 void addMetrics(CLI::App& app, Result& chosen);
+void addPages(CLI::App& app, Result& chosen);
 void addManage(CLI::App& app, Result& chosen);
 void addWorkingSet(CLI::App& app, Result& chosen);
 void addDemo(CLI::App& app, Result& chosen);

@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
   addServe(app, chosen);
   addRestore(app, chosen);
   addStatus(app, chosen);
+  addPages(app, chosen);
   addMetrics(app, chosen);
   addManage(app, chosen);
   addUpgrade(app, chosen);

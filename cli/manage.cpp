@@ -72,31 +72,6 @@ void prefault(rpc::ControlClient& client, const ManageOptions& options) {
          static_cast<unsigned long long>(progress.getTotal()));
 }
 
-void pages(rpc::ControlClient& client, const ManageOptions& options) {
-  const char* names[] = {"missing", "faulted", "removed"};
-  auto restore = client.restore(options.name);
-  const std::uint64_t total = client.wait(restore.infoRequest().send()).getInfo().getPages();
-  auto out = nlohmann::json::array();
-  for (std::uint64_t page = 0; page < total;) {
-    auto request = restore.pageStatesRequest();
-    request.initRange().setFirst(page);
-    auto response = client.wait(request.send());
-    KJ_REQUIRE(response.getRuns().size() > 0, "the server does not tell the states of all pages", page,
-               total);
-    for (auto run : response.getRuns()) {
-      const auto range = run.getRange();
-      const char* state = names[static_cast<unsigned>(run.getState())];
-      page = range.getFirst() + range.getCount();
-      if (options.json)
-        out.push_back({{"first", range.getFirst()}, {"count", range.getCount()}, {"state", state}});
-      else
-        printf("%12llu %12llu  %s\n", static_cast<unsigned long long>(range.getFirst()),
-               static_cast<unsigned long long>(range.getCount()), state);
-    }
-  }
-  if (options.json) printf("%s\n", out.dump().c_str());
-}
-
 bool answers(rpc::ControlClient& client) {
   try {
     client.reconnect();
@@ -162,11 +137,6 @@ void addManage(CLI::App& app, Result& chosen) {
                    "FIRST:COUNT in pages (repeatable); default: every page, all shards in parallel")
       ->check(checkRange);
   populate->add_flag("--wait", options->wait, "Return when it is done");
-  onRestore("pages", "Print the states of a restore's pages",
-            "One line a run of pages: first page, pages, state (missing, faulted or removed).\n"
-            "Example: faultline pages vm1 | awk '$3 == \"removed\" {n += $2} END {print n}'",
-            pages)
-      ->add_flag("--json", options->json, "Print one JSON array");
   onRestore("reshard", "Deal a restore's pages out to another number of shards",
             "While it is served; shards are started as needed.\nExample: faultline reshard vm1 --shards 4",
             [](auto& client, auto& o) {
