@@ -25,6 +25,8 @@ class Command {
     int code = -1;  // 128 + the signal where it was killed
     std::string out, err;
   };
+  // What it has printed to stdout, as far as await() has read.
+  const std::string& soFar() const { return result_.out; }
   // Waits for its end.
   Result finish();
 

@@ -23,7 +23,7 @@ using ::testing::StartsWith;
 
 const std::vector<std::string> COMMANDS = {"serve", "restore", "status",   "demo",
                                            "pause", "resume",  "detach",   "prefault",
-                                           "pages", "reshard", "shutdown", "working-set"};
+                                           "pages", "reshard", "shutdown", "working-set", "metrics", "upgrade"};
 
 // One line, that of ours.
 MATCHER(IsOneLine, "is one line that begins with the program's name") {

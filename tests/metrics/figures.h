@@ -1,0 +1,69 @@
+// A service's answers, made up: every figure of it has a value of its own.
+#pragma once
+
+#include <capnp/message.h>
+
+#include <vector>
+
+#include "cli/metrics_text.h"
+#include "shmtracker/counters.h"
+
+namespace faultline::test {
+
+class Figures {
+ public:
+  // `name`: of the one restore.
+  explicit Figures(const char* name = "vm1") {
+    auto service = service_.initRoot<rpc::ServiceInfo>();
+    service.setVersion("0.1.0");
+    service.setIncarnation(3);
+    service.setTakeoverNs(12'000'000);
+    auto shard = service.initShards(1)[0];
+    shard.setAlive(true);
+    shard.setRestarts(2);
+    shard.setRecoveryNs(1'500'000);
+    shard.setRestores(1);
+    auto info = info_.initRoot<rpc::RestoreInfo>();
+    info.setName(name);
+    info.setSource("/snapshots/vm1.mem");
+    info.setId(7);
+    info.setPages(100);
+    info.setMissing(60);
+    info.setFaulted(30);
+    info.setRemoved(10);
+    info.setPrefaulting(true);
+    info.setSegmentBytes(450'000);
+    info.setAgeNs(2'000'000'000);
+    auto stats = stats_.initRoot<rpc::RestoreStats>();
+    stats.setFaults(41);
+    stats.setRemoves(5);
+    stats.setRemovedPages(10);
+    stats.initShards(1)[0].setCopied(25);
+  }
+
+  rpc::ServiceInfo::Builder service() { return service_.getRoot<rpc::ServiceInfo>(); }
+  rpc::RestoreStats::Builder stats() { return stats_.getRoot<rpc::RestoreStats>(); }
+
+  std::string text() {
+    return cli::metricsText(service().asReader(),
+                            {{info_.getRoot<rpc::RestoreInfo>().asReader(), stats().asReader()}});
+  }
+
+  // As the server fills one.
+  static void fill(rpc::Latency::Builder to, const std::vector<std::uint64_t>& ns) {
+    auto buckets = to.initBuckets(shm::Histogram::BUCKETS);
+    std::uint64_t sum = 0;
+    for (const std::uint64_t sample : ns) {
+      const auto bucket = static_cast<unsigned>(shm::Histogram::bucketOf(sample));
+      buckets.set(bucket, buckets[bucket] + 1);
+      sum += sample;
+    }
+    to.setSamples(ns.size());
+    to.setSum(sum);
+  }
+
+ private:
+  capnp::MallocMessageBuilder service_, info_, stats_;
+};
+
+}  // namespace faultline::test

@@ -1,0 +1,189 @@
+// `faultline metrics` against a running service, over HTTP: what it says, whom it refuses, whose deaths it
+// outlives.
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "cli/common.h"
+#include "tests/cli/command.h"
+#include "tests/support/server.h"
+#include "tests/support/target.h"
+
+namespace faultline::test {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr std::uint64_t PAGES = 64;
+
+// A connection of a scraper.
+class Http {
+ public:
+  explicit Http(std::uint16_t port) : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_port = htons(port);
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(connect(fd_.get(), reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+  }
+  explicit Http(const std::string& path) : fd_(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_un to{};
+    to.sun_family = AF_UNIX;
+    strcpy(to.sun_path, path.c_str());
+    EXPECT_EQ(connect(fd_.get(), reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
+  }
+
+  void send(const std::string& bytes) const { ::send(fd_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL); }
+  // All until the other end closes.
+  std::string readAll() const {
+    std::string text;
+    char part[4096];
+    for (ssize_t got; (got = recv(fd_.get(), part, sizeof part, 0)) > 0;) text.append(part, got);
+    return text;
+  }
+  // One answer; the connection stays open.
+  std::string ask(const std::string& method, const std::string& path) const {
+    send(method + " " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
+    std::string text;
+    char part[4096];
+    while (!whole(text)) {
+      const ssize_t got = recv(fd_.get(), part, sizeof part, 0);
+      if (got <= 0) return text;
+      text.append(part, static_cast<std::size_t>(got));
+    }
+    return text;
+  }
+
+ private:
+  static bool whole(const std::string& text) {
+    const std::size_t head = text.find("\r\n\r\n"), length = text.find("Content-Length: ");
+    return head != std::string::npos && length < head &&
+           text.size() >= head + 4 + std::stoul(text.substr(length + 16));
+  }
+
+  kj::AutoCloseFd fd_;
+};
+
+class Scrape : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    exporter_ = std::make_unique<Command>(
+        std::vector<std::string>{"metrics", "--control", server_.control(), "--listen", "127.0.0.1:0"});
+    exporter_->await("/metrics");
+    port_ = portOf(exporter_->soFar());
+  }
+
+  static std::uint16_t portOf(const std::string& said) {
+    return static_cast<std::uint16_t>(std::stoul(said.substr(said.find("127.0.0.1:") + 10)));
+  }
+  Http connect() const { return Http(port_); }
+  std::string scrape() const { return connect().ask("GET", "/metrics"); }
+  // The value of the sample that begins so; -1 where there is none.
+  static double valueOf(const std::string& text, const std::string& sample) {
+    const std::size_t at = text.find("\n" + sample + " ");
+    return at == std::string::npos ? -1 : std::stod(text.substr(at + sample.size() + 2));
+  }
+
+  Image image_{PAGES * 4096};
+  Server server_{image_};
+  std::unique_ptr<Command> exporter_;
+  std::uint16_t port_ = 0;
+};
+
+TEST_F(Scrape, FollowsTheRestore) {
+  const Target target(image_, server_.socket(), 4096);
+  server_.restore();
+  for (std::uint64_t page = 0; page < 10; page++) ASSERT_TRUE(target.holdsImage(page));
+  target.giveBack(20, 5);
+  const std::string text = scrape();
+  EXPECT_THAT(text, StartsWith("HTTP/1.1 200 OK\r\n"));
+  EXPECT_THAT(text, HasSubstr("Content-Type: text/plain; version=0.0.4"));
+  EXPECT_EQ(valueOf(text, "faultline_up"), 1);
+  EXPECT_EQ(valueOf(text, "faultline_restore_pages{restore=\"vm\",state=\"removed\"}"), 5);
+  EXPECT_EQ(valueOf(text, "faultline_remove_events_total{restore=\"vm\"}"), 1);
+  EXPECT_EQ(valueOf(text, "faultline_fault_events_total{restore=\"vm\"}"), 10);
+  // The last page's thread goes on a moment before its worker has counted it.
+  await([&] { return valueOf(scrape(), "faultline_restore_pages{restore=\"vm\",state=\"faulted\"}") == 10; });
+}
+
+TEST_F(Scrape, CountsOnAfterTheDeathOfTheCoordinatorAndOfAShard) {
+  const Target target(image_, server_.socket(), 4096);
+  server_.restore();
+  for (std::uint64_t page = 0; page < 10; page++) ASSERT_TRUE(target.holdsImage(page));
+  const std::string faults = "faultline_fault_events_total{restore=\"vm\"}";
+  ASSERT_EQ(valueOf(scrape(), faults), 10);
+  const pid_t coordinator = server_.coordinatorPid(), shard = server_.shardPid(0);
+  kill(coordinator, SIGKILL);
+  kill(shard, SIGKILL);
+  server_.reconnect();
+  for (std::uint64_t page = 10; page < 20; page++) ASSERT_TRUE(target.holdsImage(page));
+  const std::string text = scrape();
+  EXPECT_GE(valueOf(text, faults), 20);
+  EXPECT_EQ(valueOf(text, "faultline_coordinator_takeovers_total"), 1);
+  EXPECT_GT(valueOf(text, "faultline_coordinator_takeover_seconds"), 0);
+}
+
+TEST_F(Scrape, TellsHowLongAShardsRecoveryTook) {
+  kill(server_.shardPid(0), SIGKILL);
+  await([&] { return valueOf(scrape(), "faultline_shard_recovery_seconds{shard=\"0\"}") > 0; });
+  EXPECT_EQ(valueOf(scrape(), "faultline_shard_restarts_total{shard=\"0\"}"), 1);
+}
+
+TEST_F(Scrape, SaysSoWhereTheServiceHasGone) {
+  ASSERT_EQ(run({"shutdown", "--control", server_.control(), "--force"}).code, 0);
+  await([&] { return valueOf(scrape(), "faultline_up") == 0; });
+  EXPECT_EQ(run({"metrics", "--once", "--control", server_.control()}).code, cli::DISCONNECTED);
+}
+
+TEST_F(Scrape, RefusesWhatIsNoScrape) {
+  EXPECT_THAT(connect().ask("GET", "/"), StartsWith("HTTP/1.1 404"));
+  EXPECT_THAT(connect().ask("DELETE", "/metrics"), StartsWith("HTTP/1.1 405"));
+  const Http nonsense = connect();
+  nonsense.send("\x16\x03\x01 nonsense\r\n\r\n");
+  EXPECT_THAT(nonsense.readAll(), StartsWith("HTTP/1.1 501"));
+  const Http endless = connect();
+  for (unsigned i = 0; i < 64; i++) endless.send("GET /metrics HTTP/1.1\r\nX: " + std::string(65536, 'x'));
+  EXPECT_THAT(endless.readAll(), ::testing::Not(HasSubstr("200 OK")));
+  EXPECT_EQ(valueOf(scrape(), "faultline_up"), 1);
+}
+
+// So many that say nothing: further ones are turned away, and these in the end, so that there is room again.
+TEST_F(Scrape, IsNotHeldUpForLongByThoseThatSayNothing) {
+  std::vector<Http> silent;
+  for (unsigned i = 0; i < 40; i++) silent.push_back(connect());
+  await([&] { return valueOf(scrape(), "faultline_up") == 1; });
+}
+
+TEST_F(Scrape, SpeaksOverAUnixSocketThatIsTheOwnersAlone) {
+  const Directory directory;
+  const std::string path = directory / "metrics";
+  Command local({"metrics", "--control", server_.control(), "--listen", "unix:" + path});
+  local.await("metrics at unix:");
+  struct stat status {};
+  ASSERT_EQ(stat(path.c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0600u);
+  EXPECT_THAT(Http(path).ask("GET", "/metrics"), HasSubstr("\nfaultline_up 1\n"));
+  local.signal(SIGTERM);
+  EXPECT_EQ(local.finish().code, 0);
+  EXPECT_NE(access(path.c_str(), F_OK), 0);
+}
+
+TEST(MetricsCommand, ListensToThisMachineAlone) {
+  for (const char* where : {"0.0.0.0:9464", "[::]:9464", "192.0.2.1:9464", "example.org:9464", "9464",
+                            "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:1x", "unix:"}) {
+    const auto result = run({"metrics", "--listen", where});
+    EXPECT_EQ(result.code, cli::USAGE) << where;
+    EXPECT_THAT(result.err, HasSubstr(where)) << where;
+  }
+}
+
+}  // namespace
+}  // namespace faultline::test
