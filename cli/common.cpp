@@ -187,6 +187,8 @@ std::vector<std::string> ServiceOptions::coordinatorArguments() const {
                                         std::to_string(watchdogMs),
                                         "--handshake-timeout-ms",
                                         std::to_string(handshakeTimeoutMs),
+                                        "--max-restores",
+                                        std::to_string(maxRestores),
                                         "--log-level",
                                         logLevel};
   if (cpuLatencyUs.has_value()) {
@@ -216,6 +218,11 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
   command
       .add_option("--handshake-timeout-ms", options.handshakeTimeoutMs,
                   "How long a target may take for its handshake")
+      ->capture_default_str();
+  command
+      .add_option("--max-restores", options.maxRestores,
+                  "Restores at the same time; further targets are refused")
+      ->check(CLI::Range(1u, 100'000u))
       ->capture_default_str();
   command
       .add_option("--cpu-latency-us", options.cpuLatencyUs,

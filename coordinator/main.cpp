@@ -51,6 +51,7 @@ int main(int argc, char** argv) {
                  "How long a shard may hold the lock before it is killed");
   app.add_option("--watchdog-ms", watchdog, "How often the supervisor wants to hear from us, at the least");
   app.add_option("--handshake-timeout-ms", handshake, "How long a target may take for its handshake");
+  app.add_option("--max-restores", options.maxRestores, "Restores at the same time");
   app.add_option("--cpu-latency-us", options.cpuLatencyUs, "What CPUs may take to wake while faults flow");
   app.add_flag("--test-hooks", options.testHooks, "Offer the test hooks");
   app.add_option("--log-level", options.logLevel, "trace, debug, info, warn, error");

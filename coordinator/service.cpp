@@ -261,6 +261,9 @@ std::string Service::freeName(const std::string& wanted) const {
 }
 
 std::string Service::begin(RestoreSpec spec, RestoreFds fds) {
+  KJ_REQUIRE(restores_.size() < options_.maxRestores,
+             "so many restores are being served already: wait for one to end, or raise --max-restores",
+             restores_.size());
   spec.name = freeName(spec.name);
   auto restore = Restore::begin(context_, spec, kj::mv(fds));
   auto& begun = *restore;

@@ -121,7 +121,7 @@ class Filter {
 }  // namespace
 
 bool enterSandbox() {
-#if FAULTLINE_SANITIZED
+#ifdef FAULTLINE_SANITIZED
   return false;
 #else
   tzset();  // reads a file, which the log would do later

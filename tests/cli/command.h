@@ -9,7 +9,8 @@
 
 namespace faultline::test {
 
-// Killed, with everything it started, by the destructor if the test has not seen its end.
+// `executable`: a name beside the test's own program, or an absolute path. Killed, with everything it
+// started, by the destructor if the test has not seen its end.
 class Command {
  public:
   explicit Command(const std::vector<std::string>& arguments, const std::string& executable = "faultline");

@@ -1,0 +1,139 @@
+// Whoever is not to be served, and what is too much, is refused with a message; the restores that run notice
+// nothing.
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+
+#include "client/faultline_client.h"
+#include "rpc/process.h"
+#include "tests/cli/command.h"
+#include "tests/support/child_process.h"
+#include "tests/support/server.h"
+#include "tests/support/target.h"
+
+namespace faultline::test {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+constexpr std::uint64_t PAGES = 64;
+constexpr uid_t NOBODY = 65534;
+
+enum class Expect { served, refused };
+
+// In a child of another user: connects, and reads a page or waits for the server to hang up. 0: as expected.
+int touchAs(uid_t uid, const std::string& socket, Expect expected) {
+  return test::ChildProcess([&] {
+           // Before privileges go: who may have a userfaultfd is another question.
+           const faultline_region region{4096, 0, 4096};
+           faultline_target* target = nullptr;
+           char why[256];
+           if (faultline_target_open(&region, 1, 0, &target, why, sizeof why) != 0) _exit(2);
+           if (setuid(uid) != 0) _exit(2);
+           if (faultline_target_connect(target, socket.c_str(), 5000, why, sizeof why) != 0) _exit(2);
+           if (expected == Expect::refused) _exit(faultline_target_wait_peer(target, -1) == 0 ? 0 : 1);
+           const auto* page = static_cast<volatile unsigned char*>(faultline_target_address(target, 0));
+           (void)*page;
+           _exit(0);
+         })
+      .join();
+}
+
+TEST(OtherUsers, AreRefusedUnlessTheOperatorLetsThemIn) {
+  if (geteuid() != 0) GTEST_SKIP() << "needs root to become somebody else";
+  Image image(PAGES * 4096);
+  for (const bool any : {false, true}) {
+    ServerOptions options;
+    if (any) options.more = {"--any-user"};
+    Server server(image, options);
+    const Target running(image, server.socket(), 4096);
+    server.restore();
+    // The socket's mode lets nobody else in; where an operator has opened it, the uid is still looked at.
+    ASSERT_EQ(chmod(image.directory().c_str(), 0755), 0);
+    ASSERT_EQ(chmod(server.socket().c_str(), 0666), 0);
+    EXPECT_EQ(touchAs(NOBODY, server.socket(), any ? Expect::served : Expect::refused), 0);
+    EXPECT_TRUE(running.holdsImage(1));
+  }
+}
+
+TEST(Restores, BeyondTheLimitAreRefusedAndOthersRunOn) {
+  Image image(PAGES * 4096);
+  Server server(image, {.more = {"--max-restores", "1"}});
+  const Target first(image, server.socket(), 4096);
+  server.restore(0);
+  {
+    const faultline_region region{4096, 0, 4096};
+    faultline_target* second = nullptr;
+    char why[256];
+    ASSERT_EQ(faultline_target_open(&region, 1, 0, &second, why, sizeof why), 0) << why;
+    ASSERT_EQ(faultline_target_connect(second, server.socket().c_str(), 5000, why, sizeof why), 0) << why;
+    EXPECT_EQ(faultline_target_wait_peer(second, -1), 0);
+    faultline_target_close(second);
+  }
+  EXPECT_TRUE(first.holdsImage(0));
+  // Its place is free again once it is over.
+  auto detach = server.restore(0).detachRequest();
+  detach.setForce(true);
+  server.wait(detach.send());
+  const Target third(image, server.socket(), 4096);
+  await([&] { return server.status().getRestores().size() == 1; });
+  EXPECT_TRUE(third.holdsImage(5));
+}
+
+// One that gives memory back as fast as it can delays others by no more than its own turn.
+TEST(RemovalFloods, StopNobodyElse) {
+  Image image(PAGES * 4096);
+  Server server(image);
+  Target flooding(image, server.socket(), 4096);
+  server.restore(0);
+  Target other(image, server.socket(), 4096);
+  server.restore(1);
+  std::atomic<bool> over{false};
+  std::atomic<std::uint64_t> removals{0};
+  std::vector<std::thread> floods;
+  for (unsigned i = 0; i < 8; i++)
+    floods.emplace_back([&, i] {
+      for (; !over; removals++) flooding.giveBack(i * 8, 8);
+    });
+  await([&] { return removals >= 100; });
+  for (std::uint64_t page = 0; page < PAGES; page++) EXPECT_TRUE(other.holdsImage(page)) << page;
+  const std::uint64_t before = removals;
+  await([&] { return removals > before; });
+  over = true;
+  for (std::thread& flood : floods) flood.join();
+  EXPECT_TRUE(flooding.isAll(0, 0));
+}
+
+// A service that may lock next to nothing: its targets are refused, and it says what it needs.
+TEST(LockableMemory, TooLittleIsNamedAndTheTargetRefused) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizer makes mlock() do nothing";
+#endif
+  if (access("/usr/bin/setpriv", X_OK) != 0 || geteuid() != 0) GTEST_SKIP() << "needs root and setpriv";
+  const Directory directory;
+  const std::string image = directory.image(1);
+  Command server({"--memlock=65536:65536", "/usr/bin/setpriv", "--bounding-set=-ipc_lock",
+                  rpc::siblingExecutable("faultline"), "serve", "--control", directory / "control",
+                  "--socket", directory / "socket", "--memory", image},
+                 "/usr/bin/prlimit");
+  server.await("serving; control socket");
+  Command target({"--socket", directory / "socket", "--image", image, "--timeout", "2"}, "faultline-target");
+  server.await("RLIMIT_MEMLOCK");
+  EXPECT_NE(target.finish().code, 0);
+  server.signal(SIGTERM);
+  EXPECT_THAT(server.finish().err, AllOf(HasSubstr("a target is refused"), HasSubstr("65536")));
+}
+
+}  // namespace
+}  // namespace faultline::test
