@@ -1,0 +1,88 @@
+#include "tests/firecracker/raw_vmm.h"
+
+#include <fcntl.h>
+#include <kj/debug.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+
+namespace faultline::test {
+
+RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize)
+    : uffd_(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))) {
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = UFFD_FEATURE_EVENT_REMOVE;
+  KJ_SYSCALL(ioctl(uffd_.get(), UFFDIO_API, &api));
+  std::uint64_t offset = 0;
+  for (const std::uint64_t size : sizes) {
+    const int huge = pageSize == 4096 ? 0 : MAP_HUGETLB;
+    void* start = mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | huge, -1, 0);
+    KJ_REQUIRE(start != MAP_FAILED, "no memory for a guest", size);
+    uffdio_register range{};
+    range.range = {reinterpret_cast<std::uint64_t>(start), size};
+    range.mode = UFFDIO_REGISTER_MODE_MISSING;
+    KJ_SYSCALL(ioctl(uffd_.get(), UFFDIO_REGISTER, &range));
+    parts_.push_back({static_cast<unsigned char*>(start), size, offset});
+    offset += size;
+  }
+}
+
+RawVmm::~RawVmm() {
+  for (const Part& part : parts_) {
+    uffdio_range range{reinterpret_cast<std::uint64_t>(part.address), part.size};
+    ioctl(uffd_.get(), UFFDIO_UNREGISTER, &range);
+    munmap(part.address, part.size);
+  }
+}
+
+std::string RawVmm::body(const std::string& more) const {
+  std::string text;
+  for (const Part& part : parts_)
+    text += (text.empty() ? "[{" : ",{") + std::string("\"base_host_virt_addr\":") +
+            std::to_string(reinterpret_cast<std::uint64_t>(part.address)) +
+            ",\"size\":" + std::to_string(part.size) + ",\"offset\":" + std::to_string(part.offset) + more +
+            "}";
+  return text + "]";
+}
+
+void RawVmm::connect(const std::string& socket) {
+  connection_ = kj::AutoCloseFd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  KJ_REQUIRE(socket.size() < sizeof address.sun_path);
+  std::strcpy(address.sun_path, socket.c_str());
+  KJ_SYSCALL(::connect(connection_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address));
+}
+
+void RawVmm::send(const std::string& text, const std::vector<int>& fds) {
+  iovec part{const_cast<char*>(text.data()), text.size()};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 8)] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (!fds.empty()) {
+    message.msg_control = control;
+    message.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
+    std::memcpy(CMSG_DATA(header), fds.data(), fds.size() * sizeof(int));
+  }
+  KJ_REQUIRE(sendmsg(connection_.get(), &message, MSG_NOSIGNAL) == static_cast<ssize_t>(text.size()));
+}
+
+void RawVmm::awaitHangUp() {
+  char byte;
+  while (recv(connection_.get(), &byte, 1, 0) > 0) continue;
+}
+
+}  // namespace faultline::test

@@ -1,0 +1,130 @@
+// Each version of Firecracker's handshake, word for word, up to a served page. docs/firecracker.md has the
+// table.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "tests/firecracker/raw_vmm.h"
+#include "tests/support/child_process.h"
+#include "tests/support/image.h"
+#include "tests/support/server.h"
+#include "tests/support/target.h"
+
+namespace faultline::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr std::uint64_t MIB = 1u << 20;
+
+class Firecracker : public ::testing::Test {
+ protected:
+  Image image_{8 * MIB};
+  Server server_{image_};
+
+  void expectServed(RawVmm& vmm, std::size_t region, std::uint64_t offsetInFile) {
+    for (const std::uint64_t at : {std::uint64_t{0}, std::uint64_t{4096 + 17}})
+      EXPECT_EQ(*vmm.at(region, at), image_.at(offsetInFile + at)) << region << " " << at;
+  }
+};
+
+TEST_F(Firecracker, V1_1To1_6SaysThreeFieldsAndHangsUp) {
+  RawVmm vmm({4 * MIB});
+  vmm.connect(server_.socket());
+  vmm.send(vmm.body(), {vmm.uffd()});
+  vmm.hangUp();
+  expectServed(vmm, 0, 0);
+  EXPECT_EQ(server_.status().getRestores().size(), 1u);
+}
+
+TEST_F(Firecracker, V1_7To1_11SaysPageSizeKibInBytes) {
+  RawVmm vmm({4 * MIB});
+  vmm.connect(server_.socket());
+  vmm.send(vmm.body(",\"page_size_kib\":4096"), {vmm.uffd()});
+  vmm.hangUp();
+  expectServed(vmm, 0, 0);
+}
+
+TEST_F(Firecracker, V1_7To1_11WithHugePages) {
+  if (!hugePagesAvailable(2)) GTEST_SKIP() << "no 2 free huge pages; echo 128 > /proc/sys/vm/nr_hugepages";
+  RawVmm vmm({4 * MIB}, 2 * MIB);
+  vmm.connect(server_.socket());
+  vmm.send(vmm.body(",\"page_size_kib\":2097152"), {vmm.uffd()});
+  expectServed(vmm, 0, 0);
+}
+
+TEST_F(Firecracker, V1_12SaysPageSizeAndStaysConnected) {
+  RawVmm vmm({4 * MIB});
+  vmm.connect(server_.socket());
+  vmm.send(vmm.body(",\"page_size\":4096,\"page_size_kib\":4096"), {vmm.uffd()});
+  expectServed(vmm, 0, 0);
+}
+
+TEST_F(Firecracker, FieldsThatAreNotKnownAreNoHindrance) {
+  RawVmm vmm({4 * MIB});
+  vmm.connect(server_.socket());
+  vmm.send(vmm.body(",\"page_size\":4096,\"gpa_start\":0,\"is_guest_memfd\":false"), {vmm.uffd()});
+  expectServed(vmm, 0, 0);
+}
+
+// A draft sends the memory as a memfd, too: what is meant by it is not served yet, so nothing is.
+TEST_F(Firecracker, ADraftWithAMemoryFdIsRefused) {
+  RawVmm vmm({4 * MIB});
+  vmm.connect(server_.socket());
+  const kj::AutoCloseFd memory(memfd_create("guest", MFD_CLOEXEC));
+  vmm.send(vmm.body(",\"page_size\":4096"), {vmm.uffd(), memory.get()});
+  vmm.awaitHangUp();
+  EXPECT_EQ(server_.status().getRestores().size(), 0u);
+}
+
+// What a stream socket may do to one sendmsg of theirs.
+TEST_F(Firecracker, ABodyThatComesInPiecesIsReadToItsEnd) {
+  RawVmm vmm({4 * MIB});
+  vmm.connect(server_.socket());
+  const std::string body = vmm.body(",\"page_size\":4096");
+  vmm.send(body.substr(0, 30), {vmm.uffd()});
+  EXPECT_EQ(server_.status().getRestores().size(), 0u);
+  vmm.send(body.substr(30));
+  expectServed(vmm, 0, 0);
+}
+
+TEST_F(Firecracker, HundredsOfRegionsInOneMessage) {
+  constexpr unsigned REGIONS = 400;
+  RawVmm vmm(std::vector<std::uint64_t>(REGIONS, 8192));
+  vmm.connect(server_.socket());
+  vmm.send(vmm.body(",\"page_size\":4096,\"page_size_kib\":4096"), {vmm.uffd()});
+  for (unsigned region = 0; region < REGIONS; region++) expectServed(vmm, region, region * 8192);
+}
+
+// virtio-mem: all that may be plugged in is in the handshake, and may never be touched.
+TEST_F(Firecracker, ARegionThatIsNeverPluggedInHoldsUpNothing) {
+  RawVmm vmm({2 * MIB, 2 * MIB});
+  vmm.connect(server_.socket());
+  vmm.send(vmm.body(",\"page_size\":4096"), {vmm.uffd()});
+  expectServed(vmm, 0, 0);
+  auto restore = server_.restore();
+  const auto info = server_.wait(restore.infoRequest().send());
+  EXPECT_EQ(info.getInfo().getPhase(), rpc::Phase::SERVING);
+  EXPECT_EQ(info.getInfo().getPages(), 1024u);
+}
+
+// By its pidfd: whatever its version, and whoever else holds its socket.
+TEST_F(Firecracker, TheDeathOfTheVmmEndsItsRestore) {
+  ChildProcess child([&] {
+    RawVmm vmm({4 * MIB});
+    vmm.connect(server_.socket());
+    vmm.send(vmm.body(), {vmm.uffd()});
+    vmm.hangUp();
+    pause();
+  });
+  auto restore = server_.restore();
+  auto ended = restore.waitEndedRequest().send();
+  child.kill();
+  EXPECT_THAT(std::string(server_.wait(kj::mv(ended)).getReason().cStr()), HasSubstr("gone"));
+}
+
+}  // namespace
+}  // namespace faultline::test
