@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "cli/restore_view.h"
@@ -12,15 +14,34 @@ namespace {
 
 using Labels = std::vector<std::pair<const char*, std::string>>;
 
-std::string escaped(const std::string& text) {
+// The length of the UTF-8 character at the beginning of `text`; 0 where there is none (RFC 3629).
+std::size_t utf8Length(std::string_view text) {
+  const auto byte = [text](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return 1;
+  const std::size_t length = first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+  if (length == 0 || length > text.size()) return 0;
+  for (std::size_t i = 1; i < length; i++)
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  // Overlong forms, surrogates, and what is beyond U+10FFFF.
+  const bool wrong = (first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) > 0x9f) ||
+                     (first == 0xf0 && byte(1) < 0x90) || (first == 0xf4 && byte(1) > 0x8f);
+  return wrong ? 0 : length;
+}
+
+// A file's name may have any bytes, but of a label that is no UTF-8 Prometheus refuses the whole text.
+std::string escaped(std::string_view text) {
   std::string result;
-  for (const char c : text) {
-    if (c == '\n') {
+  for (std::size_t length; !text.empty(); text.remove_prefix(std::max<std::size_t>(length, 1))) {
+    length = utf8Length(text);
+    if (length == 0) {
+      result += "\xef\xbf\xbd";  // U+FFFD
+    } else if (text.front() == '\n') {
       result += "\\n";
-      continue;
+    } else {
+      if (text.front() == '\\' || text.front() == '"') result += '\\';
+      result += text.substr(0, length);
     }
-    if (c == '\\' || c == '"') result += '\\';
-    result += c;
   }
   return result;
 }

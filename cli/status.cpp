@@ -211,7 +211,8 @@ struct StatusOptions {
 void print(const json& status, const StatusOptions& options) {
   if (options.watch > 0 && !options.asJson && isTerminal()) printf("\033[H\033[2J");
   if (options.asJson)
-    printf("%s\n", status.dump(options.watch > 0 ? -1 : 2).c_str());
+    printf("%s\n",
+           status.dump(options.watch > 0 ? -1 : 2, ' ', false, json::error_handler_t::replace).c_str());
   else
     printPeople(status);
   fflush(stdout);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "cli/common.h"
+#include "cli/metrics_server.h"
 #include "tests/cli/command.h"
 #include "tests/support/server.h"
 #include "tests/support/target.h"
@@ -160,6 +161,22 @@ TEST_F(Scrape, IsNotHeldUpForLongByThoseThatSayNothing) {
   std::vector<Http> silent;
   for (unsigned i = 0; i < 40; i++) silent.push_back(connect());
   await([&] { return valueOf(scrape(), "faultline_up") == 1; });
+}
+
+// They ask again and again and never take an answer, in all the places there are.
+TEST_F(Scrape, IsNotHeldUpForLongByThoseThatDoNotRead) {
+  const Directory directory;
+  const std::string path = directory / "metrics";
+  Command local({"metrics", "--control", server_.control(), "--listen", "unix:" + path});
+  local.await("metrics at unix:");
+  std::string requests;  // whose answers no buffer holds
+  for (unsigned i = 0; i < 200; i++) requests += "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+  std::vector<Http> idle;
+  for (unsigned i = 0; i < cli::MetricsServer::MAX_CONNECTIONS; i++) {
+    idle.emplace_back(path);
+    idle.back().send(requests);
+  }
+  await([&] { return valueOf(Http(path).ask("GET", "/metrics"), "faultline_up") == 1; });
 }
 
 TEST_F(Scrape, SpeaksOverAUnixSocketThatIsTheOwnersAlone) {

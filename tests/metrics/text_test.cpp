@@ -81,6 +81,22 @@ TEST(MetricsText, LabelsAreEscaped) {
   EXPECT_THAT(text, Not(HasSubstr("c\nd")));
 }
 
+TEST(MetricsText, LabelsAreUtf8WhateverBytesAFilesNameHas) {
+  auto of = [](const char* name) {
+    const std::string text = Figures(name).text();
+    const std::size_t at = text.find("{restore=\"") + 10;
+    return text.substr(at, text.find('"', at) - at);
+  };
+  const std::string bad = "\xef\xbf\xbd";
+  EXPECT_EQ(of("gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80"),
+            "gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80");
+  EXPECT_EQ(of("a\xff!"), "a" + bad + "!");
+  EXPECT_EQ(of("\xe2\x82"), bad + bad);                      // cut off
+  EXPECT_EQ(of("\xc0\xaf"), bad + bad);                      // overlong
+  EXPECT_EQ(of("\xed\xa0\x80"), bad + bad + bad);            // a surrogate
+  EXPECT_EQ(of("\xf4\x90\x80\x80"), bad + bad + bad + bad);  // beyond U+10FFFF
+}
+
 TEST(MetricsText, WithoutRestoresThereAreTheServicesOwn) {
   Figures figures;
   const std::string text = cli::metricsText(figures.service().asReader(), {});
