@@ -67,6 +67,7 @@ json restoreJson(rpc::RestoreInfo::Reader r) {
           {"removed", r.getRemoved()},
           {"failure", r.getFailure().cStr()},
           {"prefaulting", r.getPrefaulting()},
+          {"waiting_threads", r.getWaitingThreads()},
           {"segment_bytes", r.getSegmentBytes()},
           {"remove_negotiated", r.getRemoveNegotiated()},
           {"age_ns", r.getAgeNs()}};
