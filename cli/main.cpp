@@ -1,12 +1,13 @@
 // faultline: the command-line tool.
 
-#include <sys/resource.h>
-
 #include "cli/common.h"
 #include "rpc/build.h"
+#include "rpc/process.h"
 
 int main(int argc, char** argv) {
   using namespace faultline::cli;
+  faultline::rpc::passNoFdsOn();
+  faultline::rpc::keepMemoryPrivate();
   CLI::App app{
       "faultline brings a snapshot's memory back lazily, in parallel, through userfaultfd, and survives the "
       "death of\n"
@@ -32,7 +33,5 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? OK : USAGE;
   }
-  const rlimit none{0, 0};  // no core dumps: they would hold guests' memory
-  setrlimit(RLIMIT_CORE, &none);
   return guarded(chosen);
 }

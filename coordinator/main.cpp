@@ -5,7 +5,6 @@
 #include <kj/debug.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 
@@ -66,8 +65,7 @@ int main(int argc, char** argv) {
 
   spdlog::set_level(spdlog::level::from_str(options.logLevel));
   rpc::setUpLog("coordinator", rpc::LogStream::out);
-  const rlimit none{0, 0};  // no core dumps: they would hold guests' memory
-  setrlimit(RLIMIT_CORE, &none);
+  rpc::keepMemoryPrivate();
   try {
     serve(options);
   } catch (const kj::Exception& error) {

@@ -24,6 +24,8 @@ namespace {
 // again.
 constexpr std::chrono::microseconds SLOT_PATIENCE{200};
 constexpr kj::Duration SLOT_RETRY = 500 * kj::MICROSECONDS;
+// ns: how long others may keep the CPU that they are given, and how long they get it no more if they do.
+constexpr std::uint64_t YIELD_LIMIT = 500'000, YIELD_PAUSE = 1'000'000'000;
 
 }  // namespace
 
@@ -70,9 +72,7 @@ kj::Promise<void> UffdReader::serve() {
       if (!readBatch(std::nullopt)) break;
       continue;
     }
-    // Where several threads fault, those that are runnable do so before the gate closes: one drain, one
-    // doorbell a shard for all of them. On a CPU with nothing else to run it returns at once.
-    if (crowd_) sched_yield();
+    if (crowd_) letThemFault();
     segment_.lock().close();
     closedAt_ = nowNs();
     failpoints_.hit(Point::gateClosed);
@@ -87,6 +87,17 @@ kj::Promise<void> UffdReader::serve() {
     if (!readBatch(std::move(guard))) break;
   }
   return kj::READY_NOW;
+}
+
+// Where several threads fault, those that are runnable on this CPU do so before the gate closes: one drain
+// and one doorbell a shard for all of them. What keeps the CPU for itself instead, as a vCPU that computes
+// does, is found out by its cost, and not made way for again for a while.
+void UffdReader::letThemFault() {
+  const std::uint64_t before = nowNs();
+  if (before < yieldFrom_) return;
+  sched_yield();
+  const std::uint64_t after = nowNs();
+  if (after - before > YIELD_LIMIT) yieldFrom_ = after + YIELD_PAUSE;
 }
 
 kj::Promise<shm::ExclusiveGuard> UffdReader::drain() {

@@ -61,6 +61,7 @@ class UffdReader {
   kj::Promise<shm::ExclusiveGuard> drain();
   kj::Promise<shm::ExclusiveGuard> alone(kj::Promise<shm::ExclusiveGuard> drained);
   kj::Promise<shm::ExclusiveGuard> drainOn(unsigned next, std::uint64_t deadline);
+  void letThemFault();
   bool readBatch(std::optional<shm::ExclusiveGuard> guard);
   void publish(const shm::ExclusiveGuard& guard, const uffd_msg& message);
   void addFault(const uffd_msg& message);
@@ -79,7 +80,7 @@ class UffdReader {
   bool crowd_ = false;     // several messages came with the last read()
   bool draining_ = false;  // a drain is under way: the gate is closed
   bool fencing_ = true;
-  std::uint64_t closedAt_ = 0;
+  std::uint64_t closedAt_ = 0, yieldFrom_ = 0;  // ns
   kj::Own<kj::PromiseFulfiller<void>> resumed_;
 };
 

@@ -1,12 +1,14 @@
 #include "rpc/process.h"
 
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <kj/debug.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -90,6 +92,16 @@ std::string siblingExecutable(const std::string& name) {
 
 void nameProcess(const std::string& name) {
   prctl(PR_SET_NAME, name.c_str());
+}
+
+void passNoFdsOn() {
+  KJ_SYSCALL(close_range(STDERR_FILENO + 1, ~0u, CLOSE_RANGE_CLOEXEC));
+}
+
+void keepMemoryPrivate() {
+  const rlimit none{0, 0};
+  KJ_SYSCALL(setrlimit(RLIMIT_CORE, &none));
+  KJ_SYSCALL(prctl(PR_SET_DUMPABLE, 0));
 }
 
 std::string describeExit(int pidfd) {

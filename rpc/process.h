@@ -41,6 +41,13 @@ std::string siblingExecutable(const std::string& name);
 // What tools that list processes call us: started from an open program, we would be a number to them.
 void nameProcess(const std::string& name);
 
+// What this process was started with, besides stdin, stdout and stderr, goes to none that it starts. First of all.
+void passNoFdsOn();
+
+// For a process that sees guests' memory: it leaves no core dump, and no other process of the same user may
+// trace it or look into its memory or fds (prctl(2), PR_SET_DUMPABLE).
+void keepMemoryPrivate();
+
 // Why the process behind `pidfd` ended, for people: "killed by signal 9 (Killed)", "exited with code 1", or
 // "ended (reason unknown)" where it was not our child and the kernel is older than 6.15. Reaps it if it is
 // ours.

@@ -6,7 +6,6 @@
 
 #include <kj/async-io.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 
@@ -16,6 +15,7 @@
 #include "rpc/log.h"
 #include "rpc/process.h"
 #include "shard/bus_guard.h"
+#include "shard/sandbox.h"
 #include "shard/shard_server.h"
 
 namespace {
@@ -44,6 +44,8 @@ void serve(const shard::ShardOptions& options) {
   rpc::FdChannel channel{kj::AutoCloseFd(rpc::CHANNEL_FD)};
   shard::ShardService service(io, options);
   rpc::Acceptor acceptor(service.makeServer());
+  // Before anybody connects: from here on every byte is somebody else's.
+  if (!shard::enterSandbox()) spdlog::debug("this build has no system call filter");
   auto running = service.run().eagerlyEvaluate(
       [](kj::Exception&& e) { spdlog::critical("shard: {}", e.getDescription().cStr()); });
   kj::UnixEventPort::FdObserver readable(io.unixEventPort, channel.fd(),
@@ -74,10 +76,8 @@ int main(int argc, char** argv) {
 
   spdlog::set_level(spdlog::level::from_str(logLevel));
   rpc::setUpLog(name, rpc::LogStream::out);
-  // A core dump would hold the robust mutexes of a dead shard until it is written, and guests' memory for
-  // ever.
-  const rlimit none{0, 0};
-  setrlimit(RLIMIT_CORE, &none);
+  // A core dump would hold the robust mutexes of a dead shard until it is written, too.
+  rpc::keepMemoryPrivate();
   shard::installBusGuard();
   try {
     serve(options);

@@ -25,6 +25,7 @@ constexpr std::uint64_t FREE_SECTION = 512;
 constexpr std::uint64_t WINDOW = 2u << 20;  // bytes of the source that are staged at once
 constexpr std::uint64_t LOOK_AHEAD = 8;     // pages
 constexpr long PAUSE_NS = 1'000'000;
+constexpr std::uint64_t FLOWING = 5'000'000;  // ns after a fault, in which more are expected
 
 void nap(long ns) {
   const timespec time{0, ns};
@@ -42,6 +43,8 @@ struct Prefaulter::Job {
   const std::function<void()> done;
   std::atomic<bool> cancelled{false};
   std::uint64_t number = 0;
+
+  std::atomic<std::uint64_t> faultsSeen{0}, quietFrom{0};  // of the restore, as makeWay() saw them; ns
 
   std::mutex mutex;
   std::size_t range = 0;  // position, guarded by mutex
@@ -199,6 +202,17 @@ void Prefaulter::commitRuns(Job& job, unsigned worker, PageRange range, const ch
   }
 }
 
+// Outside any section. A fault's way goes through three threads, and where each finds a worker of ours on its
+// CPU it would wait for the worker's slice, some ms, to end. So while faults flow, every section ends with a
+// place for them.
+void Prefaulter::makeWay(Job& job) {
+  const std::uint64_t faults = job.restore->segment().counters().faults.load(std::memory_order_relaxed);
+  const std::uint64_t now = nowNs();
+  if (job.faultsSeen.exchange(faults, std::memory_order_relaxed) != faults)
+    job.quietFrom.store(now + FLOWING, std::memory_order_relaxed);
+  if (now < job.quietFrom.load(std::memory_order_relaxed)) sched_yield();
+}
+
 // False where the job is to stop or its source has gone.
 bool Prefaulter::commitRun(Job& job, unsigned worker, PageRange run, Content content) {
   Attachment& restore = *job.restore;
@@ -225,9 +239,7 @@ bool Prefaulter::commitRun(Job& job, unsigned worker, PageRange run, Content con
     } else {
       backOff = 1'000;
     }
-    // Outside any section. A fault's way goes through three threads, and where each finds a worker of ours on
-    // its CPU it would wait for the worker's slice, some ms, to end.
-    sched_yield();
+    makeWay(job);
     if (restore.removeNegotiated())
       limit = lock.epoch() == epoch ? std::min(limit * 2, LONG_SECTION) : SHORT_SECTION;
   }

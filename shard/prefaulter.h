@@ -38,6 +38,7 @@ class Prefaulter {
   void work(const std::shared_ptr<Job>& job, unsigned worker);
   void populate(Job& job, unsigned worker, shm::PageRange range);
   void commitRuns(Job& job, unsigned worker, shm::PageRange range, const char* bytes);
+  static void makeWay(Job& job);
   bool commitRun(Job& job, unsigned worker, shm::PageRange run, Content content);
   void finish(const std::shared_ptr<Job>& job);
 

@@ -52,7 +52,8 @@ void ShardService::pagePoisoned(std::uint64_t restore, shm::PageIndex page, std:
 }
 
 void ShardService::pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) {
-  spdlog::error("restore {}: page {} is lost and cannot be, or is not to be, poisoned: {}", restore, page, reason);
+  spdlog::error("restore {}: page {} is lost and cannot be, or is not to be, poisoned: {}", restore, page,
+                reason);
   tell([restore, page, reason = std::move(reason)](rpc::ShardEvents::Client& events) {
     auto request = events.pageLostRequest();
     request.setRestore(restore);
@@ -71,7 +72,7 @@ class ShardServer final : public rpc::Shard::Server {
     service_.events_ = context.getParams().getEvents();
     auto results = context.getResults();
     results.setVersion(rpc::version());
-    results.setImage(rpc::ownImage().c_str());
+    results.setImage(service_.image_.c_str());
     auto list = results.initRestores(static_cast<unsigned>(service_.restores_.size()));
     unsigned i = 0;
     for (auto& [id, restore] : service_.restores_) list.set(i++, id);

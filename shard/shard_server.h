@@ -6,6 +6,7 @@
 #include <map>
 #include <vector>
 
+#include "rpc/build.h"
 #include "rpc/failpoints.h"
 #include "rpc/shard.capnp.h"
 #include "shard/fault_loop.h"
@@ -44,6 +45,7 @@ class ShardService final : private FaultLoopEvents {
 
   kj::AsyncIoContext& io_;
   const ShardOptions options_;
+  const std::string image_ = rpc::ownImage();  // before the sandbox hides it
   rpc::Failpoints failpoints_;
   LoopMailbox mailbox_;
   Committer committer_;

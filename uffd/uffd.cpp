@@ -1,7 +1,6 @@
 #include "uffd/uffd.h"
 
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -14,14 +13,6 @@
 namespace faultline::uffd {
 
 namespace {
-
-// include/uapi/linux/userfaultfd.h of Linux 6.6 and later; Debian 12's headers end at 6.1.
-struct UffdioPoison {
-  uffdio_range range;
-  std::uint64_t mode;
-  std::int64_t updated;
-};
-constexpr unsigned long IOCTL_POISON = _IOWR(UFFDIO, 0x08, UffdioPoison);
 
 // `done`: the ioctl's own count, bytes or a negative errno; 0 where an older kernel leaves it on EAGAIN.
 Result settle(int result, std::int64_t done, std::uint64_t length) {
@@ -76,7 +67,7 @@ Result zero(int uffd, std::uint64_t to, std::uint64_t length, Waiters waiters) {
 Result poison(int uffd, std::uint64_t to, std::uint64_t length) {
   UffdioPoison request{};
   request.range = {to, length};
-  const int result = ioctl(uffd, IOCTL_POISON, &request);
+  const int result = ioctl(uffd, POISON_REQUEST, &request);
   return settle(result, request.updated, length);
 }
 

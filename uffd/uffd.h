@@ -5,6 +5,9 @@
 // allocates or throws. Addresses and lengths are in bytes, aligned to the page size of the range.
 #pragma once
 
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -28,6 +31,15 @@ struct [[nodiscard]] Result {
   std::uint64_t bytes = 0;  // done by this call
   int error = 0;            // errno, 0 for done
 };
+
+// UFFDIO_POISON, as include/uapi/linux/userfaultfd.h of Linux 6.6 and later has it; Debian 12's headers end
+// at 6.1.
+struct UffdioPoison {
+  uffdio_range range;
+  std::uint64_t mode;
+  std::int64_t updated;
+};
+inline constexpr unsigned long POISON_REQUEST = _IOWR(UFFDIO, 0x08, UffdioPoison);
 
 // Whether a page comes write-protected, for targets that track dirty pages with WP (UFFDIO_COPY_MODE_WP).
 enum class Protect { no, yes };

@@ -1,0 +1,16 @@
+// What a shard may still do once it has started: copy pages with the fds that it was given, and nothing else.
+//
+// A shard handles bytes of several restores; whoever took it over through a source or a target must find no
+// way out of it: no socket but those it was handed, no file to open, no program to start, no other process to
+// look into.
+#pragma once
+
+namespace faultline::shard {
+
+// No new privileges, and a seccomp filter for every thread of the process, those to come included: calls that
+// a shard needs are allowed (an ioctl only if it is one of a userfaultfd's), all others fail with EPERM. Not
+// undone by anything (seccomp(2)). Throws kj::Exception where the kernel does not do it. False: this build
+// has none, since a sanitizer's runtime needs more than can be named.
+bool enterSandbox();
+
+}  // namespace faultline::shard

@@ -1,0 +1,15 @@
+// What must hold for whatever input: a fuzzer takes the end of the process for a finding.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace faultline::fuzz {
+
+inline void require(bool holds, const char* what) {
+  if (holds) return;
+  fprintf(stderr, "does not hold: %s\n", what);
+  abort();
+}
+
+}  // namespace faultline::fuzz
