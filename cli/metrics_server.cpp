@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -14,6 +15,7 @@
 #include "cli/common.h"
 #include "cli/metrics_text.h"
 #include "rpc/connection.h"
+#include "shmtracker/clock.h"
 
 namespace faultline::cli {
 
@@ -22,8 +24,11 @@ namespace {
 constexpr const char* CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 constexpr kj::Duration ACCEPT_AGAIN = 100 * kj::MILLISECONDS;  // after fds ran out
 
-kj::HttpServerSettings settings() {
+constexpr std::uint64_t REST = 9, LONGEST_REST = 5'000'000'000;  // times as long as an answer took; ns
+
+kj::HttpServerSettings settings(kj::HttpServerErrorHandler& errors) {
   kj::HttpServerSettings settings;
+  settings.errorHandler = errors;
   settings.headerTimeout = MetricsServer::REQUEST_LIMIT;
   settings.pipelineTimeout = MetricsServer::REQUEST_LIMIT;
   return settings;
@@ -108,9 +113,31 @@ kj::AutoCloseFd listenAtPort(const std::string& where) {
 }  // namespace
 
 kj::Promise<std::string> MetricsSource::text() {
+  if (!asking_) {
+    asking_ = true;
+    const std::uint64_t now = shm::nowNs();
+    answer_ = io_.provider->getTimer()
+                  .afterDelay((askAgain_ > now ? askAgain_ - now : 0) * kj::NANOSECONDS)
+                  .then([this] { return answer(); })
+                  .then([this](std::string text) {
+                    asking_ = false;
+                    return text;
+                  })
+                  .fork();
+  }
+  return answer_.addBranch();
+}
+
+kj::Promise<std::string> MetricsSource::answer() {
+  const std::uint64_t began = shm::nowNs();
   auto late = io_.provider->getTimer().afterDelay(PATIENCE).then(
       []() -> std::string { return metricsTextOfNobody(); });
   return kj::evalNow([this] { return ask(); })
+      .then([this, began](std::string text) {
+        const std::uint64_t now = shm::nowNs();
+        askAgain_ = now + std::min((now - began) * REST, LONGEST_REST);
+        return text;
+      })
       .catch_([](kj::Exception&&) { return metricsTextOfNobody(); })
       .exclusiveJoin(kj::mv(late));
 }
@@ -132,7 +159,7 @@ kj::Promise<std::string> MetricsSource::ask() {
 }
 
 MetricsServer::MetricsServer(kj::Timer& timer, MetricsSource& source)
-    : timer_(timer), source_(source), server_(timer, table_, *this, settings()), tasks_(*this) {}
+    : timer_(timer), source_(source), server_(timer, table_, *this, settings(*this)), tasks_(*this) {}
 
 kj::Promise<void> MetricsServer::serve(kj::ConnectionReceiver& receiver) {
   return receiver.accept()
@@ -162,8 +189,16 @@ kj::Promise<void> MetricsServer::request(kj::HttpMethod method, kj::StringPtr ur
     auto stream = response.send(200, "OK", headers, body->size());
     if (method == kj::HttpMethod::HEAD) return kj::READY_NOW;
     auto written = stream->write(body->data(), body->size());
-    return written.attach(kj::mv(stream), kj::mv(body));
+    auto late = timer_.afterDelay(REQUEST_LIMIT).then([] { KJ_FAIL_REQUIRE("the answer is not taken"); });
+    return written.exclusiveJoin(kj::mv(late)).attach(kj::mv(stream), kj::mv(body));
   });
+}
+
+kj::Promise<void> MetricsServer::handleApplicationError(kj::Exception, kj::Maybe<Response&> response) {
+  KJ_IF_MAYBE (open, response) {
+    return open->sendError(500, "Internal Server Error", table_);
+  }
+  return kj::READY_NOW;
 }
 
 MetricsSocket listenForMetrics(kj::AsyncIoContext& io, const std::string& where) {

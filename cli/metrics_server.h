@@ -7,31 +7,43 @@
 #include <kj/async-io.h>
 #include <kj/compat/http.h>
 
+#include <cstdint>
 #include <string>
 
 namespace faultline::cli {
 
 // What `/metrics` says now. Asks the coordinator anew each time, so it outlives every coordinator; says
 // faultline_up 0 where none answers within PATIENCE.
+//
+// To answer, the coordinator looks at every page of every restore, and faults wait meanwhile: it is never
+// asked twice at once, and after each answer it is left alone for nine times as long as that took, however
+// many want to know. Who asks while an answer is on its way, or held back, gets that one.
 class MetricsSource {
  public:
   static constexpr kj::Duration PATIENCE = 5 * kj::SECONDS;
 
-  MetricsSource(kj::AsyncIoContext& io, std::string control) : io_(io), control_(std::move(control)) {}
+  MetricsSource(kj::AsyncIoContext& io, std::string control)
+      : io_(io), control_(std::move(control)), answer_(nullptr) {}
   kj::Promise<std::string> text();
 
  private:
+  kj::Promise<std::string> answer();
   kj::Promise<std::string> ask();
 
   kj::AsyncIoContext& io_;
   const std::string control_;
+  std::uint64_t askAgain_ = 0;  // not before; ns, CLOCK_MONOTONIC
+  bool asking_ = false;
+  kj::ForkedPromise<std::string> answer_;  // the last; on its way while asking_
 };
 
 // Loop thread only. What it refers to must outlive it.
-class MetricsServer final : private kj::HttpService, private kj::TaskSet::ErrorHandler {
+class MetricsServer final : private kj::HttpService,
+                            private kj::HttpServerErrorHandler,
+                            private kj::TaskSet::ErrorHandler {
  public:
-  static constexpr unsigned MAX_CONNECTIONS = 16;  // further ones are closed at once
-  static constexpr kj::Duration REQUEST_LIMIT = 5 * kj::SECONDS;
+  static constexpr unsigned MAX_CONNECTIONS = 16;                 // further ones are closed at once
+  static constexpr kj::Duration REQUEST_LIMIT = 5 * kj::SECONDS;  // to send one, and to take its answer
 
   MetricsServer(kj::Timer& timer, MetricsSource& source);
 
@@ -41,6 +53,8 @@ class MetricsServer final : private kj::HttpService, private kj::TaskSet::ErrorH
  private:
   kj::Promise<void> request(kj::HttpMethod method, kj::StringPtr url, const kj::HttpHeaders& headers,
                             kj::AsyncInputStream& body, Response& response) override;
+  // That one cannot be answered is its own concern: KJ would log it, with a stack.
+  kj::Promise<void> handleApplicationError(kj::Exception exception, kj::Maybe<Response&> response) override;
   void taskFailed(kj::Exception&&) override {}  // of one connection, which has ended with it
 
   kj::Timer& timer_;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "cli/restore_view.h"
@@ -12,15 +14,34 @@ namespace {
 
 using Labels = std::vector<std::pair<const char*, std::string>>;
 
-std::string escaped(const std::string& text) {
+// The length of the UTF-8 character at the beginning of `text`; 0 where there is none (RFC 3629).
+std::size_t utf8Length(std::string_view text) {
+  const auto byte = [text](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return 1;
+  const std::size_t length = first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+  if (length == 0 || length > text.size()) return 0;
+  for (std::size_t i = 1; i < length; i++)
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  // Overlong forms, surrogates, and what is beyond U+10FFFF.
+  const bool wrong = (first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) > 0x9f) ||
+                     (first == 0xf0 && byte(1) < 0x90) || (first == 0xf4 && byte(1) > 0x8f);
+  return wrong ? 0 : length;
+}
+
+// A file's name may have any bytes, but of a label that is no UTF-8 Prometheus refuses the whole text.
+std::string escaped(std::string_view text) {
   std::string result;
-  for (const char c : text) {
-    if (c == '\n') {
+  for (std::size_t length; !text.empty(); text.remove_prefix(std::max<std::size_t>(length, 1))) {
+    length = utf8Length(text);
+    if (length == 0) {
+      result += "\xef\xbf\xbd";  // U+FFFD
+    } else if (text.front() == '\n') {
       result += "\\n";
-      continue;
+    } else {
+      if (text.front() == '\\' || text.front() == '"') result += '\\';
+      result += text.substr(0, length);
     }
-    if (c == '\\' || c == '"') result += '\\';
-    result += c;
   }
   return result;
 }
@@ -88,20 +109,38 @@ std::string upText(std::uint64_t up) {
   return metric.text();
 }
 
+// What goes on whatever coordinator serves, and whatever restores are over.
+std::string totalsText(rpc::ServiceTotals::Reader totals) {
+  Metric begun("faultline_restores_begun_total", COUNTER, "Restores that were begun.");
+  Metric failed("faultline_restores_failed_total", COUNTER,
+                "Restores that could not be served to their end.");
+  Metric refused("faultline_targets_refused_total", COUNTER, "Handshakes that were refused.");
+  Metric lost("faultline_pages_lost_total", COUNTER, "Reports of a page that its target could not be given.");
+  Metric recovery("faultline_recovery_seconds", HISTOGRAM,
+                  "From the death of a process, as it was noticed, to its successor serving.");
+  begun.add({}, totals.getRestoresBegun());
+  failed.add({}, totals.getRestoresFailed());
+  refused.add({}, totals.getTargetsRefused());
+  lost.add({}, totals.getPagesLost());
+  recovery.addHistogram({{"process", "coordinator"}}, totals.getCoordinatorRecovery());
+  recovery.addHistogram({{"process", "shard"}}, totals.getShardRecovery());
+  return begun.text() + failed.text() + refused.text() + lost.text() + recovery.text();
+}
+
 std::string serviceText(rpc::ServiceInfo::Reader service) {
   Metric build("faultline_build_info", GAUGE, "1; the version of the coordinator's build.");
   Metric takeovers("faultline_coordinator_takeovers_total", COUNTER,
-                   "Coordinators that took over from another, by death or upgrade.");
+                   "Coordinators that took over from another, by death, upgrade or restart.");
   Metric takeover("faultline_coordinator_takeover_seconds", GAUGE,
                   "From the last coordinator's death to this one serving; 0 for the first.");
   Metric up("faultline_shard_up", GAUGE, "1 if the shard answers.");
   Metric restarts("faultline_shard_restarts_total", COUNTER,
-                  "Processes of the shard that died and were replaced, since this coordinator began.");
+                  "Processes of the shard that died and were replaced.");
   Metric recovery("faultline_shard_recovery_seconds", GAUGE,
                   "From the shard's last death to its successor serving; 0 if none died.");
   Metric attached("faultline_shard_restores", GAUGE, "Restores that the shard serves.");
   build.add({{"version", service.getVersion().cStr()}}, 1);
-  takeovers.add({}, service.getIncarnation() - 1);
+  takeovers.add({}, service.getTotals().getTakeovers());
   takeover.addNs({}, service.getTakeoverNs());
   for (auto shard : service.getShards()) {
     const Labels labels{{"shard", std::to_string(shard.getIndex())}};
@@ -111,7 +150,7 @@ std::string serviceText(rpc::ServiceInfo::Reader service) {
     attached.add(labels, shard.getRestores());
   }
   return upText(1) + build.text() + takeovers.text() + takeover.text() + up.text() + restarts.text() +
-         recovery.text() + attached.text();
+         recovery.text() + attached.text() + totalsText(service.getTotals());
 }
 
 Labels labelsOf(const RestoreFigures& restore) {
@@ -124,12 +163,14 @@ std::string stateText(const std::vector<RestoreFigures>& restores) {
   Metric pages("faultline_restore_pages", GAUGE, "Pages of the restore, by state.");
   Metric prefaulting("faultline_restore_prefaulting", GAUGE,
                      "1 while pages are populated in the background.");
+  Metric waiting("faultline_restore_waiting_threads", GAUGE, "Threads of the target that wait for a page.");
   Metric tracker("faultline_restore_tracker_bytes", GAUGE, "Memory that tracker, journal and counters take.");
   for (const RestoreFigures& restore : restores) {
     Labels labels = labelsOf(restore);
     const auto r = restore.info;
     age.addNs(labels, r.getAgeNs());
     prefaulting.add(labels, r.getPrefaulting() ? 1 : 0);
+    waiting.add(labels, r.getWaitingThreads());
     tracker.add(labels, r.getSegmentBytes());
     const std::pair<const char*, std::uint64_t> states[] = {
         {"missing", r.getMissing()}, {"faulted", r.getFaulted()}, {"removed", r.getRemoved()}};
@@ -143,7 +184,7 @@ std::string stateText(const std::vector<RestoreFigures>& restores) {
     labels.emplace_back("phase", phaseName(r.getPhase()));
     info.add(labels, 1);
   }
-  return info.text() + age.text() + pages.text() + prefaulting.text() + tracker.text();
+  return info.text() + age.text() + pages.text() + prefaulting.text() + waiting.text() + tracker.text();
 }
 
 // Of the coordinator's work on each restore.

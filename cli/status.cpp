@@ -67,6 +67,7 @@ json restoreJson(rpc::RestoreInfo::Reader r) {
           {"removed", r.getRemoved()},
           {"failure", r.getFailure().cStr()},
           {"prefaulting", r.getPrefaulting()},
+          {"waiting_threads", r.getWaitingThreads()},
           {"segment_bytes", r.getSegmentBytes()},
           {"remove_negotiated", r.getRemoveNegotiated()},
           {"age_ns", r.getAgeNs()}};
@@ -211,7 +212,8 @@ struct StatusOptions {
 void print(const json& status, const StatusOptions& options) {
   if (options.watch > 0 && !options.asJson && isTerminal()) printf("\033[H\033[2J");
   if (options.asJson)
-    printf("%s\n", status.dump(options.watch > 0 ? -1 : 2).c_str());
+    printf("%s\n",
+           status.dump(options.watch > 0 ? -1 : 2, ' ', false, json::error_handler_t::replace).c_str());
   else
     printPeople(status);
   fflush(stdout);

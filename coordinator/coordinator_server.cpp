@@ -17,6 +17,16 @@ namespace faultline::coordinator {
 
 namespace {
 
+void fill(rpc::ServiceTotals::Builder to, const ServiceTotals& totals) {
+  to.setTakeovers(totals.takeovers);
+  to.setRestoresBegun(totals.restoresBegun);
+  to.setRestoresFailed(totals.restoresFailed);
+  to.setTargetsRefused(totals.targetsRefused);
+  to.setPagesLost(totals.pagesLost);
+  rpc::fill(to.initShardRecovery(), totals.shardRecovery);
+  rpc::fill(to.initCoordinatorRecovery(), totals.coordinatorRecovery);
+}
+
 class ListenerServer final : public rpc::Listener::Server {
  public:
   ListenerServer(Service& service, std::shared_ptr<Listener> listener)
@@ -81,6 +91,7 @@ class ShardEventsServer final : public rpc::ShardEvents::Server {
 
  private:
   void note(std::uint64_t id, std::uint64_t page, const char* what, kj::StringPtr why) {
+    shm::count(service_.totals().pagesLost);
     const auto found = service_.restores().find(id);
     const std::string name = found == service_.restores().end() ? std::to_string(id) : found->second->name();
     service_.note("restore " + name + ": page " + std::to_string(page) + " " + what + " (shard " +
@@ -151,6 +162,7 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
     info.setCoordinatorPid(static_cast<std::uint32_t>(getpid()));
     info.setIncarnation(service_.incarnation());
     info.setTakeoverNs(service_.takeoverNs());
+    fill(info.initTotals(), service_.totals());
     info.setTestHooks(options.testHooks);
     info.setWorkersPerShard(threadsOf(options));
     info.setLockDeadlineNs(
@@ -209,7 +221,7 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
   void fillShards(capnp::List<rpc::ShardInfo>::Builder list) {
     for (std::uint32_t i = 0; i < list.size(); i++) {
       list[i].setIndex(i);
-      list[i].setRestarts(service_.pool().restarts(i));
+      list[i].setRestarts(static_cast<std::uint32_t>(service_.pool().restarts(i)));
       list[i].setRecoveryNs(service_.pool().recoveryNs(i));
       ShardHandle* shard = service_.pool().up(i);
       list[i].setAlive(shard != nullptr);

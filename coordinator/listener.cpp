@@ -114,6 +114,7 @@ kj::Promise<void> Listener::whenMoreThan(std::size_t seen) {
 
 void Listener::refuse(const std::string& why) {
   refused_++;
+  shm::count(context_.totals.targetsRefused);
   lastError_ = why;
   spdlog::warn("listener {}: a target is refused: {}", spec_.name, why);
 }

@@ -391,6 +391,7 @@ void Restore::fail(const std::string& reason) {
   if (phase_ == Phase::failed || ending_) return;
   phase_ = Phase::failed;
   failure_ = reason;
+  shm::count(context_.totals.restoresFailed);
   segment_.header().state.store(shm::SegmentState::failed);
   // Before anybody answers a fault: no thread goes on without its page.
   const bool killing = killsOnLost() && kill(reason);
@@ -473,6 +474,7 @@ void Restore::fill(rpc::RestoreInfo::Builder info) {
   info.setRemoved(counts.removed);
   info.setRemoveNegotiated((facts.uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0);
   info.setFailure(failure_.c_str());
+  info.setWaitingThreads(uffd::waitingThreads(fds_.uffd.get()).value_or(0));
   info.setPrefaulting(population_.underWay());
   info.setSegmentBytes(segment_.bytes());
   info.setWorkingSetRefused(workingSetRefused_.c_str());

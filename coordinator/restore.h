@@ -14,6 +14,7 @@
 #include "coordinator/options.h"
 #include "coordinator/population.h"
 #include "coordinator/restore_spec.h"
+#include "coordinator/service_counters.h"
 #include "coordinator/shard_pool.h"
 #include "coordinator/touch_recorder.h"
 #include "coordinator/uffd_reader.h"
@@ -31,6 +32,7 @@ struct RestoreContext {
   rpc::Failpoints& failpoints;
   const Options& options;
   ShardPool& pool;
+  ServiceTotals& totals;
   CpuLatency* latency;  // null: none is asked for
 };
 

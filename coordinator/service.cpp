@@ -66,15 +66,20 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
       inherited_(kj::mv(inherited)),
       options_(std::move(options)),
       log_(link, inherited_.events),
-      pool_(io, link, log_, failpoints_, options_, *this),
+      counters_(inherited_.take("counters")),
+      pool_(io, link, log_, failpoints_, options_, *counters_, *this),
       upgrade_(io, link, log_, pool_, options_, inherited_.upgradeGivenUp),
       latency_(latencyOf(options_, io)),
-      context_{io, link, log_, failpoints_, options_, pool_, latency_.get()},
+      context_{io, link, log_, failpoints_, options_, pool_, *counters_, latency_.get()},
       tasks_(*this) {}
 
 Service::~Service() noexcept(false) = default;
 
 kj::Promise<void> Service::run() {
+  if (counters_.fresh() >= 0)
+    link_.store("counters", counters_.fresh());
+  else
+    shm::count(counters_->takeovers);
   if (!inherited_.death.empty())
     log_.add("coordinator " + inherited_.death + "; its successor " + std::to_string(getpid()) +
              " takes over");
@@ -108,6 +113,7 @@ kj::Promise<void> Service::run() {
     link_.ready();
     if (inherited_.deathNoticed != 0) {
       takeoverNs_ = shm::nowNs() - inherited_.deathNoticed;
+      counters_->coordinatorRecovery.record(takeoverNs_);
       const double ms = static_cast<double>(takeoverNs_) / 1e6;
       char text[96];
       snprintf(text, sizeof text, "coordinator %d serves %zu restores again after %.1f ms", getpid(),
@@ -209,6 +215,7 @@ kj::Promise<void> Service::adoptRestores() {
 void Service::loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds) {
   log_.add("restore " + std::to_string(id) + " cannot be taken over: " + why +
            "; its target gets SIGBUS on every page it still misses");
+  shm::count(counters_->restoresFailed);
   auto lost = kj::heap<Lost>(Lost{kj::mv(fds), kj::Own<Undertaker>(), nullptr});
   // A predecessor's shards may be inside a section of it, and there is no lock to tell: before an event is
   // read, and its caller goes on, they have to be gone.
@@ -269,6 +276,7 @@ std::string Service::begin(RestoreSpec spec, RestoreFds fds) {
   auto& begun = *restore;
   spdlog::info("restore {} ({}): {} pages in {} regions from {}, target pid {}", begun.name(), begun.id(),
                begun.segment().pages().pageCount(), spec.regions.size(), spec.sourceName, spec.targetPid);
+  shm::count(counters_->restoresBegun);
   keep(kj::mv(restore));
   begun.start();
   return begun.name();

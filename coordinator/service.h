@@ -13,6 +13,7 @@
 #include "coordinator/listener.h"
 #include "coordinator/options.h"
 #include "coordinator/restore.h"
+#include "coordinator/service_counters.h"
 #include "coordinator/shard_pool.h"
 #include "coordinator/supervisor_link.h"
 #include "coordinator/upgrade.h"
@@ -42,6 +43,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
 
   const Options& options() const { return options_; }
   const EventLog& events() const { return log_; }
+  ServiceTotals& totals() { return *counters_; }
   void note(const std::string& event) { log_.add(event); }
   ShardPool& pool() { return pool_; }
   rpc::Failpoints& failpoints() { return failpoints_; }
@@ -78,6 +80,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   const Options options_;
   rpc::Failpoints failpoints_;
   EventLog log_;
+  const ServiceCounters counters_;
   ShardPool pool_;
   Upgrade upgrade_;
   kj::Own<CpuLatency> latency_;  // null: none is asked for

@@ -34,12 +34,13 @@ std::string milliseconds(std::uint64_t ns) {
 }  // namespace
 
 ShardPool::ShardPool(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, rpc::Failpoints& failpoints,
-                     const Options& options, ShardPoolEvents& owner)
+                     const Options& options, ServiceTotals& totals, ShardPoolEvents& owner)
     : io_(io),
       link_(link),
       log_(log),
       failpoints_(failpoints),
       options_(options),
+      totals_(totals),
       owner_(owner),
       tasks_(*this) {
   seats_.reserve(shm::MAX_SHARDS);  // handlers hold references to seats
@@ -90,7 +91,7 @@ kj::Promise<void> ShardPool::startSeat(std::uint32_t index) {
       .then([this, index]() -> kj::Promise<void> {
         Seat& seat = seats_[index];
         auto failure = kj::runCatchingExceptions([&] {
-          seat.handle = ShardHandle::start(io_, link_, failpoints_, options_, index, seat.restarts > 0);
+          seat.handle = ShardHandle::start(io_, link_, failpoints_, options_, index, seat.diedAt != 0);
         });
         KJ_IF_MAYBE (e, failure) {
           log_.add("shard " + std::to_string(index) + " cannot be started: " + e->getDescription().cStr());
@@ -114,6 +115,7 @@ kj::Promise<void> ShardPool::bringUp(std::uint32_t index) {
         Seat& seat = seats_[index];
         if (seat.diedAt == 0) return;
         seat.recoveryNs = shm::nowNs() - seat.diedAt;
+        totals_.shardRecovery.record(seat.recoveryNs);
         log_.add("shard " + std::to_string(index) + " " + seat.death + "; its successor " +
                  std::to_string(process(index)->pid()) + " serves again after " +
                  milliseconds(seat.recoveryNs));
@@ -223,7 +225,7 @@ void ShardPool::died(std::uint32_t index) {
   seat.death = "(pid " + std::to_string(handle.pid()) + ") " + rpc::describeExit(handle.pidfd());
   spdlog::warn("shard {} {}", index, seat.death);
   seat.quickDeaths = now - handle.startedAt() < QUICK_DEATH ? seat.quickDeaths + 1 : 0;
-  seat.restarts++;
+  shm::count(totals_.shardRestarts[index]);
   seat.diedAt = now;
   seat.up = false;
   link_.drop(shardName(index, "channel"));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "coordinator/event_log.h"
+#include "coordinator/service_counters.h"
 #include "coordinator/shard_handle.h"
 
 namespace faultline::coordinator {
@@ -32,7 +33,7 @@ class ShardPoolEvents {
 class ShardPool final : private kj::TaskSet::ErrorHandler {
  public:
   ShardPool(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, rpc::Failpoints& failpoints,
-            const Options& options, ShardPoolEvents& owner);
+            const Options& options, ServiceTotals& totals, ShardPoolEvents& owner);
 
   // Takes over what lives of a predecessor's shards and starts the rest. Resolves when each has been up once.
   kj::Promise<void> begin(Inheritance& inherited);
@@ -49,7 +50,8 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   ShardHandle* up(std::uint32_t index) const;
   // The live process, up or coming up.
   ShardHandle* process(std::uint32_t index) const;
-  std::uint32_t restarts(std::uint32_t index) const { return seats_[index].restarts; }
+  // Deaths of a shard, those under former coordinators included.
+  std::uint64_t restarts(std::uint32_t index) const { return totals_.shardRestarts[index]; }
 
   // How long its last recovery took, ns; 0 where there was none.
   std::uint64_t recoveryNs(std::uint32_t index) const { return seats_[index].recoveryNs; }
@@ -65,7 +67,6 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
     kj::Maybe<kj::Own<ShardHandle>> handle;
     bool up = false;
     bool pinging = false;
-    std::uint32_t restarts = 0;
     std::uint32_t quickDeaths = 0;  // in a row, each soon after its start
     std::uint64_t diedAt = 0;       // ns; 0: no death to be recovered from
     std::uint64_t recoveryNs = 0;
@@ -91,6 +92,7 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   EventLog& log_;
   rpc::Failpoints& failpoints_;
   const Options& options_;
+  ServiceTotals& totals_;
   ShardPoolEvents& owner_;
   std::vector<Seat> seats_;
   // Replaced, and killed for it: until their ends have been noticed.

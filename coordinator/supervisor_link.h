@@ -2,6 +2,7 @@
 //
 // What is kept, by name, is all that a successor begins with:
 //   control                        the listening control socket
+//   counters                       of the service (coordinator/service_counters.h)
 //   listener.NAME.{source,spec,listen}   a handshake socket (the supervisor accepts on it), in the order
 //   stored listener.NAME.conn.SEQ         an accepted target whose handshake is not yet served
 //   restore.ID.{uffd,source,conn,target,touches,segment}  a restore; `segment` is stored last and makes it

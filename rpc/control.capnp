@@ -66,6 +66,7 @@ struct RestoreInfo {
   ageNs @14 :UInt64;          # since the restore began
   workingSetRefused @15 :Text;  # why the working set that was given is not used; empty unless it is refused
   recording @16 :Bool;          # first touches are being recorded
+  waitingThreads @17 :UInt64;   # of the target, that wait for a page now; 0 where the kernel does not tell
 }
 
 struct Latency {
@@ -222,7 +223,7 @@ struct ShardInfo {
   index @0 :UInt32;
   pid @1 :UInt32;
   alive @2 :Bool;
-  restarts @3 :UInt32;
+  restarts @3 :UInt32;   # its processes that died and were replaced, under former coordinators as well
   upNs @4 :UInt64;       # since this process was started or adopted
   restores @5 :UInt32;   # attached
   version @6 :Text;      # of its build
@@ -233,6 +234,17 @@ struct Event {
   # Something an operator wants to know afterwards.
   unixNs @0 :UInt64;     # wall clock
   text @1 :Text;         # one line: what, why, how long it took
+}
+
+struct ServiceTotals {
+  # Since the service began, whatever coordinators it has had.
+  takeovers @0 :UInt64;       # coordinators that took over from another, by death, upgrade or restart
+  restoresBegun @1 :UInt64;
+  restoresFailed @2 :UInt64;  # could not be served to their end
+  targetsRefused @3 :UInt64;  # handshakes
+  pagesLost @4 :UInt64;       # reports of a page that a target could not be given
+  shardRecovery @5 :Latency;  # from a death, as it was noticed, to the successor serving
+  coordinatorRecovery @6 :Latency;
 }
 
 struct ServiceInfo {
@@ -246,6 +258,7 @@ struct ServiceInfo {
   workersPerShard @7 :UInt32;
   lockDeadlineNs @8 :UInt64;
   takeoverNs @9 :UInt64;     # from the last coordinator's death, as it was noticed, to this one serving; 0: it is the first
+  totals @10 :ServiceTotals;
 }
 
 interface Coordinator {

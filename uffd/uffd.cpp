@@ -1,9 +1,14 @@
 #include "uffd/uffd.h"
 
+#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 
 namespace faultline::uffd {
 
@@ -91,6 +96,19 @@ int unprotect(int uffd, std::uint64_t start, std::uint64_t length) {
 bool eventInFlight(int uffd) {
   uffdio_copy nothing{};
   return ioctl(uffd, UFFDIO_COPY, &nothing) != 0 && errno == EAGAIN;
+}
+
+std::optional<std::uint64_t> waitingThreads(int uffd) {
+  char path[48], text[512];
+  snprintf(path, sizeof path, "/proc/self/fdinfo/%d", uffd);
+  const int info = open(path, O_RDONLY | O_CLOEXEC);
+  if (info < 0) return std::nullopt;
+  const ssize_t length = read(info, text, sizeof text - 1);
+  close(info);
+  text[std::max<ssize_t>(length, 0)] = '\0';
+  const char* total = std::strstr(text, "total:");
+  if (total == nullptr) return std::nullopt;
+  return std::strtoull(total + std::strlen("total:"), nullptr, 10);
 }
 
 bool isUserfaultfd(int fd) {

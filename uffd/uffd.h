@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace faultline::uffd {
@@ -65,6 +66,10 @@ int unprotect(int uffd, std::uint64_t start, std::uint64_t length);
 // True while a REMOVE (or another non-fault event) of this uffd is queued, or its caller has not run on yet.
 // Consumes nothing: an all-zero UFFDIO_COPY answers EAGAIN then, and EINVAL otherwise.
 bool eventInFlight(int uffd);
+
+// Threads that wait for a page: those whose fault nobody has read, and those that are being answered. From
+// the fd's fdinfo (fs/userfaultfd.c, userfaultfd_show_fdinfo); nothing where that cannot be read.
+std::optional<std::uint64_t> waitingThreads(int uffd);
 
 // True where `fd` is a userfaultfd.
 bool isUserfaultfd(int fd);

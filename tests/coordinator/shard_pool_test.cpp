@@ -42,7 +42,8 @@ TEST(ShardPool, AShardCanBeUsedAsSoonAsItsOwnerIsAskedToAttach) {
   options.shards = 1;
   auto attached = kj::newPromiseAndFulfiller<void>();
   Owner owner(kj::mv(attached.promise));
-  ShardPool pool(io, link, log, failpoints, options, owner);
+  ServiceCounters counters(nullptr);
+  ShardPool pool(io, link, log, failpoints, options, *counters, owner);
   Inheritance nothing;
   auto begun = pool.begin(nothing);
   owner.whenAsked().wait(io.waitScope);

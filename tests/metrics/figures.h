@@ -16,7 +16,8 @@ class Figures {
   explicit Figures(const char* name = "vm1") {
     auto service = service_.initRoot<rpc::ServiceInfo>();
     service.setVersion("0.1.0");
-    service.setIncarnation(3);
+    service.initTotals().setTakeovers(2);
+    service.getTotals().setPagesLost(9);
     service.setTakeoverNs(12'000'000);
     auto shard = service.initShards(1)[0];
     shard.setAlive(true);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "cli/common.h"
+#include "cli/metrics_server.h"
 #include "tests/cli/command.h"
 #include "tests/support/server.h"
 #include "tests/support/target.h"
@@ -137,6 +138,46 @@ TEST_F(Scrape, TellsHowLongAShardsRecoveryTook) {
   EXPECT_EQ(valueOf(scrape(), "faultline_shard_restarts_total{shard=\"0\"}"), 1);
 }
 
+TEST_F(Scrape, CountersOfTheServiceGoOnFromOneCoordinatorToTheNext) {
+  const Target target(image_, server_.socket(), 4096);
+  server_.restore();
+  const std::string restarts = "faultline_shard_restarts_total{shard=\"0\"}";
+  const std::string recoveries = "faultline_recovery_seconds_count{process=\"shard\"}";
+  kill(server_.shardPid(0), SIGKILL);
+  await([&] { return valueOf(scrape(), recoveries) == 1; });
+  for (unsigned deaths = 1; deaths <= 2; deaths++) {
+    kill(server_.coordinatorPid(), SIGKILL);
+    server_.reconnect();
+    const std::string text = scrape();
+    EXPECT_EQ(valueOf(text, restarts), 1);
+    EXPECT_EQ(valueOf(text, recoveries), 1);
+    EXPECT_EQ(valueOf(text, "faultline_restores_begun_total"), 1);
+    EXPECT_EQ(valueOf(text, "faultline_coordinator_takeovers_total"), deaths);
+    EXPECT_EQ(valueOf(text, "faultline_recovery_seconds_count{process=\"coordinator\"}"), deaths);
+  }
+}
+
+TEST_F(Scrape, TellsOfALostPage) {
+  const Target target(image_, server_.socket(), 4096);
+  server_.restore();
+  image_.truncate((PAGES - 1) * 4096);
+  EXPECT_EQ(target.touch(PAGES - 1), Touch::sigbus);
+  // The target knows before the coordinator does.
+  await([&] { return valueOf(scrape(), "faultline_pages_lost_total") == 1; });
+}
+
+TEST_F(Scrape, TellsOfThreadsThatWait) {
+  Target target(image_, server_.socket(), 4096);
+  auto restore = server_.restore();
+  server_.wait(restore.pauseRequest().send());
+  auto read = target.readLater(7);
+  const std::string waiting = "faultline_restore_waiting_threads{restore=\"vm\"}";
+  await([&] { return valueOf(scrape(), waiting) == 1; });
+  server_.wait(restore.resumeRequest().send());
+  read.get();
+  EXPECT_EQ(valueOf(scrape(), waiting), 0);
+}
+
 TEST_F(Scrape, SaysSoWhereTheServiceHasGone) {
   ASSERT_EQ(run({"shutdown", "--control", server_.control(), "--force"}).code, 0);
   await([&] { return valueOf(scrape(), "faultline_up") == 0; });
@@ -160,6 +201,22 @@ TEST_F(Scrape, IsNotHeldUpForLongByThoseThatSayNothing) {
   std::vector<Http> silent;
   for (unsigned i = 0; i < 40; i++) silent.push_back(connect());
   await([&] { return valueOf(scrape(), "faultline_up") == 1; });
+}
+
+// They ask again and again and never take an answer, in all the places there are.
+TEST_F(Scrape, IsNotHeldUpForLongByThoseThatDoNotRead) {
+  const Directory directory;
+  const std::string path = directory / "metrics";
+  Command local({"metrics", "--control", server_.control(), "--listen", "unix:" + path});
+  local.await("metrics at unix:");
+  std::string requests;  // whose answers no buffer holds
+  for (unsigned i = 0; i < 200; i++) requests += "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+  std::vector<Http> idle;
+  for (unsigned i = 0; i < cli::MetricsServer::MAX_CONNECTIONS; i++) {
+    idle.emplace_back(path);
+    idle.back().send(requests);
+  }
+  await([&] { return valueOf(Http(path).ask("GET", "/metrics"), "faultline_up") == 1; });
 }
 
 TEST_F(Scrape, SpeaksOverAUnixSocketThatIsTheOwnersAlone) {

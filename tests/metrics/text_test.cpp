@@ -26,7 +26,8 @@ TEST(MetricsText, SaysWhatTheServiceSaid) {
   for (const char* line :
        {"faultline_up 1", "faultline_build_info{version=\"0.1.0\"} 1",
         "faultline_coordinator_takeovers_total 2", "faultline_coordinator_takeover_seconds 0.012",
-        "faultline_shard_up{shard=\"0\"} 1", "faultline_shard_restarts_total{shard=\"0\"} 2",
+        "faultline_shard_up{shard=\"0\"} 1", "faultline_pages_lost_total 9",
+        "faultline_shard_restarts_total{shard=\"0\"} 2",
         "faultline_shard_recovery_seconds{shard=\"0\"} 0.0015",
         "faultline_restore_pages{restore=\"vm1\",state=\"missing\"} 60",
         "faultline_restore_pages{restore=\"vm1\",state=\"faulted\"} 30",
@@ -81,11 +82,27 @@ TEST(MetricsText, LabelsAreEscaped) {
   EXPECT_THAT(text, Not(HasSubstr("c\nd")));
 }
 
+TEST(MetricsText, LabelsAreUtf8WhateverBytesAFilesNameHas) {
+  auto of = [](const char* name) {
+    const std::string text = Figures(name).text();
+    const std::size_t at = text.find("{restore=\"") + 10;
+    return text.substr(at, text.find('"', at) - at);
+  };
+  const std::string bad = "\xef\xbf\xbd";
+  EXPECT_EQ(of("gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80"),
+            "gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80");
+  EXPECT_EQ(of("a\xff!"), "a" + bad + "!");
+  EXPECT_EQ(of("\xe2\x82"), bad + bad);                      // cut off
+  EXPECT_EQ(of("\xc0\xaf"), bad + bad);                      // overlong
+  EXPECT_EQ(of("\xed\xa0\x80"), bad + bad + bad);            // a surrogate
+  EXPECT_EQ(of("\xf4\x90\x80\x80"), bad + bad + bad + bad);  // beyond U+10FFFF
+}
+
 TEST(MetricsText, WithoutRestoresThereAreTheServicesOwn) {
   Figures figures;
   const std::string text = cli::metricsText(figures.service().asReader(), {});
   EXPECT_THAT(text, HasSubstr("faultline_shard_up"));
-  EXPECT_THAT(text, Not(HasSubstr("faultline_restore")));
+  EXPECT_THAT(text, Not(HasSubstr("restore=")));
 }
 
 TEST(MetricsText, NobodyThereIsAFigureToo) {
