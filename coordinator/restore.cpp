@@ -3,20 +3,13 @@
 #include <fcntl.h>
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
-#include <signal.h>
-#include <spdlog/spdlog.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
+#include <chrono>
 #include <utility>
 
-#include "rpc/convert.h"
 #include "rpc/fd.h"
 #include "rpc/mistakes.h"
-#include "shmtracker/clock.h"
 #include "shmtracker/error.h"
 #include "uffd/uffd.h"
 
@@ -27,8 +20,6 @@ using rpc::made;
 namespace {
 
 constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
-constexpr kj::Duration LEAVE_CHECK = 200 * kj::MICROSECONDS;
-constexpr std::uint64_t LEAVE_PATIENCE = 2'000'000'000;  // ns
 constexpr std::chrono::seconds ELECTION_PATIENCE{5};
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
@@ -348,152 +339,6 @@ kj::Promise<void> Restore::watchCompletion() {
 
 kj::Promise<std::string> Restore::whenOver() {
   return overPromise_.addBranch().then([this] { return overReason_; });
-}
-
-void Restore::end(const std::string& reason, Release release) {
-  // That the target has gone ends a release that is under way.
-  if (over_ || (ending_ && release == Release::yes)) return;
-  if (!ending_) spdlog::info("restore {}: {}", name(), reason);
-  ending_ = true;
-  if (overReason_.empty()) overReason_ = reason;
-  if (release == Release::no) return finish();
-  for (const shm::RegionEntry& region : segment_.regions().entries())
-    uffd::unregister(fds_.uffd.get(), region.base, region.size);
-  if (reader_.get() != nullptr && reader_->paused()) reader_->resume();
-  tasks_.add(leave(shm::nowNs() + LEAVE_PATIENCE));
-}
-
-// Nothing is registered any more, so no removal can begin; one that had begun waits until its event is read,
-// by the reader, who goes on till then. In flight is also one that was read and whose caller has not run on:
-// a target that stands still is not waited for.
-kj::Promise<void> Restore::leave(std::uint64_t deadline) {
-  if (!over_ && uffd::eventInFlight(fds_.uffd.get()) && shm::nowNs() < deadline)
-    return context_.io.provider->getTimer().afterDelay(LEAVE_CHECK).then([this, deadline] {
-      return leave(deadline);
-    });
-  finish();
-  return kj::READY_NOW;
-}
-
-void Restore::finish() {
-  if (over_) return;
-  over_ = true;
-  for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++)
-    if (ShardHandle* shard = context_.pool.process(i)) shardLeaves(*shard).detach([](kj::Exception&&) {});
-  for (const char* part : {"segment", "uffd", "source", "conn", "target", "touches"})
-    context_.link.drop(fdName(part));
-  readyFulfiller_->fulfill();
-  completeFulfiller_->fulfill();
-  overFulfiller_->fulfill();
-}
-
-void Restore::fail(const std::string& reason) {
-  if (phase_ == Phase::failed || ending_) return;
-  phase_ = Phase::failed;
-  failure_ = reason;
-  shm::count(context_.totals.restoresFailed);
-  segment_.header().state.store(shm::SegmentState::failed);
-  // Before anybody answers a fault: no thread goes on without its page.
-  const bool killing = killsOnLost() && kill(reason);
-  context_.log.add("restore " + name() + " has failed: " + reason +
-                   (killing ? "" : "; the target gets SIGBUS on every page it still misses"));
-  for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++) router_.setAttached(i, false);
-  // Not from within the promise that has just failed.
-  tasks_.add(kj::evalLater([this] {
-    reading_ = nullptr;
-    resharding_.cancel("the restore has failed");  // it may be waiting in the reader
-    reading_ =
-        bury().eagerlyEvaluate([](kj::Exception&& e) { spdlog::error("{}", e.getDescription().cStr()); });
-  }));
-  completeFulfiller_->fulfill();
-  readyFulfiller_->fulfill();
-}
-
-// To read an event is to tell its caller to go on, so every section that began before the restore failed has
-// to end first: with the lock; or, where that is what failed, with the shards.
-kj::Promise<void> Restore::bury() {
-  return reader_->exclusively([](const shm::ExclusiveGuard&) {})
-      .catch_([this](kj::Exception&&) {
-        return context_.pool.endAll("restore " + name() +
-                                    " has failed, and its lock cannot tell what is at work on it");
-      })
-      .then([this] {
-        reader_ = nullptr;
-        undertaker_ = kj::heap<Undertaker>(context_.io, fds_.uffd.get(), fds_.target.get(), name());
-        return undertaker_->run();
-      });
-}
-
-void Restore::pageLost(shm::PageIndex page) {
-  if (over_ || phase_ == Phase::failed) return;
-  if (!killsOnLost()) return fail("a page is lost and this kernel cannot poison it (Linux 6.6 can)");
-  const std::string reason = "page " + std::to_string(page) + " is lost";
-  // Else nobody would ever answer the page.
-  if (!kill(reason)) fail(reason + " and the target cannot be killed");
-}
-
-// The restore itself goes on until the pidfd says that the target has gone: were its uffd closed before, a
-// thread that is still running would read zeros.
-bool Restore::kill(const std::string& reason) {
-  if (!killed_.empty()) return true;
-  if (syscall(SYS_pidfd_send_signal, fds_.target.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
-    const int error = errno;
-    context_.log.add("restore " + name() + ": the target cannot be killed: " + std::strerror(error));
-    return false;
-  }
-  killed_ = "the target was killed, as --on-lost kill wants it: " + reason;
-  context_.log.add("restore " + name() + ": " + killed_);
-  return true;
-}
-
-void Restore::fill(rpc::RestoreInfo::Builder info) {
-  const shm::Immutable& facts = segment_.facts();
-  const shm::PageCounts counts = segment_.pages().counts();
-  info.setId(id());
-  info.setName(name().c_str());
-  switch (phase_) {
-    case Phase::serving:
-      info.setPhase(rpc::Phase::SERVING);
-      break;
-    case Phase::paused:
-      info.setPhase(rpc::Phase::PAUSED);
-      break;
-    case Phase::complete:
-      info.setPhase(rpc::Phase::COMPLETE);
-      break;
-    case Phase::failed:
-      info.setPhase(rpc::Phase::FAILED);
-      break;
-  }
-  info.setSource(segment_.sourceName().c_str());
-  info.setTargetPid(facts.targetPid);
-  rpc::fill(info.initRegions(facts.regionCount), segment_.regions().regions());
-  info.setPages(counts.total());
-  info.setMissing(counts.missing);
-  info.setFaulted(counts.faulted);
-  info.setRemoved(counts.removed);
-  info.setRemoveNegotiated((facts.uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0);
-  info.setFailure(failure_.c_str());
-  info.setWaitingThreads(uffd::waitingThreads(fds_.uffd.get()).value_or(0));
-  info.setPrefaulting(population_.underWay());
-  info.setSegmentBytes(segment_.bytes());
-  info.setWorkingSetRefused(workingSetRefused_.c_str());
-  info.setRecording(touches_ != nullptr);
-  info.setAgeNs(shm::nowNs() - segment_.header().attachedAt.load());
-}
-
-void Restore::fill(rpc::RestoreStats::Builder stats) {
-  rpc::fill(stats, segment_.counters());
-  const std::uint32_t count = segment_.activeShards();
-  std::vector<std::uint32_t> owned(count);
-  for (std::uint32_t extent = 0; extent < segment_.extents().count(); extent++)
-    owned[segment_.extents().owner(extent, count)]++;
-  auto shards = stats.initShards(count);
-  for (std::uint32_t i = 0; i < count; i++) {
-    rpc::fill(shards[i], segment_.shardCounters(i));
-    shards[i].setShard(i);
-    shards[i].setExtents(owned[i]);
-  }
 }
 
 void Restore::wake() {

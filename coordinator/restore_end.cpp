@@ -1,0 +1,119 @@
+// How a restore ends: released, given up, or lost with its target.
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "coordinator/restore.h"
+#include "shmtracker/clock.h"
+#include "uffd/uffd.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+constexpr kj::Duration LEAVE_CHECK = 200 * kj::MICROSECONDS;
+constexpr std::uint64_t LEAVE_PATIENCE = 2'000'000'000;  // ns
+
+}  // namespace
+
+void Restore::end(const std::string& reason, Release release) {
+  // That the target has gone ends a release that is under way.
+  if (over_ || (ending_ && release == Release::yes)) return;
+  if (!ending_) spdlog::info("restore {}: {}", name(), reason);
+  ending_ = true;
+  if (overReason_.empty()) overReason_ = reason;
+  if (release == Release::no) return finish();
+  for (const shm::RegionEntry& region : segment_.regions().entries())
+    uffd::unregister(fds_.uffd.get(), region.base, region.size);
+  if (reader_.get() != nullptr && reader_->paused()) reader_->resume();
+  tasks_.add(leave(shm::nowNs() + LEAVE_PATIENCE));
+}
+
+// Nothing is registered any more, so no removal can begin; one that had begun waits until its event is read,
+// by the reader, who goes on till then. In flight is also one that was read and whose caller has not run on:
+// a target that stands still is not waited for.
+kj::Promise<void> Restore::leave(std::uint64_t deadline) {
+  if (!over_ && uffd::eventInFlight(fds_.uffd.get()) && shm::nowNs() < deadline)
+    return context_.io.provider->getTimer().afterDelay(LEAVE_CHECK).then([this, deadline] {
+      return leave(deadline);
+    });
+  finish();
+  return kj::READY_NOW;
+}
+
+void Restore::finish() {
+  if (over_) return;
+  over_ = true;
+  for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++)
+    if (ShardHandle* shard = context_.pool.process(i)) shardLeaves(*shard).detach([](kj::Exception&&) {});
+  for (const char* part : {"segment", "uffd", "source", "conn", "target", "touches"})
+    context_.link.drop(fdName(part));
+  readyFulfiller_->fulfill();
+  completeFulfiller_->fulfill();
+  overFulfiller_->fulfill();
+}
+
+void Restore::fail(const std::string& reason) {
+  if (phase_ == Phase::failed || ending_) return;
+  phase_ = Phase::failed;
+  failure_ = reason;
+  shm::count(context_.totals.restoresFailed);
+  segment_.header().state.store(shm::SegmentState::failed);
+  // Before anybody answers a fault: no thread goes on without its page.
+  const bool killing = killsOnLost() && kill(reason);
+  context_.log.add("restore " + name() + " has failed: " + reason +
+                   (killing ? "" : "; the target gets SIGBUS on every page it still misses"));
+  for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++) router_.setAttached(i, false);
+  // Not from within the promise that has just failed.
+  tasks_.add(kj::evalLater([this] {
+    reading_ = nullptr;
+    resharding_.cancel("the restore has failed");  // it may be waiting in the reader
+    reading_ =
+        bury().eagerlyEvaluate([](kj::Exception&& e) { spdlog::error("{}", e.getDescription().cStr()); });
+  }));
+  completeFulfiller_->fulfill();
+  readyFulfiller_->fulfill();
+}
+
+// To read an event is to tell its caller to go on, so every section that began before the restore failed has
+// to end first: with the lock; or, where that is what failed, with the shards.
+kj::Promise<void> Restore::bury() {
+  return reader_->exclusively([](const shm::ExclusiveGuard&) {})
+      .catch_([this](kj::Exception&&) {
+        return context_.pool.endAll("restore " + name() +
+                                    " has failed, and its lock cannot tell what is at work on it");
+      })
+      .then([this] {
+        reader_ = nullptr;
+        undertaker_ = kj::heap<Undertaker>(context_.io, fds_.uffd.get(), fds_.target.get(), name());
+        return undertaker_->run();
+      });
+}
+
+void Restore::pageLost(shm::PageIndex page) {
+  if (over_ || phase_ == Phase::failed) return;
+  if (!killsOnLost()) return fail("a page is lost and this kernel cannot poison it (Linux 6.6 can)");
+  const std::string reason = "page " + std::to_string(page) + " is lost";
+  // Else nobody would ever answer the page.
+  if (!kill(reason)) fail(reason + " and the target cannot be killed");
+}
+
+// The restore itself goes on until the pidfd says that the target has gone: were its uffd closed before, a
+// thread that is still running would read zeros.
+bool Restore::kill(const std::string& reason) {
+  if (!killed_.empty()) return true;
+  if (syscall(SYS_pidfd_send_signal, fds_.target.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
+    const int error = errno;
+    context_.log.add("restore " + name() + ": the target cannot be killed: " + std::strerror(error));
+    return false;
+  }
+  killed_ = "the target was killed, as --on-lost kill wants it: " + reason;
+  context_.log.add("restore " + name() + ": " + killed_);
+  return true;
+}
+
+}  // namespace faultline::coordinator

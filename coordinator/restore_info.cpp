@@ -1,0 +1,63 @@
+// What a restore tells of itself.
+#include <linux/userfaultfd.h>
+
+#include <vector>
+
+#include "coordinator/restore.h"
+#include "rpc/convert.h"
+#include "shmtracker/clock.h"
+#include "uffd/uffd.h"
+
+namespace faultline::coordinator {
+
+void Restore::fill(rpc::RestoreInfo::Builder info) {
+  const shm::Immutable& facts = segment_.facts();
+  const shm::PageCounts counts = segment_.pages().counts();
+  info.setId(id());
+  info.setName(name().c_str());
+  switch (phase_) {
+    case Phase::serving:
+      info.setPhase(rpc::Phase::SERVING);
+      break;
+    case Phase::paused:
+      info.setPhase(rpc::Phase::PAUSED);
+      break;
+    case Phase::complete:
+      info.setPhase(rpc::Phase::COMPLETE);
+      break;
+    case Phase::failed:
+      info.setPhase(rpc::Phase::FAILED);
+      break;
+  }
+  info.setSource(segment_.sourceName().c_str());
+  info.setTargetPid(facts.targetPid);
+  rpc::fill(info.initRegions(facts.regionCount), segment_.regions().regions());
+  info.setPages(counts.total());
+  info.setMissing(counts.missing);
+  info.setFaulted(counts.faulted);
+  info.setRemoved(counts.removed);
+  info.setRemoveNegotiated((facts.uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0);
+  info.setFailure(failure_.c_str());
+  info.setWaitingThreads(uffd::waitingThreads(fds_.uffd.get()).value_or(0));
+  info.setPrefaulting(population_.underWay());
+  info.setSegmentBytes(segment_.bytes());
+  info.setWorkingSetRefused(workingSetRefused_.c_str());
+  info.setRecording(touches_ != nullptr);
+  info.setAgeNs(shm::nowNs() - segment_.header().attachedAt.load());
+}
+
+void Restore::fill(rpc::RestoreStats::Builder stats) {
+  rpc::fill(stats, segment_.counters());
+  const std::uint32_t count = segment_.activeShards();
+  std::vector<std::uint32_t> owned(count);
+  for (std::uint32_t extent = 0; extent < segment_.extents().count(); extent++)
+    owned[segment_.extents().owner(extent, count)]++;
+  auto shards = stats.initShards(count);
+  for (std::uint32_t i = 0; i < count; i++) {
+    rpc::fill(shards[i], segment_.shardCounters(i));
+    shards[i].setShard(i);
+    shards[i].setExtents(owned[i]);
+  }
+}
+
+}  // namespace faultline::coordinator
