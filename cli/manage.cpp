@@ -104,7 +104,7 @@ void addManage(CLI::App& app, Result& chosen) {
   auto options = std::make_shared<ManageOptions>();
   auto onRestore = [&](const char* name, const char* help, const char* more, Action action) {
     CLI::App* command = add(app, chosen, name, help, more, std::move(action), options);
-    command->add_option("restore", options->name, "Name of the restore, as `faultline status` shows it")
+    command->add_option("RESTORE", options->name, "The restore's name; `faultline status` lists them")
         ->required();
     return command;
   };

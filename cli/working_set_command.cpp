@@ -76,7 +76,7 @@ void addWorkingSet(CLI::App& app, Result& chosen) {
   command->footer(EXIT_CODES);
   CLI::App* saving = command->add_subcommand("save", "Write what a running restore has recorded to a file");
   saving->description("Write what a running restore has recorded to a file; it goes on recording.");
-  saving->add_option("restore", options->name, "Name of the restore, as `faultline status` shows it")
+  saving->add_option("RESTORE", options->name, "The restore's name; `faultline status` lists them")
       ->required();
   saving->add_option("--output", options->output, "The file; replaced in one step if it is there")
       ->required();
@@ -86,7 +86,7 @@ void addWorkingSet(CLI::App& app, Result& chosen) {
   CLI::App* showing = command->add_subcommand("show", "Check a file and print what is in it");
   showing->description(
       "Check a file and print what is in it: a line a run, its offset in the memory file and its bytes.");
-  showing->add_option("file", options->file, "The file")->required();
+  showing->add_option("FILE", options->file, "The file")->required();
   showing->add_option("--memory", options->memory, "Refuse it unless it is for this memory file");
   showing->add_flag("--json", options->json, "Print one JSON object");
   showing->footer(EXIT_CODES);

@@ -134,7 +134,7 @@ Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex pa
   switch (result.outcome) {
     case Outcome::done:
       countPopulated(restore, content, state, 1, Origin::fault);
-      return Commit::done;
+      return content.kind == Content::Kind::poison ? Commit::poisoned : Commit::done;
     case Outcome::present:
       count(restore.counters().alreadyPresent);
       return made(Mistake::noWakeAfterPresent) ? Commit::dropped : Commit::done;

@@ -14,6 +14,7 @@ namespace faultline::shard {
 
 enum class Commit {
   done,          // in place; of a fault, its waiters are still to be woken
+  poisoned,      // likewise, but what is in place is an error
   retry,         // refused or no memory: come back through the lock, after a while
   lost,          // the source's bytes went away between staging and copy: stage again
   unpoisonable,  // an error was to be delivered and this kernel cannot

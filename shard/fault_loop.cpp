@@ -291,8 +291,9 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
     case Commit::lost:
       sourceFailed(fault, worker, 0);
       break;
+    case Commit::poisoned:
     case Commit::unpoisonable:
-      break;
+      break;  // of poison alone
     case Commit::dropped:
       if (restore.ended()) events_.targetGone(restore.id());
       break;
@@ -332,10 +333,8 @@ void FaultLoop::poisonNow(Attachment& restore, unsigned worker, shm::PageIndex p
   if (restore.killsOnLost() && restore.segment().pages().state(page) == shm::PageState::missing)
     return events_.pageLost(restore.id(), page, reason);
   const Commit result = committer_.commitFault(restore, worker, page, {Content::Kind::poison});
-  if (result == Commit::done) {
-    Committer::wake(restore, page);
-    events_.pagePoisoned(restore.id(), page, reason);
-  }
+  if (result == Commit::done || result == Commit::poisoned) Committer::wake(restore, page);
+  if (result == Commit::poisoned) events_.pagePoisoned(restore.id(), page, reason);
   if (result == Commit::unpoisonable) events_.pageLost(restore.id(), page, reason);
   // Refused: the thread faults again, finds the source as it is then, and comes by here once more.
   if (result == Commit::retry) requeue(restore, page);

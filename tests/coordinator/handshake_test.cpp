@@ -13,6 +13,8 @@
 
 #include <cstring>
 
+#include "tests/support/send_with_fds.h"
+
 namespace faultline::coordinator {
 namespace {
 
@@ -107,21 +109,7 @@ class Connection : public testing::Test {
   }
 
   void send(const std::string& body, std::vector<int> fds = {}) {
-    iovec part{const_cast<char*>(body.data()), body.size()};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 64)] = {};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    if (!fds.empty()) {
-      message.msg_control = control;
-      message.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
-      cmsghdr* header = CMSG_FIRSTHDR(&message);
-      header->cmsg_level = SOL_SOCKET;
-      header->cmsg_type = SCM_RIGHTS;
-      header->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-      memcpy(CMSG_DATA(header), fds.data(), fds.size() * sizeof(int));
-    }
-    ASSERT_EQ(sendmsg(ends_[1], &message, 0), static_cast<ssize_t>(body.size()));
+    ASSERT_TRUE(test::sendWithFds(ends_[1], body, fds));
   }
 
   Handshake readAll() {

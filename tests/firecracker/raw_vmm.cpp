@@ -12,6 +12,8 @@
 
 #include <cstring>
 
+#include "tests/support/send_with_fds.h"
+
 namespace faultline::test {
 
 RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize)
@@ -63,21 +65,7 @@ void RawVmm::connect(const std::string& socket) {
 }
 
 void RawVmm::send(const std::string& text, const std::vector<int>& fds) {
-  iovec part{const_cast<char*>(text.data()), text.size()};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * 8)] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  if (!fds.empty()) {
-    message.msg_control = control;
-    message.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-    std::memcpy(CMSG_DATA(header), fds.data(), fds.size() * sizeof(int));
-  }
-  KJ_REQUIRE(sendmsg(connection_.get(), &message, MSG_NOSIGNAL) == static_cast<ssize_t>(text.size()));
+  KJ_REQUIRE(sendWithFds(connection_.get(), text, fds));
 }
 
 void RawVmm::awaitHangUp() {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "tests/support/image.h"
+#include "tests/support/send_with_fds.h"
 #include "tests/support/server.h"
 #include "tests/support/target.h"
 
@@ -35,20 +36,7 @@ class RefusedTarget : public testing::Test {
   // Sends a body with the running target's uffd and waits for the server to hang up.
   void expectRefused(const std::string& body) {
     const int fd = connect();
-    iovec part{const_cast<char*>(body.data()), body.size()};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    const int uffd = target_.uffd();
-    memcpy(CMSG_DATA(header), &uffd, sizeof uffd);
-    ASSERT_GT(sendmsg(fd, &message, MSG_NOSIGNAL), 0);
+    ASSERT_TRUE(sendWithFds(fd, body, {target_.uffd()}));
     expectHungUp(fd);
   }
   static void expectHungUp(int fd) {

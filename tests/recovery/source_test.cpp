@@ -25,6 +25,35 @@ TEST(SourceFailure, ATruncatedFilePoisonsThePagesThatAreGone) {
   EXPECT_TRUE(target.isAll(PAGES - 1, 0));
 }
 
+// What its target has given back meanwhile is owed zeros and not the source's bytes: nothing is lost.
+TEST(SourceFailure, APageGivenBackMeanwhileIsNotLost) {
+  Image image(PAGES * SMALL);
+  Server server(image);
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  shm::Segment segment = server.segment();
+  auto barrier = server.barrier(PAGES - 1, rpc::FaultPoint::BEFORE_READ_LOCK);
+  image.truncate(PAGES / 2 * SMALL);
+  auto read = target.readLater(PAGES - 1);
+  server.wait(barrier.waitHeldRequest().send());
+  target.giveBack(PAGES - 1);
+  await([&] { return segment.pages().state(PAGES - 1) == shm::PageState::removed; });
+  server.wait(barrier.releaseRequest().send());
+  EXPECT_EQ(read.get(), 0);
+  EXPECT_TRUE(target.isAll(PAGES - 1, 0));
+  // Its shard's reports come in order: that of a page that is lost afterwards is the first.
+  EXPECT_EQ(target.touch(PAGES - 2), Touch::sigbus);
+  std::vector<std::string> lost;
+  await([&] {
+    for (auto event : server.status().getEvents())
+      if (const std::string text = event.getText().cStr(); text.find("truncated") != std::string::npos)
+        lost.push_back(text);
+    return !lost.empty();
+  });
+  EXPECT_EQ(lost.size(), 1u);
+  EXPECT_NE(lost[0].find("page " + std::to_string(PAGES - 2) + " "), std::string::npos) << lost[0];
+}
+
 TEST(SourceFailure, ABackgroundPopulationOfATruncatedFileGoesOn) {
   Image image(PAGES * SMALL);
   Server server(image);
