@@ -305,7 +305,7 @@ void addDemo(CLI::App& app, Result& chosen) {
   command->add_option("--seed", options->seed, "Of everything random")->capture_default_str();
   command->add_option("--dir", options->directory, "Where to make the image")->capture_default_str();
   command->add_option("--page-size", options->pageSize, "4k, or 2m (hugetlb)")
-      ->check(CLI::IsMember({"4k", "2m"}))
+      ->transform(CLI::IsMember({"4k", "2m"}, CLI::ignore_case))
       ->capture_default_str();
   command->add_flag("--prefault,!--no-prefault", options->prefault,
                     "Populate in the background meanwhile (the default), or only by faults");

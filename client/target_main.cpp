@@ -41,7 +41,7 @@ void addOptions(CLI::App& app, RunOptions& run, std::string& pageSize, std::stri
       ->check(CLI::Range(1u, 256u))
       ->capture_default_str();
   app.add_option("--page-size", pageSize, "4k, or 2m (hugetlb)")
-      ->check(CLI::IsMember({"4k", "2m"}))
+      ->transform(CLI::IsMember({"4k", "2m"}, CLI::ignore_case))
       ->capture_default_str();
   app.add_option("--order", order, "random or sequential")
       ->check(CLI::IsMember({"random", "sequential"}))

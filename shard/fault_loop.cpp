@@ -259,7 +259,9 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
   const auto at = restore.segment().regions().locate(fault.page);
   count(restore.counters().sourceBytes, at.pageSize);
   commit(fault, worker, {Content::Kind::bytes, staged.data});
-  if (staged.data != buffer) restore.source().release(at.offset, at.pageSize);
+  if (staged.data == buffer) return;
+  if (worker == WorkerPool::FAULT_THREAD) wakeAll();  // unmapping a huge page takes its time
+  restore.source().release(at.offset, at.pageSize);
 }
 
 Staged FaultLoop::stage(const Fault& fault, char* buffer) {
