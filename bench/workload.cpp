@@ -119,9 +119,13 @@ Measured run(const Workload& workload, const BenchImage& image, const std::strin
   const unsigned targets = std::max(workload.targets, 1u), threads = std::max(workload.threads, targets);
   const std::uint64_t pagesEach = workload.bytes / workload.pageSize / targets;
   const std::uint64_t regionPages = std::max(pagesEach, workload.regionBytes / workload.pageSize);
-  if (regionPages * workload.pageSize > image.dataBytes || pagesEach < threads)
-    throw std::runtime_error("the workload does not fit the image: " + std::to_string(workload.bytes) +
-                             " bytes");
+  const unsigned threadsEach = (threads + targets - 1) / targets;
+  if (regionPages * workload.pageSize > image.dataBytes)
+    throw std::runtime_error("the image is smaller than the " +
+                             std::to_string(regionPages * workload.pageSize) + " bytes that a target wants");
+  if (pagesEach < threadsEach)
+    throw std::runtime_error(std::to_string(workload.bytes) + " bytes are too few for a page of " +
+                             std::to_string(workload.pageSize) + " bytes a thread");
 
   std::vector<std::unique_ptr<Target>> restored;
   for (unsigned i = 0; i < targets; i++)
