@@ -55,7 +55,7 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment, 
   fork(overFulfiller_, overPromise_);
   setNonBlocking(fds_.uffd.get());
   reader_ = kj::heap<UffdReader>(context_.io, fds_.uffd.get(), segment_, router_, context_.failpoints,
-                                 context_.options, readerHooks());
+                                 context_.options, context_.turns, readerHooks());
   if (fds_.target.get() >= 0)
     targetExit_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.target.get(),
                                                           kj::UnixEventPort::FdObserver::OBSERVE_READ);

@@ -34,6 +34,7 @@ struct RestoreContext {
   ShardPool& pool;
   ServiceTotals& totals;
   CpuLatency* latency;  // null: none is asked for
+  ReadingTurns& turns;
 };
 
 // The fds of a restore; uffd and source always, the others where known (-1).

@@ -70,7 +70,7 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
       pool_(io, link, log_, failpoints_, options_, *counters_, *this),
       upgrade_(io, link, log_, pool_, options_, inherited_.upgradeGivenUp),
       latency_(latencyOf(options_, io)),
-      context_{io, link, log_, failpoints_, options_, pool_, *counters_, latency_.get()},
+      context_{io, link, log_, failpoints_, options_, pool_, *counters_, latency_.get(), turns_},
       tasks_(*this) {}
 
 Service::~Service() noexcept(false) = default;

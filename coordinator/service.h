@@ -84,6 +84,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   ShardPool pool_;
   Upgrade upgrade_;
   kj::Own<CpuLatency> latency_;  // null: none is asked for
+  ReadingTurns turns_;
   RestoreContext context_;
   std::map<std::uint64_t, std::shared_ptr<Restore>> restores_;
   // Restores whose segment could not be believed: their fds are held, so that nobody reads zeros.

@@ -2,7 +2,6 @@
 
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
-#include <sched.h>
 #include <spdlog/spdlog.h>
 
 #include "rpc/mistakes.h"
@@ -24,19 +23,19 @@ namespace {
 // again.
 constexpr std::chrono::microseconds SLOT_PATIENCE{200};
 constexpr kj::Duration SLOT_RETRY = 500 * kj::MICROSECONDS;
-// ns: how long others may keep the CPU that they are given, and how long they get it no more if they do.
-constexpr std::uint64_t YIELD_LIMIT = 500'000, YIELD_PAUSE = 1'000'000'000;
 
 }  // namespace
 
 UffdReader::UffdReader(kj::AsyncIoContext& io, int uffd, shm::Segment& segment, FaultRouter& router,
-                       rpc::Failpoints& failpoints, const Options& options, UffdReaderHooks hooks)
+                       rpc::Failpoints& failpoints, const Options& options, ReadingTurns& turns,
+                       UffdReaderHooks hooks)
     : io_(io),
       uffd_(uffd),
       segment_(segment),
       router_(router),
       failpoints_(failpoints),
       options_(options),
+      turns_(turns),
       hooks_(std::move(hooks)),
       observer_(io.unixEventPort, uffd, kj::UnixEventPort::FdObserver::OBSERVE_READ),
       gated_((segment.facts().uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0) {}
@@ -66,13 +65,16 @@ void UffdReader::resume() {
 }
 
 kj::Promise<void> UffdReader::serve() {
-  while (!paused_) {
+  for (unsigned left = turns_.batches(this); !paused_; left--) {
     if (draining_) return io_.provider->getTimer().afterDelay(SLOT_RETRY).then([this] { return serve(); });
+    // By the timer, since that has the loop look at its fds as well.
+    if (left == 0)
+      return io_.provider->getTimer().afterDelay(0 * kj::SECONDS).then([this] { return serve(); });
+    if (flowing_) turns_.makeWay();
     if (!gated_ || made(Mistake::lockAfterRead)) {
       if (!readBatch(std::nullopt)) break;
       continue;
     }
-    if (crowd_) letThemFault();
     segment_.lock().close();
     closedAt_ = nowNs();
     failpoints_.hit(Point::gateClosed);
@@ -87,17 +89,6 @@ kj::Promise<void> UffdReader::serve() {
     if (!readBatch(std::move(guard))) break;
   }
   return kj::READY_NOW;
-}
-
-// Where several threads fault, those that are runnable on this CPU do so before the gate closes: one drain
-// and one doorbell a shard for all of them. What keeps the CPU for itself instead, as a vCPU that computes
-// does, is found out by its cost, and not made way for again for a while.
-void UffdReader::letThemFault() {
-  const std::uint64_t before = nowNs();
-  if (before < yieldFrom_) return;
-  sched_yield();
-  const std::uint64_t after = nowNs();
-  if (after - before > YIELD_LIMIT) yieldFrom_ = after + YIELD_PAUSE;
 }
 
 kj::Promise<shm::ExclusiveGuard> UffdReader::drain() {
@@ -149,7 +140,8 @@ std::function<void(unsigned)> UffdReader::countOwnerDied() {
   };
 }
 
-// One read(). `guard`: the write side, where removals can come. True: there may be more.
+// One read(). `guard`: the write side, where removals can come. True: it brought something, and there may be
+// more.
 bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
   shm::Journal journal = segment_.journal();
   std::vector<uffd_msg> privateMessages;
@@ -164,8 +156,9 @@ bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
   if (made(Mistake::lockAfterRead) && gated_ && !messages.empty())
     guard.emplace(segment_.lock().lock(segment_.activeSlots(),
                                        {options_.lockDeadline, hooks_.fence, countOwnerDied()}));
-  crowd_ = messages.size() >= 2;
-  if (messages.empty()) return false;
+  flowing_ = !messages.empty();
+  if (!flowing_) return false;
+  turns_.had(this);
 
   auto& counters = segment_.counters();
   count(counters.batches);
@@ -183,7 +176,7 @@ bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
   }
   failpoints_.hit(Point::beforeHandout);
   router_.handOut(readAt);
-  return messages.size() == journal.capacity();
+  return true;
 }
 
 void UffdReader::publish(const shm::ExclusiveGuard& guard, const uffd_msg& message) {

@@ -14,6 +14,7 @@
 
 #include "coordinator/fault_router.h"
 #include "coordinator/options.h"
+#include "coordinator/reading_turns.h"
 #include "rpc/failpoints.h"
 #include "shmtracker/segment.h"
 
@@ -31,7 +32,7 @@ struct UffdReaderHooks {
 class UffdReader {
  public:
   UffdReader(kj::AsyncIoContext& io, int uffd, shm::Segment& segment, FaultRouter& router,
-             rpc::Failpoints& failpoints, const Options& options, UffdReaderHooks hooks);
+             rpc::Failpoints& failpoints, const Options& options, ReadingTurns& turns, UffdReaderHooks hooks);
   // Opens the gate, so that shards can leave.
   ~UffdReader();
 
@@ -61,7 +62,6 @@ class UffdReader {
   kj::Promise<shm::ExclusiveGuard> drain();
   kj::Promise<shm::ExclusiveGuard> alone(kj::Promise<shm::ExclusiveGuard> drained);
   kj::Promise<shm::ExclusiveGuard> drainOn(unsigned next, std::uint64_t deadline);
-  void letThemFault();
   bool readBatch(std::optional<shm::ExclusiveGuard> guard);
   void publish(const shm::ExclusiveGuard& guard, const uffd_msg& message);
   void addFault(const uffd_msg& message);
@@ -73,14 +73,15 @@ class UffdReader {
   FaultRouter& router_;
   rpc::Failpoints& failpoints_;
   const Options& options_;
+  ReadingTurns& turns_;
   UffdReaderHooks hooks_;
   kj::UnixEventPort::FdObserver observer_;
   const bool gated_;
   bool paused_ = false;
-  bool crowd_ = false;     // several messages came with the last read()
+  bool flowing_ = false;   // the last read() brought something
   bool draining_ = false;  // a drain is under way: the gate is closed
   bool fencing_ = true;
-  std::uint64_t closedAt_ = 0, yieldFrom_ = 0;  // ns
+  std::uint64_t closedAt_ = 0;  // ns
   kj::Own<kj::PromiseFulfiller<void>> resumed_;
 };
 

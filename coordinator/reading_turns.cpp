@@ -1,0 +1,22 @@
+#include "coordinator/reading_turns.h"
+
+#include <sched.h>
+
+#include "shmtracker/clock.h"
+
+namespace faultline::coordinator {
+
+namespace {
+// ns: how long others may keep the CPU that they are given, and how long they get it no more if they do.
+constexpr std::uint64_t LIMIT = 500'000, PAUSE = 1'000'000'000;
+}  // namespace
+
+void ReadingTurns::makeWay() {
+  const std::uint64_t before = shm::nowNs();
+  if (before < makeWayFrom_) return;
+  sched_yield();
+  const std::uint64_t after = shm::nowNs();
+  if (after - before > LIMIT) makeWayFrom_ = after + PAUSE;
+}
+
+}  // namespace faultline::coordinator
