@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "rpc/connection.h"
+#include "rpc/cpu_list.h"
 #include "rpc/log.h"
 
 namespace faultline::cli {
@@ -179,6 +180,8 @@ void setLogLevel(const std::string& level) {
 std::vector<std::string> ServiceOptions::coordinatorArguments() const {
   std::vector<std::string> arguments = {"--shards",
                                         std::to_string(shards),
+                                        "--owners",
+                                        std::to_string(owners),
                                         "--workers",
                                         std::to_string(workers),
                                         "--lock-deadline-ms",
@@ -191,6 +194,7 @@ std::vector<std::string> ServiceOptions::coordinatorArguments() const {
                                         std::to_string(maxRestores),
                                         "--log-level",
                                         logLevel};
+  if (!cpus.empty()) arguments.insert(arguments.end(), {"--cpus", cpus});
   if (cpuLatencyUs.has_value()) {
     arguments.emplace_back("--cpu-latency-us");
     arguments.push_back(std::to_string(*cpuLatencyUs));
@@ -203,6 +207,16 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
   command.add_option("--shards", options.shards, "Shard processes that copy pages (1 to 64)")
       ->check(CLI::Range(1u, 64u))
       ->capture_default_str();
+  command
+      .add_option("--owners", options.owners,
+                  "Shards that each restore is dealt out to, others having others (1 to 64); 0: as many as "
+                  "there are CPUs")
+      ->check(CLI::Range(0u, 64u))
+      ->capture_default_str();
+  command
+      .add_option("--cpus", options.cpus,
+                  "CPUs that coordinator and shards run on, as in 0-3,8; default: all (docs/operating.md)")
+      ->check(rpc::whyNotCpuList);
   command
       .add_option("--workers", options.workers, "Copy workers a shard (1 to 14); 0: from the number of CPUs")
       ->check(CLI::Range(0u, 14u))

@@ -91,7 +91,9 @@ void addOnLost(CLI::App& command, std::string& policy);
 // Options of a service, for serve, restore and demo alike.
 struct ServiceOptions {
   std::uint32_t shards = 2;
+  std::uint32_t owners = 0;
   std::uint32_t workers = 0;
+  std::string cpus;  // empty: all that we may run on
   std::uint64_t lockDeadlineMs = 250;
   std::uint64_t watchdogMs = 2000;
   std::uint64_t handshakeTimeoutMs = 10'000;

@@ -10,6 +10,7 @@
 
 #include "coordinator/service.h"
 #include "rpc/build.h"
+#include "rpc/cpu_list.h"
 #include "rpc/log.h"
 #include "rpc/process.h"
 #include "shmtracker/layout.h"
@@ -45,6 +46,10 @@ int main(int argc, char** argv) {
   coordinator::Options options;
   std::uint64_t lockDeadline = 250, watchdog = 2000, handshake = 10'000;
   app.add_option("--shards", options.shards, "Shard processes")->check(CLI::Range(1u, shm::MAX_SHARDS));
+  app.add_option("--owners", options.owners, "Shards a restore is dealt out to; 0: as many as there are CPUs")
+      ->check(CLI::Range(0u, shm::MAX_SHARDS));
+  std::string cpus;
+  app.add_option("--cpus", cpus, "CPUs that we and the shards run on");
   app.add_option("--workers", options.threads, "Copy workers a shard; 0: from the number of CPUs")
       ->check(CLI::Range(0u, 14u));
   app.add_option("--lock-deadline-ms", lockDeadline,
@@ -68,6 +73,7 @@ int main(int argc, char** argv) {
   rpc::setUpLog("coordinator", rpc::LogStream::out);
   rpc::keepMemoryPrivate();
   try {
+    if (!cpus.empty()) rpc::runOnCpus(cpus);
     serve(options);
   } catch (const kj::Exception& error) {
     spdlog::critical("{}", error.getDescription().cStr());

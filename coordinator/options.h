@@ -10,6 +10,7 @@ namespace faultline::coordinator {
 
 struct Options {
   std::uint32_t shards = 2;
+  std::uint32_t owners = 0;   // shards that a restore is dealt out to; 0: as many as there are CPUs
   std::uint32_t threads = 0;  // copy workers a shard besides its fault thread; 0: from the number of CPUs
   std::chrono::milliseconds lockDeadline{250};
   std::chrono::milliseconds watchdog{2000};

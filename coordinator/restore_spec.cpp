@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <thread>
 
 #include "coordinator/shard_handle.h"
 #include "shmtracker/clock.h"
@@ -44,6 +45,8 @@ shm::Segment RestoreSpec::createSegment(const Options& options, int source) cons
   spec.uffdFeatures = uffdFeatures;
   spec.workersPerShard = threadsOf(options) + 2;
   spec.shards = options.shards;
+  // More than can run at once answer no fault sooner, and each batch would wake them all.
+  spec.owners = options.owners != 0 ? options.owners : std::thread::hardware_concurrency();
   spec.targetPid = targetPid;
   spec.keepServing = keepServing;
   shm::Segment segment = shm::Segment::create(spec);

@@ -2,6 +2,7 @@
 
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <spdlog/spdlog.h>
 
 #include "rpc/mistakes.h"
@@ -54,7 +55,7 @@ kj::Promise<void> UffdReader::run() {
 }
 
 kj::Promise<void> UffdReader::waitReadable() {
-  // Asked for only after a read() that took all there was: the observer is edge-triggered.
+  // Asked for only after a look that found nothing more: the observer is edge-triggered.
   return paused_ ? kj::Promise<void>(kj::READY_NOW) : observer_.whenBecomesReadable();
 }
 
@@ -70,7 +71,14 @@ kj::Promise<void> UffdReader::serve() {
     // By the timer, since that has the loop look at its fds as well.
     if (left == 0)
       return io_.provider->getTimer().afterDelay(0 * kj::SECONDS).then([this] { return serve(); });
-    if (flowing_) turns_.makeWay();
+    if (flowing_) {
+      turns_.makeWay();
+      // Not for nothing: shards would wait at the gate, and we for them.
+      if (!readable()) {
+        flowing_ = false;
+        break;
+      }
+    }
     if (!gated_ || made(Mistake::lockAfterRead)) {
       if (!readBatch(std::nullopt)) break;
       continue;
@@ -138,6 +146,11 @@ std::function<void(unsigned)> UffdReader::countOwnerDied() {
     count(segment_.counters().slotsRecovered);
     spdlog::debug("restore {}: slot {} was held by a thread that died", segment_.name(), slot);
   };
+}
+
+bool UffdReader::readable() const {
+  pollfd entry{uffd_, POLLIN, 0};
+  return poll(&entry, 1, 0) > 0;
 }
 
 // One read(). `guard`: the write side, where removals can come. True: it brought something, and there may be

@@ -62,6 +62,7 @@ class UffdReader {
   kj::Promise<shm::ExclusiveGuard> drain();
   kj::Promise<shm::ExclusiveGuard> alone(kj::Promise<shm::ExclusiveGuard> drained);
   kj::Promise<shm::ExclusiveGuard> drainOn(unsigned next, std::uint64_t deadline);
+  bool readable() const;
   bool readBatch(std::optional<shm::ExclusiveGuard> guard);
   void publish(const shm::ExclusiveGuard& guard, const uffd_msg& message);
   void addFault(const uffd_msg& message);

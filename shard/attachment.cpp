@@ -11,12 +11,14 @@ constexpr std::uint64_t FEATURE_WP_ASYNC = 1ull << 15;
 }  // namespace
 
 Attachment::Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoCloseFd uffd, int segment,
-                       kj::AutoCloseFd source)
+                       kj::AutoCloseFd source, AttachmentEvents& events)
     : index_(index),
       uffd_(kj::mv(uffd)),
       segment_(shm::Segment::attach(segment)),
       source_(kj::mv(source), segment_.facts().sourceBytes),
+      windows_(source_, segment_.facts().sourceBytes),
       removeNegotiated_((segment_.facts().uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0),
+      events_(events),
       protect_((segment_.facts().uffdFeatures & FEATURE_WP_ASYNC) != 0) {
   KJ_REQUIRE(index < shm::MAX_SHARDS, "no such shard", index);
   KJ_REQUIRE(workers <= segment_.facts().workersPerShard,

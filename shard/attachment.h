@@ -6,25 +6,40 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 
+#include "shard/resident_windows.h"
 #include "shard/source.h"
 #include "shmtracker/segment.h"
 #include "uffd/uffd.h"
 
 namespace faultline::shard {
 
+// After what a restore is not to go on here. Told once for each, by whichever thread finds it; must not block.
+class AttachmentEvents {
+ public:
+  virtual void targetGone(std::uint64_t restore) = 0;
+  // Its segment makes no sense, or the kernel does not take its pages.
+  virtual void restoreFailed(std::uint64_t restore, std::string reason) = 0;
+
+ protected:
+  ~AttachmentEvents() = default;
+};
+
 // Shared by the threads that work on it, ended when the last lets go. Constant but for the flags; any thread.
 class Attachment {
  public:
   // Checks the segment (shm::SegmentError) and that it has slots for shard `index` with `workers` slots.
-  // Takes the fds.
+  // Takes the fds; borrows `events`.
   Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoCloseFd uffd, int segment,
-             kj::AutoCloseFd source);
+             kj::AutoCloseFd source, AttachmentEvents& events);
 
   std::uint64_t id() const { return segment_.facts().restoreId; }
   std::uint32_t index() const { return index_; }
   int uffd() const { return uffd_.get(); }
   const Source& source() const { return source_; }
+  // Of the fault thread.
+  ResidentWindows& windows() { return windows_; }
   shm::Segment& segment() { return segment_; }
   shm::ShardCounters& counters() { return segment_.shardCounters(index_); }
   // The slot of the segment for this shard's worker `worker`.
@@ -47,6 +62,13 @@ class Attachment {
   bool ended() const { return ended_.load(std::memory_order_relaxed); }
   // True for the first caller.
   bool end() { return !ended_.exchange(true); }
+  // The same, and has it reported: what is left is for the coordinator to do.
+  void targetGone() {
+    if (end()) events_.targetGone(id());
+  }
+  void fail(std::string reason) {
+    if (end()) events_.restoreFailed(id(), std::move(reason));
+  }
   bool paused() const { return paused_.load(std::memory_order_relaxed); }
   void setPaused(bool paused) { paused_.store(paused, std::memory_order_relaxed); }
 
@@ -55,7 +77,9 @@ class Attachment {
   kj::AutoCloseFd uffd_;
   shm::Segment segment_;
   Source source_;
+  ResidentWindows windows_;
   const bool removeNegotiated_;
+  AttachmentEvents& events_;
   std::atomic<bool> protect_;
   std::atomic<bool> ended_{false};
   std::atomic<bool> paused_{false};

@@ -9,8 +9,6 @@ namespace faultline::shard {
 
 namespace {
 
-constexpr std::size_t PAGE = 4096;
-
 thread_local sigjmp_buf escape;
 thread_local volatile sig_atomic_t guarded = 0;
 
@@ -58,9 +56,9 @@ SourceContent contentOf(const void* start, std::size_t bytes) {
   return content;
 }
 
-bool touchPages(const void* start, std::size_t bytes) {
+bool touchPages(const void* start, std::size_t bytes, std::size_t stride) {
   return readable([=] {
-    for (std::size_t at = 0; at < bytes; at += PAGE) static_cast<const volatile char*>(start)[at];
+    for (std::size_t at = 0; at < bytes; at += stride) static_cast<const volatile char*>(start)[at];
   });
 }
 

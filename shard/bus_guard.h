@@ -15,8 +15,8 @@ enum class SourceContent { zero, data, lost };
 // `start` is 8-byte aligned and `bytes` a multiple of 64. Any thread.
 SourceContent contentOf(const void* start, std::size_t bytes);
 
-// Reads a byte of each page of the `bytes` at `start`, so that they are mapped and in memory; waits for the
-// disk. False where a page cannot be read. Any thread.
-bool touchPages(const void* start, std::size_t bytes);
+// Reads a byte at every `stride` bytes of the `bytes` at `start`, so that the pages there are mapped and in
+// memory; waits for the disk. False where one cannot be read. Any thread.
+bool touchPages(const void* start, std::size_t bytes, std::size_t stride = 4096);
 
 }  // namespace faultline::shard

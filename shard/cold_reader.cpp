@@ -49,8 +49,7 @@ struct ColdReader::State {
 
   Lane& laneOf(std::uint64_t pageSize) { return pageSize == shm::SMALL_PAGE ? small : huge; }
 
-  void start(Lane& lane) {
-    bool any = false;
+  void prepare(Lane& lane) {
     while (!lane.line.empty() && !lane.free.empty()) {
       io_uring_sqe* entry = io_uring_get_sqe(&ring);
       if (entry == nullptr) break;
@@ -65,9 +64,7 @@ struct ColdReader::State {
       io_uring_prep_read(entry, restore.source().fd(), read->buffer, static_cast<unsigned>(read->length),
                          at.offset);
       io_uring_sqe_set_data(entry, read);
-      any = true;
     }
-    if (any) io_uring_submit(&ring);
   }
 };
 
@@ -98,7 +95,13 @@ void ColdReader::read(const Fault& fault) {
   Lane& lane = state_->laneOf(pageSize);
   lane.prepare(pageSize, pageSize == shm::SMALL_PAGE ? SMALL_READS : HUGE_READS);
   lane.line.push_back(fault);
-  state_->start(lane);
+  state_->prepare(lane);
+}
+
+bool ColdReader::submit() {
+  if (state_ == nullptr) return true;
+  const unsigned prepared = io_uring_sq_ready(&state_->ring);
+  return prepared == 0 || io_uring_submit(&state_->ring) == static_cast<int>(prepared);
 }
 
 unsigned ColdReader::reap(const std::function<void(const Fault&, const void*, int)>& done) {
@@ -120,7 +123,7 @@ unsigned ColdReader::reap(const std::function<void(const Fault&, const void*, in
     read->busy = false;
     Lane& lane = state_->laneOf(read->length);
     lane.free.push_back(read);
-    state_->start(lane);
+    state_->prepare(lane);
   }
   return ended;
 }

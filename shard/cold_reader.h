@@ -24,8 +24,10 @@ class ColdReader {
   // False where the kernel refuses io_uring (kernel.io_uring_disabled, a seccomp filter): read() must not be
   // used then, cold pages are read where they are met.
   bool available() const;
-  // Begins reading the fault's page. More than fit wait in line.
+  // Prepares reading the fault's page. More than fit wait in line.
   void read(const Fault& fault);
+  // Begins what is prepared, with one system call. False: the kernel does not take it all now; call again.
+  bool submit();
   // Readable when reads have ended; -1 where unavailable.
   int eventFd() const;
   // Calls `done(fault, data, error)` for each read that has ended: `data` is valid during the call and null

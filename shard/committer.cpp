@@ -3,9 +3,12 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstring>
+#include <string>
 
 #include "rpc/mistakes.h"
 #include "shmtracker/clock.h"
+#include "shmtracker/error.h"
 
 namespace faultline::shard {
 
@@ -54,7 +57,7 @@ void countPopulated(Attachment& restore, Content content, PageState state, std::
 }
 
 // What follows from an answer that put nothing in place.
-Commit judge(Attachment& restore, Outcome outcome, Content content) {
+Commit judge(Attachment& restore, Outcome outcome, int error, Content content) {
   auto& counters = restore.counters();
   switch (outcome) {
     case Outcome::refused:
@@ -69,10 +72,13 @@ Commit judge(Attachment& restore, Outcome outcome, Content content) {
       count(counters.dropped);
       return Commit::dropped;
     case Outcome::targetGone:
-      restore.end();
+      restore.targetGone();
       return Commit::dropped;
     default:
-      return content.kind == Content::Kind::poison ? Commit::unpoisonable : Commit::dropped;
+      if (content.kind == Content::Kind::poison) return Commit::unpoisonable;
+      restore.fail(std::string("the kernel does not populate its pages: ") + std::strerror(error) +
+                   "; are the page sizes that the target named those of its memory?");
+      return Commit::dropped;
   }
 }
 
@@ -107,7 +113,27 @@ uffd::Result Committer::populate(Attachment& restore, const shm::PageLocation& a
   return result;
 }
 
+// A lock word that makes no sense costs its restore, not the shard.
 Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex page, Content content) const {
+  try {
+    return answer(restore, worker, page, content);
+  } catch (const shm::SegmentError& error) {
+    restore.fail(error.what());
+    return Commit::dropped;
+  }
+}
+
+Commit Committer::commitRun(Attachment& restore, unsigned worker, PageRange run, std::uint64_t limit,
+                            Content content, std::uint64_t& advanced) const {
+  try {
+    return advance(restore, worker, run, limit, content, advanced);
+  } catch (const shm::SegmentError& error) {
+    restore.fail(error.what());
+    return Commit::dropped;
+  }
+}
+
+Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, Content content) const {
   const shm::PageLocation at = restore.segment().regions().locate(page);
   shm::PageTable& pages = restore.segment().pages();
   uffd::Result result{Outcome::unsupported};
@@ -139,12 +165,12 @@ Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex pa
       count(restore.counters().alreadyPresent);
       return made(Mistake::noWakeAfterPresent) ? Commit::dropped : Commit::done;
     default:
-      return judge(restore, result.outcome, content);
+      return judge(restore, result.outcome, result.error, content);
   }
 }
 
-Commit Committer::commitRun(Attachment& restore, unsigned worker, PageRange run, std::uint64_t limit,
-                            Content content, std::uint64_t& advanced) const {
+Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, std::uint64_t limit,
+                          Content content, std::uint64_t& advanced) const {
   const shm::PageLocation at = restore.segment().regions().locate(run.first);
   shm::PageTable& pages = restore.segment().pages();
   uffd::Result result{Outcome::unsupported};
@@ -172,7 +198,7 @@ Commit Committer::commitRun(Attachment& restore, unsigned worker, PageRange run,
   countPopulated(restore, content, PageState::missing, populated, Origin::prefault);
   if (result.outcome == Outcome::present) uffd::wake(restore.uffd(), at.address, at.pageSize);
   if (advanced > 0) return Commit::done;
-  return judge(restore, result.outcome, content);
+  return judge(restore, result.outcome, result.error, content);
 }
 
 void Committer::wake(Attachment& restore, PageIndex page) {

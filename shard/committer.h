@@ -51,6 +51,9 @@ class Committer {
   rpc::Failpoints& failpoints() const { return failpoints_; }
 
  private:
+  Commit answer(Attachment& restore, unsigned worker, shm::PageIndex page, Content content) const;
+  Commit advance(Attachment& restore, unsigned worker, shm::PageRange run, std::uint64_t limit,
+                 Content content, std::uint64_t& advanced) const;
   uffd::Result populate(Attachment& restore, const shm::PageLocation& at, std::uint64_t bytes,
                         Content content, uffd::Waiters waiters) const;
 

@@ -23,6 +23,7 @@ namespace {
 // Reads of the source that may fail before its page is given up; errors of a disk or a network path often
 // pass.
 constexpr std::uint32_t SOURCE_TRIES = 4;
+constexpr std::uint64_t SUBMIT_AGAIN = 1'000'000;  // ns, after the kernel took not all reads
 
 kj::AutoCloseFd newEvent() {
   int fd;
@@ -148,9 +149,10 @@ void FaultLoop::run() {
     }) > 0;
     worked |= retryDue();
     wakeAll();
+    const bool submitted = cold_.submit();
     // Looking on for a while instead would save the wake where a CPU is idle, and take the CPU from the
     // target where none is: it lost by far (docs/performance).
-    if (!worked) sleep();
+    if (!worked) sleep(submitted ? std::nullopt : std::optional(SUBMIT_AGAIN));
   }
 }
 
@@ -197,16 +199,16 @@ bool FaultLoop::retryDue() {
   return any;
 }
 
-void FaultLoop::sleep() {
+// `most`: ns, where something has to be tried again; less than a second, as a retry's delay is.
+void FaultLoop::sleep(std::optional<std::uint64_t> most) {
   if (ring_.has_value() && !ring_->prepareToSleep()) return;
-  timespec timeout{};
-  const auto due = retries_.nextDue();
-  if (due.has_value()) {
+  if (const auto due = retries_.nextDue()) {
     const std::uint64_t now = nowNs();
-    timeout.tv_nsec = *due > now ? static_cast<long>(*due - now) : 0;  // at most RetryQueue::LAST_DELAY
+    most = std::min(most.value_or(RetryQueue::LAST_DELAY), *due > now ? *due - now : 0);
   }
+  const timespec timeout{0, static_cast<long>(most.value_or(0))};
   epoll_event events[3];
-  epoll_pwait2(epoll_.get(), events, 3, due.has_value() ? &timeout : nullptr, nullptr);
+  epoll_pwait2(epoll_.get(), events, 3, most.has_value() ? &timeout : nullptr, nullptr);
   if (ring_.has_value()) ring_->awake();
 }
 
@@ -241,7 +243,7 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
 
   committer_.failpoints().hit(rpc::Point::beforeStage, fault.page);
   const std::uint64_t before = nowNs();
-  const Staged staged = stage(fault, buffer);
+  const Staged staged = stage(fault, worker, buffer, before);
   restore.counters().source.record(nowNs() - before);
   switch (staged.kind) {
     case Staged::Kind::zero:
@@ -259,17 +261,19 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
   const auto at = restore.segment().regions().locate(fault.page);
   count(restore.counters().sourceBytes, at.pageSize);
   commit(fault, worker, {Content::Kind::bytes, staged.data});
-  if (staged.data == buffer) return;
+  if (at.pageSize == shm::SMALL_PAGE) return;
   if (worker == WorkerPool::FAULT_THREAD) wakeAll();  // unmapping a huge page takes its time
   restore.source().release(at.offset, at.pageSize);
 }
 
-Staged FaultLoop::stage(const Fault& fault, char* buffer) {
+Staged FaultLoop::stage(const Fault& fault, unsigned worker, char* buffer, std::uint64_t now) {
   const auto at = fault.restore->segment().regions().locate(fault.page);
   const Source& source = fault.restore->source();
   if (at.pageSize != shm::SMALL_PAGE)
     return cold_.available() ? source.stageMapped(at.offset, at.pageSize)
                              : source.stageMappedWaiting(at.offset, at.pageSize);
+  if (worker == WorkerPool::FAULT_THREAD && fault.restore->windows().resident(at.offset, now))
+    return source.stageInPlace(at.offset, at.pageSize);
   Staged staged = source.stageCached(at.offset, at.pageSize, buffer);
   if (staged.kind == Staged::Kind::cold && !cold_.available())
     staged = source.stageMappedWaiting(at.offset, at.pageSize);
@@ -297,7 +301,6 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
     case Commit::unpoisonable:
       break;  // of poison alone
     case Commit::dropped:
-      if (restore.ended()) events_.targetGone(restore.id());
       break;
   }
 }

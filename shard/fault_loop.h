@@ -27,7 +27,6 @@ namespace faultline::shard {
 // What the fault thread tells its owner; called in any thread, must not block.
 class FaultLoopEvents {
  public:
-  virtual void targetGone(std::uint64_t restore) = 0;
   virtual void pagePoisoned(std::uint64_t restore, shm::PageIndex page, std::string reason) = 0;
   // The page is lost and this kernel cannot poison it.
   virtual void pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) = 0;
@@ -68,7 +67,7 @@ class FaultLoop {
   bool runCommands();
   bool takeBatches();
   bool retryDue();
-  void sleep();
+  void sleep(std::optional<std::uint64_t> most);
 
   Attachment* find(std::uint64_t restore);
   void serveBatch(Attachment& restore, std::uint64_t readAt, std::size_t pages);
@@ -80,7 +79,7 @@ class FaultLoop {
   void retryLater(const Fault& fault);
   void sourceFailed(Fault fault, unsigned worker, int error);
   void poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page, const std::string& reason);
-  Staged stage(const Fault& fault, char* buffer);
+  Staged stage(const Fault& fault, unsigned worker, char* buffer, std::uint64_t now);
 
   const Committer& committer_;
   WorkerPool& workers_;

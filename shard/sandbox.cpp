@@ -76,6 +76,7 @@ constexpr int ALWAYS[] = {
     SCMP_SYS(rseq),
     SCMP_SYS(gettid),
     SCMP_SYS(getpid),
+    SCMP_SYS(geteuid),
     SCMP_SYS(sched_getaffinity),
     SCMP_SYS(rt_sigaction),
     SCMP_SYS(rt_sigprocmask),

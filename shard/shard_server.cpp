@@ -51,6 +51,16 @@ void ShardService::pagePoisoned(std::uint64_t restore, shm::PageIndex page, std:
   });
 }
 
+void ShardService::restoreFailed(std::uint64_t restore, std::string reason) {
+  spdlog::error("restore {}: cannot be served: {}", restore, reason);
+  tell([restore, reason = std::move(reason)](rpc::ShardEvents::Client& events) {
+    auto request = events.restoreFailedRequest();
+    request.setRestore(restore);
+    request.setReason(reason.c_str());
+    return request.send().ignoreResult();
+  });
+}
+
 void ShardService::pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) {
   spdlog::error("restore {}: page {} is lost and cannot be, or is not to be, poisoned: {}", restore, page,
                 reason);
@@ -99,9 +109,10 @@ class ShardServer final : public rpc::Shard::Server {
     fds.add(rpc::requireFd(params.getSource(), "source"));
     return kj::joinPromises(fds.finish()).then([this, context](kj::Array<kj::AutoCloseFd> got) mutable {
       auto params = context.getParams();
+      AttachmentEvents& events = service_;
       auto restore =
           std::make_shared<Attachment>(params.getIndex(), WorkerPool::slotsFor(service_.options_.threads),
-                                       kj::mv(got[0]), got[1].get(), kj::mv(got[2]));
+                                       kj::mv(got[0]), got[1].get(), kj::mv(got[2]), events);
       KJ_REQUIRE(restore->id() == params.getRestore(), "the segment is another restore's", restore->id(),
                  params.getRestore());
       service_.restores_[restore->id()] = restore;

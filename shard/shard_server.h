@@ -23,7 +23,7 @@ struct ShardOptions {
 
 // Everything a shard process has, whoever the coordinator is. Lives in the loop thread; outlives the
 // connections.
-class ShardService final : private FaultLoopEvents {
+class ShardService final : private FaultLoopEvents, private AttachmentEvents {
  public:
   ShardService(kj::AsyncIoContext& io, ShardOptions options);
   ~ShardService() noexcept(false);
@@ -37,6 +37,7 @@ class ShardService final : private FaultLoopEvents {
   friend class ShardServer;
 
   void targetGone(std::uint64_t restore) override;
+  void restoreFailed(std::uint64_t restore, std::string reason) override;
   void pagePoisoned(std::uint64_t restore, shm::PageIndex page, std::string reason) override;
   void pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) override;
   // Tells the coordinator, if there is one just now.

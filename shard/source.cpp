@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <kj/debug.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -17,6 +18,18 @@ namespace faultline::shard {
 namespace {
 
 constexpr std::size_t PAGE = 4096;
+// What one page fault on a file mapping maps (mm/memory.c, fault_around_pages).
+constexpr std::size_t FAULT_AROUND = 64u << 10;
+// So that what the page cache has in one piece can be mapped as one, and a fault maps the pages of one aligned
+// FAULT_AROUND of the file.
+constexpr std::size_t ALIGNMENT = 2u << 20;
+
+// mincore() says of a file that is neither ours nor writable for us that all of it is there (mm/mincore.c,
+// can_do_mincore).
+bool tellsResidency(int file) {
+  struct stat status {};
+  return fstat(file, &status) == 0 && (geteuid() == 0 || status.st_uid == geteuid());
+}
 
 Staged judge(const void* data, std::size_t length) {
   switch (contentOf(data, length)) {
@@ -32,14 +45,27 @@ Staged judge(const void* data, std::size_t length) {
 
 }  // namespace
 
-Source::Source(kj::AutoCloseFd file, std::uint64_t bytes) : file_(kj::mv(file)), bytes_(bytes) {
-  void* start = mmap(nullptr, bytes_, PROT_READ, MAP_SHARED | MAP_NORESERVE, file_.get(), 0);
-  if (start == MAP_FAILED) KJ_FAIL_SYSCALL("map the source", errno, bytes_);
-  mapping_ = static_cast<char*>(start);
+Source::Source(kj::AutoCloseFd file, std::uint64_t bytes)
+    : file_(kj::mv(file)), bytes_(bytes), residencyKnown_(tellsResidency(file_.get())) {
+  void* reserved =
+      mmap(nullptr, bytes_ + ALIGNMENT, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) KJ_FAIL_SYSCALL("find room for the source", errno, bytes_);
+  reserved_ = static_cast<char*>(reserved);
+  char* aligned = reserved_ + (ALIGNMENT - reinterpret_cast<std::uintptr_t>(reserved_) % ALIGNMENT);
+  void* start = mmap(aligned, bytes_, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, file_.get(), 0);
+  if (start == MAP_FAILED) {
+    const int error = errno;
+    munmap(reserved_, bytes_ + ALIGNMENT);
+    KJ_FAIL_SYSCALL("map the source", error, bytes_);
+  }
+  mapping_ = aligned;
+  // What is read through the mapping comes into the page cache in pieces of 2 MiB where the file system has
+  // them (mm/filemap.c, do_sync_mmap_readahead): fewer, larger reads, and one entry to map. Best effort.
+  madvise(mapping_, bytes_, MADV_HUGEPAGE);
 }
 
 Source::~Source() {
-  munmap(mapping_, bytes_);
+  munmap(reserved_, bytes_ + ALIGNMENT);
 }
 
 Staged Source::stageCached(std::uint64_t offset, std::size_t length, void* buffer) const {
@@ -59,8 +85,19 @@ Staged Source::stageCached(std::uint64_t offset, std::size_t length, void* buffe
 
 Staged Source::stageMapped(std::uint64_t offset, std::size_t length) const {
   if (isHole(offset, length)) return {Staged::Kind::zero, nullptr, 0};
-  if (!cached(offset, length)) return {Staged::Kind::cold, nullptr, 0};
-  return populate(offset, length);
+  if (!mapIfCached(offset, length)) return {Staged::Kind::cold, nullptr, 0};
+  return {Staged::Kind::bytes, mapping_ + offset, 0};
+}
+
+// A page that the touch of its neighbours has not mapped, being locked just then, is mapped by whoever reads
+// it, from memory.
+bool Source::mapIfCached(std::uint64_t offset, std::size_t length) const {
+  return residencyKnown_ && cached(offset, length) &&
+         touchPages(mapping_ + offset, length, FAULT_AROUND);
+}
+
+Staged Source::stageInPlace(std::uint64_t offset, std::size_t length) const {
+  return judge(mapping_ + offset, length);
 }
 
 Staged Source::stageMappedWaiting(std::uint64_t offset, std::size_t length) const {

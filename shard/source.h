@@ -1,8 +1,9 @@
 // Where a snapshot's bytes come from: a raw memory file.
 //
 // Demand faults of 4 KiB pages read through the page cache into a resident buffer, which also says whether
-// the page would have to wait for the disk; long runs and 2 MiB pages are used in place, in a shared mapping
-// whose pages are made resident first. Either way the bytes are in memory before a commit section begins.
+// the page would have to wait for the disk; where faults are dense, long runs and 2 MiB pages are used in
+// place, in a shared mapping whose pages are made resident first. Either way the bytes are in memory before a
+// commit section begins.
 #pragma once
 
 #include <kj/io.h>
@@ -38,6 +39,11 @@ class Source {
   // Finds the bytes in the mapping if the page cache has all of them, without waiting for the disk. The
   // caller gives them back with release().
   Staged stageMapped(std::uint64_t offset, std::size_t length) const;
+  // Maps the range if the page cache has all of it, without waiting for the disk. False: it has not, or the
+  // kernel does not tell us. The caller gives it back with release().
+  bool mapIfCached(std::uint64_t offset, std::size_t length) const;
+  // Uses the bytes where they are mapped; waits for the disk where they are not.
+  Staged stageInPlace(std::uint64_t offset, std::size_t length) const;
   // The same, but waits for the disk: for background work.
   Staged stageMappedWaiting(std::uint64_t offset, std::size_t length) const;
   // Drops the mapping's page table entries, so that what this process holds stays bounded.
@@ -52,8 +58,10 @@ class Source {
   bool cached(std::uint64_t offset, std::size_t length) const;
 
   kj::AutoCloseFd file_;
-  std::uint64_t bytes_;
-  char* mapping_ = nullptr;
+  const std::uint64_t bytes_;
+  char* mapping_ = nullptr;   // aligned to ALIGNMENT, as file offset 0 is
+  char* reserved_ = nullptr;  // what it was cut out of: bytes_ + ALIGNMENT
+  const bool residencyKnown_;
 };
 
 // A resident, page-aligned buffer.

@@ -2,9 +2,9 @@
 
 namespace faultline::shm {
 
-void Extents::deal(std::uint32_t shards) {
+void Extents::deal(std::uint32_t shards, std::uint32_t owners, std::uint32_t first) {
   for (std::size_t i = 0; i < owners_.size(); i++)
-    owners_[i].store(static_cast<std::uint16_t>(i % shards), std::memory_order_relaxed);
+    owners_[i].store(static_cast<std::uint16_t>((first + i % owners) % shards), std::memory_order_relaxed);
 }
 
 }  // namespace faultline::shm

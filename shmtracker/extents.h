@@ -19,8 +19,11 @@ class Extents {
   std::uint32_t owner(std::uint32_t extent, std::uint32_t shards) const {
     return owners_[extent].load(std::memory_order_relaxed) % shards;
   }
-  // Deals the extents out to shards 0 .. shards-1 in turn, so that neighbours have different owners.
-  void deal(std::uint32_t shards);
+  // Deals the extents out in turn, so that neighbours have different owners: to `owners` (1 .. shards) of the
+  // `shards` shards, from `first` on, round.
+  void deal(std::uint32_t shards, std::uint32_t owners, std::uint32_t first);
+  // The same to all of them.
+  void deal(std::uint32_t shards) { deal(shards, shards, 0); }
 
  private:
   std::span<ExtentOwner> owners_;

@@ -27,6 +27,7 @@ struct SegmentSpec {
   std::uint64_t uffdFeatures = 0;
   std::uint32_t workersPerShard = 1;  // 1 .. MAX_WORKERS
   std::uint32_t shards = 1;           // 1 .. MAX_SHARDS
+  std::uint32_t owners = 0;           // that the extents are dealt out to, at most `shards`; 0: all of them
   std::uint32_t targetPid = 0;
   bool keepServing = false;
 };

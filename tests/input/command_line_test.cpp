@@ -63,6 +63,17 @@ TEST_F(CommandLine, UsageErrors) {
   }
 }
 
+TEST_F(CommandLine, CpusThatAreNotOurs) {
+  for (const char* cpus : {"", "x", "1-", "-1", "2-1", "0,,1", "0-99999999999"}) {
+    const Outcome outcome = run("serve --control " + directory_ + "/c --cpus '" + cpus + "'");
+    EXPECT_EQ(outcome.code, 2) << cpus;
+    EXPECT_THAT(outcome.text, AllOf(HasSubstr("--cpus"), HasSubstr("as in 0-3,8"))) << cpus;
+  }
+  const Outcome outcome = run("serve --control " + directory_ + "/c --cpus 1023");
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_THAT(outcome.text, AllOf(HasSubstr("1023"), HasSubstr("choose among 0")));
+}
+
 TEST_F(CommandLine, MemoryFiles) {
   const std::string socket = directory_ + "/s";
   Outcome outcome = run(restore(directory_ + "/none", socket));

@@ -57,6 +57,8 @@ Server::Server(const Image& image, ServerOptions options)
       "vm",
       "--shards",
       std::to_string(options.shards),
+      "--owners",
+      std::to_string(options.owners),
       "--workers",
       std::to_string(options.workers),
       "--lock-deadline-ms",

@@ -16,6 +16,7 @@ namespace faultline::test {
 
 struct ServerOptions {
   unsigned shards = 2;
+  unsigned owners = 64;  // of each restore: every shard, however few CPUs there are
   unsigned workers = 2;
   unsigned lockDeadlineMs = 60'000;  // none within a test's time, unless it is about the fence
   unsigned watchdogMs = 60'000;

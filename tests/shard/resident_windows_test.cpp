@@ -1,0 +1,108 @@
+// Which parts of a source are used in place: those where faults are dense and the page cache has everything.
+
+#include "shard/resident_windows.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <memory>
+
+#include "shard/bus_guard.h"
+#include "shmtracker/pages.h"
+#include "tests/support/image.h"
+
+namespace faultline::shard {
+namespace {
+
+constexpr std::uint64_t WINDOW = ResidentWindows::WINDOW, PAGE = shm::SMALL_PAGE;
+constexpr std::uint64_t NOW = 1'000'000'000'000;
+
+kj::AutoCloseFd openFile(const std::string& path) {
+  return kj::AutoCloseFd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+}
+
+class Windows : public testing::Test {
+ protected:
+  bool resident(std::uint64_t offset, std::uint64_t now = NOW) { return windows_.resident(offset, now); }
+
+  test::Image image_{4 * WINDOW};
+  // By pointer: a fixture's destructor must not throw, KJ's fds' may.
+  const std::unique_ptr<Source> file_ = std::make_unique<Source>(openFile(image_.path()), image_.bytes());
+  const Source& source_ = *file_;
+  ResidentWindows windows_{source_, image_.bytes()};
+};
+
+TEST_F(Windows, TheFirstFaultInAWindowIsReadTheOthersAreNot) {
+  EXPECT_FALSE(resident(WINDOW));
+  EXPECT_TRUE(resident(WINDOW + 5 * PAGE));
+  EXPECT_TRUE(resident(WINDOW + 15 * PAGE));
+  EXPECT_FALSE(resident(2 * WINDOW)) << "another window";
+}
+
+TEST_F(Windows, InPlaceAreTheBytesOfTheFile) {
+  resident(0);
+  ASSERT_TRUE(resident(3 * PAGE));
+  const Staged staged = source_.stageInPlace(3 * PAGE, PAGE);
+  ASSERT_EQ(staged.kind, Staged::Kind::bytes);
+  EXPECT_EQ(std::memcmp(staged.data, image_.data() + 3 * PAGE, PAGE), 0);
+  image_.zero(4 * PAGE, PAGE);
+  EXPECT_EQ(source_.stageInPlace(4 * PAGE, PAGE).kind, Staged::Kind::zero);
+}
+
+TEST_F(Windows, ATruncatedFileIsLostNotDeadly) {
+  installBusGuard();
+  resident(WINDOW);
+  ASSERT_TRUE(resident(WINDOW));
+  image_.truncate(WINDOW);
+  EXPECT_EQ(source_.stageInPlace(WINDOW, PAGE).kind, Staged::Kind::lost);
+}
+
+TEST_F(Windows, AgedKnowledgeIsLookedUpAnew) {
+  resident(0);
+  ASSERT_TRUE(resident(0));
+  EXPECT_FALSE(resident(0, NOW + ResidentWindows::BELIEVED + 1));
+  EXPECT_TRUE(resident(0, NOW + ResidentWindows::BELIEVED + 2));
+}
+
+TEST_F(Windows, WhatIsNoWholeWindowIsRead) {
+  const std::uint64_t bytes = WINDOW + PAGE;
+  ResidentWindows windows(source_, bytes);
+  windows.resident(WINDOW, NOW);
+  EXPECT_FALSE(windows.resident(WINDOW, NOW));
+}
+
+// A window that the page cache has only in part must never be used: its other pages would wait for the disk.
+TEST_F(Windows, APartlyCachedWindowIsRead) {
+  const std::string path = image_.directory() + "/partly-cached";
+  const kj::AutoCloseFd file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  ASSERT_EQ(pwrite(file.get(), image_.data(), 2 * WINDOW, 0), static_cast<ssize_t>(2 * WINDOW));
+  ASSERT_EQ(fdatasync(file.get()), 0);
+  posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
+  posix_fadvise(file.get(), 0, 0, POSIX_FADV_RANDOM);  // no more than is asked for
+  char byte;
+  ASSERT_EQ(pread(file.get(), &byte, 1, 8 * PAGE), 1);
+  const iovec to{&byte, 1};
+  if (preadv2(file.get(), &to, 1, 9 * PAGE, RWF_NOWAIT) > 0)
+    GTEST_SKIP() << "the file system of " << path << " keeps files in memory: set TMPDIR to one on a disk";
+  Source source(openFile(path), 2 * WINDOW);
+  ResidentWindows windows(source, 2 * WINDOW);
+  for (int fault = 0; fault < 4; fault++) EXPECT_FALSE(windows.resident(8 * PAGE, NOW));
+}
+
+// What a shard maps stays bounded, whatever the size of the memory.
+TEST_F(Windows, TheOldestIsGivenUpForTheNewest) {
+  ResidentWindows two(source_, image_.bytes(), 2);
+  for (std::uint64_t window = 0; window < 3; window++) {
+    two.resident(window * WINDOW, NOW);
+    ASSERT_TRUE(two.resident(window * WINDOW, NOW)) << window;
+  }
+  EXPECT_TRUE(two.resident(WINDOW, NOW));
+  EXPECT_TRUE(two.resident(2 * WINDOW, NOW));
+  EXPECT_FALSE(two.resident(0, NOW));
+}
+
+}  // namespace
+}  // namespace faultline::shard
