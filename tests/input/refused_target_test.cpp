@@ -24,6 +24,13 @@ class RefusedTarget : public testing::Test {
            ",\"offset\":" + std::to_string(offset) + ",\"page_size\":" + std::to_string(pageSize) + "}";
   }
 
+  // So many regions, each of the whole file.
+  std::string sameBytes(std::uint64_t base, unsigned count) {
+    std::string body = region(base, PAGES * 4096, 0, 4096);
+    for (unsigned i = 1; i < count; i++) body += "," + region(base + i * PAGES * 4096, PAGES * 4096, 0, 4096);
+    return body;
+  }
+
   int connect() {
     const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_un address{};
@@ -59,10 +66,11 @@ class RefusedTarget : public testing::Test {
 TEST_F(RefusedTarget, RegionsThatCannotBeServed) {
   server_.restore();
   const std::uint64_t base = 1ull << 40;
-  for (const std::string& body : {region(base, 0, 0, 4096), region(base + 1, 4096, 0, 4096),
-                                  region(base, 4096, 100, 4096), region(base, (PAGES + 1) * 4096, 0, 4096),
-                                  region(base, 4096, 0, 16384), region(~0ull - 4095, 8192, 0, 4096),
-                                  region(base, 8192, 0, 4096) + "," + region(base + 4096, 8192, 0, 4096)})
+  for (const std::string& body :
+       {region(base, 0, 0, 4096), region(base + 1, 4096, 0, 4096), region(base, 4096, 100, 4096),
+        region(base, (PAGES + 1) * 4096, 0, 4096), region(base, 4096, 0, 16384),
+        region(~0ull - 4095, 8192, 0, 4096),
+        region(base, 8192, 0, 4096) + "," + region(base + 4096, 8192, 0, 4096), sameBytes(base, 3)})
     expectRefused("[" + body + "]");
 }
 
