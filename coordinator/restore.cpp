@@ -121,14 +121,15 @@ UffdReaderHooks Restore::readerHooks() {
     return context_.pool.fence(slot / segment_.facts().workersPerShard,
                                "it held the lock of restore " + name() + " past its deadline");
   };
-  hooks.outsideFault = [this](std::uint64_t address) {
+  hooks.outsideFault = [this](const uffd_msg& fault) {
+    (void)answerWithError(fds_.uffd.get(), fault);
+    // Once: a target can make as many as it likes.
+    if (std::exchange(outsideTold_, true)) return;
     char text[32];
-    snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(address));
+    snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(fault.arg.pagefault.address));
     context_.log.add("restore " + name() + ": the target faulted at " + text +
-                     ", which it registered but did not name in its regions; it gets SIGBUS there");
-    if (uffd::poison(fds_.uffd.get(), address & ~(shm::SMALL_PAGE - 1), shm::SMALL_PAGE).outcome !=
-        uffd::Outcome::done)
-      (void)uffd::poison(fds_.uffd.get(), address & ~(shm::HUGE_PAGE - 1), shm::HUGE_PAGE);
+                     ", which it registered but did not name in its regions; it gets SIGBUS there, and "
+                     "wherever else it does so");
   };
   return hooks;
 }
@@ -345,6 +346,7 @@ void Restore::wake() {
   shm::count(segment_.counters().wakes);
   for (const shm::RegionEntry& region : segment_.regions().entries())
     uffd::wake(fds_.uffd.get(), region.base, region.size);
+  uffd::wakeAll(fds_.uffd.get());  // who waits outside of them was to be told so
 }
 
 void Restore::taskFailed(kj::Exception&& exception) {

@@ -142,6 +142,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   std::string overReason_;
   bool ending_ = false, over_ = false;
   bool serving_ = false;
+  bool outsideTold_ = false;                // of a fault that no region covers
   shm::PageIndex firstMissing_ = 0;         // none before it; never moves back
   std::vector<shm::PageRange> workingSet_;  // what serve() populates first
   std::string workingSetRefused_;
