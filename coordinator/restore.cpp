@@ -5,7 +5,6 @@
 #include <linux/userfaultfd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "rpc/fd.h"
@@ -20,7 +19,6 @@ using rpc::made;
 namespace {
 
 constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
-constexpr std::chrono::seconds ELECTION_PATIENCE{5};
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
 
@@ -33,11 +31,10 @@ void setNonBlocking(int uffd) {
 
 }  // namespace
 
-Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment, shm::HeldMutex election)
+Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
     : context_(context),
       fds_(kj::mv(fds)),
       segment_(std::move(segment)),
-      election_(std::move(election)),
       router_(context.pool, segment_, context.latency),
       population_(context.pool, router_, segment_),
       reading_(nullptr),
@@ -73,10 +70,7 @@ kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec
              "a target that is to be killed when a page is lost needs a pidfd: give one, or have it poisoned",
              spec.name.c_str());
   shm::Segment segment = spec.createSegment(context.options, fds.source.get());
-  if (segment.lock().election().tryLock() != shm::LockResult::acquired)
-    KJ_FAIL_ASSERT("a new segment is held");
-  shm::HeldMutex election(segment.lock().election());
-  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment), std::move(election)),
+  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
                                   kj::_::HeapDisposer<Restore>::instance);
   restore->useWorkingSet(spec.workingSet);
   if (spec.recordWorkingSet) restore->record(-1);
@@ -91,10 +85,6 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
   shm::Segment segment = shm::Segment::attach(fd, shm::Segment::Residency::resident);
   // With nobody left alive the lock words are made anew: whatever happened to their bytes is forgotten.
   if (!anyShardAlive) segment.lock().initialise();
-  const auto won = segment.lock().election().lockUntil(std::chrono::steady_clock::now() + ELECTION_PATIENCE);
-  if (won == shm::LockResult::busy)
-    throw shm::SegmentError("another coordinator is alive and serves this restore");
-  shm::HeldMutex election(segment.lock().election());
   segment.lock().close();
   context.failpoints.hit(rpc::Point::adoptClaimed);
   if (!segment.activeShardsSound() || segment.activeShards() > context.pool.size()) {
@@ -105,7 +95,7 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
   segment.header().incarnation.fetch_add(1);
   shm::count(segment.counters().adoptions);
   const kj::AutoCloseFd touches = kj::mv(fds.touches);
-  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment), std::move(election)),
+  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
                                   kj::_::HeapDisposer<Restore>::instance);
   if (touches.get() >= 0) restore->record(touches.get());
   if (restore->segment_.header().paused.load() == shm::YES) {

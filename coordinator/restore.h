@@ -101,7 +101,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Promise<std::string> whenOver();
 
  private:
-  Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment, shm::HeldMutex election);
+  Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment);
 
   void store();
   kj::Promise<void> attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
@@ -128,7 +128,6 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   RestoreContext& context_;
   RestoreFds fds_;
   shm::Segment segment_;
-  const shm::HeldMutex election_;  // of segment_
   std::shared_ptr<TouchRecorder> touches_;
   FaultRouter router_;
   Population population_;

@@ -64,6 +64,7 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
     : io_(io),
       link_(link),
       inherited_(kj::mv(inherited)),
+      election_(inherited_.take("election")),
       options_(std::move(options)),
       log_(link, inherited_.events),
       counters_(inherited_.take("counters")),
@@ -76,6 +77,7 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
 Service::~Service() noexcept(false) = default;
 
 kj::Promise<void> Service::run() {
+  if (election_.fresh() >= 0) link_.store("election", election_.fresh());
   if (counters_.fresh() >= 0)
     link_.store("counters", counters_.fresh());
   else
@@ -100,9 +102,7 @@ kj::Promise<void> Service::run() {
                      spdlog::info("leaving everything to the next coordinator");
                    else
                      spdlog::warn("the supervisor has gone, so does this coordinator");
-                   // Between two batches, so nothing is half done; and with every segment mapped: of a lock
-                   // in memory that is unmapped the kernel tells nobody that its owner has died.
-                   _exit(0);
+                   _exit(0);  // between two batches, so nothing is half done
                  }));
   tasks_.add(restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); }).then([this] {
     adoptConnections();

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/election.h"
 #include "coordinator/event_log.h"
 #include "coordinator/listener.h"
 #include "coordinator/options.h"
@@ -77,6 +78,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   Inheritance inherited_;
   std::uint64_t takeoverNs_ = 0;
   bool adopted_ = false;  // all that was inherited
+  const Election election_;
   const Options options_;
   rpc::Failpoints failpoints_;
   EventLog log_;

@@ -5,6 +5,7 @@
 //   counters                       of the service (coordinator/service_counters.h)
 //   listener.NAME.{source,spec,listen}   a handshake socket (the supervisor accepts on it), in the order
 //   stored listener.NAME.conn.SEQ         an accepted target whose handshake is not yet served
+//   election                       that no two coordinators serve (coordinator/election.h)
 //   restore.ID.{uffd,source,conn,target,touches,segment}  a restore; `segment` is stored last and makes it
 //                                  durable
 //   shard.INDEX.{pidfd,channel}    a shard process; `channel` is stored last
