@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 
 #include <algorithm>
 #include <utility>
@@ -141,15 +142,12 @@ void Restore::store() {
 void Restore::start() {
   auto attaching = kj::Vector<kj::Promise<void>>();
   for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
-    if (ShardHandle* shard = context_.pool.up(i)) attaching.add(attachTo(*shard));
-  tasks_.add(kj::joinPromises(attaching.releaseAsArray())
-                 .then([this] { serve(); },
-                       [this](kj::Exception&& e) {
-                         // A shard that dies just now comes back through shardUp(); anything else ends the
-                         // restore.
-                         if (e.getType() == kj::Exception::Type::DISCONNECTED) return serve();
-                         fail(e.getDescription().cStr());
-                       }));
+    if (ShardHandle* shard = context_.pool.up(i))
+      attaching.add(attachTo(*shard).catch_([this](kj::Exception&& e) {
+        // A shard that dies just now comes back through shardUp(); anything else ends the restore.
+        if (e.getType() != kj::Exception::Type::DISCONNECTED) fail(e.getDescription().cStr());
+      }));
+  tasks_.add(kj::joinPromises(attaching.releaseAsArray()).then([this] { serve(); }));
   tasks_.add(watchTarget());
 }
 
@@ -157,6 +155,7 @@ kj::Promise<void> Restore::recover() {
   return kj::evalNow([this] { return reader_->recover(); })
       .then(
           [this](std::optional<std::string> why) {
+            if (over_) return;
             if (why.has_value()) return fail(*why);
             start();
             if (!made(rpc::Mistake::noWakeAfterTakeover)) wake();
@@ -165,7 +164,7 @@ kj::Promise<void> Restore::recover() {
 }
 
 void Restore::serve() {
-  if (ending_ || serving_) return;
+  if (ending_ || serving_ || phase_ == Phase::failed) return;
   serving_ = true;
   reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { fail(e.getDescription().cStr()); });
   tasks_.add(watchCompletion());
@@ -209,20 +208,17 @@ void Restore::record(int fd) {
 }
 
 kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
-  auto request = shard.rpc().attachRequest();
-  request.setRestore(id());
-  request.setIndex(shard.index());
-  request.setUffd(rpc::makeFdFrom(fds_.uffd.get()));
-  request.setSegment(rpc::makeFdFrom(segment_.fd()));
-  request.setSource(rpc::makeFdFrom(fds_.source.get()));
-  return request.send()
-      .ignoreResult()
+  return kj::evalNow([&] { return shard.attach(id(), fds_.uffd.get(), segment_.fd(), fds_.source.get()); })
       .then([this, &shard, hopeless = std::move(hopeless)]() -> kj::Promise<void> {
         // Before it is handed any fault: what killed its predecessors must not be met again.
         return hopeless.empty() ? kj::Promise<void>(kj::READY_NOW)
                                 : poison(shard, hopeless, "one shard after the other died at it");
       })
-      .then([this, index = shard.index()] {
+      .then([this, index = shard.index(), pid = shard.pid()] {
+        // Its answer may be heard after its death.
+        if (!context_.pool.lives(index, pid))
+          kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the shard has died", index, pid));
+        if (over_ || phase_ == Phase::failed) return;
         router_.setAttached(index, true);
         bool all = true;
         for (std::uint32_t i = 0; i < segment_.activeShards(); i++) all &= router_.attached(i);
@@ -232,10 +228,19 @@ kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageInd
 
 kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
   if (over_ || phase_ == Phase::failed || shard.index() >= segment_.activeShards()) return kj::READY_NOW;
-  return attachTo(shard, std::move(hopeless)).then([this, &shard] {
-    if (!made(shard.adopted() ? rpc::Mistake::noWakeAfterTakeover : rpc::Mistake::noWakeAfterShard)) wake();
-    population_.shardUp(shard);
-  });
+  return attachTo(shard, std::move(hopeless))
+      .then([this, &shard] {
+        if (!router_.attached(shard.index())) return;
+        if (!made(shard.adopted() ? rpc::Mistake::noWakeAfterTakeover : rpc::Mistake::noWakeAfterShard))
+          wake();
+        population_.shardUp(shard);
+      })
+      .catch_([this](kj::Exception&& e) {
+        // A shard that dies just now comes by here again; one that lives and does not serve us would leave
+        // its pages without an answer for ever.
+        if (e.getType() == kj::Exception::Type::DISCONNECTED) kj::throwFatalException(kj::mv(e));
+        fail(e.getDescription().cStr());
+      });
 }
 
 void Restore::shardDied(std::uint32_t index) {
@@ -244,11 +249,8 @@ void Restore::shardDied(std::uint32_t index) {
 }
 
 kj::Promise<void> Restore::shardLeaves(ShardHandle& shard) {
-  if (!router_.attached(shard.index())) return kj::READY_NOW;
   shardDied(shard.index());
-  auto request = shard.rpc().detachRequest();
-  request.setRestore(id());
-  return request.send().ignoreResult();
+  return shard.letGo(id());
 }
 
 void Restore::pause() {
@@ -300,16 +302,38 @@ kj::Promise<void> Restore::reshard(std::uint32_t shards) {
               header.tableVersion.fetch_add(1);
             });
           })
-          .then([this] { population_.dealtOut(); });
+          .then([this] {
+            population_.dealtOut();
+            return attachOwners();
+          });
   return resharding_.wrap(kj::mv(dealt));
+}
+
+// A shard that died after its attach and before the deal was nobody's owner as its successor came up.
+kj::Promise<void> Restore::attachOwners() {
+  auto attaching = kj::Vector<kj::Promise<void>>();
+  for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
+    if (ShardHandle* shard = router_.attached(i) ? nullptr : context_.pool.up(i))
+      attaching.add(shardUp(*shard, {}));
+  return kj::joinPromises(attaching.releaseAsArray());
 }
 
 kj::Promise<void> Restore::watchTarget() {
   KJ_IF_MAYBE (observer, targetExit_) {
-    return (*observer)->whenBecomesReadable().then(
-        [this] { end(killed_.empty() ? "the target has gone" : killed_, Release::no); });
+    return (*observer)->whenBecomesReadable().then([this]() -> kj::Promise<void> {
+      if (!targetGone()) return watchTarget();
+      end(killed_.empty() ? "the target has gone" : killed_, Release::no);
+      return kj::READY_NOW;
+    });
   }
   return kj::READY_NOW;
+}
+
+// A connection is readable also where its target says more than it has to.
+bool Restore::targetGone() const {
+  if (fds_.target.get() >= 0) return true;
+  pollfd poll{fds_.conn.get(), POLLRDHUP, 0};
+  return ::poll(&poll, 1, 0) == 1;
 }
 
 kj::Promise<void> Restore::watchCompletion() {

@@ -59,10 +59,11 @@ class Restore final : private kj::TaskSet::ErrorHandler {
 
   // Attaches it to the shards that are up, then serves.
   void start();
+  // Whoever asks for these holds on to the restore until they are done: it may be over before.
   // The same for an adopted one: recovers first, wakes all waiting threads at the end.
   kj::Promise<void> recover();
-
-  // A shard is up (again): attaches to it, gives up on `hopeless` pages, wakes all waiting threads.
+  // A shard is up (again): attaches to it, gives up on `hopeless` pages, wakes all waiting threads. Where it
+  // lives and does not attach, the restore fails.
   kj::Promise<void> shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless);
   void shardDied(std::uint32_t index);
   // A shard is to be replaced: hands it no more faults, returns when it uses nothing of the restore.
@@ -105,7 +106,9 @@ class Restore final : private kj::TaskSet::ErrorHandler {
 
   void store();
   kj::Promise<void> attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
+  kj::Promise<void> attachOwners();
   kj::Promise<void> watchTarget();
+  bool targetGone() const;
   kj::Promise<void> leave(std::uint64_t deadline);
   void finish();
   kj::Promise<void> bury();

@@ -201,9 +201,8 @@ kj::Promise<void> Service::adoptRestores() {
                            fds.target.get() >= 0 ? rpc::duplicate(fds.target.get()) : kj::AutoCloseFd()};
     auto failure = kj::runCatchingExceptions([&] {
       auto restore = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
-      auto& adopted = *restore;
-      keep(kj::mv(restore));
-      recovered.add(adopted.recover());
+      const auto adopted = keep(kj::mv(restore));
+      recovered.add(adopted->recover().attach(adopted));
     });
     KJ_IF_MAYBE (e, failure) {
       loseRestore(id, e->getDescription().cStr(), kj::mv(const_cast<RestoreFds&>(spare)));
@@ -282,12 +281,13 @@ std::string Service::begin(RestoreSpec spec, RestoreFds fds) {
   return begun.name();
 }
 
-void Service::keep(kj::Own<Restore> restore) {
+std::shared_ptr<Restore> Service::keep(kj::Own<Restore> restore) {
   const std::uint64_t id = restore->id();
   Restore* raw = restore.get();
   std::shared_ptr<Restore> shared(raw, [own = kj::mv(restore)](Restore*) mutable { own = nullptr; });
   restores_[id] = shared;
   watch(shared);
+  return shared;
 }
 
 void Service::watch(const std::shared_ptr<Restore>& restore) {
@@ -390,7 +390,8 @@ kj::Promise<void> Service::shardLeaves(ShardHandle& shard) {
 kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) {
   auto work = kj::Vector<kj::Promise<void>>();
   for (const std::uint64_t id : has) {
-    if (restores_.count(id) != 0) continue;
+    const auto known = restores_.find(id);
+    if (known != restores_.end() && !known->second->over()) continue;
     auto request = shard.rpc().detachRequest();
     request.setRestore(id);
     work.add(request.send().ignoreResult());
@@ -402,7 +403,7 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
           restore->segment().ownerOf(key.second) == shard.index())
         hopeless.push_back(key.second);
     const std::uint32_t index = shard.index();
-    work.add(restore->shardUp(shard, hopeless));
+    work.add(restore->shardUp(shard, hopeless).attach(restore));
     if (hopeless.empty()) continue;
     for (const shm::PageIndex page : hopeless) deaths_.erase({id, page});
     log_.add("restore " + restore->name() + ": page " + std::to_string(hopeless.front()) +
