@@ -57,6 +57,9 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   static kj::Own<Restore> adopt(RestoreContext& context, RestoreFds fds, int segment, bool anyShardAlive);
   ~Restore() noexcept(false);
 
+  // Has the supervisor keep all of it, again where it does already.
+  void store();
+
   // Attaches it to the shards that are up, then serves.
   void start();
   // Whoever asks for these holds on to the restore until they are done: it may be over before.
@@ -104,7 +107,6 @@ class Restore final : private kj::TaskSet::ErrorHandler {
  private:
   Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment);
 
-  void store();
   kj::Promise<void> attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
   kj::Promise<void> attachOwners();
   kj::Promise<void> watchTarget();

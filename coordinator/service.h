@@ -60,6 +60,10 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::Promise<void> adoptRestores();
   void adoptConnections();
   void loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds);
+  void abandon(std::uint64_t id, RestoreFds fds);
+  void storeAgain(const std::string& name);
+  // Ends this process as if it had been killed: the supervisor starts another, which begins again.
+  [[noreturn]] void giveUp(const kj::Exception& why);
   std::shared_ptr<Restore> keep(kj::Own<Restore> restore);
   void watch(const std::shared_ptr<Restore>& restore);
   kj::Promise<void> pingSupervisor();
@@ -95,6 +99,8 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
     kj::Promise<void> running;
   };
   std::vector<kj::Own<Lost>> lost_;
+  std::set<std::uint64_t> abandoned_;  // ids of restores whose uffds only shards may have
+  bool storingAgain_ = false;
   std::map<std::string, std::shared_ptr<Listener>> listeners_;
   // How often a shard died while it was busy with a page.
   std::map<std::pair<std::uint64_t, shm::PageIndex>, std::uint32_t> deaths_;
