@@ -128,6 +128,7 @@ void Supervisor::introduce() {
     for (const auto& entry : kept_.entries()) say("fd", entry.name, entry.fd);
     if (programs_.shard != nullptr) say("fd", "program.shard", programs_.shard);
     if (!upgradeGivenUp_.empty()) say("upgradegivenup", upgradeGivenUp_);
+    for (const std::string& name : lost_) say("lost", name);
     for (const std::string& event : events_) say("event", event);
     say("incarnation", std::to_string(incarnation_));
     if (!death_.empty()) {
@@ -273,8 +274,9 @@ void Supervisor::hear() {
 
 void Supervisor::handle(rpc::FdChannel::Message message) {
   if (message.verb == "store") {
-    store(message.name, kj::mv(message.fd));
+    store(kj::mv(message));
   } else if (message.verb == "drop") {
+    lost_.erase(message.name);
     manager_.drop(message.name);
     kept_.drop(message.name);
   } else if (message.verb == "event") {
@@ -303,14 +305,22 @@ void Supervisor::handle(rpc::FdChannel::Message message) {
   // "alive", like every word, has been noted by being heard.
 }
 
-void Supervisor::store(const std::string& name, kj::AutoCloseFd fd) {
-  if (fd.get() < 0 || !usable(name)) {
-    // The kernel drops an fd that comes when the fd table is full.
-    spdlog::critical("\"{}\" cannot be kept: {}", name, fd.get() < 0 ? "its fd did not come" : "a bad name");
+void Supervisor::store(rpc::FdChannel::Message message) {
+  const std::string& name = message.name;
+  if (message.fdLost && usable(name)) {
+    spdlog::critical("\"{}\" cannot be kept: too many fds are open; raise the limit on open files", name);
+    lost_.insert(name);
+    tell("lost", name);
     return;
   }
-  manager_.keep(name, fd.get());
-  kept_.keep(name, kj::mv(fd));
+  if (message.fd.get() < 0 || !usable(name)) {
+    spdlog::critical("\"{}\" cannot be kept: {}", name,
+                     message.fd.get() < 0 ? "its fd did not come" : "a bad name");
+    return;
+  }
+  lost_.erase(name);
+  manager_.keep(name, message.fd.get());
+  kept_.keep(name, kj::mv(message.fd));
   listening_.added(name);
 }
 
@@ -322,9 +332,13 @@ void Supervisor::accept(const ListeningSockets::Ready& listener) {
   if (!name.has_value()) return;
   const SharedFd connection = kept_.find(*name);
   manager_.keep(*name, connection->get());
+  tell("conn", *name, connection);
+}
+
+void Supervisor::tell(const std::string& verb, const std::string& name, SharedFd fd) {
   if (!coordinator_.has_value()) return;
   try {
-    coordinator_->say("conn", *name, connection);
+    coordinator_->say(verb, name, std::move(fd));
   } catch (const kj::Exception& error) {
     replace("it cannot be talked to: " + messageOf(error));
   }

@@ -10,8 +10,10 @@
 //   program coordinator|shard + fd and then upgrade DIRECTORY (start these in my place)
 // supervisor to coordinator, at each start:
 //   fd NAME + fd (all that is kept), event TEXT (the latest), incarnation N, died WHY and diedat NS (if
-//   another was there before), upgradegivenup WHY (if the last one was), start; then conn NAME + fd for each
-//   accepted connection; leave (end between two batches, with nothing given back: another comes).
+//   another was there before), upgradegivenup WHY (if the last one was), lost NAME (see below), start; then
+//   conn NAME + fd for each accepted connection; lost NAME (there was no room for the fd that was to be kept
+//   under it: store it again, and do not take what is missing for what never was); leave (end between two
+//   batches, with nothing given back: another comes).
 // A kept socket whose name ends in ".listen" is accepted on; its connections are kept as "....conn.N" and
 // handed over until they are dropped (cli/listening_sockets.h).
 //
@@ -32,6 +34,7 @@
 #include <deque>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -89,7 +92,8 @@ class Supervisor {
   Clock::time_point nextDue() const;
   void hear();
   void handle(rpc::FdChannel::Message message);
-  void store(const std::string& name, kj::AutoCloseFd fd);
+  void store(rpc::FdChannel::Message message);
+  void tell(const std::string& verb, const std::string& name, SharedFd fd = nullptr);
   void accept(const ListeningSockets::Ready& listener);
   void onSignals();
   void leave();
@@ -106,6 +110,7 @@ class Supervisor {
   std::string upgradeGivenUp_;                // why the last one was; empty: it was not
   std::optional<Clock::time_point> leaveBy_;  // when a coordinator that was told to leave is killed
   FdStore kept_;
+  std::set<std::string> lost_;  // to be kept, and the kernel dropped the fd
   ListeningSockets listening_;
   ServiceManager manager_;
   std::deque<std::string> events_;

@@ -152,13 +152,26 @@ bool HandshakeReader::peek() {
     }
   }
   if ((message.msg_flags & MSG_CTRUNC) != 0)
-    throw HandshakeError("more file descriptors came than can be taken; send the userfaultfd alone");
+    throw HandshakeError(
+        fds_.empty()
+            ? "no file descriptor can be taken any more: too many are open; raise the limit on open files"
+            : "more file descriptors came than can be taken; send the userfaultfd alone");
+  requireOneFd();
   if (got <= 0) {
     ended_ = true;
     return false;
   }
   body_.append(piece, 0, static_cast<std::size_t>(got));
   return true;
+}
+
+// As they come: each costs us one of our own.
+void HandshakeReader::requireOneFd() const {
+  if (fds_.size() <= 1) return;
+  throw HandshakeError(
+      std::to_string(fds_.size()) +
+      " file descriptors came with the handshake; the userfaultfd alone is served (memory by "
+      "memfd, as newer drafts send it, is not)");
 }
 
 HandshakeReader::Progress HandshakeReader::advance() {
@@ -181,19 +194,10 @@ Handshake HandshakeReader::take() {
   if (fds_.empty())
     throw HandshakeError(
         "no file descriptor came with the handshake; send the userfaultfd by SCM_RIGHTS in the same message");
-  if (fds_.size() > 1)
-    throw HandshakeError(
-        std::to_string(fds_.size()) +
-        " file descriptors came with the handshake; the userfaultfd alone is served (memory by "
-        "memfd, as newer drafts send it, is not)");
   const int uffd = fds_[0].get();
   if (!uffd::isUserfaultfd(uffd))
     throw HandshakeError("the file descriptor is no userfaultfd, it is " + describeFd(uffd));
   const std::uint64_t features = uffdFeatures(uffd);
-  if ((features & UNSERVED) != 0)
-    throw HandshakeError(
-        "the userfaultfd reports fork, remap or unmap events, which are not served; its features are " +
-        std::to_string(features));
   return {std::move(parsed.regions), parsed.socketOutlivesHandshake, kj::mv(fds_[0]), features};
 }
 
@@ -219,6 +223,10 @@ std::uint64_t uffdFeatures(int uffd) {
     // UFFD_FEATURE_INITIALIZED, the kernel's own mark, is set once UFFDIO_API was done.
     if (features == 0)
       throw HandshakeError("the userfaultfd is not set up: do UFFDIO_API and register before the handshake");
+    if ((features & UNSERVED) != 0)
+      throw HandshakeError(
+          "the userfaultfd reports fork, remap or unmap events, which are not served; its features are " +
+          std::to_string(features & ~INITIALIZED));
     return features & ~INITIALIZED;
   }
   throw HandshakeError("the userfaultfd's features cannot be told from /proc/self/fdinfo");

@@ -57,6 +57,7 @@ class HandshakeReader {
 
  private:
   bool peek();
+  void requireOneFd() const;
 
   const int socket_;
   std::string body_;
@@ -65,7 +66,8 @@ class HandshakeReader {
 };
 
 // The features that the owner of a uffd negotiated, from /proc/self/fdinfo (fs/userfaultfd.c,
-// userfaultfd_show_fdinfo). Throws HandshakeError where its UFFDIO_API handshake was not done.
+// userfaultfd_show_fdinfo). Throws HandshakeError where its UFFDIO_API handshake was not done, and where it
+// reports events that are not followed here.
 std::uint64_t uffdFeatures(int uffd);
 
 struct Peer {

@@ -3,9 +3,9 @@
 #include <fcntl.h>
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
+#include <poll.h>
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "rpc/fd.h"
@@ -20,7 +20,6 @@ using rpc::made;
 namespace {
 
 constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
-constexpr std::chrono::seconds ELECTION_PATIENCE{5};
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
 
@@ -33,11 +32,10 @@ void setNonBlocking(int uffd) {
 
 }  // namespace
 
-Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment, shm::HeldMutex election)
+Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
     : context_(context),
       fds_(kj::mv(fds)),
       segment_(std::move(segment)),
-      election_(std::move(election)),
       router_(context.pool, segment_, context.latency),
       population_(context.pool, router_, segment_),
       reading_(nullptr),
@@ -73,10 +71,7 @@ kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec
              "a target that is to be killed when a page is lost needs a pidfd: give one, or have it poisoned",
              spec.name.c_str());
   shm::Segment segment = spec.createSegment(context.options, fds.source.get());
-  if (segment.lock().election().tryLock() != shm::LockResult::acquired)
-    KJ_FAIL_ASSERT("a new segment is held");
-  shm::HeldMutex election(segment.lock().election());
-  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment), std::move(election)),
+  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
                                   kj::_::HeapDisposer<Restore>::instance);
   restore->useWorkingSet(spec.workingSet);
   if (spec.recordWorkingSet) restore->record(-1);
@@ -91,10 +86,6 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
   shm::Segment segment = shm::Segment::attach(fd, shm::Segment::Residency::resident);
   // With nobody left alive the lock words are made anew: whatever happened to their bytes is forgotten.
   if (!anyShardAlive) segment.lock().initialise();
-  const auto won = segment.lock().election().lockUntil(std::chrono::steady_clock::now() + ELECTION_PATIENCE);
-  if (won == shm::LockResult::busy)
-    throw shm::SegmentError("another coordinator is alive and serves this restore");
-  shm::HeldMutex election(segment.lock().election());
   segment.lock().close();
   context.failpoints.hit(rpc::Point::adoptClaimed);
   if (!segment.activeShardsSound() || segment.activeShards() > context.pool.size()) {
@@ -105,7 +96,7 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
   segment.header().incarnation.fetch_add(1);
   shm::count(segment.counters().adoptions);
   const kj::AutoCloseFd touches = kj::mv(fds.touches);
-  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment), std::move(election)),
+  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
                                   kj::_::HeapDisposer<Restore>::instance);
   if (touches.get() >= 0) restore->record(touches.get());
   if (restore->segment_.header().paused.load() == shm::YES) {
@@ -121,14 +112,15 @@ UffdReaderHooks Restore::readerHooks() {
     return context_.pool.fence(slot / segment_.facts().workersPerShard,
                                "it held the lock of restore " + name() + " past its deadline");
   };
-  hooks.outsideFault = [this](std::uint64_t address) {
+  hooks.outsideFault = [this](const uffd_msg& fault) {
+    (void)answerWithError(fds_.uffd.get(), fault);
+    // Once: a target can make as many as it likes.
+    if (std::exchange(outsideTold_, true)) return;
     char text[32];
-    snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(address));
+    snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(fault.arg.pagefault.address));
     context_.log.add("restore " + name() + ": the target faulted at " + text +
-                     ", which it registered but did not name in its regions; it gets SIGBUS there");
-    if (uffd::poison(fds_.uffd.get(), address & ~(shm::SMALL_PAGE - 1), shm::SMALL_PAGE).outcome !=
-        uffd::Outcome::done)
-      (void)uffd::poison(fds_.uffd.get(), address & ~(shm::HUGE_PAGE - 1), shm::HUGE_PAGE);
+                     ", which it registered but did not name in its regions; it gets SIGBUS there, and "
+                     "wherever else it does so");
   };
   return hooks;
 }
@@ -150,15 +142,12 @@ void Restore::store() {
 void Restore::start() {
   auto attaching = kj::Vector<kj::Promise<void>>();
   for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
-    if (ShardHandle* shard = context_.pool.up(i)) attaching.add(attachTo(*shard));
-  tasks_.add(kj::joinPromises(attaching.releaseAsArray())
-                 .then([this] { serve(); },
-                       [this](kj::Exception&& e) {
-                         // A shard that dies just now comes back through shardUp(); anything else ends the
-                         // restore.
-                         if (e.getType() == kj::Exception::Type::DISCONNECTED) return serve();
-                         fail(e.getDescription().cStr());
-                       }));
+    if (ShardHandle* shard = context_.pool.up(i))
+      attaching.add(attachTo(*shard).catch_([this](kj::Exception&& e) {
+        // A shard that dies just now comes back through shardUp(); anything else ends the restore.
+        if (e.getType() != kj::Exception::Type::DISCONNECTED) fail(e.getDescription().cStr());
+      }));
+  tasks_.add(kj::joinPromises(attaching.releaseAsArray()).then([this] { serve(); }));
   tasks_.add(watchTarget());
 }
 
@@ -166,6 +155,7 @@ kj::Promise<void> Restore::recover() {
   return kj::evalNow([this] { return reader_->recover(); })
       .then(
           [this](std::optional<std::string> why) {
+            if (over_) return;
             if (why.has_value()) return fail(*why);
             start();
             if (!made(rpc::Mistake::noWakeAfterTakeover)) wake();
@@ -174,7 +164,7 @@ kj::Promise<void> Restore::recover() {
 }
 
 void Restore::serve() {
-  if (ending_ || serving_) return;
+  if (ending_ || serving_ || phase_ == Phase::failed) return;
   serving_ = true;
   reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { fail(e.getDescription().cStr()); });
   tasks_.add(watchCompletion());
@@ -218,20 +208,17 @@ void Restore::record(int fd) {
 }
 
 kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
-  auto request = shard.rpc().attachRequest();
-  request.setRestore(id());
-  request.setIndex(shard.index());
-  request.setUffd(rpc::makeFdFrom(fds_.uffd.get()));
-  request.setSegment(rpc::makeFdFrom(segment_.fd()));
-  request.setSource(rpc::makeFdFrom(fds_.source.get()));
-  return request.send()
-      .ignoreResult()
+  return kj::evalNow([&] { return shard.attach(id(), fds_.uffd.get(), segment_.fd(), fds_.source.get()); })
       .then([this, &shard, hopeless = std::move(hopeless)]() -> kj::Promise<void> {
         // Before it is handed any fault: what killed its predecessors must not be met again.
         return hopeless.empty() ? kj::Promise<void>(kj::READY_NOW)
                                 : poison(shard, hopeless, "one shard after the other died at it");
       })
-      .then([this, index = shard.index()] {
+      .then([this, index = shard.index(), pid = shard.pid()] {
+        // Its answer may be heard after its death.
+        if (!context_.pool.lives(index, pid))
+          kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the shard has died", index, pid));
+        if (over_ || phase_ == Phase::failed) return;
         router_.setAttached(index, true);
         bool all = true;
         for (std::uint32_t i = 0; i < segment_.activeShards(); i++) all &= router_.attached(i);
@@ -241,10 +228,19 @@ kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageInd
 
 kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
   if (over_ || phase_ == Phase::failed || shard.index() >= segment_.activeShards()) return kj::READY_NOW;
-  return attachTo(shard, std::move(hopeless)).then([this, &shard] {
-    if (!made(shard.adopted() ? rpc::Mistake::noWakeAfterTakeover : rpc::Mistake::noWakeAfterShard)) wake();
-    population_.shardUp(shard);
-  });
+  return attachTo(shard, std::move(hopeless))
+      .then([this, &shard] {
+        if (!router_.attached(shard.index())) return;
+        if (!made(shard.adopted() ? rpc::Mistake::noWakeAfterTakeover : rpc::Mistake::noWakeAfterShard))
+          wake();
+        population_.shardUp(shard);
+      })
+      .catch_([this](kj::Exception&& e) {
+        // A shard that dies just now comes by here again; one that lives and does not serve us would leave
+        // its pages without an answer for ever.
+        if (e.getType() == kj::Exception::Type::DISCONNECTED) kj::throwFatalException(kj::mv(e));
+        fail(e.getDescription().cStr());
+      });
 }
 
 void Restore::shardDied(std::uint32_t index) {
@@ -253,11 +249,8 @@ void Restore::shardDied(std::uint32_t index) {
 }
 
 kj::Promise<void> Restore::shardLeaves(ShardHandle& shard) {
-  if (!router_.attached(shard.index())) return kj::READY_NOW;
   shardDied(shard.index());
-  auto request = shard.rpc().detachRequest();
-  request.setRestore(id());
-  return request.send().ignoreResult();
+  return shard.letGo(id());
 }
 
 void Restore::pause() {
@@ -309,16 +302,38 @@ kj::Promise<void> Restore::reshard(std::uint32_t shards) {
               header.tableVersion.fetch_add(1);
             });
           })
-          .then([this] { population_.dealtOut(); });
+          .then([this] {
+            population_.dealtOut();
+            return attachOwners();
+          });
   return resharding_.wrap(kj::mv(dealt));
+}
+
+// A shard that died after its attach and before the deal was nobody's owner as its successor came up.
+kj::Promise<void> Restore::attachOwners() {
+  auto attaching = kj::Vector<kj::Promise<void>>();
+  for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
+    if (ShardHandle* shard = router_.attached(i) ? nullptr : context_.pool.up(i))
+      attaching.add(shardUp(*shard, {}));
+  return kj::joinPromises(attaching.releaseAsArray());
 }
 
 kj::Promise<void> Restore::watchTarget() {
   KJ_IF_MAYBE (observer, targetExit_) {
-    return (*observer)->whenBecomesReadable().then(
-        [this] { end(killed_.empty() ? "the target has gone" : killed_, Release::no); });
+    return (*observer)->whenBecomesReadable().then([this]() -> kj::Promise<void> {
+      if (!targetGone()) return watchTarget();
+      end(killed_.empty() ? "the target has gone" : killed_, Release::no);
+      return kj::READY_NOW;
+    });
   }
   return kj::READY_NOW;
+}
+
+// A connection is readable also where its target says more than it has to.
+bool Restore::targetGone() const {
+  if (fds_.target.get() >= 0) return true;
+  pollfd poll{fds_.conn.get(), POLLRDHUP, 0};
+  return ::poll(&poll, 1, 0) == 1;
 }
 
 kj::Promise<void> Restore::watchCompletion() {
@@ -345,6 +360,7 @@ void Restore::wake() {
   shm::count(segment_.counters().wakes);
   for (const shm::RegionEntry& region : segment_.regions().entries())
     uffd::wake(fds_.uffd.get(), region.base, region.size);
+  uffd::wakeAll(fds_.uffd.get());  // who waits outside of them was to be told so
 }
 
 void Restore::taskFailed(kj::Exception&& exception) {

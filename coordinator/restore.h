@@ -58,12 +58,16 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   static kj::Own<Restore> adopt(RestoreContext& context, RestoreFds fds, int segment, bool anyShardAlive);
   ~Restore() noexcept(false);
 
+  // Has the supervisor keep all of it, again where it does already.
+  void store();
+
   // Attaches it to the shards that are up, then serves.
   void start();
+  // Whoever asks for these holds on to the restore until they are done: it may be over before.
   // The same for an adopted one: recovers first, wakes all waiting threads at the end.
   kj::Promise<void> recover();
-
-  // A shard is up (again): attaches to it, gives up on `hopeless` pages, wakes all waiting threads.
+  // A shard is up (again): attaches to it, gives up on `hopeless` pages, wakes all waiting threads. Where it
+  // lives and does not attach, the restore fails.
   kj::Promise<void> shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless);
   void shardDied(std::uint32_t index);
   // A shard is to be replaced: hands it no more faults, returns when it uses nothing of the restore.
@@ -102,11 +106,12 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Promise<std::string> whenOver();
 
  private:
-  Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment, shm::HeldMutex election);
+  Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment);
 
-  void store();
   kj::Promise<void> attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
+  kj::Promise<void> attachOwners();
   kj::Promise<void> watchTarget();
+  bool targetGone() const;
   kj::Promise<void> leave(std::uint64_t deadline);
   void finish();
   kj::Promise<void> bury();
@@ -129,7 +134,6 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   RestoreContext& context_;
   RestoreFds fds_;
   shm::Segment segment_;
-  const shm::HeldMutex election_;  // of segment_
   std::shared_ptr<TouchRecorder> touches_;
   FaultRouter router_;
   Population population_;
@@ -143,6 +147,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   std::string overReason_;
   bool ending_ = false, over_ = false;
   bool serving_ = false;
+  bool outsideTold_ = false;                // of a fault that no region covers
   shm::PageIndex firstMissing_ = 0;         // none before it; never moves back
   std::vector<shm::PageRange> workingSet_;  // what serve() populates first
   std::string workingSetRefused_;

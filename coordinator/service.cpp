@@ -21,25 +21,6 @@ namespace {
 // Deaths of shards at one page after which the page is given up.
 constexpr std::uint32_t DEATHS_A_PAGE = 3;
 
-std::vector<std::string> split(const std::string& name) {
-  std::vector<std::string> parts(1);
-  for (const char c : name) {
-    if (c == '.')
-      parts.emplace_back();
-    else
-      parts.back() += c;
-  }
-  return parts;
-}
-
-bool startsWith(const std::string& text, const std::string& prefix) {
-  return text.rfind(prefix, 0) == 0;
-}
-bool endsWith(const std::string& text, const std::string& suffix) {
-  return text.size() >= suffix.size() &&
-         text.compare(text.size() - suffix.size(), suffix.size(), suffix) == 0;
-}
-
 // Tells sockets apart, whatever number they have here.
 ino_t inodeOf(int fd) {
   struct stat status {};
@@ -64,6 +45,7 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
     : io_(io),
       link_(link),
       inherited_(kj::mv(inherited)),
+      election_(inherited_.take("election")),
       options_(std::move(options)),
       log_(link, inherited_.events),
       counters_(inherited_.take("counters")),
@@ -76,6 +58,7 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
 Service::~Service() noexcept(false) = default;
 
 kj::Promise<void> Service::run() {
+  if (election_.fresh() >= 0) link_.store("election", election_.fresh());
   if (counters_.fresh() >= 0)
     link_.store("counters", counters_.fresh());
   else
@@ -83,47 +66,57 @@ kj::Promise<void> Service::run() {
   if (!inherited_.death.empty())
     log_.add("coordinator " + inherited_.death + "; its successor " + std::to_string(getpid()) +
              " takes over");
-  adoptFailpoints();
   auto paf = kj::newPromiseAndFulfiller<void>();
   ended_ = kj::mv(paf.fulfiller);
-  // Shards first: what they have attached, and whether any of them lives, decides how a restore is taken
-  // over.
-  auto shards = pool_.begin(inherited_);
-  adoptListeners();
-  auto restores = adoptRestores();
+  kj::Promise<void> shards = nullptr, restores = nullptr;
+  KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] {
+                 adoptFailpoints();
+                 // Shards first: what they have attached, and whether any of them lives, decides how a
+                 // restore is taken over.
+                 shards = pool_.begin(inherited_);
+                 adoptListeners();
+                 restores = adoptRestores();
+               }))
+    giveUp(*e);
   tasks_.add(link_
-                 .receive([this](const std::string& name, kj::AutoCloseFd fd) {
-                   connectionAccepted(name, kj::mv(fd));
-                 })
+                 .receive({.accepted = [this](const std::string& name,
+                                              kj::AutoCloseFd fd) { connectionAccepted(name, kj::mv(fd)); },
+                           .lost = [this](const std::string& name) { storeAgain(name); }})
                  .then([this](SupervisorLink::End why) {
                    if (why == SupervisorLink::End::leave)
                      spdlog::info("leaving everything to the next coordinator");
                    else
                      spdlog::warn("the supervisor has gone, so does this coordinator");
-                   // Between two batches, so nothing is half done; and with every segment mapped: of a lock
-                   // in memory that is unmapped the kernel tells nobody that its owner has died.
-                   _exit(0);
+                   _exit(0);  // between two batches, so nothing is half done
                  }));
-  tasks_.add(restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); }).then([this] {
-    adoptConnections();
-    rpc::Coordinator::Client server = makeCoordinatorServer(*this);
-    auto acceptor = kj::heap<rpc::Acceptor>(kj::mv(server));
-    auto listening = acceptor->listen(*io_.lowLevelProvider, inherited_.take("control"));
-    tasks_.add(listening.attach(kj::mv(acceptor)));
-    link_.ready();
-    if (inherited_.deathNoticed != 0) {
-      takeoverNs_ = shm::nowNs() - inherited_.deathNoticed;
-      counters_->coordinatorRecovery.record(takeoverNs_);
-      const double ms = static_cast<double>(takeoverNs_) / 1e6;
-      char text[96];
-      snprintf(text, sizeof text, "coordinator %d serves %zu restores again after %.1f ms", getpid(),
-               restores_.size(), ms);
-      log_.add(text);
-    }
-    tasks_.add(upgrade_.replaceShards());
-  }));
+  tasks_.add(restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); })
+                 .then([this] {
+                   adoptConnections();
+                   rpc::Coordinator::Client server = makeCoordinatorServer(*this);
+                   auto acceptor = kj::heap<rpc::Acceptor>(kj::mv(server));
+                   auto listening = acceptor->listen(*io_.lowLevelProvider, inherited_.take("control"));
+                   tasks_.add(listening.attach(kj::mv(acceptor)));
+                   link_.ready();
+                   if (inherited_.deathNoticed != 0) {
+                     takeoverNs_ = shm::nowNs() - inherited_.deathNoticed;
+                     counters_->coordinatorRecovery.record(takeoverNs_);
+                     const double ms = static_cast<double>(takeoverNs_) / 1e6;
+                     char text[96];
+                     snprintf(text, sizeof text, "coordinator %d serves %zu restores again after %.1f ms",
+                              getpid(), restores_.size(), ms);
+                     log_.add(text);
+                   }
+                   tasks_.add(upgrade_.replaceShards());
+                 })
+                 .catch_([this](kj::Exception&& e) { giveUp(e); }));
   tasks_.add(pingSupervisor());
   return kj::mv(paf.promise);
+}
+
+// Not by way of destructors: they open the gates of restores whose journals are not replayed yet.
+void Service::giveUp(const kj::Exception& why) {
+  spdlog::critical("what is kept cannot be taken over: {}", why.getDescription().cStr());
+  _exit(1);
 }
 
 kj::Promise<void> Service::pingSupervisor() {
@@ -132,117 +125,17 @@ kj::Promise<void> Service::pingSupervisor() {
   return io_.provider->getTimer().afterDelay(quarter).then([this] { return pingSupervisor(); });
 }
 
-// --- taking over ---
-
-void Service::adoptFailpoints() {
-  std::vector<std::string> names;
-  for (const auto& [name, fd] : inherited_.fds)
-    if (startsWith(name, "failpoint.") && endsWith(name, ".resume")) names.push_back(name);
-  for (const std::string& name : names) {
-    const auto parts = split(name);  // failpoint POINT ACTION SKIP PAGE resume
-    const auto point = parts.size() == 6 ? rpc::pointNamed(parts[1]) : std::nullopt;
-    kj::AutoCloseFd resume = inherited_.take(name);
-    const std::string reachedName = name.substr(0, name.size() - 6) + "reached";
-    kj::AutoCloseFd reached = inherited_.take(reachedName);
-    link_.drop(name);
-    link_.drop(reachedName);
-    if (!point.has_value() || !options_.testHooks) continue;
-    failpoints_.arm({*point, static_cast<rpc::Action>(std::stoi(parts[2])), std::stoull(parts[4]),
-                     static_cast<std::uint32_t>(std::stoul(parts[3])), kj::mv(reached), kj::AutoCloseFd(),
-                     kj::mv(resume)});
-  }
-}
-
-void Service::adoptListeners() {
-  std::vector<std::string> names;
-  for (const auto& [name, fd] : inherited_.fds)
-    if (startsWith(name, "listener.") && endsWith(name, ".spec")) names.push_back(name);
-  for (const std::string& name : names) {
-    const std::string stem = name.substr(0, name.size() - 4);
-    auto specFd = inherited_.take(name);
-    auto source = inherited_.take(stem + "source");
-    auto failure = kj::runCatchingExceptions([&] {
-      KJ_REQUIRE(source.get() >= 0, "the listener's source is not there");
-      KJ_SYSCALL(lseek(specFd.get(), 0, SEEK_SET));
-      capnp::StreamFdMessageReader message(specFd.get());
-      ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::ListenSpec>(), source.get());
-      const std::string key = spec.name;
-      listeners_[key] = std::make_shared<Listener>(
-          context_, std::move(spec), kj::mv(source),
-          [this](RestoreSpec wanted, RestoreFds fds) { return begin(std::move(wanted), kj::mv(fds)); });
-    });
-    KJ_IF_MAYBE (e, failure) {
-      log_.add("listener " + name + " cannot be taken over: " + e->getDescription().cStr());
-    }
-  }
-}
-
-kj::Promise<void> Service::adoptRestores() {
-  std::set<std::uint64_t> ids;
-  for (const auto& [name, fd] : inherited_.fds)
-    if (startsWith(name, "restore.")) ids.insert(std::stoull(split(name)[1]));
-  bool anyShardAlive = false;
-  for (std::uint32_t i = 0; i < pool_.size(); i++)
-    if (ShardHandle* shard = pool_.process(i)) anyShardAlive |= shard->adopted();
-  auto recovered = kj::Vector<kj::Promise<void>>();
-  for (const std::uint64_t id : ids) {
-    const std::string stem = "restore." + std::to_string(id) + ".";
-    RestoreFds fds{inherited_.take(stem + "uffd"), inherited_.take(stem + "source"),
-                   inherited_.take(stem + "conn"), inherited_.take(stem + "target"),
-                   inherited_.take(stem + "touches")};
-    kj::AutoCloseFd segment = inherited_.take(stem + "segment");
-    if (segment.get() < 0) {
-      // Died before it was durable; the connection is there still and the handshake begins again.
-      for (const char* part : {"uffd", "source", "conn", "target", "touches"}) link_.drop(stem + part);
-      continue;
-    }
-    const int uffd = fds.uffd.get();
-    const RestoreFds spare{rpc::duplicate(uffd), kj::AutoCloseFd(), kj::AutoCloseFd(),
-                           fds.target.get() >= 0 ? rpc::duplicate(fds.target.get()) : kj::AutoCloseFd()};
-    auto failure = kj::runCatchingExceptions([&] {
-      auto restore = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
-      auto& adopted = *restore;
-      keep(kj::mv(restore));
-      recovered.add(adopted.recover());
-    });
-    KJ_IF_MAYBE (e, failure) {
-      loseRestore(id, e->getDescription().cStr(), kj::mv(const_cast<RestoreFds&>(spare)));
-    }
-  }
-  return kj::joinPromises(recovered.releaseAsArray());
-}
-
-void Service::loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds) {
-  log_.add("restore " + std::to_string(id) + " cannot be taken over: " + why +
-           "; its target gets SIGBUS on every page it still misses");
-  shm::count(counters_->restoresFailed);
-  auto lost = kj::heap<Lost>(Lost{kj::mv(fds), kj::Own<Undertaker>(), nullptr});
-  // A predecessor's shards may be inside a section of it, and there is no lock to tell: before an event is
-  // read, and its caller goes on, they have to be gone.
-  lost->running =
-      pool_.endAll("restore " + std::to_string(id) + ", which it may be at work on, cannot be taken over")
-          .then([this, id, &lost = *lost] {
-            lost.undertaker =
-                kj::heap<Undertaker>(io_, lost.fds.uffd.get(), lost.fds.target.get(), std::to_string(id));
-            return lost.undertaker->run();
-          })
-          .eagerlyEvaluate([](kj::Exception&& e) { spdlog::error("{}", e.getDescription().cStr()); });
-  lost_.push_back(kj::mv(lost));
-}
-
-void Service::adoptConnections() {
-  adopted_ = true;
-  std::vector<std::string> names;
-  for (const auto& [name, fd] : inherited_.fds)
-    if (startsWith(name, "listener.") && name.find(".conn.") != std::string::npos) names.push_back(name);
-  for (const std::string& name : names) connectionAccepted(name, inherited_.take(name));
-}
+// --- targets ---
 
 void Service::connectionAccepted(const std::string& name, kj::AutoCloseFd fd) {
   // Before the takeover is complete nobody can tell which listener, or which restore, it belongs to.
   if (!adopted_) {
     inherited_.fds[name] = kj::mv(fd);
     return;
+  }
+  if (fd.get() < 0) {
+    log_.add(name + ": a target is turned away: there is no room for its connection's file descriptor");
+    return link_.drop(name);
   }
   const std::size_t end = name.rfind(".conn.");
   const std::string listener = end == std::string::npos ? "" : name.substr(9, end - 9);
@@ -252,7 +145,10 @@ void Service::connectionAccepted(const std::string& name, kj::AutoCloseFd fd) {
   for (const auto& [id, restore] : restores_)
     served |= inodeOf(restore->fds().conn.get()) == inodeOf(fd.get());
   if (served) return link_.drop(name);
-  found->second->accepted(name, kj::mv(fd));
+  KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] { found->second->accepted(name, kj::mv(fd)); })) {
+    log_.add(name + ": a target is turned away: " + e->getDescription().cStr());
+    link_.drop(name);
+  }
 }
 
 // --- restores ---
@@ -282,12 +178,13 @@ std::string Service::begin(RestoreSpec spec, RestoreFds fds) {
   return begun.name();
 }
 
-void Service::keep(kj::Own<Restore> restore) {
+std::shared_ptr<Restore> Service::keep(kj::Own<Restore> restore) {
   const std::uint64_t id = restore->id();
   Restore* raw = restore.get();
   std::shared_ptr<Restore> shared(raw, [own = kj::mv(restore)](Restore*) mutable { own = nullptr; });
   restores_[id] = shared;
   watch(shared);
+  return shared;
 }
 
 void Service::watch(const std::shared_ptr<Restore>& restore) {
@@ -390,7 +287,8 @@ kj::Promise<void> Service::shardLeaves(ShardHandle& shard) {
 kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) {
   auto work = kj::Vector<kj::Promise<void>>();
   for (const std::uint64_t id : has) {
-    if (restores_.count(id) != 0) continue;
+    const auto known = restores_.find(id);
+    if ((known != restores_.end() && !known->second->over()) || abandoned_.count(id) != 0) continue;
     auto request = shard.rpc().detachRequest();
     request.setRestore(id);
     work.add(request.send().ignoreResult());
@@ -402,7 +300,7 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
           restore->segment().ownerOf(key.second) == shard.index())
         hopeless.push_back(key.second);
     const std::uint32_t index = shard.index();
-    work.add(restore->shardUp(shard, hopeless));
+    work.add(restore->shardUp(shard, hopeless).attach(restore));
     if (hopeless.empty()) continue;
     for (const shm::PageIndex page : hopeless) deaths_.erase({id, page});
     log_.add("restore " + restore->name() + ": page " + std::to_string(hopeless.front()) +

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/election.h"
 #include "coordinator/event_log.h"
 #include "coordinator/listener.h"
 #include "coordinator/options.h"
@@ -59,7 +60,11 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::Promise<void> adoptRestores();
   void adoptConnections();
   void loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds);
-  void keep(kj::Own<Restore> restore);
+  void abandon(std::uint64_t id, RestoreFds fds);
+  void storeAgain(const std::string& name);
+  // Ends this process as if it had been killed: the supervisor starts another, which begins again.
+  [[noreturn]] void giveUp(const kj::Exception& why);
+  std::shared_ptr<Restore> keep(kj::Own<Restore> restore);
   void watch(const std::shared_ptr<Restore>& restore);
   kj::Promise<void> pingSupervisor();
   std::string freeName(const std::string& wanted) const;
@@ -77,6 +82,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   Inheritance inherited_;
   std::uint64_t takeoverNs_ = 0;
   bool adopted_ = false;  // all that was inherited
+  const Election election_;
   const Options options_;
   rpc::Failpoints failpoints_;
   EventLog log_;
@@ -94,6 +100,8 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
     kj::Promise<void> running;
   };
   std::vector<kj::Own<Lost>> lost_;
+  std::set<std::uint64_t> abandoned_;  // ids of restores whose uffds only shards may have
+  bool storingAgain_ = false;
   std::map<std::string, std::shared_ptr<Listener>> listeners_;
   // How often a shard died while it was busy with a page.
   std::map<std::pair<std::uint64_t, shm::PageIndex>, std::uint32_t> deaths_;

@@ -16,6 +16,9 @@ namespace faultline::coordinator {
 
 namespace {
 
+// How long a process that cannot be taken over may take to end.
+constexpr std::chrono::milliseconds END_PATIENCE{1000};
+
 // Faults that a successor of a dead shard serves one by one, so that a page that kills it is known by name.
 constexpr unsigned CAREFUL_FAULTS = 256;
 
@@ -100,16 +103,20 @@ void ShardHandle::keep(SupervisorLink& link) {
 
 kj::Maybe<kj::Own<ShardHandle>> ShardHandle::adopt(kj::AsyncIoContext& io, std::uint32_t index,
                                                    kj::AutoCloseFd channel, kj::AutoCloseFd pidfd) {
-  if (channel.get() < 0 || pidfd.get() < 0 || rpc::hasEnded(pidfd.get())) return nullptr;
-  const pid_t pid = pidOf(pidfd.get());
+  if (pidfd.get() < 0 || rpc::hasEnded(pidfd.get())) return nullptr;
   kj::Maybe<kj::Own<ShardHandle>> handle;
-  // It may die just now: then it is started anew like any dead one.
   auto failure = kj::runCatchingExceptions([&] {
-    handle = kj::heap<ShardHandle>(io, index, kj::mv(channel), rpc::ChildProcess{pid, kj::mv(pidfd)},
-                                   Origin::adopted);
+    KJ_REQUIRE(channel.get() >= 0, "there is no channel to it");
+    const pid_t pid = pidOf(pidfd.get());
+    handle = kj::heap<ShardHandle>(io, index, kj::mv(channel),
+                                   rpc::ChildProcess{pid, rpc::duplicate(pidfd.get())}, Origin::adopted);
   });
   KJ_IF_MAYBE (e, failure) {
     spdlog::warn("shard {} cannot be adopted: {}", index, e->getDescription().cStr());
+    // It may have died just now. If not: where nobody is thought alive, lock words are made anew under the
+    // hands of one that is inside a section.
+    KJ_REQUIRE(rpc::killAndWait(pidfd.get(), END_PATIENCE), "a shard that cannot be adopted does not end",
+               index);
     return nullptr;
   }
   return handle;
@@ -128,6 +135,32 @@ kj::Promise<std::vector<std::uint64_t>> ShardHandle::greet(rpc::ShardEvents::Cli
     request.setDoorbell(rpc::makeFdFrom(ring_.doorbellFd()));
     return request.send().ignoreResult().then(
         [restores = std::move(restores)]() mutable { return std::move(restores); });
+  });
+}
+
+kj::Promise<void> ShardHandle::attach(std::uint64_t restore, int uffd, int segment, int source) {
+  auto found = attached_.find(restore);
+  if (found == attached_.end()) {
+    auto request = shard_.attachRequest();
+    request.setRestore(restore);
+    request.setIndex(index_);
+    request.setUffd(rpc::makeFdFrom(uffd));
+    request.setSegment(rpc::makeFdFrom(segment));
+    request.setSource(rpc::makeFdFrom(source));
+    found = attached_.emplace(restore, request.send().ignoreResult().fork()).first;
+  }
+  return found->second.addBranch();
+}
+
+kj::Promise<void> ShardHandle::letGo(std::uint64_t restore) {
+  const auto found = attached_.find(restore);
+  if (found == attached_.end()) return kj::READY_NOW;
+  auto answered = found->second.addBranch();
+  attached_.erase(found);
+  return answered.catch_([](kj::Exception&&) {}).then([shard = shard_, restore]() mutable {
+    auto request = shard.detachRequest();
+    request.setRestore(restore);
+    return request.send().ignoreResult();
   });
 }
 

@@ -4,6 +4,7 @@
 #include <kj/async-io.h>
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -29,7 +30,8 @@ class ShardHandle {
   static kj::Own<ShardHandle> startBeside(kj::AsyncIoContext& io, const Options& options,
                                           std::uint32_t index);
   void keep(SupervisorLink& link);
-  // Takes over a process that a predecessor started, if it still lives.
+  // Takes over a process that a predecessor started, if it still lives. One that lives and cannot be taken
+  // over has ended when this returns nothing; throws where it does not end.
   static kj::Maybe<kj::Own<ShardHandle>> adopt(kj::AsyncIoContext& io, std::uint32_t index,
                                                kj::AutoCloseFd channel, kj::AutoCloseFd pidfd);
 
@@ -39,6 +41,13 @@ class ShardHandle {
 
   // First call on the connection: what the shard has attached, then the ring.
   kj::Promise<std::vector<std::uint64_t>> greet(rpc::ShardEvents::Client events);
+
+  // Has the shard serve a restore; the fds are borrowed. Again for the same one: the answer to the first
+  // time. Throws where there are no fds left.
+  kj::Promise<void> attach(std::uint64_t restore, int uffd, int segment, int source);
+  // Takes the restore from it, also where its attach is not answered yet, and whoever waited for that is no
+  // more. Resolves when the shard uses nothing of it any more.
+  kj::Promise<void> letGo(std::uint64_t restore);
 
   // Hands faults over: through the ring, or by a call where that is full.
   void handOver(std::uint64_t restore, std::uint64_t readAt, std::span<const std::uint64_t> pages);
@@ -70,6 +79,8 @@ class ShardHandle {
   const std::uint64_t startedAt_;
   const Origin origin_;
   std::string version_, image_;
+  // By restore: whether its attach was answered. Until letGo(), whatever becomes of the restore.
+  std::map<std::uint64_t, kj::ForkedPromise<void>> attached_;
 };
 
 // The names under which the supervisor keeps a shard.

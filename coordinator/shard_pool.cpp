@@ -1,8 +1,12 @@
 #include "coordinator/shard_pool.h"
 
 #include <kj/debug.h>
+#include <signal.h>
 #include <spdlog/spdlog.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "shmtracker/clock.h"
@@ -15,8 +19,10 @@ namespace {
 // A shard that dies this soon after its start counts as one that cannot run.
 constexpr std::uint64_t QUICK_DEATH = 20'000'000;  // ns
 constexpr std::uint64_t LONGEST_BACK_OFF = 1000;   // ms
-constexpr std::chrono::milliseconds FENCE_PATIENCE{5000};
-constexpr kj::Duration FENCE_RETRY = 1 * kj::SECONDS;
+constexpr std::chrono::milliseconds LONGEST_PATIENCE{1000};
+constexpr kj::Duration END_CHECK = 200 * kj::MICROSECONDS;
+// Until a process that was just started answers, on a machine that is busy.
+constexpr std::uint64_t START_LIMIT = 15'000;  // ms
 
 // How long to wait before the next start: none after a first death, then doubling.
 kj::Duration backOff(std::uint32_t quickDeaths) {
@@ -105,7 +111,10 @@ kj::Promise<void> ShardPool::startSeat(std::uint32_t index) {
 kj::Promise<void> ShardPool::bringUp(std::uint32_t index) {
   watch(index);
   ShardHandle& handle = *process(index);
+  auto late = greetingLimit(handle).then(
+      []() -> std::vector<std::uint64_t> { KJ_FAIL_REQUIRE("it does not answer"); });
   return handle.greet(owner_.eventsFor(index))
+      .exclusiveJoin(kj::mv(late))
       .then([this, index, &handle](std::vector<std::uint64_t> has) {
         // Before the owner attaches what it has now: what begins meanwhile attaches itself.
         seats_[index].up = true;
@@ -121,9 +130,12 @@ kj::Promise<void> ShardPool::bringUp(std::uint32_t index) {
                  milliseconds(seat.recoveryNs));
         seat.diedAt = 0;
       })
-      .catch_([index](kj::Exception&& e) {
-        // It died on the way up: watch() sees to that.
+      .catch_([this, index, pid = handle.pid()](kj::Exception&& e) {
         spdlog::warn("shard {} did not come up: {}", index, e.getDescription().cStr());
+        // One that died on the way up is replaced: watch() sees to that. One that lives and that nobody can
+        // use has to die for it.
+        if (lives(index, pid) && !seats_[index].up)
+          fence(index, std::string("it did not come up: ") + e.getDescription().cStr());
       });
 }
 
@@ -153,8 +165,8 @@ kj::Promise<void> ShardPool::replace(std::uint32_t index) {
         return owner_.shardLeaves(*process(index)).exclusiveJoin(limit()).catch_([](kj::Exception&&) {});
       })
       .then([this, index, former, fresh] { return putIn(index, former, kj::mv(*fresh)); },
-            [fresh](kj::Exception&& e) -> kj::Promise<void> {
-              rpc::endChild((*fresh)->pidfd(), FENCE_PATIENCE);
+            [this, fresh](kj::Exception&& e) -> kj::Promise<void> {
+              rpc::endChild((*fresh)->pidfd(), patience());
               return kj::mv(e);
             });
 }
@@ -162,12 +174,12 @@ kj::Promise<void> ShardPool::replace(std::uint32_t index) {
 kj::Promise<void> ShardPool::putIn(std::uint32_t index, pid_t former, kj::Own<ShardHandle> fresh) {
   if (!lives(index, former)) {
     // It died meanwhile, and its successor is of our build as well.
-    rpc::endChild(fresh->pidfd(), FENCE_PATIENCE);
+    rpc::endChild(fresh->pidfd(), patience());
     return kj::READY_NOW;
   }
   Seat& seat = seats_[index];
-  if (!rpc::killAndWait(process(index)->pidfd(), FENCE_PATIENCE)) {
-    rpc::endChild(fresh->pidfd(), FENCE_PATIENCE);
+  if (!rpc::killAndWait(process(index)->pidfd(), patience())) {
+    rpc::endChild(fresh->pidfd(), patience());
     KJ_FAIL_REQUIRE("a shard that is to be replaced does not die", index, former);
   }
   KJ_IF_MAYBE (old, seat.handle) {
@@ -191,6 +203,17 @@ bool ShardPool::lives(std::uint32_t index, pid_t pid) const {
 kj::Promise<void> ShardPool::limit() {
   return io_.provider->getTimer().afterDelay(static_cast<std::uint64_t>(options_.watchdog.count()) *
                                              kj::MILLISECONDS);
+}
+
+kj::Promise<void> ShardPool::greetingLimit(const ShardHandle& handle) {
+  if (handle.adopted()) return limit();
+  const auto watchdog = static_cast<std::uint64_t>(options_.watchdog.count());
+  return io_.provider->getTimer().afterDelay(std::max(watchdog, START_LIMIT) * kj::MILLISECONDS);
+}
+
+// Less than the supervisor's, which hears nothing of us meanwhile.
+std::chrono::milliseconds ShardPool::patience() const {
+  return std::min(LONGEST_PATIENCE, options_.watchdog / 2);
 }
 
 kj::Promise<void> ShardPool::pingAll() {
@@ -228,6 +251,7 @@ void ShardPool::died(std::uint32_t index) {
   shm::count(totals_.shardRestarts[index]);
   seat.diedAt = now;
   seat.up = false;
+  seat.killed = 0;
   link_.drop(shardName(index, "channel"));
   link_.drop(shardName(index, "pidfd"));
   owner_.shardDied(index);
@@ -241,16 +265,36 @@ bool ShardPool::fence(std::uint32_t index, const std::string& why) {
   ShardHandle* handle = process(index);
   // Dead already, which is all a fence wants.
   if (handle == nullptr || rpc::hasEnded(handle->pidfd())) return true;
-  log_.add("shard " + std::to_string(index) + " (pid " + std::to_string(handle->pid()) +
+  if (seats_[index].killed == handle->pid()) return false;
+  kill(index, why);
+  return rpc::killAndWait(handle->pidfd(), patience());
+}
+
+void ShardPool::kill(std::uint32_t index, const std::string& why) {
+  ShardHandle& handle = *process(index);
+  seats_[index].killed = handle.pid();
+  log_.add("shard " + std::to_string(index) + " (pid " + std::to_string(handle.pid()) +
            ") is killed: " + why);
-  return rpc::killAndWait(handle->pidfd(), FENCE_PATIENCE);
+  syscall(SYS_pidfd_send_signal, handle.pidfd(), SIGKILL, nullptr, 0);
 }
 
 kj::Promise<void> ShardPool::endAll(const std::string& why) {
-  bool ended = true;
-  for (std::uint32_t index = 0; index < size(); index++) ended &= fence(index, why);
-  if (ended) return kj::READY_NOW;
-  return io_.provider->getTimer().afterDelay(FENCE_RETRY).then([this, why] { return endAll(why); });
+  std::vector<std::pair<std::uint32_t, pid_t>> dying;
+  for (std::uint32_t index = 0; index < size(); index++) {
+    ShardHandle* handle = process(index);
+    if (handle == nullptr || rpc::hasEnded(handle->pidfd())) continue;
+    if (seats_[index].killed != handle->pid()) kill(index, why);
+    dying.emplace_back(index, handle->pid());
+  }
+  return whenEnded(std::move(dying));
+}
+
+// Their successors are not meant, and one that hangs in the kernel must not make us hang as well.
+kj::Promise<void> ShardPool::whenEnded(std::vector<std::pair<std::uint32_t, pid_t>> dying) {
+  std::erase_if(dying, [this](const auto& shard) { return !lives(shard.first, shard.second); });
+  if (dying.empty()) return kj::READY_NOW;
+  return io_.provider->getTimer().afterDelay(END_CHECK).then(
+      [this, dying = std::move(dying)]() mutable { return whenEnded(std::move(dying)); });
 }
 
 void ShardPool::taskFailed(kj::Exception&& exception) {

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "coordinator/event_log.h"
@@ -35,7 +36,8 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   ShardPool(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, rpc::Failpoints& failpoints,
             const Options& options, ServiceTotals& totals, ShardPoolEvents& owner);
 
-  // Takes over what lives of a predecessor's shards and starts the rest. Resolves when each has been up once.
+  // Takes over what lives of a predecessor's shards and starts the rest. Resolves when each has been up once,
+  // or was found not to come up and is being replaced.
   kj::Promise<void> begin(Inheritance& inherited);
   // Starts further shards, up to `count` in all.
   kj::Promise<void> grow(std::uint32_t count);
@@ -50,6 +52,8 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   ShardHandle* up(std::uint32_t index) const;
   // The live process, up or coming up.
   ShardHandle* process(std::uint32_t index) const;
+  // Whether the process of a shard is this one, and alive.
+  bool lives(std::uint32_t index, pid_t pid) const;
   // Deaths of a shard, those under former coordinators included.
   std::uint64_t restarts(std::uint32_t index) const { return totals_.shardRestarts[index]; }
 
@@ -57,7 +61,8 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   std::uint64_t recoveryNs(std::uint32_t index) const { return seats_[index].recoveryNs; }
 
   // SIGKILLs a shard and waits until it can do nothing more. Its death is then handled like any other. Blocks
-  // for some 100 us. false: it would not die.
+  // for some 100 us. false: it has not died yet (it hangs in the kernel); ask again later, that is only a
+  // look.
   bool fence(std::uint32_t index, const std::string& why);
   // The same for every shard; resolves when none of those that live now can do anything more.
   kj::Promise<void> endAll(const std::string& why);
@@ -67,6 +72,7 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
     kj::Maybe<kj::Own<ShardHandle>> handle;
     bool up = false;
     bool pinging = false;
+    pid_t killed = 0;               // that was sent SIGKILL, and may not have ended
     std::uint32_t quickDeaths = 0;  // in a row, each soon after its start
     std::uint64_t diedAt = 0;       // ns; 0: no death to be recovered from
     std::uint64_t recoveryNs = 0;
@@ -76,10 +82,14 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> startSeat(std::uint32_t index);
   kj::Promise<void> bringUp(std::uint32_t index);
   void watch(std::uint32_t index);
-  // Whether the process of a shard is this one, and alive.
-  bool lives(std::uint32_t index, pid_t pid) const;
   // Resolves when a living process would have answered.
   kj::Promise<void> limit();
+  // The same of one that may have been started just now.
+  kj::Promise<void> greetingLimit(const ShardHandle& handle);
+  // How long we may stand still for a process that was killed.
+  std::chrono::milliseconds patience() const;
+  void kill(std::uint32_t index, const std::string& why);
+  kj::Promise<void> whenEnded(std::vector<std::pair<std::uint32_t, pid_t>> dying);
   kj::Promise<void> putIn(std::uint32_t index, pid_t former, kj::Own<ShardHandle> fresh);
   // Replaces a process that lives and does not answer.
   kj::Promise<void> pingAll();

@@ -23,7 +23,13 @@ Inheritance SupervisorLink::inherit() {
   for (;;) {
     auto received = channel_.receive(rpc::FdChannel::Wait::yes);
     auto& message = KJ_REQUIRE_NONNULL(received, "the supervisor is gone before it said what it holds");
-    if (message.verb == "fd") left.fds[message.name] = kj::mv(message.fd);
+    if (message.verb == "fd") {
+      KJ_REQUIRE(message.fd.get() >= 0,
+                 "there is no room for all the file descriptors that are kept: raise the limit on open files",
+                 message.name);
+      left.fds[message.name] = kj::mv(message.fd);
+    }
+    if (message.verb == "lost") left.lost.insert(message.name);
     if (message.verb == "event") left.events.push_back(message.name);
     if (message.verb == "incarnation")
       left.incarnation = static_cast<std::uint32_t>(std::stoul(message.name));
@@ -53,18 +59,18 @@ void SupervisorLink::upgrade(const std::string& directory, int coordinator, int 
   send("upgrade", directory);
 }
 
-kj::Promise<SupervisorLink::End> SupervisorLink::receive(
-    std::function<void(std::string, kj::AutoCloseFd)> accepted) {
+kj::Promise<SupervisorLink::End> SupervisorLink::receive(Words words) {
   for (;;) {
     auto received = channel_.receive(rpc::FdChannel::Wait::no);
     KJ_IF_MAYBE (message, received) {
       if (message->verb == "leave") return End::leave;
-      if (message->verb == "conn") accepted(message->name, kj::mv(message->fd));
+      if (message->verb == "conn") words.accepted(message->name, kj::mv(message->fd));
+      if (message->verb == "lost") words.lost(message->name);
       continue;
     }
     if (channel_.closed()) return End::supervisorGone;
     return observer_.whenBecomesReadable().then(
-        [this, accepted = std::move(accepted)]() mutable { return receive(std::move(accepted)); });
+        [this, words = std::move(words)]() mutable { return receive(std::move(words)); });
   }
 }
 

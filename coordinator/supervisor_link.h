@@ -5,6 +5,7 @@
 //   counters                       of the service (coordinator/service_counters.h)
 //   listener.NAME.{source,spec,listen}   a handshake socket (the supervisor accepts on it), in the order
 //   stored listener.NAME.conn.SEQ         an accepted target whose handshake is not yet served
+//   election                       that no two coordinators serve (coordinator/election.h)
 //   restore.ID.{uffd,source,conn,target,touches,segment}  a restore; `segment` is stored last and makes it
 //                                  durable
 //   shard.INDEX.{pidfd,channel}    a shard process; `channel` is stored last
@@ -18,6 +19,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,6 +31,7 @@ namespace faultline::coordinator {
 struct Inheritance {
   std::map<std::string, kj::AutoCloseFd> fds;
   std::vector<std::string> events;
+  std::set<std::string> lost;  // names that are to be kept and whose fds the supervisor had no room for
   std::uint32_t incarnation = 1;
   std::string death;               // why the predecessor died; empty: there was none
   std::uint64_t deathNoticed = 0;  // ns, CLOCK_MONOTONIC
@@ -43,7 +46,8 @@ class SupervisorLink {
  public:
   explicit SupervisorLink(kj::AutoCloseFd channel, kj::UnixEventPort& port);
 
-  // Reads what was left; blocks until the supervisor says that it was all. Once, first of all.
+  // Reads what was left; blocks until the supervisor says that it was all. Once, first of all. Throws where
+  // there is no room for an fd: what is half there must not be taken for what was half begun.
   Inheritance inherit();
 
   // Safe once it returns, even if we die then: the message lies in the supervisor's queue.
@@ -57,10 +61,16 @@ class SupervisorLink {
   // Has the supervisor start these programs in our place: it says "leave" then.
   void upgrade(const std::string& directory, int coordinator, int shard);
 
-  // Calls `accepted(name, fd)` for each connection that the supervisor accepts, until it is gone or we are to
-  // leave for a successor. Resolves then.
+  // What the supervisor has to say; nothing of it may throw.
+  struct Words {
+    // A connection that it has accepted; -1: there was no room for it here.
+    std::function<void(const std::string& name, kj::AutoCloseFd fd)> accepted;
+    // It had no room for the fd of this name.
+    std::function<void(const std::string& name)> lost;
+  };
+  // Until it is gone or we are to leave for a successor. Resolves then.
   enum class End { supervisorGone, leave };
-  kj::Promise<End> receive(std::function<void(std::string name, kj::AutoCloseFd fd)> accepted);
+  kj::Promise<End> receive(Words words);
 
  private:
   void send(const std::string& verb, const std::string& name = "", int fd = -1);

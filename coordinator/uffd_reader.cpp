@@ -113,21 +113,32 @@ kj::Promise<shm::ExclusiveGuard> UffdReader::alone(kj::Promise<shm::ExclusiveGua
 
 // The gate is closed; goes on from slot `next`, other work of the loop in between.
 kj::Promise<shm::ExclusiveGuard> UffdReader::drainOn(unsigned next, std::uint64_t deadline) {
-  auto guard = segment_.lock().drainFrom(next, segment_.activeSlots(), SLOT_PATIENCE, countOwnerDied());
-  if (guard.has_value()) {
-    segment_.counters().drain.record(nowNs() - closedAt_);
-    return std::move(*guard);
-  }
-  if (fencing_ && nowNs() >= deadline) {
+  auto goOn = [&] {
+    auto guard = segment_.lock().drainFrom(next, segment_.activeSlots(), SLOT_PATIENCE, countOwnerDied());
+    if (guard.has_value()) segment_.counters().drain.record(nowNs() - closedAt_);
+    return guard;
+  };
+  if (auto guard = goOn()) return std::move(*guard);
+  if (fencing_ && nowNs() >= deadline && hooks_.fence(next)) {
     count(segment_.counters().fences);
-    KJ_REQUIRE(hooks_.fence(next), "a shard holds the lock past its deadline and cannot be killed", next);
+    // The kernel has given back what the dead held. To kill one successor after the other for a word that
+    // says otherwise would cost every restore its shards.
+    const unsigned fenced = next;
+    if (auto guard = goOn()) return std::move(*guard);
+    if (next == fenced) lockIsDamaged(next);
   }
   return io_.provider->getTimer().afterDelay(SLOT_RETRY).then([this, next, deadline] {
     return drainOn(next, deadline);
   });
 }
 
+void UffdReader::lockIsDamaged(unsigned slot) {
+  damaged_ = true;
+  throw shm::SegmentError("slot " + std::to_string(slot) + " of the lock is held, and its shard is dead");
+}
+
 kj::Promise<void> UffdReader::exclusively(std::function<void(const shm::ExclusiveGuard&)> action) {
+  if (damaged_) return KJ_EXCEPTION(FAILED, "the lock is damaged");
   // serve() may be in the middle of a slow drain.
   if (draining_)
     return io_.provider->getTimer().afterDelay(SLOT_RETRY).then([this, action = std::move(action)]() mutable {
@@ -175,11 +186,17 @@ bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
 
   auto& counters = segment_.counters();
   count(counters.batches);
-  for (const uffd_msg& message : messages) {
-    if (message.event == UFFD_EVENT_PAGEFAULT)
-      addFault(message);
-    else if (guard.has_value())
-      publish(*guard, message);
+  try {
+    for (const uffd_msg& message : messages) {
+      if (message.event == UFFD_EVENT_PAGEFAULT)
+        addFault(message);
+      else if (guard.has_value())
+        publish(*guard, message);
+    }
+  } catch (...) {
+    // The guard opens the gate as it goes, and removals that were read are not in the page table.
+    segment_.header().state.store(shm::SegmentState::failed);
+    throw;
   }
   journal.clear(messages.size());
   failpoints_.hit(Point::beforeOpen);
@@ -189,6 +206,8 @@ bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
   }
   failpoints_.hit(Point::beforeHandout);
   router_.handOut(readAt);
+  for (const uffd_msg& fault : outside_) hooks_.outsideFault(fault);
+  outside_.clear();
   return true;
 }
 
@@ -211,16 +230,16 @@ void UffdReader::publish(const shm::ExclusiveGuard& guard, const uffd_msg& messa
 void UffdReader::addFault(const uffd_msg& message) {
   auto& counters = segment_.counters();
   count(counters.faults);
-  const std::uint64_t address = message.arg.pagefault.address;
-  const auto page = segment_.regions().pageAt(address);
+  const auto page = segment_.regions().pageAt(message.arg.pagefault.address);
   if (!page.has_value()) {
     count(counters.outsideFaults);
-    return hooks_.outsideFault(address);
+    return outside_.push_back(message);
   }
   if ((message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0) {
     // The target tracks its writes synchronously and has handed that to us as well: let it write.
     const auto at = segment_.regions().locate(*page);
-    uffd::unprotect(uffd_, at.address, at.pageSize);
+    // Refused while a removal is under way, and then nobody is woken.
+    if (uffd::unprotect(uffd_, at.address, at.pageSize) != 0) uffd::wake(uffd_, at.address, at.pageSize);
     return;
   }
   router_.add(*page);

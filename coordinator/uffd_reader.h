@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include "coordinator/fault_router.h"
 #include "coordinator/options.h"
@@ -22,10 +23,10 @@ namespace faultline::coordinator {
 
 // What the reader needs done by others.
 struct UffdReaderHooks {
-  // Ends the process that uses this slot; true once it can do nothing more.
+  // Ends the process that uses this slot; true once it can do nothing more, false: not yet, ask again.
   std::function<bool(unsigned slot)> fence;
-  // A fault at an address that no region covers.
-  std::function<void(std::uint64_t address)> outsideFault;
+  // A fault at an address that no region covers. Called while the gate is open.
+  std::function<void(const uffd_msg& fault)> outsideFault;
 };
 
 // Loop thread only. The uffd must be non-blocking.
@@ -45,7 +46,7 @@ class UffdReader {
   kj::Promise<std::optional<std::string>> recover();
 
   // Runs `action` while no section is in flight, for what may change under the write side only. Waits its
-  // turn. Fails, the gate open, where the lock is beyond repair.
+  // turn. Fails, nothing read, where the lock is beyond repair; at once where that is known.
   kj::Promise<void> exclusively(std::function<void(const shm::ExclusiveGuard&)> action);
 
   // A paused reader leaves everything in the kernel's queue.
@@ -66,6 +67,7 @@ class UffdReader {
   bool readBatch(std::optional<shm::ExclusiveGuard> guard);
   void publish(const shm::ExclusiveGuard& guard, const uffd_msg& message);
   void addFault(const uffd_msg& message);
+  [[noreturn]] void lockIsDamaged(unsigned slot);
   std::function<void(unsigned)> countOwnerDied();
 
   kj::AsyncIoContext& io_;
@@ -82,7 +84,9 @@ class UffdReader {
   bool flowing_ = false;   // the last read() brought something
   bool draining_ = false;  // a drain is under way: the gate is closed
   bool fencing_ = true;
-  std::uint64_t closedAt_ = 0;  // ns
+  bool damaged_ = false;           // the lock is beyond repair
+  std::vector<uffd_msg> outside_;  // faults of this batch that no region covers
+  std::uint64_t closedAt_ = 0;     // ns
   kj::Own<kj::PromiseFulfiller<void>> resumed_;
 };
 

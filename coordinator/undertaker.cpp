@@ -6,6 +6,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
+
 #include "shmtracker/pages.h"
 #include "uffd/uffd.h"
 
@@ -29,24 +31,37 @@ kj::Promise<void> Undertaker::answerAll() {
     const ssize_t got = read(uffd_, messages, sizeof messages);
     if (got <= 0) break;
     for (std::size_t i = 0; i < static_cast<std::size_t>(got) / sizeof(uffd_msg); i++)
-      if (messages[i].event == UFFD_EVENT_PAGEFAULT) answer(messages[i].arg.pagefault.address);
+      if (messages[i].event == UFFD_EVENT_PAGEFAULT) answer(messages[i]);
   }
   return observer_.whenBecomesReadable().then([this] { return answerAll(); });
 }
 
-void Undertaker::answer(std::uint64_t address) {
-  for (const std::uint64_t pageSize : {shm::SMALL_PAGE, shm::HUGE_PAGE}) {
-    const auto outcome = uffd::poison(uffd_, address & ~(pageSize - 1), pageSize).outcome;
-    if (outcome == uffd::Outcome::done || outcome == uffd::Outcome::targetGone) return;
-    // Somebody populated it, or a removal is in flight: look again.
-    if (outcome == uffd::Outcome::present || outcome == uffd::Outcome::refused) {
-      uffd::wake(uffd_, address & ~(pageSize - 1), pageSize);
-      return;
-    }
-  }
-  if (target_ < 0) return;
+void Undertaker::answer(const uffd_msg& fault) {
+  if (answerWithError(uffd_, fault) || target_ < 0) return;
   spdlog::error("restore {}: this kernel cannot poison pages, so the target is killed", name_);
   syscall(SYS_pidfd_send_signal, target_, SIGKILL, nullptr, 0);
+}
+
+bool answerWithError(int uffd, const uffd_msg& fault) {
+  const bool writeProtected = (fault.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
+  // The range may be of either size, and only its own is accepted.
+  for (const std::uint64_t pageSize : {shm::SMALL_PAGE, shm::HUGE_PAGE}) {
+    const std::uint64_t page = fault.arg.pagefault.address & ~(pageSize - 1);
+    if (writeProtected) {
+      // The page is there, and only its write tracking holds the thread up.
+      const int error = uffd::unprotect(uffd, page, pageSize);
+      if (error == EINVAL) continue;
+      if (error != 0) uffd::wake(uffd, page, pageSize);
+      return true;
+    }
+    const auto outcome = uffd::poison(uffd, page, pageSize).outcome;
+    if (outcome == uffd::Outcome::unsupported) continue;
+    // Somebody populated it, or a removal is in flight, or memory is short: the thread looks again.
+    if (outcome != uffd::Outcome::done && outcome != uffd::Outcome::targetGone)
+      uffd::wake(uffd, page, pageSize);
+    return true;
+  }
+  return false;
 }
 
 }  // namespace faultline::coordinator

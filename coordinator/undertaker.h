@@ -4,10 +4,15 @@
 
 #include <kj/async-io.h>
 #include <kj/async-unix.h>
+#include <linux/userfaultfd.h>
 
 #include <string>
 
 namespace faultline::coordinator {
+
+// Answers one fault with an error, or lets its thread look again where that is not possible just now. false:
+// this kernel cannot. To be called by nobody who holds the lock's write side: it may take its time.
+bool answerWithError(int uffd, const uffd_msg& fault);
 
 // Loop thread only. Trusts nothing of the restore's segment.
 class Undertaker {
@@ -22,7 +27,7 @@ class Undertaker {
 
  private:
   kj::Promise<void> answerAll();
-  void answer(std::uint64_t address);
+  void answer(const uffd_msg& fault);
 
   const int uffd_;
   const int target_;

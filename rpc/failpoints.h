@@ -40,7 +40,7 @@ enum class Point {
   restoreStored,      // the restore is durable, no shard knows of it
   shardStarting,      // a shard process was started and is not connected yet
   // coordinator, in the order of an adoption
-  adoptClaimed,   // fds taken over, election won, gate closed
+  adoptClaimed,   // fds taken over, gate closed
   adoptDrained,   // no section in flight
   adoptReplayed,  // journal published
   adoptOpened,    // gate open, nobody woken

@@ -70,6 +70,7 @@ kj::Maybe<FdChannel::Message> FdChannel::receive(Wait wait) {
     std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
     result.fd = kj::AutoCloseFd(fd);
   }
+  result.fdLost = (message.msg_flags & MSG_CTRUNC) != 0;
   const std::string all(text, static_cast<std::size_t>(got));
   const std::size_t lineFeed = all.find('\n');
   result.verb = all.substr(0, lineFeed);

@@ -25,6 +25,8 @@ class FdChannel {
     std::string verb;
     std::string name;    // may be empty
     kj::AutoCloseFd fd;  // -1: none came with it
+    // One came, and the kernel has dropped it: this process has no room for it (RLIMIT_NOFILE).
+    bool fdLost = false;
   };
 
   explicit FdChannel(kj::AutoCloseFd socket) : socket_(kj::mv(socket)) {}

@@ -65,12 +65,11 @@ struct Header {
   std::atomic<std::uint32_t> paused;             // YES: the uffd is not read
   std::atomic<std::uint32_t> watchSocket;        // 1: the target is gone when its handshake socket closes
   std::atomic<std::uint32_t> killOnLost;         // YES: a lost page kills the target; else it is poisoned
-  std::atomic<std::uint64_t> attachedAt;  // ns, CLOCK_MONOTONIC
+  std::atomic<std::uint64_t> attachedAt;         // ns, CLOCK_MONOTONIC
 };
 
 // The words of the lock; the slots are a part of their own. See rwlock.h.
 struct LockWords {
-  alignas(CACHE_LINE) pthread_mutex_t coordinator;  // robust; held for a coordinator's life: the election
   alignas(CACHE_LINE) std::atomic<std::uint32_t> gate;
   alignas(CACHE_LINE) std::atomic<std::uint64_t> epoch;  // +1 each time the gate opens
 };

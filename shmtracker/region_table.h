@@ -23,7 +23,8 @@ struct PageLocation {
 
 // Why `regions` cannot be served, naming region and value; nothing where they can. `sourceBytes`: size of the
 // source. Checks: at least one and at most MAX_REGIONS, page size 4 KiB or 2 MiB, size not 0, base, size and
-// offset aligned to the page size, no wrap-around, within the source, no two overlapping in address.
+// offset aligned to the page size, no wrap-around, within the source, no two overlapping in address, all
+// together not much larger than the source.
 std::optional<std::string> whyNotServable(std::span<const Region> regions, std::uint64_t sourceBytes);
 
 // A view of the region table in the segment, sorted by address. Constant after the segment's creation, so any

@@ -4,8 +4,6 @@
 #include <pthread.h>
 
 #include <chrono>
-#include <optional>
-#include <utility>
 
 namespace faultline::shm {
 
@@ -37,21 +35,6 @@ class RobustMutex {
   LockResult settle(int error);
 
   pthread_mutex_t* mutex_;
-};
-
-// A mutex that the calling thread holds; gives it back at its end, in the same thread. Must go before the
-// memory is unmapped: the kernel's walk of a dead thread's list stops at memory that is not there, and every
-// mutex behind it would look held for ever.
-class HeldMutex {
- public:
-  explicit HeldMutex(RobustMutex mutex) : mutex_(mutex) {}
-  HeldMutex(HeldMutex&& other) noexcept : mutex_(std::exchange(other.mutex_, std::nullopt)) {}
-  ~HeldMutex() {
-    if (mutex_.has_value()) mutex_->unlock();
-  }
-
- private:
-  std::optional<RobustMutex> mutex_;
 };
 
 }  // namespace faultline::shm

@@ -64,7 +64,6 @@ void ExclusiveGuard::release() {
 }
 
 void RwLock::initialise() {
-  RobustMutex::initialise(words_->coordinator);
   for (Slot& slot : slots_) RobustMutex::initialise(slot.mutex);
   words_->gate.store(CLOSED, std::memory_order_seq_cst);
 }

@@ -88,7 +88,7 @@ class RwLock {
   // The same without waiting: nothing where the gate is closed or the slot is held.
   std::optional<SharedGuard> tryLockShared(unsigned slot);
 
-  // Closes the gate and drains the first `activeSlots` slots. One writer: the holder of the election mutex.
+  // Closes the gate and drains the first `activeSlots` slots. One writer: the coordinator.
   ExclusiveGuard lock(unsigned activeSlots, const DrainPolicy& policy);
   // The two halves of lock(), for the writer that must act between them.
   void close();
@@ -105,8 +105,6 @@ class RwLock {
 
   bool closed() const { return words_->gate.load(std::memory_order_acquire) != 0; }
   std::uint64_t epoch() const { return words_->epoch.load(std::memory_order_acquire); }
-  // The election: held (HeldMutex) by the coordinator for as long as it serves the restore.
-  RobustMutex election() { return RobustMutex(words_->coordinator); }
 
  private:
   void waitForGate();

@@ -84,7 +84,8 @@ class Segment {
   std::uint32_t activeShards() const;
   // The first slot of a shard; it has facts().workersPerShard of them.
   unsigned firstSlot(std::uint32_t shard) const { return shard * facts().workersPerShard; }
-  unsigned activeSlots() const { return firstSlot(activeShards()); }
+  // Those that a drain visits: where the number of shards is not what was last set, every one there is.
+  unsigned activeSlots() const { return firstSlot(activeShardsSound() ? activeShards() : MAX_SHARDS); }
   std::uint32_t ownerOf(PageIndex page) const {
     return extents_->owner(regions_->extentOf(page), activeShards());
   }

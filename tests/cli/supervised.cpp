@@ -101,6 +101,8 @@ Incarnation::Introduction Incarnation::introduction() {
     if (word.verb == "fd") {
       result.names.push_back(word.name);
       result.fds[word.name] = kj::mv(word.fd);
+    } else if (word.verb == "lost") {
+      result.lost.push_back(word.name);
     } else if (word.verb == "event") {
       result.events.push_back(word.name);
     } else if (word.verb == "incarnation") {

@@ -51,7 +51,7 @@ class Incarnation {
   struct Introduction {
     std::vector<std::string> names;  // of the fds, in their order
     std::map<std::string, kj::AutoCloseFd> fds;
-    std::vector<std::string> events;
+    std::vector<std::string> events, lost;
     std::string number, died, upgradeGivenUp;
     std::uint64_t diedAt = 0;
   };

@@ -5,6 +5,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <chrono>
 
@@ -83,6 +85,36 @@ TEST(Supervisor, BadStoresAreRefusedAndHarmNothing) {
   first.kill();
 
   EXPECT_THAT(supervised.next().introduction().names, ElementsAre("good"));
+}
+
+// What it had no room for is told: to the one that wanted it kept, and, until it is, to each that follows.
+TEST(Supervisor, AnFdThatItHasNoRoomForIsToldUntilItIsKept) {
+  Supervised supervised;
+  Incarnation first = begin(supervised);
+  rlimit limit{};
+  ASSERT_EQ(prlimit(supervised.pid(), RLIMIT_NOFILE, nullptr, &limit), 0);
+  // It goes on polling what it has, and gets not one more.
+  rlim_t taken = 0;
+  while (access(("/proc/" + std::to_string(supervised.pid()) + "/fd/" + std::to_string(taken)).c_str(),
+                F_OK) == 0)
+    taken++;
+  const rlimit none{taken, limit.rlim_max};
+  ASSERT_EQ(prlimit(supervised.pid(), RLIMIT_NOFILE, &none, nullptr), 0);
+  for (const char* name : {"restore.7.uffd", "restore.7.segment"}) {
+    first.say("store", name, memoryWith("anything").get());
+    EXPECT_EQ(first.expect("lost").name, name);
+  }
+  ASSERT_EQ(prlimit(supervised.pid(), RLIMIT_NOFILE, &limit, nullptr), 0);
+  first.say("store", "restore.7.uffd", memoryWith("a uffd").get());
+  first.kill();
+
+  Incarnation second = supervised.next();
+  auto told = second.introduction();
+  EXPECT_THAT(told.names, ElementsAre("restore.7.uffd"));
+  EXPECT_THAT(told.lost, ElementsAre("restore.7.segment"));
+  second.say("drop", "restore.7.segment");
+  second.kill();
+  EXPECT_THAT(supervised.next().introduction().lost, IsEmpty());
 }
 
 TEST(Supervisor, TheLatestEventsAreReplayed) {

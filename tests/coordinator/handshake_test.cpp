@@ -181,6 +181,15 @@ TEST_F(Connection, WithTwoFdsIsRefused) {
   EXPECT_THAT(reading(), ThrowsMessage<HandshakeError>(HasSubstr("2 file descriptors")));
 }
 
+// Byte by byte, with an fd each: it is over at the second, whatever else is to come.
+TEST_F(Connection, WithAnFdInEachPieceIsRefusedAtTheSecond) {
+  HandshakeReader reader(server());
+  send("[", {uffd_});
+  EXPECT_EQ(reader.advance(), HandshakeReader::Progress::needMore);
+  send("{", {uffd_});
+  EXPECT_THAT([&] { reader.advance(); }, ThrowsMessage<HandshakeError>(HasSubstr("2 file descriptors")));
+}
+
 TEST_F(Connection, WithMoreFdsThanCanBeTakenIsRefused) {
   send(BODY, std::vector<int>(40, uffd_));
   EXPECT_THAT(reading(), ThrowsMessage<HandshakeError>(HasSubstr("more file descriptors")));

@@ -16,11 +16,12 @@
 
 namespace faultline::test {
 
-RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize)
+RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize, std::uint64_t features,
+               std::uint64_t mode)
     : uffd_(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))) {
   uffdio_api api{};
   api.api = UFFD_API;
-  api.features = UFFD_FEATURE_EVENT_REMOVE;
+  api.features = features;
   KJ_SYSCALL(ioctl(uffd_.get(), UFFDIO_API, &api));
   std::uint64_t offset = 0;
   for (const std::uint64_t size : sizes) {
@@ -30,7 +31,7 @@ RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize)
     KJ_REQUIRE(start != MAP_FAILED, "no memory for a guest", size);
     uffdio_register range{};
     range.range = {reinterpret_cast<std::uint64_t>(start), size};
-    range.mode = UFFDIO_REGISTER_MODE_MISSING;
+    range.mode = mode;
     KJ_SYSCALL(ioctl(uffd_.get(), UFFDIO_REGISTER, &range));
     parts_.push_back({static_cast<unsigned char*>(start), size, offset});
     offset += size;

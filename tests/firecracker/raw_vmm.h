@@ -2,6 +2,7 @@
 #pragma once
 
 #include <kj/io.h>
+#include <linux/userfaultfd.h>
 
 #include <cstdint>
 #include <string>
@@ -12,8 +13,11 @@ namespace faultline::test {
 class RawVmm {
  public:
   // Memory of `sizes` bytes each, mapped and registered as Firecracker does: private, anonymous, not
-  // reserved, perhaps of huge pages; UFFD_FEATURE_EVENT_REMOVE alone.
-  RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize = 4096);
+  // reserved, perhaps of huge pages; UFFD_FEATURE_EVENT_REMOVE and missing pages alone, unless said
+  // otherwise.
+  RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize = 4096,
+         std::uint64_t features = UFFD_FEATURE_EVENT_REMOVE,
+         std::uint64_t mode = UFFDIO_REGISTER_MODE_MISSING);
   // Takes its memory back first.
   ~RawVmm();
   RawVmm(const RawVmm&) = delete;

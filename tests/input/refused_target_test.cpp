@@ -1,11 +1,16 @@
 // A target that is refused ends its own connection and nothing else: a restore that runs meanwhile runs on.
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "rpc/fd.h"
 #include "tests/support/image.h"
 #include "tests/support/send_with_fds.h"
 #include "tests/support/server.h"
@@ -22,6 +27,13 @@ class RefusedTarget : public testing::Test {
   std::string region(std::uint64_t base, std::uint64_t size, std::uint64_t offset, std::uint64_t pageSize) {
     return "{\"base_host_virt_addr\":" + std::to_string(base) + ",\"size\":" + std::to_string(size) +
            ",\"offset\":" + std::to_string(offset) + ",\"page_size\":" + std::to_string(pageSize) + "}";
+  }
+
+  // So many regions, each of the whole file.
+  std::string sameBytes(std::uint64_t base, unsigned count) {
+    std::string body = region(base, PAGES * 4096, 0, 4096);
+    for (unsigned i = 1; i < count; i++) body += "," + region(base + i * PAGES * 4096, PAGES * 4096, 0, 4096);
+    return body;
   }
 
   int connect() {
@@ -59,10 +71,11 @@ class RefusedTarget : public testing::Test {
 TEST_F(RefusedTarget, RegionsThatCannotBeServed) {
   server_.restore();
   const std::uint64_t base = 1ull << 40;
-  for (const std::string& body : {region(base, 0, 0, 4096), region(base + 1, 4096, 0, 4096),
-                                  region(base, 4096, 100, 4096), region(base, (PAGES + 1) * 4096, 0, 4096),
-                                  region(base, 4096, 0, 16384), region(~0ull - 4095, 8192, 0, 4096),
-                                  region(base, 8192, 0, 4096) + "," + region(base + 4096, 8192, 0, 4096)})
+  for (const std::string& body :
+       {region(base, 0, 0, 4096), region(base + 1, 4096, 0, 4096), region(base, 4096, 100, 4096),
+        region(base, (PAGES + 1) * 4096, 0, 4096), region(base, 4096, 0, 16384),
+        region(~0ull - 4095, 8192, 0, 4096),
+        region(base, 8192, 0, 4096) + "," + region(base + 4096, 8192, 0, 4096), sameBytes(base, 3)})
     expectRefused("[" + body + "]");
 }
 
@@ -89,6 +102,30 @@ TEST_F(RefusedTarget, OneWithoutAnFd) {
   const std::string body = "[" + region(4096, 4096, 0, 4096) + "]";
   ASSERT_EQ(send(fd, body.data(), body.size(), MSG_NOSIGNAL), static_cast<ssize_t>(body.size()));
   expectHungUp(fd);
+}
+
+// What a handshake is refused for, the control interface refuses as well: events that nobody follows.
+TEST_F(RefusedTarget, OneWhoseEventsAreNotFollowed) {
+  server_.restore();
+  const kj::AutoCloseFd uffd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP;
+  ASSERT_EQ(ioctl(uffd.get(), UFFDIO_API, &api), 0);
+  const int memory = open(image_.path().c_str(), O_RDONLY | O_CLOEXEC);
+  auto request = server_.client().coordinator().attachRequest();
+  auto listed = request.initSpec().initRegions(1)[0];
+  listed.setBase(1ull << 40);
+  listed.setSize(4096);
+  listed.setPageSize(4096);
+  request.setUffd(rpc::makeFdFrom(uffd.get()));
+  request.setSource(rpc::makeFd(kj::AutoCloseFd(memory)));
+  try {
+    server_.wait(request.send());
+    ADD_FAILURE() << "it is served";
+  } catch (const kj::Exception& error) {
+    EXPECT_THAT(error.getDescription().cStr(), ::testing::HasSubstr("unmap"));
+  }
 }
 
 }  // namespace

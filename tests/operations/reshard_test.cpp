@@ -124,7 +124,8 @@ class StagedLoad {
   std::vector<std::thread> threads_;
 };
 
-void expectWhole(Server& server, rpc::Restore::Client& restore, const Target& target, const StagedLoad& load) {
+void expectWhole(Server& server, rpc::Restore::Client& restore, const Target& target,
+                 const StagedLoad& load) {
   EXPECT_EQ(load.wrong, 0u);
   for (std::uint64_t page = 0; page < target.pages(); page++)
     ASSERT_TRUE(page % 4 == 0 ? target.isAll(page, 0) : target.holdsImage(page)) << page;
@@ -343,6 +344,31 @@ TEST(Reshard, TheCoordinatorDiesInTheMiddle) {
   // Held no longer: its barrier went with the connection of the coordinator that had set it.
   EXPECT_EQ(held.get(), image.at(target.offset(9)));
   server.restore();
+  expectContent(target, {});
+}
+
+// A new owner dies between its attach and the deal: its successor came up as one that owns nothing.
+TEST(Reshard, ANewOwnerThatDiesBeforeTheDealServesAllTheSame) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = 2});
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  auto barrier = arm(server, shardHooks(server, 0), "beforeCopy", rpc::Action::PARK, 9);
+  auto held = target.readLater(9);
+  server.wait(barrier.waitHeldRequest().send());
+  shm::Segment segment = server.segment();
+  auto moving = reshardLater(server, 4).ignoreResult().eagerlyEvaluate(nullptr);
+  // Every new owner is attached, and the deal waits for the section.
+  await([&] { return server.status().getShards().size() == 4 && segment.lock().closed(); });
+  ASSERT_EQ(kill(server.shardPid(3), SIGKILL), 0);
+  await([&] {
+    const auto shard = server.status().getShards()[3];
+    return shard.getRestarts() == 1 && shard.getAlive();
+  });
+  server.wait(barrier.releaseRequest().send());
+  server.wait(kj::mv(moving));
+  EXPECT_EQ(held.get(), image.at(target.offset(9)));
+  EXPECT_EQ(server.ownerOf(3 * EXTENT), 3u);
   expectContent(target, {});
 }
 

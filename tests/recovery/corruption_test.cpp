@@ -54,7 +54,6 @@ std::vector<std::size_t> interestingOffsets() {
                                       offsetof(shm::Header, activeShards),
                                       offsetof(shm::Header, paused),
                                       layout.lock,
-                                      layout.lock + 16,
                                       layout.lock + shm::CACHE_LINE,
                                       layout.journal,
                                       layout.journal + 8,

@@ -106,6 +106,13 @@ TEST(NotServableTogether, OverlapAndNothingAndTooMany) {
   EXPECT_THAT(*whyNotServable(std::vector<Region>{{8192, 8192, 0, 4096}, {4096, 8192, 0, 4096}}, MIB),
               testing::HasSubstr("overlap"));
   EXPECT_THAT(*whyNotServable({}, MIB), testing::HasSubstr("no region"));
+  // Each within the source, and all of the same bytes of it: a table of states without bounds.
+  std::vector<Region> same;
+  for (std::uint64_t i = 0; i < 3; i++) same.push_back({i * MIB, MIB, 0, 4096});
+  EXPECT_THAT(*whyNotServable(same, MIB),
+              testing::AllOf(testing::HasSubstr("3145728"), testing::HasSubstr("1048576")));
+  same.pop_back();
+  EXPECT_FALSE(whyNotServable(same, MIB).has_value());
   EXPECT_THAT(*whyNotServable(std::vector<Region>(MAX_REGIONS + 1), MIB), testing::HasSubstr("at most"));
   EXPECT_FALSE(
       whyNotServable(std::vector<Region>{{8192, 8192, 0, 4096}, {0, 8192, 0, 4096}}, MIB).has_value());

@@ -1,0 +1,182 @@
+// How the service takes over what a predecessor left, and what it does where something of that is missing.
+#include <capnp/serialize.h>
+#include <kj/debug.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "coordinator/service.h"
+#include "rpc/fd.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+constexpr kj::Duration STORE_RETRY = 1 * kj::SECONDS;
+
+std::vector<std::string> split(const std::string& name) {
+  std::vector<std::string> parts(1);
+  for (const char c : name) {
+    if (c == '.')
+      parts.emplace_back();
+    else
+      parts.back() += c;
+  }
+  return parts;
+}
+
+bool startsWith(const std::string& text, const std::string& prefix) {
+  return text.rfind(prefix, 0) == 0;
+}
+bool endsWith(const std::string& text, const std::string& suffix) {
+  return text.size() >= suffix.size() &&
+         text.compare(text.size() - suffix.size(), suffix.size(), suffix) == 0;
+}
+
+}  // namespace
+
+void Service::adoptFailpoints() {
+  std::vector<std::string> names;
+  for (const auto& [name, fd] : inherited_.fds)
+    if (startsWith(name, "failpoint.") && endsWith(name, ".resume")) names.push_back(name);
+  for (const std::string& name : names) {
+    const auto parts = split(name);  // failpoint POINT ACTION SKIP PAGE resume
+    const auto point = parts.size() == 6 ? rpc::pointNamed(parts[1]) : std::nullopt;
+    kj::AutoCloseFd resume = inherited_.take(name);
+    const std::string reachedName = name.substr(0, name.size() - 6) + "reached";
+    kj::AutoCloseFd reached = inherited_.take(reachedName);
+    link_.drop(name);
+    link_.drop(reachedName);
+    if (!point.has_value() || !options_.testHooks) continue;
+    failpoints_.arm({*point, static_cast<rpc::Action>(std::stoi(parts[2])), std::stoull(parts[4]),
+                     static_cast<std::uint32_t>(std::stoul(parts[3])), kj::mv(reached), kj::AutoCloseFd(),
+                     kj::mv(resume)});
+  }
+}
+
+void Service::adoptListeners() {
+  std::vector<std::string> names;
+  for (const auto& [name, fd] : inherited_.fds)
+    if (startsWith(name, "listener.") && endsWith(name, ".spec")) names.push_back(name);
+  for (const std::string& name : names) {
+    const std::string stem = name.substr(0, name.size() - 4);
+    auto specFd = inherited_.take(name);
+    auto source = inherited_.take(stem + "source");
+    auto failure = kj::runCatchingExceptions([&] {
+      KJ_REQUIRE(source.get() >= 0, "the listener's source is not there");
+      KJ_SYSCALL(lseek(specFd.get(), 0, SEEK_SET));
+      capnp::StreamFdMessageReader message(specFd.get());
+      ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::ListenSpec>(), source.get());
+      const std::string key = spec.name;
+      listeners_[key] = std::make_shared<Listener>(
+          context_, std::move(spec), kj::mv(source),
+          [this](RestoreSpec wanted, RestoreFds fds) { return begin(std::move(wanted), kj::mv(fds)); });
+    });
+    KJ_IF_MAYBE (e, failure) {
+      log_.add("listener " + name + " cannot be taken over: " + e->getDescription().cStr());
+    }
+  }
+}
+
+kj::Promise<void> Service::adoptRestores() {
+  std::set<std::uint64_t> ids;
+  for (const auto& [name, fd] : inherited_.fds)
+    if (startsWith(name, "restore.")) ids.insert(std::stoull(split(name)[1]));
+  // A shard that nobody could tell us of may live as well.
+  bool anyShardAlive = !inherited_.lost.empty();
+  for (std::uint32_t i = 0; i < pool_.size(); i++)
+    if (ShardHandle* shard = pool_.process(i)) anyShardAlive |= shard->adopted();
+  auto recovered = kj::Vector<kj::Promise<void>>();
+  for (const std::uint64_t id : ids) {
+    const std::string stem = "restore." + std::to_string(id) + ".";
+    RestoreFds fds{inherited_.take(stem + "uffd"), inherited_.take(stem + "source"),
+                   inherited_.take(stem + "conn"), inherited_.take(stem + "target"),
+                   inherited_.take(stem + "touches")};
+    kj::AutoCloseFd segment = inherited_.take(stem + "segment");
+    const bool kept = segment.get() >= 0 || inherited_.lost.count(stem + "segment") != 0;
+    if (!kept) {
+      // Died before it was durable; the connection is there still and the handshake begins again.
+      for (const char* part : {"uffd", "source", "conn", "target", "touches"}) link_.drop(stem + part);
+      continue;
+    }
+    if (fds.uffd.get() < 0) {
+      abandon(id, kj::mv(fds));
+      continue;
+    }
+    if (segment.get() < 0 || fds.source.get() < 0) {
+      loseRestore(id, "the supervisor had no room for its file descriptors", kj::mv(fds));
+      continue;
+    }
+    const int uffd = fds.uffd.get();
+    // Where fds run out, a sound restore would be taken for a damaged one: rather throw now.
+    { const kj::AutoCloseFd room[] = {rpc::duplicate(uffd), rpc::duplicate(uffd), rpc::duplicate(uffd)}; }
+    const RestoreFds spare{rpc::duplicate(uffd), kj::AutoCloseFd(), kj::AutoCloseFd(),
+                           fds.target.get() >= 0 ? rpc::duplicate(fds.target.get()) : kj::AutoCloseFd()};
+    auto failure = kj::runCatchingExceptions([&] {
+      auto restore = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
+      const auto adopted = keep(kj::mv(restore));
+      recovered.add(adopted->recover().attach(adopted));
+    });
+    KJ_IF_MAYBE (e, failure) {
+      loseRestore(id, e->getDescription().cStr(), kj::mv(const_cast<RestoreFds&>(spare)));
+    }
+  }
+  return kj::joinPromises(recovered.releaseAsArray());
+}
+
+// There is nothing to serve it with. Its shards may hold what we lack, so nothing is taken from them: were
+// the last uffd closed, its target would read zeros.
+void Service::abandon(std::uint64_t id, RestoreFds fds) {
+  shm::count(counters_->restoresFailed);
+  const bool killed =
+      fds.target.get() >= 0 && syscall(SYS_pidfd_send_signal, fds.target.get(), SIGKILL, nullptr, 0) == 0;
+  log_.add("restore " + std::to_string(id) +
+           " cannot be taken over: there was no room for its file descriptors; its target " +
+           (killed ? "is killed" : "waits for its pages for ever: kill it"));
+  lost_.push_back(kj::heap<Lost>(Lost{kj::mv(fds), kj::Own<Undertaker>(), nullptr}));
+  abandoned_.insert(id);
+}
+
+// The supervisor had no room for it: perhaps it has in a while.
+void Service::storeAgain(const std::string& name) {
+  spdlog::error("{} is not kept yet: too many fds are open in the supervisor", name);
+  if (std::exchange(storingAgain_, true)) return;
+  tasks_.add(io_.provider->getTimer().afterDelay(STORE_RETRY).then([this] {
+    storingAgain_ = false;
+    for (const auto& [id, restore] : restores_)
+      if (!restore->over()) restore->store();
+    for (std::uint32_t i = 0; i < pool_.size(); i++)
+      if (ShardHandle* shard = pool_.process(i)) shard->keep(link_);
+  }));
+}
+
+void Service::loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds) {
+  log_.add("restore " + std::to_string(id) + " cannot be taken over: " + why +
+           "; its target gets SIGBUS on every page it still misses");
+  shm::count(counters_->restoresFailed);
+  auto lost = kj::heap<Lost>(Lost{kj::mv(fds), kj::Own<Undertaker>(), nullptr});
+  // A predecessor's shards may be inside a section of it, and there is no lock to tell: before an event is
+  // read, and its caller goes on, they have to be gone.
+  lost->running =
+      pool_.endAll("restore " + std::to_string(id) + ", which it may be at work on, cannot be taken over")
+          .then([this, id, &lost = *lost] {
+            lost.undertaker =
+                kj::heap<Undertaker>(io_, lost.fds.uffd.get(), lost.fds.target.get(), std::to_string(id));
+            return lost.undertaker->run();
+          })
+          .eagerlyEvaluate([](kj::Exception&& e) { spdlog::error("{}", e.getDescription().cStr()); });
+  lost_.push_back(kj::mv(lost));
+}
+
+void Service::adoptConnections() {
+  adopted_ = true;
+  std::vector<std::string> names;
+  for (const auto& [name, fd] : inherited_.fds)
+    if (startsWith(name, "listener.") && name.find(".conn.") != std::string::npos) names.push_back(name);
+  for (const std::string& name : names) connectionAccepted(name, inherited_.take(name));
+}
+
+}  // namespace faultline::coordinator

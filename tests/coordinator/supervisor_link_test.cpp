@@ -1,0 +1,77 @@
+// What a coordinator makes of the words of its supervisor, where it has no room for an fd.
+
+#include "coordinator/supervisor_link.h"
+
+#include <gtest/gtest.h>
+#include <kj/async-io.h>
+#include <sys/resource.h>
+
+#include <string>
+
+#include "tests/support/child_process.h"
+
+namespace faultline::coordinator {
+namespace {
+
+// In a child, since it is the child's limit: from now on no fd can be had.
+void noMoreFds() {
+  const rlimit none{0, 0};
+  if (setrlimit(RLIMIT_NOFILE, &none) != 0) _exit(2);
+}
+
+// A restore whose segment is missing looks like one that was never begun, and its uffd would be closed.
+TEST(Inheritance, IsWholeOrNone) {
+  test::ChildProcess child([] {
+    auto io = kj::setupAsyncIo();
+    auto [ours, theirs] = rpc::FdChannel::pair();
+    SupervisorLink link(kj::mv(ours), io.unixEventPort);
+    rpc::FdChannel supervisor(kj::mv(theirs));
+    supervisor.send("fd", "restore.1.segment", 0);
+    supervisor.send("start");
+    noMoreFds();
+    try {
+      link.inherit();
+    } catch (const kj::Exception& error) {
+      const std::string why = error.getDescription().cStr();
+      _exit(why.find("limit on open files") != std::string::npos &&
+                    why.find("restore.1.segment") != std::string::npos
+                ? 0
+                : 1);
+    }
+    _exit(3);
+  });
+  EXPECT_EQ(child.join(), 0);
+}
+
+TEST(Inheritance, TellsWhatTheSupervisorHadNoRoomFor) {
+  auto io = kj::setupAsyncIo();
+  auto [ours, theirs] = rpc::FdChannel::pair();
+  SupervisorLink link(kj::mv(ours), io.unixEventPort);
+  rpc::FdChannel supervisor(kj::mv(theirs));
+  supervisor.send("lost", "restore.1.segment");
+  supervisor.send("start");
+  EXPECT_EQ(link.inherit().lost.count("restore.1.segment"), 1u);
+}
+
+TEST(AcceptedConnection, ThatThereIsNoRoomForIsToldAllTheSame) {
+  test::ChildProcess child([] {
+    auto io = kj::setupAsyncIo();
+    auto [ours, theirs] = rpc::FdChannel::pair();
+    SupervisorLink link(kj::mv(ours), io.unixEventPort);
+    rpc::FdChannel supervisor(kj::mv(theirs));
+    std::string told;
+    auto receiving = link.receive(
+        {.accepted = [&](const std::string& name,
+                         kj::AutoCloseFd fd) { told = name + (fd.get() < 0 ? " without" : " with"); },
+         .lost = [](const std::string&) {}});
+    supervisor.send("conn", "listener.vm.conn.1", 0);
+    supervisor.send("leave");
+    noMoreFds();
+    const bool left = receiving.wait(io.waitScope) == SupervisorLink::End::leave;
+    _exit(left && told == "listener.vm.conn.1 without" ? 0 : 1);
+  });
+  EXPECT_EQ(child.join(), 0);
+}
+
+}  // namespace
+}  // namespace faultline::coordinator

@@ -1,0 +1,100 @@
+// What becomes of an attach that is under way, or fails, when a shard or a target has gone meanwhile.
+
+#include <filesystem>
+
+#include "tests/recovery/recovery_test.h"
+#include "tests/recovery/segment_bytes.h"
+#include "tests/support/child_process.h"
+
+namespace faultline::test {
+namespace {
+
+std::size_t uffdsOf(pid_t pid) {
+  namespace fs = std::filesystem;
+  std::size_t count = 0;
+  for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+    std::error_code closed;
+    count += fs::read_symlink(entry.path(), closed) == "anon_inode:[userfaultfd]";
+  }
+  return count;
+}
+
+void awaitRestarts(Server& server, unsigned shard, unsigned count) {
+  await([&] { return server.status().getShards()[shard].getRestarts() == count; });
+}
+
+// The target goes while a shard has not answered its attach: whoever asked for it is no more when it does.
+TEST(Attach, ThatIsAnsweredAfterTheTargetsEndIsTakenBack) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = 1});
+  const pid_t shard = server.shardPid(0);
+  kill(shard, SIGSTOP);
+  Signal leave;
+  ChildProcess child([&] {
+    Target target(image, server.socket(), SMALL);
+    leave.wait();
+    _exit(0);
+  });
+  await([&] { return server.status().getTotals().getRestoresBegun() == 1; });
+  leave.send();
+  child.join();
+  await([&] { return server.status().getRestores().size() == 0; });
+  kill(shard, SIGCONT);
+  // Two round trips behind the attach, which has begun at the latest then.
+  for (int i = 0; i < 2; i++) shardHooks(server, 0);
+  await([&] { return uffdsOf(shard) == 0; });
+}
+
+TEST(Attach, ThatFailsAfterAShardsDeathFailsThatRestoreAlone) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS});
+  Target target(image, server.socket(), SMALL);
+  server.restore(0);
+  Target bystander(image, server.socket(), SMALL);
+  server.restore(1);
+  SegmentBytes bytes(server);
+  bytes[0] ^= 0xff;  // whoever maps it from now on does not believe it
+  kill(server.shardPid(1), SIGKILL);
+  awaitRestarts(server, 1, 1);
+  EXPECT_EQ(target.touch(EXTENT), Touch::sigbus);
+  EXPECT_EQ(target.touch(0), Touch::sigbus);
+  expectContent(bystander, {});
+  EXPECT_EQ(server.wait(server.client().restore("vm").infoRequest().send()).getInfo().getPhase(),
+            rpc::Phase::FAILED);
+}
+
+TEST(Attach, OfARestoreThatHasFailedIsTakenBackAtItsEnd) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS});
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  SegmentBytes bytes(server);
+  bytes[0] ^= 0xff;
+  kill(server.shardPid(1), SIGKILL);
+  awaitRestarts(server, 1, 1);
+  EXPECT_EQ(target.touch(EXTENT), Touch::sigbus);
+  auto detach = server.client().restore("vm").detachRequest();
+  detach.setForce(true);
+  server.wait(detach.send());
+  for (unsigned shard = 0; shard < SHARDS; shard++)
+    await([&] { return uffdsOf(server.shardPid(shard)) == 0; });
+}
+
+// A successor greets the shards that it finds: one that does not answer is replaced, and nobody waits for it.
+TEST(Attach, AShardThatStandsStillDoesNotHoldUpTheNextCoordinator) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS, .watchdogMs = WATCHDOG_MS});
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  const pid_t coordinator = server.coordinatorPid(), shard = server.shardPid(1);
+  kill(shard, SIGSTOP);
+  kill(coordinator, SIGKILL);
+  server.reconnect();
+  expectContent(target, {});
+  awaitRestarts(server, 1, 1);
+  Target later(image, server.socket(), SMALL);
+  expectContent(later, {});
+}
+
+}  // namespace
+}  // namespace faultline::test

@@ -1,0 +1,49 @@
+// A lock word that rots while everybody lives costs its own restore, and no other one.
+
+#include "tests/recovery/recovery_test.h"
+
+namespace faultline::test {
+namespace {
+
+TEST(DamagedLock, ASlotThatNobodyWillEverGiveBackFailsItsRestoreAlone) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS, .lockDeadlineMs = 50});
+  Target target(image, server.socket(), SMALL);
+  server.restore(0);
+  Target bystander(image, server.socket(), SMALL);
+  server.restore(1);
+  // Held, as it says, by a thread that there cannot be (threads have at most 22 bits).
+  server.segment(0).slot(1).mutex.__data.__lock = 0x3ffffff0;
+  target.giveBack(5);
+  EXPECT_EQ(target.touch(9), Touch::sigbus);
+  expectContent(bystander, {});
+  // Its own shard for the slot, and all of them once: then nobody can be inside a section of it.
+  for (auto shard : server.status().getShards()) EXPECT_LE(shard.getRestarts(), 2u) << shard.getIndex();
+}
+
+// How many slots there are is looked at for each removal: where it makes no sense, every slot is waited for.
+TEST(DamagedLock, ANumberOfShardsThatRotsLetsNoSectionPass) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS});
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  const std::uint64_t page = 2 * EXTENT + 9;  // the third shard's
+  auto barrier = server.barrier(page, rpc::FaultPoint::BEFORE_COPY);
+  auto read = target.readLater(page);
+  server.wait(barrier.waitHeldRequest().send());
+  shm::Segment segment = server.segment();
+  segment.header().activeShards.store(1);
+  auto given = target.giveBackLater(page);
+  await([&] { return segment.lock().closed(); });
+  server.status();  // a round trip: a drain that passed the section would have ended in it
+  EXPECT_TRUE(segment.lock().closed());
+  EXPECT_EQ(segment.pages().state(page), shm::PageState::missing);
+  segment.header().activeShards.store(SHARDS);
+  server.wait(barrier.releaseRequest().send());
+  given.get();
+  read.get();
+  EXPECT_TRUE(target.isAll(page, 0));
+}
+
+}  // namespace
+}  // namespace faultline::test
