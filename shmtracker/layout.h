@@ -65,7 +65,7 @@ struct Header {
   std::atomic<std::uint32_t> paused;             // YES: the uffd is not read
   std::atomic<std::uint32_t> watchSocket;        // 1: the target is gone when its handshake socket closes
   std::atomic<std::uint32_t> killOnLost;         // YES: a lost page kills the target; else it is poisoned
-  std::atomic<std::uint64_t> attachedAt;  // ns, CLOCK_MONOTONIC
+  std::atomic<std::uint64_t> attachedAt;         // ns, CLOCK_MONOTONIC
 };
 
 // The words of the lock; the slots are a part of their own. See rwlock.h.

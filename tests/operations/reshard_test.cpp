@@ -124,7 +124,8 @@ class StagedLoad {
   std::vector<std::thread> threads_;
 };
 
-void expectWhole(Server& server, rpc::Restore::Client& restore, const Target& target, const StagedLoad& load) {
+void expectWhole(Server& server, rpc::Restore::Client& restore, const Target& target,
+                 const StagedLoad& load) {
   EXPECT_EQ(load.wrong, 0u);
   for (std::uint64_t page = 0; page < target.pages(); page++)
     ASSERT_TRUE(page % 4 == 0 ? target.isAll(page, 0) : target.holdsImage(page)) << page;
