@@ -14,7 +14,8 @@ namespace faultline::bench {
 
 namespace {
 
-// Written in large pieces, as a VMM writes its guest's memory: the page cache then has it in large pieces too.
+// Written in large pieces, as a VMM writes its guest's memory: the page cache then has it in large pieces
+// too.
 constexpr std::uint64_t PAGE = 4096, CHUNK = 8u << 20;
 
 [[noreturn]] void fail(const std::string& what, const std::string& path) {

@@ -82,7 +82,9 @@ kj::AutoCloseFd openMemory(const std::string& path) {
   fstat(fd.get(), &status);
   if (S_ISDIR(status.st_mode))
     throw CommandError(USAGE, "memory file " + path + " is a directory; give the snapshot's memory file");
-  if (!S_ISREG(status.st_mode)) throw CommandError(USAGE, "memory file " + path + " is no regular file");
+  if (!S_ISREG(status.st_mode))
+    throw CommandError(USAGE, "memory file " + path +
+                                  " is no regular file (a device, a pipe?); give the snapshot's memory file");
   if (status.st_size == 0)
     throw CommandError(USAGE, "memory file " + path + " is empty; was the snapshot written?");
   return fd;
@@ -224,6 +226,7 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
   command
       .add_option("--lock-deadline-ms", options.lockDeadlineMs,
                   "A shard that blocks removals for longer is killed and replaced")
+      ->check(CLI::Range(10u, 600'000u))
       ->capture_default_str();
   command
       .add_option("--watchdog-ms", options.watchdogMs, "A coordinator that is silent for longer is replaced")
@@ -232,6 +235,7 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
   command
       .add_option("--handshake-timeout-ms", options.handshakeTimeoutMs,
                   "How long a target may take for its handshake")
+      ->check(CLI::Range(10u, 600'000u))
       ->capture_default_str();
   command
       .add_option("--max-restores", options.maxRestores,

@@ -77,8 +77,11 @@ void addControl(CLI::App& command, std::string& path);
 // A check of the names of restores and listeners: they are part of the names of kept fds.
 const CLI::Validator& restoreName();
 
+// "17 B", "1.5 GiB": the largest unit that is not above the value, up to TiB.
 std::string humanBytes(std::uint64_t bytes);
+// "0.3 us", "1.5 ms", "75.0 s".
 std::string humanNs(std::uint64_t ns);
+// Whether stdout is one: a person reads it, and lines may be rewritten.
 bool isTerminal();
 
 // The log of this process and of those it starts: on stderr, so that stdout is the command's own.

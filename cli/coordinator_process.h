@@ -22,7 +22,8 @@ class CoordinatorProcess {
 
   // Starts it. Throws naming the executable where that is not possible.
   // `image`: as rpc::startProcess takes it.
-  CoordinatorProcess(const std::string& executable, const std::vector<std::string>& arguments, int image = -1);
+  CoordinatorProcess(const std::string& executable, const std::vector<std::string>& arguments,
+                     int image = -1);
 
   pid_t pid() const { return process_.pid; }  // to show to people
   int pidfd() const { return process_.pidfd.get(); }

@@ -11,7 +11,7 @@ int main(int argc, char** argv) {
   CLI::App app{
       "faultline brings a snapshot's memory back lazily, in parallel, through userfaultfd, and survives the "
       "death of\n"
-      "any of its own processes.\n\n"
+      "its coordinator and shards, and as a systemd service that of all its processes.\n\n"
       "Begin with: faultline demo\n"
       "Restore one VM: faultline restore --memory vm.mem --socket /tmp/vm.sock\n"
       "Run a daemon:   faultline serve, then faultline status"};

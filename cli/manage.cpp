@@ -116,7 +116,9 @@ void addManage(CLI::App& app, Result& chosen) {
             "Begins with what has queued up meanwhile.\nExample: faultline resume vm1",
             [](auto& client, auto& o) { client.wait(client.restore(o.name).resumeRequest().send()); });
   onRestore("detach", "End a restore and release its target",
-            "The target runs on without a server. Refused while pages are missing: prefault them first.\n"
+            "The target runs on without a server. Refused while pages are missing: prefault them first. A "
+            "restore is\n"
+            "released by itself when it has every page, unless it is served with --keep-serving.\n"
             "Example: faultline prefault vm1 --wait && faultline detach vm1",
             [](auto& client, auto& o) {
               auto request = client.restore(o.name).detachRequest();

@@ -1,10 +1,10 @@
 // faultline metrics: the figures of a service for Prometheus.
 
+#include <unistd.h>
+
 #include <cstdio>
 
-#include <unistd.h>
 #include "cli/common.h"
-
 #include "cli/metrics_server.h"
 #include "cli/metrics_text.h"
 #include "cli/session.h"
@@ -67,7 +67,9 @@ void addMetrics(CLI::App& app, Result& chosen) {
       "  faultline metrics\n"
       "  faultline metrics --listen unix:/run/faultline/metrics.sock\n"
       "  faultline metrics --once > /var/lib/node_exporter/faultline.prom\n\n"
-      "What each figure means: docs/metrics.md. Alerts and a dashboard: docs/prometheus, docs/grafana.");
+      "What each figure means: docs/metrics.md. Alerts and a dashboard: docs/prometheus, docs/grafana; "
+      "installed, all of\n"
+      "it is in share/doc/faultline.");
   addControl(*command, options->control);
   command->add_option("--listen", options->listen, "unix:PATH, or a port of this machine alone; port 0: any")
       ->capture_default_str();

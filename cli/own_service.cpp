@@ -47,7 +47,10 @@ OwnService::OwnService(const ServiceOptions& options)
   kj::AutoCloseFd socket = control_.take();
   const pid_t parent = getpid();
   pid_ = fork();
-  if (pid_ < 0) throw CommandError(ENVIRONMENT, std::string("cannot fork: ") + std::strerror(errno));
+  if (pid_ < 0)
+    throw CommandError(ENVIRONMENT,
+                       std::string("cannot start a process for the service: ") + std::strerror(errno) +
+                           "; is a limit of processes reached (ulimit -u, TasksMax=), or of memory?");
   if (pid_ == 0) {
     // Ends with the command, however that ends; not on the terminal's interrupt, which is the command's to
     // handle.
@@ -71,7 +74,7 @@ void OwnService::waitUntilReady(kj::AutoCloseFd ready) {
   if (said == 'r') return;
   int status = 0;
   while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) continue;
-  // sysexits.h: the coordinator refused this machine or its configuration.
+  // sysexits.h: the coordinator refused what it was started with.
   const bool refused = WIFEXITED(status) && WEXITSTATUS(status) >= 64 && WEXITSTATUS(status) <= 78;
   throw CommandError(refused ? ENVIRONMENT : FAILED,
                      "the service could not be started; its messages are above");

@@ -161,7 +161,8 @@ void PageDrawing::write(const std::string& path) const {
   image.format = PNG_FORMAT_RGB;
   static_assert(sizeof(Colour) == 3);
   if (png_image_write_to_file(&image, path.c_str(), 0, points.data(), 0, nullptr) == 0)
-    throw CommandError(USAGE, "--png " + path + " cannot be written: " + image.message);
+    throw CommandError(USAGE, "--png " + path + " cannot be written: " + image.message +
+                                  "; give a file in a folder that is there and that you may write to");
 }
 
 }  // namespace faultline::cli

@@ -33,6 +33,11 @@ json toJson(const char* event, const RestoreView& view, const Rates& rates) {
           {"faults_per_second", rates.faults}};
 }
 
+// Whatever bytes a path, or a peer's message that is quoted, has: JSON is UTF-8.
+std::string jsonLine(const json& object) {
+  return object.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
 std::string line(const RestoreView& view, const Rates& rates) {
   char text[256];
   snprintf(text, sizeof text,
@@ -69,7 +74,7 @@ void Progress::show(const RestoreView& view) {
   if (last_.has_value() && now - shownAt_ < (terminal_ ? TERMINAL_INTERVAL : INTERVAL)) return;
   shownAt_ = now;
   const Rates rates = ratesBetween(last_.has_value() ? &*last_ : nullptr, view);
-  print(output_ == Output::json ? toJson("progress", view, rates).dump() : line(view, rates), false);
+  print(output_ == Output::json ? jsonLine(toJson("progress", view, rates)) : line(view, rates), false);
   last_ = view;
 }
 
@@ -80,7 +85,7 @@ void Progress::finish(const RestoreView& view, const std::string& reason) {
     summary["reason"] = reason;
     summary["fault_p50_ns"] = view.latency.quantile(0.5);
     summary["fault_p99_ns"] = view.latency.quantile(0.99);
-    return print(summary.dump(), true);
+    return print(jsonLine(summary), true);
   }
   print(line(view, rates), true);
   if (view.latency.samples() > 0)
@@ -92,7 +97,7 @@ void Progress::finish(const RestoreView& view, const std::string& reason) {
 }
 
 void Progress::say(const std::string& text) {
-  print(output_ == Output::json ? json{{"event", "note"}, {"text", text}}.dump() : text, true);
+  print(output_ == Output::json ? jsonLine({{"event", "note"}, {"text", text}}) : text, true);
 }
 
 }  // namespace faultline::cli

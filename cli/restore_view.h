@@ -25,9 +25,11 @@ struct RestoreView {
   std::uint64_t poisoned = 0;                               // pages
   shm::Histogram::Snapshot latency;                         // of a fault, from its read to its page
 
+  // Each replaces its part of the above, and keeps nothing of the reader.
   void take(rpc::RestoreInfo::Reader info);
   void take(rpc::RestoreStats::Reader stats);
 
+  // Of the pages, those that are populated or given back: nothing is to be fetched for them any more.
   double donePercent() const;
   std::uint64_t byFault() const { return copied + zeroed + zeroedRemoved - prefaulted; }  // pages
 };

@@ -159,9 +159,10 @@ void addServe(CLI::App& app, Result& chosen) {
   command->add_flag("--keep-serving", options->keepServing, "Do not release a target when it has every page");
   addOnLost(*command, options->onLost);
   command->add_flag("--any-user", options->anyUser, "Accept targets of any user, not only root and our own");
-  command->footer(std::string(EXIT_CODES) +
-                  ",\n            64 to 78 the coordinator refused to start (its log says why);\n"
-                  "            75 after SIGUSR1: everything is left to the next one");
+  command->footer(
+      std::string(EXIT_CODES) +
+      ",\n            64 the coordinator beside it does not take its options: it is of another build;\n"
+      "            75 after SIGUSR1: everything is left to the next one");
   command->callback([options, &chosen] { chosen = [options] { return serve(*options); }; });
 }
 

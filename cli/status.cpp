@@ -44,6 +44,7 @@ json statsJson(rpc::RestoreStats::Reader stats) {
                              {"requeued", s.getRequeued()},
                              {"poisoned", s.getPoisoned()},
                              {"dropped", s.getDropped()},
+                             {"out_of_memory", s.getOutOfMemory()},
                              {"prefaulted", s.getPrefaulted()},
                              {"cold_reads", s.getColdReads()},
                              {"source_bytes", s.getSourceBytes()},
@@ -187,7 +188,7 @@ void printEvent(const json& e) {
   const auto seconds = static_cast<std::time_t>(ns / 1'000'000'000);
   char when[32];
   std::tm local{};
-  strftime(when, sizeof when, "%H:%M:%S", localtime_r(&seconds, &local));
+  strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S", localtime_r(&seconds, &local));
   printf("  %s.%03d %s\n", when, static_cast<int>(ns / 1'000'000 % 1000), text(e, "text").c_str());
 }
 

@@ -28,14 +28,16 @@ std::vector<std::byte> contentOf(const std::string& path) {
   };
   // Not waiting for a writer, should it be a pipe.
   kj::AutoCloseFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (fd.get() < 0) throw refuse(std::strerror(errno));
+  if (fd.get() < 0)
+    throw refuse(std::string(std::strerror(errno)) +
+                 "; record one with --record-working-set, or leave it out");
   struct stat status {};
   fstat(fd.get(), &status);
-  if (!S_ISREG(status.st_mode)) throw refuse("it is no regular file");
+  if (!S_ISREG(status.st_mode)) throw refuse("it is no regular file; give the file that was recorded");
   const auto size = static_cast<std::uint64_t>(status.st_size);
   if (size > MAX_WORKING_SET_BYTES)
     throw refuse("it has " + std::to_string(size) + " bytes; a recorded working set has at most " +
-                 std::to_string(MAX_WORKING_SET_BYTES));
+                 std::to_string(MAX_WORKING_SET_BYTES) + "; give the file that was recorded");
   std::vector<std::byte> bytes(size);
   std::size_t have = 0;
   while (have < size) {
@@ -114,8 +116,9 @@ void requireWritable(const std::string& path) {
   if (std::filesystem::is_directory(path, none))
     throw CommandError(USAGE, "working set " + path + " is a directory; give the name of a file");
   if (access(folderOf(path).c_str(), W_OK | X_OK) != 0)
-    throw CommandError(USAGE,
-                       "working set " + path + " could not be written: its folder: " + std::strerror(errno));
+    throw CommandError(USAGE, "working set " + path +
+                                  " could not be written: its folder: " + std::strerror(errno) +
+                                  "; give a file in a folder that is there and that you may write to");
 }
 
 }  // namespace faultline::cli

@@ -7,6 +7,7 @@ namespace faultline::coordinator {
 
 class Service;
 
+// The hooks of all restores and processes of `service`, which must outlive the capability.
 rpc::TestHooks::Client makeTestHooks(Service& service);
 
 }  // namespace faultline::coordinator

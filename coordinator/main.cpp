@@ -5,6 +5,7 @@
 #include <kj/debug.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
+#include <sysexits.h>
 
 #include <CLI/CLI.hpp>
 
@@ -62,7 +63,12 @@ int main(int argc, char** argv) {
   app.add_option("--log-level", options.logLevel, "trace, debug, info, warn, error");
   bool build = false;
   app.add_flag("--build", build, "Say which build this is, on the channel, and end");
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // The supervisor is of another build, and would say the same again: see cli/supervisor.h.
+    return app.exit(error) == 0 ? EX_OK : EX_USAGE;
+  }
   if (build) return rpc::sayBuild();
   rpc::nameProcess("faultline-coordinator");
   options.lockDeadline = std::chrono::milliseconds(lockDeadline);

@@ -44,8 +44,8 @@ class FaultRing {
   // A message that is no valid FaultBatch throws; it is skipped by the next call.
   bool pop(const std::function<void(FaultBatch::Reader)>& visit);
   bool empty() const;
-  // To be called before sleeping on doorbellFd(), edge-triggered since nobody reads it: true means sleep, false
-  // that something has just come.
+  // To be called before sleeping on doorbellFd(), edge-triggered since nobody reads it: true means sleep,
+  // false that something has just come.
   bool prepareToSleep();
   // After waking, by whatever: the doorbell need not ring.
   void awake();

@@ -1,8 +1,8 @@
 #include "rpc/process.h"
 
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <kj/debug.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>

@@ -41,7 +41,8 @@ std::string siblingExecutable(const std::string& name);
 // What tools that list processes call us: started from an open program, we would be a number to them.
 void nameProcess(const std::string& name);
 
-// What this process was started with, besides stdin, stdout and stderr, goes to none that it starts. First of all.
+// What this process was started with, besides stdin, stdout and stderr, goes to none that it starts. First of
+// all.
 void passNoFdsOn();
 
 // For a process that sees guests' memory: it leaves no core dump, and no other process of the same user may

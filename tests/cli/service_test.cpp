@@ -16,6 +16,7 @@
 #include <sstream>
 
 #include "cli/common.h"
+#include "rpc/connection.h"
 #include "tests/cli/command.h"
 
 namespace faultline::test {
@@ -23,6 +24,7 @@ namespace {
 
 using nlohmann::json;
 using ::testing::AllOf;
+using ::testing::ContainsRegex;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -116,6 +118,10 @@ TEST_F(Service, TellsOfDeaths) {
   EXPECT_EQ(seen["incarnation"], 2);
   EXPECT_THAT(seen["events"].dump(),
               AllOf(HasSubstr("killed by signal 9 (Killed)"), HasSubstr("takes over")));
+  // With its day: an event may be from any.
+  EXPECT_THAT(
+      ask({"status"}).out,
+      ContainsRegex("\n  [0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{3} [^\n]*killed"));
   server->signal(SIGTERM);
   EXPECT_EQ(server->finish().code, 0);
 }
@@ -199,6 +205,26 @@ TEST_F(Service, RestoreTellsProgramsInJson) {
   EXPECT_EQ(objects.back()["event"], "end");
   EXPECT_EQ(objects.back()["missing"], 0);
   EXPECT_EQ(objects.back()["pages"], 1024);
+}
+
+// A path, and what a stranger sends, are any bytes; JSON is not.
+TEST_F(Service, RestoreTellsProgramsInJsonWhateverBytesItSpeaksOf) {
+  const std::string odd = directory_ / "odd\xff";
+  Command restoring({"restore", "--json", "--memory", image_, "--socket", odd});
+  restoring.await("waiting for a target");
+  {
+    const kj::AutoCloseFd stranger = rpc::connectTo(odd);
+    ASSERT_EQ(write(stranger.get(), "\xfe\xff", 2), 2);
+  }
+  restoring.await("refused a target");
+
+  Command touching({"--socket", odd, "--image", image_}, "faultline-target");
+  EXPECT_EQ(touching.finish().code, 0);
+  const auto result = restoring.finish();
+  EXPECT_EQ(result.code, 0) << result.err;
+  const auto objects = lines(result.out);
+  EXPECT_EQ(objects.front()["text"], "waiting for a target at " + (directory_ / "odd\xef\xbf\xbd"));
+  EXPECT_EQ(objects.back()["event"], "end");
 }
 
 TEST_F(Service, RestoreSurvivesTheCoordinatorBeforeATargetComes) {

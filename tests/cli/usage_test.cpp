@@ -21,9 +21,9 @@ using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::StartsWith;
 
-const std::vector<std::string> COMMANDS = {"serve", "restore", "status",   "demo",
-                                           "pause", "resume",  "detach",   "prefault",
-                                           "pages", "reshard", "shutdown", "working-set", "metrics", "upgrade"};
+const std::vector<std::string> COMMANDS = {"serve",    "restore",     "status",   "demo",   "pause",
+                                           "resume",   "detach",      "prefault", "pages",  "reshard",
+                                           "shutdown", "working-set", "metrics",  "upgrade"};
 
 // One line, that of ours.
 MATCHER(IsOneLine, "is one line that begins with the program's name") {
@@ -71,6 +71,10 @@ TEST(Usage, WrongCommandLinesAreExitCodeTwo) {
       {"serve", "--shards", "two"},
       {"serve", "--log-level", "loud"},
       {"serve", "--watchdog-ms", "1"},
+      {"serve", "--lock-deadline-ms", "0"},
+      {"serve", "--lock-deadline-ms", "600001"},
+      {"serve", "--handshake-timeout-ms", "0"},
+      {"serve", "--handshake-timeout-ms", "600001"},
       {"serve", "--name", "a.b"},
       {"serve", "--name", ""},
       {"serve", "--name", std::string(51, 'n')},
@@ -103,6 +107,9 @@ TEST(Usage, WrongCommandLinesAreExitCodeTwo) {
 TEST(Usage, WhatIsWrongIsNamed) {
   EXPECT_THAT(run({"serve", "--shards", "10000"}).err,
               AllOf(HasSubstr("--shards"), HasSubstr("10000"), HasSubstr("64")));
+  for (const char* option : {"--lock-deadline-ms", "--handshake-timeout-ms"})
+    EXPECT_THAT(run({"restore", "--memory", "m", "--socket", "s", option, "0"}).err,
+                AllOf(HasSubstr(option), HasSubstr("Value 0 not in range 10 to 600000")));
   EXPECT_THAT(run({"prefault", "vm", "--range", "1-2"}).err,
               AllOf(HasSubstr("1-2"), HasSubstr("FIRST:COUNT")));
   EXPECT_THAT(run({"serve", "--name", "a.b"}).err, HasSubstr("\"a.b\" must have 1 to 50 characters"));
@@ -125,6 +132,14 @@ TEST(Usage, WithoutAServerTheExitCodeIsFour) {
                 AllOf(IsOneLine(), IsForPeople(), HasSubstr(control), HasSubstr("faultline serve")))
         << line;
   }
+}
+
+// The supervisor does not try that again (cli/supervisor.h).
+TEST(Usage, ACoordinatorRefusesOptionsThatItDoesNotKnowWithSixtyFour) {
+  const auto result = Command({"--of-another-build"}, "faultline-coordinator").finish();
+  EXPECT_EQ(result.code, 64);
+  EXPECT_THAT(result.err, HasSubstr("--of-another-build"));
+  EXPECT_EQ(Command({"--help"}, "faultline-coordinator").finish().code, 0);
 }
 
 // --- memory files and sockets ---
@@ -156,7 +171,9 @@ TEST(BadInput, MemoryFilesThatAreNone) {
   expectRefused(directory, {directory / "missing", socket, "missing: No such file or directory; give"});
   expectRefused(directory, {directory.path(), socket, directory.path() + " is a directory"});
   expectRefused(directory, {empty, socket, empty + " is empty"});
-  expectRefused(directory, {"/dev/zero", socket, "/dev/zero is no regular file"});
+  expectRefused(directory,
+                {"/dev/zero", socket,
+                 "/dev/zero is no regular file (a device, a pipe?); give the snapshot's memory file"});
 }
 
 TEST(BadInput, MemoryFilesThatMayNotBeRead) {
@@ -210,6 +227,25 @@ TEST(BadInput, ControlSocketInUse) {
   EXPECT_EQ(result.code, cli::USAGE);
   EXPECT_THAT(result.err, AllOf(IsOneLine(), IsForPeople(), HasSubstr(directory / "control")));
   EXPECT_TRUE(std::filesystem::exists(directory / "control"));
+}
+
+TEST(BadInput, WorkingSetsThatAreNone) {
+  Directory directory;
+  const std::string missing = directory / "missing", nowhere = directory / "no/such/file";
+
+  auto result = run({"working-set", "show", missing});
+  EXPECT_EQ(result.code, cli::USAGE);
+  EXPECT_THAT(result.err, AllOf(IsOneLine(), HasSubstr(missing + ": No such file"),
+                                HasSubstr("record one with --record-working-set, or leave it out")));
+
+  result = run({"working-set", "show", "/dev/zero"});
+  EXPECT_EQ(result.code, cli::USAGE);
+  EXPECT_THAT(result.err, AllOf(IsOneLine(), HasSubstr("/dev/zero: it is no regular file; give the file")));
+
+  result = run({"working-set", "save", "vm", "--output", nowhere});
+  EXPECT_EQ(result.code, cli::USAGE);
+  EXPECT_THAT(result.err, AllOf(IsOneLine(), HasSubstr(nowhere + " could not be written"),
+                                HasSubstr("give a file in a folder that is there")));
 }
 
 TEST(BadInput, DemoDirectoryThatIsNotThere) {

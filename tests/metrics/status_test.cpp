@@ -36,6 +36,15 @@ TEST(Status, TellsOfThreadsThatWait) {
   EXPECT_EQ(statusOf(server)["restores"][0]["waiting_threads"], 0);
 }
 
+TEST(Status, TellsOfTriesThatFoundNoMemory) {
+  Image image(PAGES * 4096);
+  Server server(image);
+  const Target target(image, server.socket(), 4096);
+  server.restore();
+  const json status = statusOf(server);
+  for (const json& shard : status["restores"][0]["stats"]["shards"]) EXPECT_EQ(shard.at("out_of_memory"), 0);
+}
+
 // A file's name is any bytes; JSON is not.
 TEST(Status, IsJsonWhateverTheNameOfTheMemoryFile) {
   Image image(PAGES * 4096);

@@ -1,5 +1,5 @@
-/* consumer SOCKET MEMORY-FILE: restores the file's memory through an installed faultline and compares every byte.
- * 77: this machine does not allow userfaultfd. */
+/* consumer SOCKET MEMORY-FILE: restores the file's memory through an installed faultline and compares every
+ * byte. 77: this machine does not allow userfaultfd. */
 #include <errno.h>
 #include <faultline_client.h>
 #include <stdio.h>
