@@ -68,7 +68,8 @@ TEST(UffdReader, ABatchThatFailsLeavesNoTableToBeBelieved) {
   while (!uffd::eventInFlight(uffd.get())) sched_yield();
   std::thread giving([&] { madvise(memory, shm::SMALL_PAGE, MADV_DONTNEED); });
   {
-    UffdReader reader(io, uffd.get(), segment, router, failpoints, options, {});
+    ReadingTurns turns;
+    UffdReader reader(io, uffd.get(), segment, router, failpoints, options, turns, {});
     EXPECT_ANY_THROW(reader.run().wait(io.waitScope));
     EXPECT_FALSE(segment.lock().closed());
     EXPECT_FALSE(segment.servable());
