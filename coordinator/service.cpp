@@ -288,7 +288,9 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
   auto work = kj::Vector<kj::Promise<void>>();
   for (const std::uint64_t id : has) {
     const auto known = restores_.find(id);
-    if ((known != restores_.end() && !known->second->over()) || abandoned_.count(id) != 0) continue;
+    const bool wanted = known != restores_.end() && !known->second->over() &&
+                        known->second->ownedBy(shard.index());  // no longer, after a reshard before our time
+    if (wanted || abandoned_.count(id) != 0) continue;
     auto request = shard.rpc().detachRequest();
     request.setRestore(id);
     work.add(request.send().ignoreResult());

@@ -2,6 +2,12 @@
 
 namespace faultline::shm {
 
+bool Extents::anyOf(std::uint32_t shard, std::uint32_t shards) const {
+  for (std::uint32_t extent = 0; extent < count(); extent++)
+    if (owner(extent, shards) == shard) return true;
+  return false;
+}
+
 void Extents::deal(std::uint32_t shards, std::uint32_t owners, std::uint32_t first) {
   for (std::size_t i = 0; i < owners_.size(); i++)
     owners_[i].store(static_cast<std::uint16_t>((first + i % owners) % shards), std::memory_order_relaxed);

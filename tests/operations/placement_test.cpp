@@ -33,7 +33,21 @@ TEST(Placement, ARestoreIsDealtOutToSoManyShards) {
   }
 }
 
-// A shard that owns nothing of a restore can die without touching it, and can be given extents later.
+// Who owns nothing of a restore has nothing of it: no uffd, no segment, no memory file; and a population does not
+// wait for it.
+TEST(Placement, AShardWithoutAShareHasNothingOfARestore) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = 3, .owners = 1, .prefault = true});
+  Target target(image, server.socket(), SMALL);
+  auto restore = server.restore();
+  server.wait(restore.waitCompleteRequest().send());
+  const auto owners = ownersOf(server);
+  auto status = server.status();
+  for (auto shard : status.getShards())
+    EXPECT_EQ(shard.getRestores(), owners.count(shard.getIndex())) << shard.getIndex();
+}
+
+// It can be given extents later.
 TEST(Placement, AShardWithoutAShareCanGetOne) {
   Image image(PAGES * SMALL);
   Server server(image, {.shards = 3, .owners = 1});
