@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "coordinator/call_inputs.h"
 #include "coordinator/coordinator_server.h"
 #include "coordinator/hooks_server.h"
 #include "rpc/fd.h"
@@ -201,9 +202,8 @@ kj::Promise<void> Service::adoptRestores() {
                            fds.target.get() >= 0 ? rpc::duplicate(fds.target.get()) : kj::AutoCloseFd()};
     auto failure = kj::runCatchingExceptions([&] {
       auto restore = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
-      auto& adopted = *restore;
-      keep(kj::mv(restore));
-      recovered.add(adopted.recover());
+      const auto adopted = keep(kj::mv(restore));
+      recovered.add(adopted->recover().attach(adopted));
     });
     KJ_IF_MAYBE (e, failure) {
       loseRestore(id, e->getDescription().cStr(), kj::mv(const_cast<RestoreFds&>(spare)));
@@ -282,12 +282,13 @@ std::string Service::begin(RestoreSpec spec, RestoreFds fds) {
   return begun.name();
 }
 
-void Service::keep(kj::Own<Restore> restore) {
+std::shared_ptr<Restore> Service::keep(kj::Own<Restore> restore) {
   const std::uint64_t id = restore->id();
   Restore* raw = restore.get();
   std::shared_ptr<Restore> shared(raw, [own = kj::mv(restore)](Restore*) mutable { own = nullptr; });
   restores_[id] = shared;
   watch(shared);
+  return shared;
 }
 
 void Service::watch(const std::shared_ptr<Restore>& restore) {
@@ -304,9 +305,7 @@ std::shared_ptr<Restore> Service::find(const std::string& name) {
 }
 
 std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source) {
-  KJ_REQUIRE(
-      !spec.name.empty() && spec.name.size() <= 50 && spec.name.find_first_of(".:/ \n") == std::string::npos,
-      "a listener's name has 1 to 50 characters, none of them '.', ':', '/' or blank", spec.name.c_str());
+  requireName(spec.name);
   KJ_REQUIRE(listeners_.count(spec.name) == 0, "a listener of this name is being served: choose another",
              spec.name.c_str());
   int memory;
@@ -350,7 +349,7 @@ void Service::shutdown(bool force) {
 
 kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards) {
   auto restore = find(name);
-  KJ_REQUIRE(shards >= 1 && shards <= shm::MAX_SHARDS, "a restore can have 1 to 64 shards", shards);
+  requireShards(shards);
   return pool_.grow(shards)
       .then([restore, shards] { return restore->reshard(shards).attach(restore); })
       .then([this, name, shards] {
@@ -402,7 +401,8 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
           restore->segment().ownerOf(key.second) == shard.index())
         hopeless.push_back(key.second);
     const std::uint32_t index = shard.index();
-    work.add(restore->shardUp(shard, hopeless));
+    // It may be over before the shard has answered.
+    work.add(restore->shardUp(shard, hopeless).attach(restore));
     if (hopeless.empty()) continue;
     for (const shm::PageIndex page : hopeless) deaths_.erase({id, page});
     log_.add("restore " + restore->name() + ": page " + std::to_string(hopeless.front()) +

@@ -59,7 +59,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::Promise<void> adoptRestores();
   void adoptConnections();
   void loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds);
-  void keep(kj::Own<Restore> restore);
+  std::shared_ptr<Restore> keep(kj::Own<Restore> restore);
   void watch(const std::shared_ptr<Restore>& restore);
   kj::Promise<void> pingSupervisor();
   std::string freeName(const std::string& wanted) const;
