@@ -105,7 +105,9 @@ class Restore final : private kj::TaskSet::ErrorHandler {
 
   void store();
   kj::Promise<void> attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
+  bool targetHasGone() const;
   kj::Promise<void> watchTarget();
+  kj::Promise<void> watchMemory();
   kj::Promise<void> leave(std::uint64_t deadline);
   void finish();
   kj::Promise<void> bury();

@@ -10,11 +10,14 @@
 #include <cerrno>
 #include <utility>
 
+#include "rpc/failpoints.h"
 #include "shard/bus_guard.h"
 
 namespace faultline::shard {
 
 namespace {
+
+using rpc::Failpoints;
 
 constexpr std::size_t PAGE = 4096;
 
@@ -43,6 +46,7 @@ Source::~Source() {
 }
 
 Staged Source::stageCached(std::uint64_t offset, std::size_t length, void* buffer) const {
+  if (const int error = Failpoints::takeFailure(); error != 0) return {Staged::Kind::lost, nullptr, error};
   const iovec to{buffer, length};
   ssize_t got;
   do {
@@ -58,12 +62,14 @@ Staged Source::stageCached(std::uint64_t offset, std::size_t length, void* buffe
 }
 
 Staged Source::stageMapped(std::uint64_t offset, std::size_t length) const {
+  if (const int error = Failpoints::takeFailure(); error != 0) return {Staged::Kind::lost, nullptr, error};
   if (isHole(offset, length)) return {Staged::Kind::zero, nullptr, 0};
   if (!cached(offset, length)) return {Staged::Kind::cold, nullptr, 0};
   return populate(offset, length);
 }
 
 Staged Source::stageMappedWaiting(std::uint64_t offset, std::size_t length) const {
+  if (const int error = Failpoints::takeFailure(); error != 0) return {Staged::Kind::lost, nullptr, error};
   if (isHole(offset, length)) return {Staged::Kind::zero, nullptr, 0};
   return populate(offset, length);
 }

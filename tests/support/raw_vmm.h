@@ -12,8 +12,9 @@ namespace faultline::test {
 class RawVmm {
  public:
   // Memory of `sizes` bytes each, mapped and registered as Firecracker does: private, anonymous, not
-  // reserved, perhaps of huge pages; UFFD_FEATURE_EVENT_REMOVE alone.
-  RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize = 4096);
+  // reserved, perhaps of huge pages; UFFD_FEATURE_EVENT_REMOVE alone. `memory`: the file that it maps
+  // instead, shared, as other VMMs do; borrowed.
+  explicit RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize = 4096, int memory = -1);
   // Takes its memory back first.
   ~RawVmm();
   RawVmm(const RawVmm&) = delete;
