@@ -242,11 +242,15 @@ kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageInd
         return hopeless.empty() ? kj::Promise<void>(kj::READY_NOW)
                                 : poison(shard, hopeless, "one shard after the other died at it");
       })
-      .then([this, index = shard.index()] {
+      .then([this, index = shard.index()]() -> kj::Promise<void> {
         router_.setAttached(index, true);
+        // Over meanwhile, and this shard was not among those that were told to leave.
+        if (ShardHandle* late = context_.pool.process(index); over_ && late != nullptr)
+          return shardLeaves(*late);
         bool all = true;
         for (std::uint32_t i = 0; i < segment_.activeShards(); i++) all &= router_.attached(i);
         if (all) readyFulfiller_->fulfill();
+        return kj::READY_NOW;
       });
 }
 

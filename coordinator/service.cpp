@@ -41,6 +41,11 @@ bool endsWith(const std::string& text, const std::string& suffix) {
          text.compare(text.size() - suffix.size(), suffix.size(), suffix) == 0;
 }
 
+// For Promise::attach(), which keeps no more than a reference of what has a name.
+std::shared_ptr<Restore> kept(const std::shared_ptr<Restore>& restore) {
+  return restore;
+}
+
 // Tells sockets apart, whatever number they have here.
 ino_t inodeOf(int fd) {
   struct stat status {};
@@ -203,7 +208,7 @@ kj::Promise<void> Service::adoptRestores() {
     auto failure = kj::runCatchingExceptions([&] {
       auto restore = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
       const auto adopted = keep(kj::mv(restore));
-      recovered.add(adopted->recover().attach(adopted));
+      recovered.add(adopted->recover().attach(kept(adopted)));
     });
     KJ_IF_MAYBE (e, failure) {
       loseRestore(id, e->getDescription().cStr(), kj::mv(const_cast<RestoreFds&>(spare)));
@@ -338,7 +343,7 @@ void Service::shutdown(bool force) {
   link_.shutdown();
   auto over = kj::Vector<kj::Promise<void>>();
   for (const auto& [id, restore] : std::map(restores_)) {
-    over.add(restore->whenOver().ignoreResult().attach(restore));
+    over.add(restore->whenOver().ignoreResult().attach(kept(restore)));
     restore->end("the service is shut down", Restore::Release::yes);
   }
   // Once the answer to this call is on its way.
@@ -351,7 +356,7 @@ kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards
   auto restore = find(name);
   requireShards(shards);
   return pool_.grow(shards)
-      .then([restore, shards] { return restore->reshard(shards).attach(restore); })
+      .then([restore, shards] { return restore->reshard(shards).attach(kept(restore)); })
       .then([this, name, shards] {
         log_.add("restore " + name + " is served by " + std::to_string(shards) + " shards now");
       });
@@ -402,7 +407,7 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
         hopeless.push_back(key.second);
     const std::uint32_t index = shard.index();
     // It may be over before the shard has answered.
-    work.add(restore->shardUp(shard, hopeless).attach(restore));
+    work.add(restore->shardUp(shard, hopeless).attach(kept(restore)));
     if (hopeless.empty()) continue;
     for (const shm::PageIndex page : hopeless) deaths_.erase({id, page});
     log_.add("restore " + restore->name() + ": page " + std::to_string(hopeless.front()) +

@@ -179,6 +179,9 @@ TEST_F(TheDeathOfTheVmm, DuringATakeoverIsNoticedAfterIt) {
   ::kill(coordinator, SIGKILL);
   server.reconnect();
   await([&] { return server.status().getRestores().size() == 0; });
+  // The shard that comes in the dead one's place meets a restore that is over.
+  await([&] { return server.status().getShards()[owner].getAlive(); });
+  EXPECT_EQ(server.status().getIncarnation(), 2u);
 }
 
 // Nobody waits for a page any more, and no page is on its way.
