@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include "coordinator/call_inputs.h"
 #include "coordinator/hooks_server.h"
 #include "coordinator/restore_server.h"
 #include "coordinator/service.h"
@@ -118,6 +119,7 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
       KJ_REQUIRE(uffd::isUserfaultfd(got[0].get()), "the fd given as uffd is no userfaultfd");
       RestoreSpec wanted;
       wanted.name = spec.getName().cStr();
+      if (!wanted.name.empty()) requireName(wanted.name);
       wanted.sourceName = spec.getSourceName().cStr();
       wanted.regions = rpc::regionsFrom(spec.getRegions());
       wanted.uffdFeatures = uffdFeatures(got[0].get());
@@ -197,8 +199,7 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
   kj::Promise<void> upgrade(UpgradeContext context) override {
     auto params = context.getParams();
     const std::string directory = params.getDirectory().cStr();
-    KJ_REQUIRE(directory.size() <= 500 && !directory.empty() && directory.front() == '/',
-               "an upgrade takes the absolute path of a directory, of at most 500 bytes", directory);
+    requireBuildDirectory(directory);
     if (!params.getCheckOnly()) return service_.upgrade().handOver(directory);
     return service_.upgrade().check(directory).then([context](const rpc::BuildFacts& next) mutable {
       context.getResults().setVersion(next.version.c_str());

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -180,7 +181,10 @@ HandshakeReader::Progress HandshakeReader::advance() {
       throw HandshakeError("the handshake has more than " + std::to_string(MAX_BODY) + " bytes");
     if (endOfArray(body_) != std::string_view::npos) return Progress::complete;
     if (peek()) continue;
-    if (!ended_) return Progress::needMore;
+    if (!ended_) {
+      if (body_.size() - received_ > KEPT) receive();
+      return Progress::needMore;
+    }
     throw HandshakeError("the connection was closed after " + std::to_string(body_.size()) +
                          " bytes, before the handshake was complete");
   }
@@ -203,12 +207,17 @@ Handshake HandshakeReader::take() {
 
 void HandshakeReader::consume() {
   setPeekOffset(socket_, -1);
-  std::string sink(body_.size(), '\0');
-  for (std::size_t left = body_.size(); left > 0;) {
+  receive();
+}
+
+// The kernel moves the peek offset back by as much.
+void HandshakeReader::receive() {
+  std::string sink(body_.size() - received_, '\0');
+  while (received_ < body_.size()) {
     // Without a place for them, the kernel drops the fds that come along.
-    const ssize_t got = recv(socket_, sink.data(), left, MSG_DONTWAIT);
+    const ssize_t got = recv(socket_, sink.data(), body_.size() - received_, MSG_DONTWAIT);
     if (got <= 0) return;
-    left -= static_cast<std::size_t>(got);
+    received_ += static_cast<std::size_t>(got);
   }
 }
 
@@ -223,10 +232,14 @@ std::uint64_t uffdFeatures(int uffd) {
     // UFFD_FEATURE_INITIALIZED, the kernel's own mark, is set once UFFDIO_API was done.
     if (features == 0)
       throw HandshakeError("the userfaultfd is not set up: do UFFDIO_API and register before the handshake");
-    if ((features & UNSERVED) != 0)
+    if ((features & UNSERVED) != 0) {
+      char text[32];
+      snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(features & ~INITIALIZED));
       throw HandshakeError(
-          "the userfaultfd reports fork, remap or unmap events, which are not served; its features are " +
-          std::to_string(features & ~INITIALIZED));
+          std::string("the userfaultfd reports fork, remap or unmap events, which are not served; its "
+                      "features are ") +
+          text + ": negotiate UFFD_FEATURE_EVENT_REMOVE alone of the events");
+    }
     return features & ~INITIALIZED;
   }
   throw HandshakeError("the userfaultfd's features cannot be told from /proc/self/fdinfo");

@@ -41,9 +41,14 @@ struct Handshake {
 
 // Reads a handshake without consuming it (MSG_PEEK), so that a successor that inherits the connection can
 // begin again. For a connected, non-blocking socket, which must outlive it.
+//
+// What is not consumed fills the sender's buffer (net.core.wmem_default, some 200 KiB), and the sender waits:
+// so of a body of which more than KEPT bytes have come and that is not complete, these are consumed. A
+// successor refuses what is left of it.
 class HandshakeReader {
  public:
   static constexpr std::size_t MAX_BODY = 1 << 20;  // bytes
+  static constexpr std::size_t KEPT = 64ul * 1024;
 
   explicit HandshakeReader(int socket);
 
@@ -58,9 +63,12 @@ class HandshakeReader {
  private:
   bool peek();
   void requireOneFd() const;
+  // Receives for good all that was looked at.
+  void receive();
 
   const int socket_;
   std::string body_;
+  std::size_t received_ = 0;  // of body_
   std::vector<kj::AutoCloseFd> fds_;
   bool ended_ = false;
 };

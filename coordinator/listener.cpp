@@ -54,9 +54,11 @@ void Listener::accepted(const std::string& keptAs, kj::AutoCloseFd connection) {
   context_.failpoints.hit(rpc::Point::handshakeAccepted);
   auto pending = std::make_shared<Pending>(context_.io.unixEventPort, keptAs, kj::mv(connection));
   auto& timer = context_.io.provider->getTimer();
-  const auto limit = static_cast<std::uint64_t>(context_.options.handshakeTimeout.count()) * kj::MILLISECONDS;
-  auto late = timer.afterDelay(limit).then(
-      [] { throw HandshakeError("nothing complete came within the time limit"); });
+  const auto limit = static_cast<std::uint64_t>(context_.options.handshakeTimeout.count());
+  auto late = timer.afterDelay(limit * kj::MILLISECONDS).then([limit] {
+    throw HandshakeError("no complete handshake came within " + std::to_string(limit) +
+                         " ms: send it as soon as connected, or raise --handshake-timeout-ms");
+  });
   tasks_.add(handshake(pending)
                  .exclusiveJoin(kj::mv(late))
                  .catch_([this](kj::Exception&& e) { refuse(e.getDescription().cStr()); })

@@ -10,6 +10,7 @@
 
 #include "rpc/fd.h"
 #include "rpc/mistakes.h"
+#include "rpc/process.h"
 #include "shmtracker/error.h"
 #include "uffd/uffd.h"
 
@@ -20,6 +21,7 @@ using rpc::made;
 namespace {
 
 constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
+constexpr kj::Duration LIFE_CHECK = 250 * kj::MILLISECONDS;
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
 
@@ -28,6 +30,13 @@ void setNonBlocking(int uffd) {
   int flags;
   KJ_SYSCALL(flags = fcntl(uffd, F_GETFL));
   KJ_SYSCALL(fcntl(uffd, F_SETFL, flags | O_NONBLOCK));
+}
+
+// Bytes to read are no sign: a peer may say more than its handshake, and a predecessor may have died before
+// it took that.
+bool hungUp(int connection) {
+  pollfd poll{connection, 0, 0};
+  return ::poll(&poll, 1, 0) == 1 && (poll.revents & (POLLHUP | POLLERR)) != 0;
 }
 
 }  // namespace
@@ -149,6 +158,7 @@ void Restore::start() {
       }));
   tasks_.add(kj::joinPromises(attaching.releaseAsArray()).then([this] { serve(); }));
   tasks_.add(watchTarget());
+  tasks_.add(watchMemory());
 }
 
 kj::Promise<void> Restore::recover() {
@@ -319,22 +329,30 @@ kj::Promise<void> Restore::attachOwners() {
   return kj::joinPromises(attaching.releaseAsArray());
 }
 
-kj::Promise<void> Restore::watchTarget() {
-  KJ_IF_MAYBE (observer, targetExit_) {
-    return (*observer)->whenBecomesReadable().then([this]() -> kj::Promise<void> {
-      if (!targetGone()) return watchTarget();
-      end(killed_.empty() ? "the target has gone" : killed_, Release::no);
-      return kj::READY_NOW;
-    });
-  }
-  return kj::READY_NOW;
+bool Restore::targetHasGone() const {
+  return fds_.target.get() >= 0 ? rpc::hasEnded(fds_.target.get()) : hungUp(fds_.conn.get());
 }
 
-// A connection is readable also where its target says more than it has to.
-bool Restore::targetGone() const {
-  if (fds_.target.get() >= 0) return true;
-  pollfd poll{fds_.conn.get(), POLLRDHUP, 0};
-  return ::poll(&poll, 1, 0) == 1;
+// Looks before it waits: what happened while nobody waited, as in a takeover, the observer does not tell.
+kj::Promise<void> Restore::watchTarget() {
+  return kj::evalLater([this]() -> kj::Promise<void> {
+    KJ_IF_MAYBE (observer, targetExit_) {
+      if (!targetHasGone()) return (*observer)->whenBecomesReadable().then([this] { return watchTarget(); });
+      end(killed_.empty() ? "the target has gone" : killed_, Release::no);
+    }
+    return kj::READY_NOW;
+  });
+}
+
+// For a target without a pidfd. A shard comes upon its end only where it has a page to put in place; its
+// socket may be held by others, or never have been there.
+kj::Promise<void> Restore::watchMemory() {
+  if (over_ || fds_.target.get() >= 0) return kj::READY_NOW;
+  return context_.io.provider->getTimer().afterDelay(LIFE_CHECK).then([this]() -> kj::Promise<void> {
+    if (!uffd::targetGone(fds_.uffd.get(), segment_.regions().entries().front().base)) return watchMemory();
+    end("the target's memory has gone", Release::no);
+    return kj::READY_NOW;
+  });
 }
 
 kj::Promise<void> Restore::watchCompletion() {

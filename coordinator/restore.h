@@ -111,8 +111,9 @@ class Restore final : private kj::TaskSet::ErrorHandler {
 
   kj::Promise<void> attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
   kj::Promise<void> attachOwners();
+  bool targetHasGone() const;
   kj::Promise<void> watchTarget();
-  bool targetGone() const;
+  kj::Promise<void> watchMemory();
   kj::Promise<void> leave(std::uint64_t deadline);
   void finish();
   kj::Promise<void> bury();

@@ -2,13 +2,12 @@
 
 #include <kj/debug.h>
 
+#include "coordinator/page_runs.h"
 #include "rpc/convert.h"
 
 namespace faultline::coordinator {
 
 namespace {
-
-constexpr unsigned MAX_RUNS = 65536;
 
 class PrefaultServer final : public rpc::Prefault::Server {
  public:
@@ -80,17 +79,11 @@ class RestoreServer final : public rpc::Restore::Server {
     auto restore = require();
     const shm::PageTable& pages = restore->segment().pages();
     const shm::PageRange range = rpc::rangeFrom(context.getParams().getRange(), pages.pageCount());
-    std::vector<std::pair<shm::PageRange, shm::PageState>> runs;
-    for (shm::PageIndex page = range.first; page < range.end() && runs.size() < MAX_RUNS;) {
-      const shm::PageState state = pages.state(page);
-      const std::uint64_t length = std::max<std::uint64_t>(1, pages.runLength(page, range.end() - page));
-      runs.push_back({{page, length}, state});
-      page += length;
-    }
+    const auto runs = stateRuns(pages, range);
     auto list = context.getResults().initRuns(static_cast<unsigned>(runs.size()));
     for (unsigned i = 0; i < runs.size(); i++) {
-      rpc::fill(list[i].initRange(), runs[i].first);
-      list[i].setState(rpc::stateFrom(runs[i].second));
+      rpc::fill(list[i].initRange(), runs[i].range);
+      list[i].setState(rpc::stateFrom(runs[i].value));
     }
     return kj::READY_NOW;
   }
@@ -99,21 +92,11 @@ class RestoreServer final : public rpc::Restore::Server {
     auto restore = require();
     shm::Segment& segment = restore->segment();
     const shm::PageRange range = rpc::rangeFrom(context.getParams().getRange(), segment.pages().pageCount());
-    std::vector<std::pair<shm::PageRange, std::uint32_t>> runs;
-    for (shm::PageIndex page = range.first; page < range.end() && runs.size() < MAX_RUNS;) {
-      const shm::RegionTable regions = segment.regions();
-      const shm::PageIndex end = std::min(regions.pagesOfExtent(regions.extentOf(page)).end(), range.end());
-      const std::uint32_t shard = segment.ownerOf(page);
-      if (!runs.empty() && runs.back().second == shard)
-        runs.back().first.count += end - page;
-      else
-        runs.push_back({{page, end - page}, shard});
-      page = end;
-    }
+    const auto runs = ownerRuns(segment, range);
     auto list = context.getResults().initRuns(static_cast<unsigned>(runs.size()));
     for (unsigned i = 0; i < runs.size(); i++) {
-      rpc::fill(list[i].initRange(), runs[i].first);
-      list[i].setShard(runs[i].second);
+      rpc::fill(list[i].initRange(), runs[i].range);
+      list[i].setShard(runs[i].value);
     }
     return kj::READY_NOW;
   }

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "coordinator/call_inputs.h"
 #include "coordinator/coordinator_server.h"
 #include "coordinator/hooks_server.h"
 #include "rpc/fd.h"
@@ -20,6 +21,11 @@ namespace {
 
 // Deaths of shards at one page after which the page is given up.
 constexpr std::uint32_t DEATHS_A_PAGE = 3;
+
+// For Promise::attach(), which keeps no more than a reference of what has a name.
+std::shared_ptr<Restore> kept(const std::shared_ptr<Restore>& restore) {
+  return restore;
+}
 
 // Tells sockets apart, whatever number they have here.
 ino_t inodeOf(int fd) {
@@ -201,9 +207,7 @@ std::shared_ptr<Restore> Service::find(const std::string& name) {
 }
 
 std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source) {
-  KJ_REQUIRE(
-      !spec.name.empty() && spec.name.size() <= 50 && spec.name.find_first_of(".:/ \n") == std::string::npos,
-      "a listener's name has 1 to 50 characters, none of them '.', ':', '/' or blank", spec.name.c_str());
+  requireName(spec.name);
   KJ_REQUIRE(listeners_.count(spec.name) == 0, "a listener of this name is being served: choose another",
              spec.name.c_str());
   int memory;
@@ -236,7 +240,7 @@ void Service::shutdown(bool force) {
   link_.shutdown();
   auto over = kj::Vector<kj::Promise<void>>();
   for (const auto& [id, restore] : std::map(restores_)) {
-    over.add(restore->whenOver().ignoreResult().attach(restore));
+    over.add(restore->whenOver().ignoreResult().attach(kept(restore)));
     restore->end("the service is shut down", Restore::Release::yes);
   }
   // Once the answer to this call is on its way.
@@ -247,9 +251,9 @@ void Service::shutdown(bool force) {
 
 kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards) {
   auto restore = find(name);
-  KJ_REQUIRE(shards >= 1 && shards <= shm::MAX_SHARDS, "a restore can have 1 to 64 shards", shards);
+  requireShards(shards);
   return pool_.grow(shards)
-      .then([restore, shards] { return restore->reshard(shards).attach(restore); })
+      .then([restore, shards] { return restore->reshard(shards).attach(kept(restore)); })
       .then([this, name, shards] {
         log_.add("restore " + name + " is served by " + std::to_string(shards) + " shards now");
       });
@@ -302,7 +306,7 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
           restore->segment().ownerOf(key.second) == shard.index())
         hopeless.push_back(key.second);
     const std::uint32_t index = shard.index();
-    work.add(restore->shardUp(shard, hopeless).attach(restore));
+    work.add(restore->shardUp(shard, hopeless).attach(kept(restore)));
     if (hopeless.empty()) continue;
     for (const shm::PageIndex page : hopeless) deaths_.erase({id, page});
     log_.add("restore " + restore->name() + ": page " + std::to_string(hopeless.front()) +

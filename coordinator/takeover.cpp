@@ -118,7 +118,8 @@ kj::Promise<void> Service::adoptRestores() {
     auto failure = kj::runCatchingExceptions([&] {
       auto restore = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
       const auto adopted = keep(kj::mv(restore));
-      recovered.add(adopted->recover().attach(adopted));
+      // A copy: of what has a name, attach() keeps a reference.
+      recovered.add(adopted->recover().attach(std::shared_ptr(adopted)));
     });
     KJ_IF_MAYBE (e, failure) {
       loseRestore(id, e->getDescription().cStr(), kj::mv(const_cast<RestoreFds&>(spare)));

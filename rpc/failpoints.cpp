@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 
 #include "rpc/fd.h"
 
@@ -87,6 +88,8 @@ class ProcessHooksServer final : public ProcessHooks::Server {
     const kj::StringPtr name = params.getPoint();
     const auto point = pointNamed({name.begin(), name.size()});
     KJ_REQUIRE(point.has_value(), "no failpoint has this name", name);
+    KJ_REQUIRE(params.getAction() != Action::FAIL || *point == Point::beforeStage,
+               "only a read of the source can fail: arm beforeStage", name);
     auto noFd = []() -> kj::Promise<kj::AutoCloseFd> { return kj::AutoCloseFd(); };
     auto reached = params.hasReached() ? optionalFd(params.getReached()) : noFd();
     auto resume = params.hasResume() ? optionalFd(params.getResume()) : noFd();
@@ -168,7 +171,10 @@ void Failpoints::hitArmed(Point point, std::uint64_t page) {
       kill(getpid(), SIGKILL);
       break;
     case Action::STOP:
-      kill(getpid(), SIGSTOP);
+      raise(SIGSTOP);  // to this thread: sent to the process, it might stop somewhat behind the place
+      break;
+    case Action::FAIL:
+      failure_ = EIO;
       break;
   }
 }

@@ -1,4 +1,4 @@
-// Named places in the code where a test can hold, kill or stop a process.
+// Named places in the code where a test can hold, kill or stop a process, or have a read of the source fail.
 //
 // Unarmed, hit() is one load and one predictable branch. Armed only over the test-hook capability, which
 // exists only in a server started with --test-hooks.
@@ -14,6 +14,7 @@
 #include <mutex>
 #include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "rpc/hooks.capnp.h"
@@ -76,7 +77,11 @@ class Failpoints {
   std::uint64_t arm(Arm arm);
   void disarm(std::uint64_t number);
 
+  // For whoever reads the source: the errno that this thread's next read is to fail with, once; 0: none is.
+  static int takeFailure() { return failure_ == 0 ? 0 : std::exchange(failure_, 0); }
+
  private:
+  static constinit inline thread_local int failure_ = 0;
   void hitArmed(Point point, std::uint64_t page);
 
   struct Armed {

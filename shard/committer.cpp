@@ -56,6 +56,13 @@ void countPopulated(Attachment& restore, Content content, PageState state, std::
   if (origin == Origin::prefault) count(counters.prefaulted, pages);
 }
 
+// Of a page that somebody has answered for, EEXIST says that it is there. Of others with huge pages it may as
+// well mean that there is no memory: to believe it would give zeros to whoever faults next.
+bool isUnclear(const uffd::Result& result, const shm::PageLocation& at, PageState state, Content content) {
+  return result.outcome == Outcome::present && at.pageSize != shm::SMALL_PAGE &&
+         state != PageState::faulted && content.kind != Content::Kind::poison;
+}
+
 // What follows from an answer that put nothing in place.
 Commit judge(Attachment& restore, Outcome outcome, int error, Content content) {
   auto& counters = restore.counters();
@@ -153,7 +160,8 @@ Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, C
       result = populate(restore, at, at.pageSize, content, uffd::Waiters::leave);
     } while (made(Mistake::retryInsideLock) && result.outcome == Outcome::refused);
     failpoints_.hit(Point::afterCopy, page);
-    if (result.outcome == Outcome::done || result.outcome == Outcome::present)
+    if (result.outcome == Outcome::done ||
+        (result.outcome == Outcome::present && !isUnclear(result, at, state, content)))
       pages.markFaulted(guard, {page, 1});
     failpoints_.hit(Point::afterStore, page);
   } while (made(Mistake::keepDecision) && result.outcome == Outcome::refused);
@@ -162,6 +170,10 @@ Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, C
       countPopulated(restore, content, state, 1, Origin::fault);
       return content.kind == Content::Kind::poison ? Commit::poisoned : Commit::done;
     case Outcome::present:
+      if (isUnclear(result, at, state, content)) {
+        count(restore.counters().outOfMemory);
+        return Commit::unclear;
+      }
       count(restore.counters().alreadyPresent);
       return made(Mistake::noWakeAfterPresent) ? Commit::dropped : Commit::done;
     default:
@@ -176,6 +188,7 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
   uffd::Result result{Outcome::unsupported};
   advanced = 0;
   std::uint64_t populated = 0;
+  bool unclear = false;
   {
     failpoints_.hit(Point::beforeReadLock, run.first);
     auto guard = enter(restore, worker);
@@ -191,11 +204,16 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
     if (result.outcome == Outcome::done || result.outcome == Outcome::partial)
       populated = result.bytes / at.pageSize;
     // The first page was there already: somebody populated it and did not live to say so.
-    advanced = result.outcome == Outcome::present ? 1 : populated;
+    unclear = isUnclear(result, at, PageState::missing, content);
+    advanced = result.outcome == Outcome::present && !unclear ? 1 : populated;
     if (advanced > 0) pages.markFaulted(guard, {run.first, advanced});
     failpoints_.hit(Point::afterStore, run.first);
   }
   countPopulated(restore, content, PageState::missing, populated, Origin::prefault);
+  if (unclear) {
+    count(restore.counters().outOfMemory);
+    return Commit::unclear;
+  }
   if (result.outcome == Outcome::present) uffd::wake(restore.uffd(), at.address, at.pageSize);
   if (advanced > 0) return Commit::done;
   return judge(restore, result.outcome, result.error, content);

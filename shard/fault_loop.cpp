@@ -23,6 +23,8 @@ namespace {
 // Reads of the source that may fail before its page is given up; errors of a disk or a network path often
 // pass.
 constexpr std::uint32_t SOURCE_TRIES = 4;
+// Of one fault, before its threads look for themselves whether the page is there: some 60 ms.
+constexpr std::uint32_t UNCLEAR_TRIES = 64;
 constexpr std::uint64_t SUBMIT_AGAIN = 1'000'000;  // ns, after the kernel took not all reads
 
 kj::AutoCloseFd newEvent() {
@@ -292,6 +294,11 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
       break;
     case Commit::retry:
       fault.tries++;
+      retryLater(fault);
+      break;
+    case Commit::unclear:
+      // In the end its threads look for themselves: they go on, or fault again.
+      if (++fault.tries > UNCLEAR_TRIES) return requeue(restore, fault.page);
       retryLater(fault);
       break;
     case Commit::lost:

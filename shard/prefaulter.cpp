@@ -25,6 +25,8 @@ constexpr std::uint64_t FREE_SECTION = 512;
 constexpr std::uint64_t WINDOW = 2u << 20;  // bytes of the source that are staged at once
 constexpr std::uint64_t LOOK_AHEAD = 8;     // pages
 constexpr long PAUSE_NS = 1'000'000;
+// For one page, some 1 s; then it is left to whoever touches it.
+constexpr unsigned UNCLEAR_TRIES = 1000;
 constexpr std::uint64_t FLOWING = 5'000'000;  // ns after a fault, in which more are expected
 
 void nap(long ns) {
@@ -220,18 +222,24 @@ bool Prefaulter::commitRun(Job& job, unsigned worker, PageRange run, Content con
   const std::uint64_t pageSize = restore.segment().regions().locate(run.first).pageSize;
   std::uint64_t limit = restore.removeNegotiated() ? SHORT_SECTION : FREE_SECTION;
   std::uint64_t backOff = 1'000;
+  unsigned unclear = 0;
   while (run.count > 0) {
     if (job.over()) return false;
     const std::uint64_t epoch = lock.epoch();
     std::uint64_t advanced = 0;
-    const Commit result = committer_.commitRun(restore, worker, run, limit, content, advanced);
+    Commit result = committer_.commitRun(restore, worker, run, limit, content, advanced);
+    unclear = result == Commit::unclear ? unclear + 1 : 0;
+    if (unclear > UNCLEAR_TRIES) {
+      advanced = 1;
+      result = Commit::done;
+    }
     run.first += advanced;
     run.count -= advanced;
     if (content.kind == Content::Kind::bytes) {
       content.data = static_cast<const char*>(content.data) + advanced * pageSize;
       shm::count(restore.counters().sourceBytes, advanced * pageSize);
     }
-    if (result == Commit::retry) {
+    if (result == Commit::retry || result == Commit::unclear) {
       nap(static_cast<long>(backOff));
       backOff = std::min<std::uint64_t>(backOff * 2, 1'000'000);
     } else if (result != Commit::done) {

@@ -11,11 +11,14 @@
 #include <cerrno>
 #include <utility>
 
+#include "rpc/failpoints.h"
 #include "shard/bus_guard.h"
 
 namespace faultline::shard {
 
 namespace {
+
+using rpc::Failpoints;
 
 constexpr std::size_t PAGE = 4096;
 // What one page fault on a file mapping maps (mm/memory.c, fault_around_pages).
@@ -69,6 +72,7 @@ Source::~Source() {
 }
 
 Staged Source::stageCached(std::uint64_t offset, std::size_t length, void* buffer) const {
+  if (const int error = Failpoints::takeFailure(); error != 0) return {Staged::Kind::lost, nullptr, error};
   const iovec to{buffer, length};
   ssize_t got;
   do {
@@ -84,6 +88,7 @@ Staged Source::stageCached(std::uint64_t offset, std::size_t length, void* buffe
 }
 
 Staged Source::stageMapped(std::uint64_t offset, std::size_t length) const {
+  if (const int error = Failpoints::takeFailure(); error != 0) return {Staged::Kind::lost, nullptr, error};
   if (isHole(offset, length)) return {Staged::Kind::zero, nullptr, 0};
   if (!mapIfCached(offset, length)) return {Staged::Kind::cold, nullptr, 0};
   return {Staged::Kind::bytes, mapping_ + offset, 0};
@@ -97,10 +102,12 @@ bool Source::mapIfCached(std::uint64_t offset, std::size_t length) const {
 }
 
 Staged Source::stageInPlace(std::uint64_t offset, std::size_t length) const {
+  if (const int error = Failpoints::takeFailure(); error != 0) return {Staged::Kind::lost, nullptr, error};
   return judge(mapping_ + offset, length);
 }
 
 Staged Source::stageMappedWaiting(std::uint64_t offset, std::size_t length) const {
+  if (const int error = Failpoints::takeFailure(); error != 0) return {Staged::Kind::lost, nullptr, error};
   if (isHole(offset, length)) return {Staged::Kind::zero, nullptr, 0};
   return populate(offset, length);
 }

@@ -37,21 +37,22 @@ std::optional<std::string> whyNotServable(std::size_t index, const Region& regio
   const std::string name = describe(index, region);
   if (region.pageSize != SMALL_PAGE && region.pageSize != HUGE_PAGE)
     return name + ": this page size is not served; 4096 and 2097152 are";
-  if (region.size == 0) return name + ": the size is 0";
+  if (region.size == 0) return name + ": the size is 0: leave the region out, or give its size in bytes";
   const std::uint64_t mask = region.pageSize - 1;
   if ((region.base | region.size | region.offset) & mask)
     return name + ": base, size and offset must be multiples of the page size";
   if (region.base + region.size < region.base)
-    return name + ": the range wraps around the end of the address space";
+    return name + ": the range wraps around the end of the address space: give address and size as mapped";
   if (region.offset + region.size < region.offset || region.offset + region.size > sourceBytes)
-    return name + ": reaches past the end of the source, which has " + std::to_string(sourceBytes) + " bytes";
+    return name + ": reaches past the end of the source, which has " + std::to_string(sourceBytes) +
+           " bytes: give this snapshot's own memory file, whole";
   return std::nullopt;
 }
 
 }  // namespace
 
 std::optional<std::string> whyNotServable(std::span<const Region> regions, std::uint64_t sourceBytes) {
-  if (regions.empty()) return "no region is given";
+  if (regions.empty()) return "no region is given: name the memory that is to be restored";
   if (regions.size() > MAX_REGIONS)
     return std::to_string(regions.size()) + " regions are given; at most " + std::to_string(MAX_REGIONS) +
            " are served";
@@ -72,9 +73,12 @@ std::optional<std::string> whyNotServable(std::span<const Region> regions, std::
   for (std::size_t i = 1; i < order.size(); i++) {
     const Region& before = regions[order[i - 1]];
     if (before.base + before.size > regions[order[i]].base)
-      return describe(order[i - 1], before) + " and " + describe(order[i], regions[order[i]]) + " overlap";
+      return describe(order[i - 1], before) + " and " + describe(order[i], regions[order[i]]) +
+             " overlap: name each address once";
   }
-  if (RegionTable::pagesOf(regions) > MAX_PAGES) return "more pages than a segment can track";
+  if (const std::uint64_t pages = RegionTable::pagesOf(regions); pages > MAX_PAGES)
+    return "the regions have " + std::to_string(pages) + " pages together; at most " +
+           std::to_string(MAX_PAGES) + " are served: restore fewer regions, or use pages of 2 MiB";
   return std::nullopt;
 }
 

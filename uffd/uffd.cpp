@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -96,6 +97,13 @@ int unprotect(int uffd, std::uint64_t start, std::uint64_t length) {
 bool eventInFlight(int uffd) {
   uffdio_copy nothing{};
   return ioctl(uffd, UFFDIO_COPY, &nothing) != 0 && errno == EAGAIN;
+}
+
+bool targetGone(int uffd, std::uint64_t address) {
+  constexpr std::size_t PAGE = 4096;
+  static const void* unreadable = mmap(nullptr, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (unreadable == MAP_FAILED) return false;
+  return copy(uffd, address, unreadable, PAGE, Protect::no, Waiters::leave).outcome == Outcome::targetGone;
 }
 
 std::optional<std::uint64_t> waitingThreads(int uffd) {

@@ -19,7 +19,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
-using ::testing::StartsWith;
 
 const std::vector<std::string> COMMANDS = {"serve",    "restore",     "status",   "demo",   "pause",
                                            "resume",   "detach",      "prefault", "pages",  "reshard",

@@ -13,7 +13,7 @@
 #include <thread>
 
 #include "client/sigbus.h"
-#include "tests/firecracker/raw_vmm.h"
+#include "tests/support/raw_vmm.h"
 #include "tests/recovery/recovery_test.h"
 #include "uffd/uffd.h"
 

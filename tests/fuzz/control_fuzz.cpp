@@ -3,6 +3,7 @@
 // Input: a byte that says what, and a Cap'n Proto message of it.
 
 #include <capnp/serialize.h>
+#include <kj/async.h>
 #include <kj/exception.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -10,12 +11,18 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
 
+#include "coordinator/call_inputs.h"
 #include "coordinator/listener.h"
+#include "coordinator/page_runs.h"
 #include "coordinator/working_set.h"
 #include "rpc/control.capnp.h"
 #include "rpc/convert.h"
 #include "shmtracker/region_table.h"
+#include "shmtracker/segment.h"
 #include "tests/fuzz/require.h"
 
 using namespace faultline;
@@ -34,6 +41,78 @@ int source() {
   return fd;
 }
 
+// A restore of so many pages, every second one of which was populated: as many runs as there can be.
+shm::Segment& restore() {
+  static shm::Segment segment = [] {
+    shm::Segment made =
+        shm::Segment::create({.restoreId = 7,
+                              .name = "vm",
+                              .sourceName = "/snapshots/vm.mem",
+                              .regions = {{1u << 30, PAGES * shm::SMALL_PAGE, 0, shm::SMALL_PAGE}},
+                              .sourceBytes = SOURCE,
+                              .uffdFeatures = 8,
+                              .workersPerShard = 2,
+                              .shards = 3});
+    made.lock().open();
+    for (shm::PageIndex page = 0; page < PAGES; page += 2)
+      made.pages().markFaulted(made.lock().lockShared(0), {page, 1});
+    return made;
+  }();
+  return segment;
+}
+
+shm::PageRange checkRange(rpc::PageRange::Reader reader) {
+  const shm::PageRange range = rpc::rangeFrom(reader, PAGES);
+  fuzz::require(range.first <= PAGES && range.count <= PAGES - range.first, "a range lies in the restore");
+  return range;
+}
+
+template <typename Value>
+void checkRuns(const std::vector<coordinator::Run<Value>>& runs, shm::PageRange range) {
+  fuzz::require(runs.size() <= coordinator::MAX_RUNS, "an answer has an end");
+  shm::PageIndex next = range.first;
+  for (const auto& run : runs) {
+    fuzz::require(run.range.first == next && run.range.count > 0, "runs follow each other");
+    next = run.range.end();
+  }
+  fuzz::require(next == range.end() || (runs.size() == coordinator::MAX_RUNS && next < range.end()),
+                "runs end with the range, or where the answer is full");
+}
+
+// The first touches of a restore that has more of them than one answer takes.
+void checkRecorded(std::uint64_t from) {
+  static kj::EventLoop loop;
+  static kj::WaitScope scope(loop);
+  static auto recorded = [] {
+    auto recorder = std::make_shared<coordinator::TouchRecorder>(PAGES);
+    for (shm::PageIndex page = 0; page < PAGES; page++) recorder->touched(page);
+    return coordinator::makeRecordedWorkingSet(recorder, restore().regions().regions(), source());
+  }();
+  auto request = recorded.pagesRequest();
+  request.setFrom(from);
+  const auto answer = request.send().wait(scope);
+  const auto pages = answer.getPages();
+  fuzz::require(answer.getRecorded() == PAGES && pages.size() <= 65536, "an answer has an end");
+  fuzz::require(pages.size() > 0 || from >= PAGES, "who asks on comes to the end");
+  for (unsigned i = 0; i < pages.size(); i++) fuzz::require(pages[i] == from + i, "touches come in order");
+}
+
+void checkName(const std::string& name) {
+  coordinator::requireName(name);
+  fuzz::require(!name.empty() && name.size() <= 50, "a name is short");
+  fuzz::require(name.find_first_of("./: \n\t") == std::string::npos, "a name is one word");
+}
+
+void checkShards(std::uint32_t shards) {
+  coordinator::requireShards(shards);
+  fuzz::require(shards >= 1 && shards <= shm::MAX_SHARDS, "there are as many shards as can be");
+}
+
+void checkDirectory(const std::string& directory) {
+  coordinator::requireBuildDirectory(directory);
+  fuzz::require(directory.front() == '/' && directory.size() <= 500, "a directory fits a message of ours");
+}
+
 void checkWorkingSet(rpc::WorkingSet::Reader reader, const std::vector<shm::Region>& regions) {
   const coordinator::WorkingSet set = coordinator::workingSetFrom(reader, source());
   for (const auto& range : set.ranges)
@@ -50,8 +129,8 @@ void checkAttach(rpc::AttachSpec::Reader spec) {
   if (shm::whyNotServable(regions, SOURCE).has_value()) regions.clear();
   std::sort(regions.begin(), regions.end(), [](const auto& a, const auto& b) { return a.base < b.base; });
   checkWorkingSet(spec.getWorkingSet(), regions);
-  (void)spec.getName();
   (void)spec.getSourceName();
+  checkName(spec.getName().cStr());
 }
 
 void checkRanges(capnp::List<rpc::PageRange>::Reader list) {
@@ -67,20 +146,27 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* input, std::size_t siz
   std::memcpy(words.begin(), input + 1, words.asBytes().size());
   auto failure = kj::runCatchingExceptions([&] {
     capnp::FlatArrayMessageReader message(words);
-    switch (input[0] % 4) {
+    switch (input[0] % 8) {
       case 0:
         return checkAttach(message.getRoot<rpc::AttachSpec>());
       case 1:
         return checkRanges(message.getRoot<rpc::Restore::PrefaultParams>().getRanges());
       case 2:
-        (void)coordinator::listenerSpecFrom(message.getRoot<rpc::ListenSpec>(), source());
-        return;
-      default: {
-        const auto range =
-            rpc::rangeFrom(message.getRoot<rpc::Restore::PageStatesParams>().getRange(), PAGES);
-        fuzz::require(range.first <= PAGES && range.count <= PAGES - range.first,
-                      "a range lies in the restore");
+        return checkName(coordinator::listenerSpecFrom(message.getRoot<rpc::ListenSpec>(), source()).name);
+      case 3: {
+        const auto range = checkRange(message.getRoot<rpc::Restore::PageStatesParams>().getRange());
+        return checkRuns(coordinator::stateRuns(restore().pages(), range), range);
       }
+      case 4: {
+        const auto range = checkRange(message.getRoot<rpc::Restore::OwnersParams>().getRange());
+        return checkRuns(coordinator::ownerRuns(restore(), range), range);
+      }
+      case 5:
+        return checkShards(message.getRoot<rpc::Coordinator::ReshardParams>().getShards());
+      case 6:
+        return checkDirectory(message.getRoot<rpc::Coordinator::UpgradeParams>().getDirectory().cStr());
+      default:
+        return checkRecorded(message.getRoot<rpc::RecordedWorkingSet::PagesParams>().getFrom());
     }
   });
   KJ_IF_MAYBE (error, failure) {

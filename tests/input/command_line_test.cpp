@@ -23,14 +23,20 @@ struct Outcome {
   std::string text;
 };
 
-Outcome run(const std::string& arguments) {
-  const std::string command = rpc::siblingExecutable("faultline") + " " + arguments + " 2>&1 </dev/null";
+// `by`: a command that runs another one.
+Outcome run(const std::string& arguments, const std::string& by = "") {
+  const std::string command = by + rpc::siblingExecutable("faultline") + " " + arguments + " 2>&1 </dev/null";
   FILE* pipe = popen(command.c_str(), "re");
   std::string text;
   for (char buffer[4096]; const std::size_t got = fread(buffer, 1, sizeof buffer, pipe);)
     text.append(buffer, got);
   const int status = pclose(pipe);
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128, text};
+}
+
+// As a user to whom files' modes apply: root is one without these two capabilities.
+Outcome runAsAnyUser(const std::string& arguments) {
+  return run(arguments, geteuid() == 0 ? "setpriv --bounding-set=-dac_override,-dac_read_search " : "");
 }
 
 class CommandLine : public testing::Test {
@@ -102,6 +108,30 @@ TEST_F(CommandLine, SocketPaths) {
   outcome = run(restore(image_.path(), directory_ + "/used"));
   EXPECT_EQ(outcome.code, 2);
   EXPECT_THAT(outcome.text, HasSubstr("in use"));
+}
+
+TEST_F(CommandLine, ASocketPathThatIsNotWritable) {
+  const std::string locked = directory_ + "/locked";
+  ASSERT_EQ(mkdir(locked.c_str(), 0755), 0);
+  ASSERT_EQ(chmod(locked.c_str(), 0555), 0);
+  for (const std::string& arguments :
+       {restore(image_.path(), locked + "/s"), "serve --control " + locked + "/s"}) {
+    const Outcome outcome = runAsAnyUser(arguments);
+    EXPECT_EQ(outcome.code, 2) << arguments;
+    EXPECT_THAT(outcome.text, AllOf(HasSubstr("is its directory there and writable?: " + locked + "/s"),
+                                    HasSubstr("Permission denied")))
+        << arguments;
+  }
+}
+
+TEST_F(CommandLine, AMemoryFileThatMayNotBeRead) {
+  const std::string secret = directory_ + "/secret";
+  std::ofstream(secret) << "x";
+  ASSERT_EQ(chmod(secret.c_str(), 0), 0);
+  const Outcome outcome = runAsAnyUser(restore(secret, directory_ + "/s"));
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_THAT(outcome.text, AllOf(HasSubstr("memory file " + secret), HasSubstr("Permission denied")));
+  EXPECT_NE(access((directory_ + "/s").c_str(), F_OK), 0);
 }
 
 TEST_F(CommandLine, ASocketFileThatNobodyListensOnIsReplaced) {

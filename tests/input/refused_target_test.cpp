@@ -1,4 +1,5 @@
-// A target that is refused ends its own connection and nothing else: a restore that runs meanwhile runs on.
+// A target that is refused ends its own connection and nothing else, and it is said why: a restore that runs
+// meanwhile is served byte for byte.
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -10,6 +11,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
+
+#include "rpc/connection.h"
 #include "rpc/fd.h"
 #include "tests/support/image.h"
 #include "tests/support/send_with_fds.h"
@@ -19,89 +24,209 @@
 namespace faultline::test {
 namespace {
 
-constexpr std::uint64_t PAGES = 64;
+using testing::HasSubstr;
 
+constexpr std::uint64_t PAGES = 64;
+constexpr std::uint64_t BASE = 1ull << 40;
+
+// One region, described by these fields.
+std::string region(std::uint64_t base, std::uint64_t size, std::uint64_t offset, std::uint64_t pageSize) {
+  return "{\"base_host_virt_addr\":" + std::to_string(base) + ",\"size\":" + std::to_string(size) +
+         ",\"offset\":" + std::to_string(offset) + ",\"page_size\":" + std::to_string(pageSize) + "}";
+}
+
+const std::string GOOD = "[" + region(BASE, 4096, 0, 4096) + "]";
+
+// A running restore, and a socket that tells why it refuses. Half of the running target's pages come after
+// whatever the test has done.
 class RefusedTarget : public testing::Test {
  protected:
-  // One region of our own uffd, described by these fields.
-  std::string region(std::uint64_t base, std::uint64_t size, std::uint64_t offset, std::uint64_t pageSize) {
-    return "{\"base_host_virt_addr\":" + std::to_string(base) + ",\"size\":" + std::to_string(size) +
-           ",\"offset\":" + std::to_string(offset) + ",\"page_size\":" + std::to_string(pageSize) + "}";
-  }
+  explicit RefusedTarget(ServerOptions options = {}) : server_(image_, std::move(options)) {}
+  ~RefusedTarget() noexcept override {}  // KJ's may throw
 
-  // So many regions, each of the whole file.
-  std::string sameBytes(std::uint64_t base, unsigned count) {
-    std::string body = region(base, PAGES * 4096, 0, 4096);
-    for (unsigned i = 1; i < count; i++) body += "," + region(base + i * PAGES * 4096, PAGES * 4096, 0, 4096);
-    return body;
+  void SetUp() override {
+    server_.restore();
+    for (std::uint64_t page = 0; page < PAGES / 2; page++) ASSERT_TRUE(target_.holdsImage(page)) << page;
   }
-
-  int connect() {
-    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    strcpy(address.sun_path, server_.socket().c_str());
-    EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    return fd;
-  }
-
-  // Sends a body with the running target's uffd and waits for the server to hang up.
-  void expectRefused(const std::string& body) {
-    const int fd = connect();
-    ASSERT_TRUE(sendWithFds(fd, body, {target_.uffd()}));
-    expectHungUp(fd);
-  }
-  static void expectHungUp(int fd) {
-    char byte;
-    EXPECT_LE(recv(fd, &byte, 1, 0), 0);  // waits until the server closes it
-    close(fd);
-  }
-
   void TearDown() override {
-    for (std::uint64_t page = 0; page < target_.pages(); page++)
-      ASSERT_TRUE(target_.holdsImage(page)) << page;
+    for (std::uint64_t page = 0; page < PAGES; page++) ASSERT_TRUE(target_.holdsImage(page)) << page;
     EXPECT_EQ(server_.status().getRestores().size(), 1u);
   }
 
+  rpc::Listener::Client listen() {
+    auto request = server_.client().coordinator().listenRequest();
+    auto spec = request.initSpec();
+    spec.setName("strict");
+    spec.setSourceName(image_.path().c_str());
+    const kj::AutoCloseFd source(open(image_.path().c_str(), O_RDONLY | O_CLOEXEC));
+    request.setSource(rpc::makeFdFrom(source.get()));
+    request.setSocket(rpc::makeFd(rpc::listenAt(socket_)));
+    return server_.wait(request.send()).getListener();
+  }
+
+  kj::AutoCloseFd connect() const { return rpc::connectTo(socket_); }
+
+  // The server hangs up, and says what is expected.
+  void expectRefused(const kj::AutoCloseFd& connection, const std::string& says) {
+    char byte;
+    EXPECT_LE(recv(connection.get(), &byte, 1, 0), 0);  // waits until the server closes it
+    EXPECT_THAT(server_.wait(listener_.lastErrorRequest().send()).getMessage().cStr(), HasSubstr(says));
+  }
+  // The same for a handshake of this body, with these fds.
+  void expectRefused(const std::string& body, const std::vector<int>& fds, const std::string& says) {
+    const kj::AutoCloseFd connection = connect();
+    ASSERT_TRUE(sendWithFds(connection.get(), body, fds));
+    expectRefused(connection, says);
+  }
+  // The same with the running target's userfaultfd.
+  void expectRefused(const std::string& body, const std::string& says) {
+    expectRefused(body, {target_.uffd()}, says);
+  }
+
   Image image_{PAGES * 4096};
-  Server server_{image_, {.more = {"--handshake-timeout-ms", "200"}}};
+  Server server_;
   Target target_{image_, server_.socket(), 4096};
+  const std::string socket_ = image_.directory() + "/strict";
+  rpc::Listener::Client listener_ = listen();
+};
+
+struct Bad {
+  std::string regions;
+  const char* says;
 };
 
 TEST_F(RefusedTarget, RegionsThatCannotBeServed) {
-  server_.restore();
-  const std::uint64_t base = 1ull << 40;
-  for (const std::string& body :
-       {region(base, 0, 0, 4096), region(base + 1, 4096, 0, 4096), region(base, 4096, 100, 4096),
-        region(base, (PAGES + 1) * 4096, 0, 4096), region(base, 4096, 0, 16384),
-        region(~0ull - 4095, 8192, 0, 4096),
-        region(base, 8192, 0, 4096) + "," + region(base + 4096, 8192, 0, 4096), sameBytes(base, 3)})
-    expectRefused("[" + body + "]");
+  for (const Bad& bad :
+       {Bad{region(BASE, 0, 0, 4096), "the size is 0: leave the region out"},
+        Bad{region(BASE + 1, 4096, 0, 4096), "must be multiples of the page size"},
+        Bad{region(BASE, 4096, 100, 4096), "must be multiples of the page size"},
+        Bad{region(BASE, (PAGES + 1) * 4096, 0, 4096),
+            "past the end of the source, which has 262144 bytes: give this snapshot's own memory file"},
+        Bad{region(BASE, 4096, 0, 16384), "this page size is not served; 4096 and 2097152 are"},
+        Bad{region(~0ull - 4095, 8192, 0, 4096), "wraps around the end of the address space: give"},
+        Bad{region(BASE, 8192, 0, 4096) + "," + region(BASE + 4096, 8192, 0, 4096),
+            "overlap: name each address once"}})
+    expectRefused("[" + bad.regions + "]", bad.says);
+}
+
+TEST_F(RefusedTarget, MoreRegionsThanAreServed) {
+  std::string body;
+  for (std::uint64_t i = 0; i < 4097; i++)
+    body += (i == 0 ? "[" : ",") + region(BASE + i * 4096, 4096, 0, 4096);
+  expectRefused(body + "]", "4097 regions are given; at most 4096 are served");
+}
+
+// Each region has bytes of its own: what is tracked for a target stays within what its file is worth.
+TEST_F(RefusedTarget, TheSameBytesAgainAndAgain) {
+  std::string body;
+  for (std::uint64_t i = 0; i < 3; i++)
+    body += (i == 0 ? "[" : ",") + region(BASE + i * PAGES * 4096, PAGES * 4096, 0, 4096);
+  expectRefused(body + "]", "at most 2 times its size is served");
 }
 
 TEST_F(RefusedTarget, BodiesThatAreNone) {
-  server_.restore();
-  for (const char* body :
-       {"[]", "[1]", "{}", "hello", "[{\"size\":1}]", "[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]"})
-    expectRefused(body);
+  for (const auto& [body, says] : {std::pair("[]", "names no region"),
+                                   {"[1]", "is no JSON object"},
+                                   {"{}", "no JSON array"},
+                                   {"hello", "it begins with 'hello'"},
+                                   {"[{\"size\":1}]", "base_host_virt_addr is missing"},
+                                   {"[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]", "nested too deeply"}})
+    expectRefused(body, says);
 }
 
-TEST_F(RefusedTarget, OneThatSaysNothing) {
-  server_.restore();
-  expectHungUp(connect());
-}
-
-TEST_F(RefusedTarget, OneThatStopsInTheMiddle) {
-  server_.restore();
-  expectRefused("[{\"base_host_virt");
+// Its sender is stopped in the middle of it.
+TEST_F(RefusedTarget, ABodyWithoutEnd) {
+  const kj::AutoCloseFd connection = connect();
+  ASSERT_TRUE(sendWithFds(connection.get(), "[", {target_.uffd()}));
+  const std::string blanks(64ul * 1024, ' ');
+  while (sendWithFds(connection.get(), blanks, {})) continue;
+  expectRefused(connection, "the handshake has more than 1048576 bytes");
 }
 
 TEST_F(RefusedTarget, OneWithoutAnFd) {
-  server_.restore();
-  const int fd = connect();
-  const std::string body = "[" + region(4096, 4096, 0, 4096) + "]";
-  ASSERT_EQ(send(fd, body.data(), body.size(), MSG_NOSIGNAL), static_cast<ssize_t>(body.size()));
-  expectHungUp(fd);
+  expectRefused(GOOD, {}, "no file descriptor came with the handshake; send the userfaultfd by SCM_RIGHTS");
+}
+
+TEST_F(RefusedTarget, OneWithTwoFds) {
+  expectRefused(GOOD, {target_.uffd(), target_.uffd()}, "2 file descriptors came with the handshake");
+}
+
+TEST_F(RefusedTarget, OneWithMoreFdsThanCanBeTaken) {
+  expectRefused(GOOD, std::vector<int>(40, target_.uffd()), "send the userfaultfd alone");
+}
+
+TEST_F(RefusedTarget, ASocketForAUserfaultfd) {
+  const kj::AutoCloseFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  expectRefused(GOOD, {socket.get()}, "the file descriptor is no userfaultfd, it is socket:");
+}
+
+TEST_F(RefusedTarget, AFileForAUserfaultfd) {
+  const kj::AutoCloseFd file(open(image_.path().c_str(), O_RDONLY | O_CLOEXEC));
+  expectRefused(GOOD, {file.get()}, "the file descriptor is no userfaultfd, it is " + image_.path());
+}
+
+// A userfaultfd with events that would have to be followed: whichever way it comes.
+TEST_F(RefusedTarget, EventsThatAreNotServed) {
+  for (const std::uint64_t feature :
+       {UFFD_FEATURE_EVENT_FORK, UFFD_FEATURE_EVENT_REMAP, UFFD_FEATURE_EVENT_UNMAP}) {
+    const kj::AutoCloseFd uffd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+    uffdio_api api{};
+    api.api = UFFD_API;
+    api.features = feature | UFFD_FEATURE_EVENT_REMOVE;
+    if (ioctl(uffd.get(), UFFDIO_API, &api) != 0)
+      GTEST_SKIP() << "needs CAP_SYS_PTRACE, for userfaultfds with such events: " << strerror(errno);
+    const std::string says = "fork, remap or unmap events, which are not served";
+    expectRefused(GOOD, {uffd.get()}, says);
+
+    auto request = server_.client().coordinator().attachRequest();
+    auto attached = request.initSpec().initRegions(1)[0];
+    attached.setBase(BASE);
+    attached.setSize(4096);
+    request.setUffd(rpc::makeFdFrom(uffd.get()));
+    const kj::AutoCloseFd source(open(image_.path().c_str(), O_RDONLY | O_CLOEXEC));
+    request.setSource(rpc::makeFdFrom(source.get()));
+    try {
+      server_.wait(request.send());
+      ADD_FAILURE() << "attached, with features " << api.features;
+    } catch (const kj::Exception& error) {
+      EXPECT_THAT(error.getDescription().cStr(), HasSubstr(says));
+    }
+  }
+}
+
+// Names stand in log lines and labels.
+TEST_F(RefusedTarget, ANameOfSeveralLines) {
+  for (const char* name : {"two\nlines", "a.b", "a b", "\x01", "/"}) {
+    auto request = server_.client().coordinator().attachRequest();
+    request.initSpec().setName(name);
+    request.setUffd(rpc::makeFdFrom(target_.uffd()));
+    const kj::AutoCloseFd source(open(image_.path().c_str(), O_RDONLY | O_CLOEXEC));
+    request.setSource(rpc::makeFdFrom(source.get()));
+    try {
+      server_.wait(request.send());
+      ADD_FAILURE() << "attached as " << name;
+    } catch (const kj::Exception& error) {
+      EXPECT_THAT(error.getDescription().cStr(), HasSubstr("a name has 1 to 50 characters")) << name;
+    }
+  }
+}
+
+// --- those that are waited for in vain ---
+
+class LateTarget : public RefusedTarget {
+ protected:
+  static constexpr const char* SAYS =
+      "no complete handshake came within 500 ms: send it as soon as connected, or "
+      "raise --handshake-timeout-ms";
+  LateTarget() : RefusedTarget({.more = {"--handshake-timeout-ms", "500"}}) {}
+};
+
+TEST_F(LateTarget, OneThatSaysNothing) {
+  expectRefused(connect(), SAYS);
+}
+
+TEST_F(LateTarget, OneThatStopsInTheMiddle) {
+  expectRefused("[{\"base_host_virt", SAYS);
 }
 
 // What a handshake is refused for, the control interface refuses as well: events that nobody follows.

@@ -91,7 +91,8 @@ TEST_P(Prefault, RemovedInTheMiddleOfASection) {
   EXPECT_TRUE(target.holdsImage(3));
 }
 
-// A page in the middle of a run is there already: the kernel stops before it, the rest goes on behind it.
+// A page in the middle of a run is there already: the kernel stops before it, the rest goes on behind it. Of a huge
+// page nobody can tell whether it is there or memory is short; after a while the rest goes on, too.
 TEST_P(Prefault, GoesOnBehindAPageThatIsThere) {
   Image image(imageBytes());
   Server server(image);
@@ -105,7 +106,8 @@ TEST_P(Prefault, GoesOnBehindAPageThatIsThere) {
   auto prefault = start(server, restore, {{0, 4}});
   server.wait(prefault.waitRequest().send());
   for (std::uint64_t page = 0; page < 4; page++) {
-    awaitState(server, restore, page, rpc::PageState::FAULTED);
+    const bool told = page != 2 || pageSize() == SMALL;
+    awaitState(server, restore, page, told ? rpc::PageState::FAULTED : rpc::PageState::MISSING);
     EXPECT_TRUE(target.holdsImage(page)) << page;
   }
 }

@@ -11,8 +11,10 @@ namespace {
 
 constexpr std::uint64_t GIVEN = 20, COUNT = 10;
 
+enum class Errors { allowed, none };
+
 // Flips one byte while all of ours but the supervisor are dead; judges what the target gets afterwards.
-void flipWhileDead(std::size_t offset, unsigned char mask) {
+void flipWhileDead(std::size_t offset, unsigned char mask, Errors errors = Errors::allowed) {
   Image image(PAGES * SMALL);
   Server server(image, {.shards = SHARDS});
   Target target(image, server.socket(), SMALL);
@@ -31,7 +33,10 @@ void flipWhileDead(std::size_t offset, unsigned char mask) {
   for (const std::uint64_t page :
        {GIVEN, GIVEN + 3, GIVEN + COUNT, std::uint64_t{100}, std::uint64_t{0}, PAGES - 1}) {
     const bool given = page >= GIVEN && page < GIVEN + COUNT;
-    if (target.touch(page) == Touch::sigbus) continue;  // loud
+    if (target.touch(page) == Touch::sigbus) {  // loud
+      EXPECT_EQ(errors, Errors::allowed) << "page " << page << ", byte " << offset;
+      continue;
+    }
     if (given)
       EXPECT_TRUE(target.isAll(page, 0)) << "page " << page << ", byte " << offset;
     else
@@ -72,6 +77,14 @@ TEST(Corruption, AByteThatRotsNeverBecomesWrongBytesOfTheTarget) {
   std::mt19937 random(7);
   for (const std::size_t offset : interestingOffsets())
     flipWhileDead(offset, static_cast<unsigned char>(1 + random() % 255));
+}
+
+// That a page was populated, in one of the two places only: it is taken for one that was not, and nothing is
+// lost.
+TEST(Corruption, ABitThatFollowsFromTheRestCostsNothing) {
+  const shm::Layout layout = shm::Layout::of(1, PAGES / EXTENT, PAGES, 4);
+  const std::size_t word = offsetof(shm::PageWord, faulted);
+  for (const std::size_t plane : {layout.pages, layout.mirror}) flipWhileDead(plane + word, 1, Errors::none);
 }
 
 TEST(Corruption, OfOneRestoreLeavesTheOthersAlone) {

@@ -10,12 +10,12 @@
 #include "rpc/failpoints.h"
 #include "rpc/fd.h"
 #include "tests/support/image.h"
+#include "tests/support/page_sizes.h"
 #include "tests/support/server.h"
 #include "tests/support/target.h"
 
 namespace faultline::test {
 
-inline constexpr std::uint64_t SMALL = 4096;
 inline constexpr std::uint64_t EXTENT = 512;  // pages with one owner
 inline constexpr std::uint64_t PAGES = 4 * EXTENT;
 inline constexpr unsigned SHARDS = 3;
@@ -51,6 +51,8 @@ inline std::string actionName(rpc::Action action) {
       return "Stopped";
     case rpc::Action::PARK:
       return "Parked";
+    case rpc::Action::FAIL:
+      return "Failed";
   }
   return "";
 }

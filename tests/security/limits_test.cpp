@@ -4,8 +4,11 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/capability.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -13,9 +16,12 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstring>
+#include <filesystem>
 #include <thread>
 
 #include "client/faultline_client.h"
+#include "rpc/connection.h"
 #include "rpc/process.h"
 #include "tests/cli/command.h"
 #include "tests/support/child_process.h"
@@ -42,9 +48,10 @@ int touchAs(uid_t uid, const std::string& socket, Expect expected) {
            char why[256];
            if (faultline_target_open(&region, 1, 0, &target, why, sizeof why) != 0) _exit(2);
            if (setuid(uid) != 0) _exit(2);
-           // Refused before it has said a word: nobody needs to read that.
-           const int sent = faultline_target_connect(target, socket.c_str(), 5000, why, sizeof why);
-           if (sent != 0) _exit(sent == -EPIPE && expected == Expect::refused ? 0 : 2);
+           const int connected = faultline_target_connect(target, socket.c_str(), 5000, why, sizeof why);
+           // Who is refused for what it is may hear so before it has said a word.
+           if (expected == Expect::refused && (connected == -EPIPE || connected == -ECONNRESET)) _exit(0);
+           if (connected != 0) _exit(2);
            if (expected == Expect::refused) _exit(faultline_target_wait_peer(target, -1) == 0 ? 0 : 1);
            const auto* page = static_cast<volatile unsigned char*>(faultline_target_address(target, 0));
            (void)*page;
@@ -116,6 +123,72 @@ TEST(RemovalFloods, StopNobodyElse) {
   over = true;
   for (std::thread& flood : floods) flood.join();
   EXPECT_TRUE(flooding.isAll(0, 0));
+}
+
+std::size_t openFilesOf(pid_t pid) {
+  std::size_t count = 0;
+  for ([[maybe_unused]] const auto& fd :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd"))
+    count++;
+  return count;
+}
+
+// Lowers a limit of a process that runs.
+void limit(pid_t pid, __rlimit_resource resource, rlim_t to) {
+  const rlimit both{to, to};
+  ASSERT_EQ(prlimit(pid, resource, &both, nullptr), 0) << strerror(errno);
+}
+
+// Connections that say nothing take all the fds that the supervisor may have: who comes then has to wait and
+// is served once there are some again; the restore that runs needs none.
+TEST(OpenFiles, WhereTheyRunOutTargetsWaitAndRestoresRunOn) {
+  Image image(PAGES * 4096);
+  const std::string log = image.directory() + "/log";
+  Server server(image, {.more = {"--handshake-timeout-ms", "60000"}, .logFile = log});
+  const Target running(image, server.socket(), 4096);
+  server.restore(0);
+  EXPECT_TRUE(running.holdsImage(0));
+  limit(server.supervisor(), RLIMIT_NOFILE, openFilesOf(server.supervisor()) + 12);
+  auto saidSo = [&] {
+    return textOf(log).find("targets have to wait: Too many open files") != std::string::npos;
+  };
+  std::vector<kj::AutoCloseFd> silent;
+  while (!saidSo()) {
+    const std::size_t before = openFilesOf(server.supervisor());
+    silent.push_back(rpc::connectTo(server.socket()));
+    await([&] { return saidSo() || openFilesOf(server.supervisor()) > before; });
+  }
+  EXPECT_THAT(textOf(log), HasSubstr("raise the limit on open files"));
+  for (std::uint64_t page = 1; page < PAGES; page++) EXPECT_TRUE(running.holdsImage(page)) << page;
+  Target late(image, server.socket(), 4096);
+  silent.clear();
+  for (std::uint64_t page = 0; page < PAGES; page++) EXPECT_TRUE(late.holdsImage(page)) << page;
+}
+
+// So much is locked that the next target would be one too many.
+TEST(LockableMemory, WhereItRunsOutRestoresRunOn) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizer makes mlock() do nothing";
+#endif
+  rlimit now{};
+  getrlimit(RLIMIT_MEMLOCK, &now);
+  if (now.rlim_cur < (4u << 20))
+    GTEST_SKIP() << "needs 4 MiB that may be locked without CAP_IPC_LOCK; ulimit -l says " << now.rlim_cur;
+  Image image(PAGES * 4096);
+  const std::string log = image.directory() + "/log";
+  Server server(image, {.logFile = log, .before = [] {
+                          if (geteuid() == 0 && prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK) != 0) _exit(126);
+                        }});
+  const Target running(image, server.socket(), 4096);
+  server.restore(0);
+  EXPECT_TRUE(running.holdsImage(0));
+  limit(server.coordinatorPid(), RLIMIT_MEMLOCK, 65536);
+  const Target refused(image, server.socket(), 4096);
+  await([&] { return textOf(log).find("a target is refused") != std::string::npos; });
+  EXPECT_THAT(textOf(log),
+              AllOf(HasSubstr("cannot lock"), HasSubstr("RLIMIT_MEMLOCK is 65536 bytes: raise it")));
+  for (std::uint64_t page = 1; page < PAGES; page++) EXPECT_TRUE(running.holdsImage(page)) << page;
+  EXPECT_EQ(server.status().getRestores().size(), 1u);
 }
 
 // A service that may lock next to nothing: its targets are refused, and it says what it needs.

@@ -92,19 +92,23 @@ TEST_P(NotServable, AndTheMessageSaysWhy) {
   EXPECT_THAT(*why, testing::HasSubstr(GetParam().says));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Each, NotServable,
-    testing::Values(Bad{{0, 0, 0, SMALL_PAGE}, "size is 0"}, Bad{{1, 4096, 0, SMALL_PAGE}, "multiples"},
-                    Bad{{0, 4097, 0, SMALL_PAGE}, "multiples"}, Bad{{0, 4096, 5, SMALL_PAGE}, "multiples"},
-                    Bad{{0, 4096, 0, 8192}, "page size is not served"}, Bad{{0, 4096, 0, 0}, "page size"},
-                    Bad{{0, 128 * MIB, 0, SMALL_PAGE}, "past the end of the source"},
-                    Bad{{0, 4096, 64 * MIB, SMALL_PAGE}, "past the end"},
-                    Bad{{0, 4096, ~0ull - 4095, SMALL_PAGE}, "past the end"},
-                    Bad{{~0ull - 4095, 8192, 0, SMALL_PAGE}, "wraps"}));
+INSTANTIATE_TEST_SUITE_P(Each, NotServable,
+                         testing::Values(Bad{{0, 0, 0, SMALL_PAGE}, "size is 0: leave the region out"},
+                                         Bad{{1, 4096, 0, SMALL_PAGE}, "multiples"},
+                                         Bad{{0, 4097, 0, SMALL_PAGE}, "multiples"},
+                                         Bad{{0, 4096, 5, SMALL_PAGE}, "multiples"},
+                                         Bad{{0, 4096, 0, 8192}, "page size is not served"},
+                                         Bad{{0, 4096, 0, 0}, "page size"},
+                                         Bad{{0, 128 * MIB, 0, SMALL_PAGE},
+                                             "past the end of the source, which has 67108864 bytes: give"},
+                                         Bad{{0, 4096, 64 * MIB, SMALL_PAGE}, "past the end"},
+                                         Bad{{0, 4096, ~0ull - 4095, SMALL_PAGE}, "past the end"},
+                                         Bad{{~0ull - 4095, 8192, 0, SMALL_PAGE},
+                                             "wraps around the end of the address space: give"}));
 
 TEST(NotServableTogether, OverlapAndNothingAndTooMany) {
   EXPECT_THAT(*whyNotServable(std::vector<Region>{{8192, 8192, 0, 4096}, {4096, 8192, 0, 4096}}, MIB),
-              testing::HasSubstr("overlap"));
+              testing::HasSubstr("overlap: name each address once"));
   EXPECT_THAT(*whyNotServable({}, MIB), testing::HasSubstr("no region"));
   // Each within the source, and all of the same bytes of it: a table of states without bounds.
   std::vector<Region> same;
@@ -116,6 +120,19 @@ TEST(NotServableTogether, OverlapAndNothingAndTooMany) {
   EXPECT_THAT(*whyNotServable(std::vector<Region>(MAX_REGIONS + 1), MIB), testing::HasSubstr("at most"));
   EXPECT_FALSE(
       whyNotServable(std::vector<Region>{{8192, 8192, 0, 4096}, {0, 8192, 0, 4096}}, MIB).has_value());
+}
+
+TEST(NotServableTogether, MorePagesThanASegmentCanTrack) {
+  constexpr std::uint64_t HALF = MAX_PAGES / 2 * SMALL_PAGE, SOURCE = HALF + SMALL_PAGE;
+  EXPECT_FALSE(
+      whyNotServable(std::vector<Region>{{0, HALF, 0, SMALL_PAGE}, {HALF, HALF, 0, SMALL_PAGE}}, SOURCE)
+          .has_value());
+  EXPECT_THAT(
+      *whyNotServable(
+          std::vector<Region>{
+              {0, HALF, 0, SMALL_PAGE}, {HALF, HALF, 0, SMALL_PAGE}, {2 * HALF, SMALL_PAGE, 0, SMALL_PAGE}},
+          SOURCE),
+      testing::HasSubstr("17179869185 pages together; at most 17179869184 are served: restore fewer"));
 }
 
 }  // namespace

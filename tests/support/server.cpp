@@ -1,6 +1,7 @@
 #include "tests/support/server.h"
 
 #include <capnp/message.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sched.h>
@@ -10,6 +11,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <stdexcept>
 
 #include "rpc/fd.h"
@@ -22,7 +26,13 @@ namespace {
 // A page server that ends takes its shards with it; this bounds how long a broken one may hold the suite up.
 constexpr int END_PATIENCE_MS = 20'000;
 
-pid_t start(const std::vector<std::string>& arguments) {
+std::string logLevel(const ServerOptions& options) {
+  if (!options.logFile.empty()) return "info";
+  const char* wanted = getenv("FAULTLINE_TEST_LOG");
+  return wanted == nullptr ? "critical" : wanted;
+}
+
+pid_t start(const std::vector<std::string>& arguments, const ServerOptions& options) {
   std::vector<char*> argv;
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
@@ -32,6 +42,11 @@ pid_t start(const std::vector<std::string>& arguments) {
     // Goes with the test program, however that ends.
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     setpgid(0, 0);
+    if (!options.logFile.empty()) {
+      const int log = open(options.logFile.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+      for (const int fd : {STDOUT_FILENO, STDERR_FILENO}) dup2(log, fd);
+    }
+    if (options.before) options.before();
     execv(argv[0], argv.data());
     _exit(127);
   }
@@ -43,34 +58,33 @@ pid_t start(const std::vector<std::string>& arguments) {
 
 Server::Server(const Image& image, ServerOptions options)
     : socket_(image.directory() + "/socket"), control_(image.directory() + "/control") {
-  std::vector<std::string> arguments = {
-      rpc::siblingExecutable("faultline"),
-      "serve",
-      "--test-hooks",
-      "--control",
-      control_,
-      "--socket",
-      socket_,
-      "--memory",
-      image.path(),
-      "--name",
-      "vm",
-      "--shards",
-      std::to_string(options.shards),
-      "--owners",
-      std::to_string(options.owners),
-      "--workers",
-      std::to_string(options.workers),
-      "--lock-deadline-ms",
-      std::to_string(options.lockDeadlineMs),
-      "--watchdog-ms",
-      std::to_string(options.watchdogMs),
-      "--log-level",
-      getenv("FAULTLINE_TEST_LOG") != nullptr ? getenv("FAULTLINE_TEST_LOG") : "critical"};
+  std::vector<std::string> arguments = {rpc::siblingExecutable("faultline"),
+                                        "serve",
+                                        "--test-hooks",
+                                        "--control",
+                                        control_,
+                                        "--socket",
+                                        socket_,
+                                        "--memory",
+                                        image.path(),
+                                        "--name",
+                                        "vm",
+                                        "--shards",
+                                        std::to_string(options.shards),
+                                        "--owners",
+                                        std::to_string(options.owners),
+                                        "--workers",
+                                        std::to_string(options.workers),
+                                        "--lock-deadline-ms",
+                                        std::to_string(options.lockDeadlineMs),
+                                        "--watchdog-ms",
+                                        std::to_string(options.watchdogMs),
+                                        "--log-level",
+                                        logLevel(options)};
   if (!options.prefault) arguments.push_back("--no-prefault");
   if (options.keepServing) arguments.push_back("--keep-serving");
   arguments.insert(arguments.end(), options.more.begin(), options.more.end());
-  pid_ = start(arguments);
+  pid_ = start(arguments, options);
   reconnect();
 }
 
@@ -167,6 +181,28 @@ unsigned Server::ownerOf(std::uint64_t page, unsigned n) {
   request.setRestore(restoreName(n).c_str());
   request.setPage(page);
   return wait(request.send()).getShard();
+}
+
+std::uint64_t Server::sum(std::uint64_t (rpc::ShardStats::Reader::*figure)() const, unsigned n) {
+  const auto response = wait(client_->restore(restoreName(n)).statsRequest().send());
+  std::uint64_t total = 0;
+  for (auto shard : response.getStats().getShards()) total += (shard.*figure)();
+  return total;
+}
+
+std::string Server::eventWith(const std::vector<std::string>& words) {
+  for (auto event : status().getEvents()) {
+    const std::string text = event.getText().cStr();
+    if (std::all_of(words.begin(), words.end(),
+                    [&text](const std::string& word) { return text.find(word) != std::string::npos; }))
+      return text;
+  }
+  return "";
+}
+
+std::string textOf(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
 }
 
 }  // namespace faultline::test

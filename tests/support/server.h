@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,9 @@ struct ServerOptions {
   bool prefault = false;
   bool keepServing = true;
   std::vector<std::string> more = {};  // further arguments of `faultline serve`
+  std::string logFile = {};            // where it logs, at level info; empty: stderr, next to nothing
+  // Called in the server's process before it becomes `faultline`: what it is to be denied.
+  std::function<void()> before = {};
 };
 
 // `faultline serve --test-hooks` with one handshake socket for `image`. Ended, with everything it started, by
@@ -59,6 +63,10 @@ class Server {
   pid_t shardPid(unsigned index);
   // Shard that owns the page.
   unsigned ownerOf(std::uint64_t page, unsigned n = 0);
+  // A figure of ShardStats, of all shards together: sum(&rpc::ShardStats::Reader::getDropped).
+  std::uint64_t sum(std::uint64_t (rpc::ShardStats::Reader::*figure)() const, unsigned n = 0);
+  // Whether an event, as an operator sees them, has all of these words; the event.
+  std::string eventWith(const std::vector<std::string>& words);
 
  private:
   std::string socket_, control_;
@@ -66,6 +74,9 @@ class Server {
   std::unique_ptr<rpc::ControlClient> client_;
   std::unique_ptr<capnp::MallocMessageBuilder> lastStatus_;
 };
+
+// The file's content; empty where there is none.
+std::string textOf(const std::string& path);
 
 // Calls `done` until it says true, giving the CPU away in between; the test's own time limit ends it
 // otherwise.

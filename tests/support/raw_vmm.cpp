@@ -1,4 +1,4 @@
-#include "tests/firecracker/raw_vmm.h"
+#include "tests/support/raw_vmm.h"
 
 #include <fcntl.h>
 #include <kj/debug.h>
@@ -17,7 +17,7 @@
 namespace faultline::test {
 
 RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize, std::uint64_t features,
-               std::uint64_t mode)
+               std::uint64_t mode, int memory)
     : uffd_(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))) {
   uffdio_api api{};
   api.api = UFFD_API;
@@ -25,9 +25,9 @@ RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize, 
   KJ_SYSCALL(ioctl(uffd_.get(), UFFDIO_API, &api));
   std::uint64_t offset = 0;
   for (const std::uint64_t size : sizes) {
-    const int huge = pageSize == 4096 ? 0 : MAP_HUGETLB;
-    void* start = mmap(nullptr, size, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | huge, -1, 0);
+    const int own = MAP_PRIVATE | MAP_ANONYMOUS | (pageSize == 4096 ? 0 : MAP_HUGETLB);
+    void* start = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_NORESERVE | (memory < 0 ? own : MAP_SHARED),
+                       memory, memory < 0 ? 0 : static_cast<off_t>(offset));
     KJ_REQUIRE(start != MAP_FAILED, "no memory for a guest", size);
     uffdio_register range{};
     range.range = {reinterpret_cast<std::uint64_t>(start), size};

@@ -1,0 +1,26 @@
+// Pages of a restore as runs of what is the same of them, for answers that are bounded however many pages
+// there are.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "shmtracker/segment.h"
+
+namespace faultline::coordinator {
+
+inline constexpr std::size_t MAX_RUNS = 65536;  // an answer
+
+template <typename Value>
+struct Run {
+  shm::PageRange range;
+  Value value;
+};
+
+// In order from the range's first page on, without a gap, to its end or to MAX_RUNS. `range` lies in the
+// segment.
+std::vector<Run<shm::PageState>> stateRuns(const shm::PageTable& pages, shm::PageRange range);
+// The same of the shards that are asked for them.
+std::vector<Run<std::uint32_t>> ownerRuns(const shm::Segment& segment, shm::PageRange range);
+
+}  // namespace faultline::coordinator
