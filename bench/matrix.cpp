@@ -85,7 +85,7 @@ class Matrix {
     cold ? makeCold(image_) : makeWarm(image_);
     const double seconds = prefaultSeconds(server, image_, true);
     put({.shards = shards, .threads = 0, .cold = cold, .prefault = true}, "prefault",
-        static_cast<double>(image_.dataBytes / 4096) / seconds, 0, 0, 0,
+        static_cast<double>(image_.dataBytes) / 4096 / seconds, 0, 0, 0,
         static_cast<double>(image_.dataBytes) / static_cast<double>(1u << 30) / seconds);
   }
 
@@ -114,10 +114,12 @@ class Matrix {
     for (const unsigned threads : {1u, 8u, 32u}) {
       makeWarm(image_);
       const Measured measured = run({.threads = threads}, image_, server.socket());
-      for (double q = 0.001; q < 1; q += 0.001)
+      for (unsigned thousandths = 1; thousandths < 1000; thousandths++) {
+        const double q = thousandths * 1e-3;
         result_.histogram.push_back({{"threads", threads},
                                      {"fraction", q},
                                      {"us", static_cast<double>(measured.latency.quantile(q)) * 1e-3}});
+      }
     }
   }
 
