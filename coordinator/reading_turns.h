@@ -22,7 +22,7 @@ class ReadingTurns {
  private:
   static constexpr unsigned IN_ONE_GO = 8;
 
-  const void* last_ = nullptr;  // who had faults last; never dereferenced
+  const void* last_ = nullptr;     // who had faults last; never dereferenced
   std::uint64_t makeWayFrom_ = 0;  // ns
 };
 

@@ -43,7 +43,7 @@ shm::Segment RestoreSpec::createSegment(const Options& options, int source) cons
   spec.regions = regions;
   spec.sourceBytes = sizeOf(source, sourceName);
   spec.uffdFeatures = uffdFeatures;
-  spec.workersPerShard = threadsOf(options) + 2;
+  spec.workersPerShard = slotsFor(threadsOf(options));
   spec.shards = options.shards;
   // More than can run at once answer no fault sooner, and each batch would wake them all.
   spec.owners = options.owners != 0 ? options.owners : std::thread::hardware_concurrency();

@@ -91,5 +91,10 @@ std::string shardImage(const Options& options);
 
 // Copy workers a shard has besides its fault thread.
 std::uint32_t threadsOf(const Options& options);
+// Slots that a shard with so many copy workers takes in every segment; as WorkerPool::slotsFor() of the
+// shard.
+constexpr std::uint32_t slotsFor(std::uint32_t threads) {
+  return threads + 2;
+}
 
 }  // namespace faultline::coordinator

@@ -55,7 +55,7 @@ void FakeSystemd::give(const std::string& name, kj::AutoCloseFd fd) {
   kept_.emplace(name, kj::mv(fd));
 }
 
-void FakeSystemd::start() {
+void FakeSystemd::start(const std::vector<std::string>& more) {
   std::lock_guard lock(mutex_);
   std::string names;
   for (const auto& [name, fd] : kept_) names += (names.empty() ? "" : ":") + name;
@@ -75,7 +75,8 @@ void FakeSystemd::start() {
     setenv("LISTEN_FDNAMES", names.c_str(), 1);
     const std::string program = rpc::siblingExecutable("faultline");
     std::vector<char*> argv{const_cast<char*>(program.c_str()), const_cast<char*>("serve")};
-    for (const std::string& argument : arguments_) argv.push_back(const_cast<char*>(argument.c_str()));
+    for (const auto* arguments : {&arguments_, &more})
+      for (const std::string& argument : *arguments) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     execv(program.c_str(), argv.data());
     _exit(127);

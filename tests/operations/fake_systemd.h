@@ -23,7 +23,8 @@ class FakeSystemd {
 
   // Socket activation: given to the next service under this name.
   void give(const std::string& name, kj::AutoCloseFd fd);
-  void start();
+  // `more`: arguments that the unit has been given since.
+  void start(const std::vector<std::string>& more = {});
   // Signals the service's main process and waits for its end. Its exit code, 128 + the signal where it was
   // killed.
   int end(int signal);

@@ -29,12 +29,13 @@ TEST(Placement, ARestoreIsDealtOutToSoManyShards) {
     Target target(image, server.socket(), SMALL);
     server.restore();
     EXPECT_EQ(ownersOf(server).size(), std::min(owners, 3u)) << owners;
-    for (std::uint64_t page = 0; page < target.pages(); page += 100) ASSERT_TRUE(target.holdsImage(page)) << page;
+    for (std::uint64_t page = 0; page < target.pages(); page += 100)
+      ASSERT_TRUE(target.holdsImage(page)) << page;
   }
 }
 
-// Who owns nothing of a restore has nothing of it: no uffd, no segment, no memory file; and a population does not
-// wait for it.
+// Who owns nothing of a restore has nothing of it: no uffd, no segment, no memory file; and a population does
+// not wait for it.
 TEST(Placement, AShardWithoutAShareHasNothingOfARestore) {
   Image image(PAGES * SMALL);
   Server server(image, {.shards = 3, .owners = 1, .prefault = true});
@@ -58,7 +59,8 @@ TEST(Placement, AShardWithoutAShareCanGetOne) {
   request.setShards(3);
   server.wait(request.send());
   EXPECT_EQ(ownersOf(server), (std::set<std::uint32_t>{0, 1, 2}));
-  for (std::uint64_t page = 0; page < target.pages(); page += 100) ASSERT_TRUE(target.holdsImage(page)) << page;
+  for (std::uint64_t page = 0; page < target.pages(); page += 100)
+    ASSERT_TRUE(target.holdsImage(page)) << page;
 }
 
 TEST(Placement, CoordinatorAndShardsRunOnTheCpusTheyAreGiven) {

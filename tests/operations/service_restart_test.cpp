@@ -62,6 +62,22 @@ TEST(ServiceRestart, LosesNoTarget) {
   EXPECT_NE(access(socket.c_str(), F_OK), 0) << "the socket's file is left behind";
 }
 
+// What is kept has slots for as many workers as there were.
+TEST(ServiceRestart, WithMoreWorkersThanWhatIsKeptHasSlotsFor) {
+  Image image(LOAD_PAGES * SMALL);
+  FakeSystemd systemd(argumentsFor(image));
+  systemd.start({"--workers", "1"});
+  Target target(image, image.directory() + "/socket", SMALL);
+  ASSERT_TRUE(target.holdsImage(0));
+  EXPECT_EQ(systemd.end(SIGUSR1), 75);
+  systemd.start({"--workers", "4"});
+  for (std::uint64_t page = 0; page < target.pages(); page += 100)
+    ASSERT_TRUE(target.holdsImage(page)) << page;
+  Target late(image, image.directory() + "/socket", SMALL);
+  EXPECT_TRUE(late.holdsImage(1));
+  EXPECT_EQ(systemd.end(SIGTERM), 0);
+}
+
 // It came while nobody was there, by a socket of the service manager's, and lies before the coordinator as
 // that begins.
 TEST(ServiceRestart, ATargetThatCameBeforeTheServiceIsServed) {
