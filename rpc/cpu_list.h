@@ -8,8 +8,8 @@ namespace faultline::rpc {
 // What is wrong with `list` for this process (said with what would be right), or an empty string.
 std::string whyNotCpuList(const std::string& list);
 
-// The calling thread, and all that it starts from now on, runs on these CPUs only. `list` must be right; throws
-// kj::Exception where the kernel refuses all the same.
+// The calling thread, and all that it starts from now on, runs on these CPUs only. `list` must be right;
+// throws kj::Exception where the kernel refuses all the same.
 void runOnCpus(const std::string& list);
 
 }  // namespace faultline::rpc

@@ -15,7 +15,8 @@
 
 namespace faultline::shard {
 
-// After what a restore is not to go on here. Told once for each, by whichever thread finds it; must not block.
+// After what a restore is not to go on here. Told once for each, by whichever thread finds it; must not
+// block.
 class AttachmentEvents {
  public:
   virtual void targetGone(std::uint64_t restore) = 0;

@@ -13,12 +13,12 @@
 namespace faultline::shard {
 
 enum class Commit {
-  done,          // in place; of a fault, its waiters are still to be woken
-  poisoned,      // likewise, but what is in place is an error
-  retry,         // refused or no memory: come back through the lock, after a while
-  unclear,       // a huge page is there already, or there is no memory for one: the kernel says the same to both
-                 // (mm/hugetlb.c, hugetlb_mfill_atomic_pte). Come back likewise; not for ever without a wake
-  lost,          // the source's bytes went away between staging and copy: stage again
+  done,      // in place; of a fault, its waiters are still to be woken
+  poisoned,  // likewise, but what is in place is an error
+  retry,     // refused or no memory: come back through the lock, after a while
+  unclear,   // a huge page is there already, or there is no memory for one: the kernel says the same to both
+             // (mm/hugetlb.c, hugetlb_mfill_atomic_pte). Come back likewise; not for ever without a wake
+  lost,      // the source's bytes went away between staging and copy: stage again
   unpoisonable,  // an error was to be delivered and this kernel cannot
   dropped,       // the range or the target is gone, nobody waits
 };

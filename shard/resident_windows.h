@@ -19,7 +19,7 @@ class ResidentWindows {
  public:
   static constexpr std::uint64_t WINDOW = 64u << 10;  // bytes; mm/memory.c, fault_around_pages
   // So many are mapped at most, the oldest is given up for a new one: what the process maps stays bounded.
-  static constexpr std::size_t MOST = 8192;  // 512 MiB
+  static constexpr std::size_t MOST = 8192;                 // 512 MiB
   static constexpr std::uint64_t BELIEVED = 1'000'000'000;  // ns
 
   // `source` (of `bytes` bytes) is borrowed.

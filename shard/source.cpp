@@ -23,8 +23,8 @@ using rpc::Failpoints;
 constexpr std::size_t PAGE = 4096;
 // What one page fault on a file mapping maps (mm/memory.c, fault_around_pages).
 constexpr std::size_t FAULT_AROUND = 64u << 10;
-// So that what the page cache has in one piece can be mapped as one, and a fault maps the pages of one aligned
-// FAULT_AROUND of the file.
+// So that what the page cache has in one piece can be mapped as one, and a fault maps the pages of one
+// aligned FAULT_AROUND of the file.
 constexpr std::size_t ALIGNMENT = 2u << 20;
 
 // mincore() says of a file that is neither ours nor writable for us that all of it is there (mm/mincore.c,
@@ -97,8 +97,7 @@ Staged Source::stageMapped(std::uint64_t offset, std::size_t length) const {
 // A page that the touch of its neighbours has not mapped, being locked just then, is mapped by whoever reads
 // it, from memory.
 bool Source::mapIfCached(std::uint64_t offset, std::size_t length) const {
-  return residencyKnown_ && cached(offset, length) &&
-         touchPages(mapping_ + offset, length, FAULT_AROUND);
+  return residencyKnown_ && cached(offset, length) && touchPages(mapping_ + offset, length, FAULT_AROUND);
 }
 
 Staged Source::stageInPlace(std::uint64_t offset, std::size_t length) const {

@@ -34,12 +34,11 @@ void WorkerPool::enqueue(std::function<void(unsigned)> task) {
 }
 
 void WorkerPool::forEach(std::size_t count, const std::function<void(std::size_t, unsigned)>& task) {
-  // Isolated: whoever waits for the others' share takes no task of another kind meanwhile, which may wait for a
-  // disk.
+  // Isolated: whoever waits for the others' share takes no task of another kind meanwhile, which may wait for
+  // a disk.
   state_->arena.execute([&] {
-    tbb::this_task_arena::isolate([&] {
-      tbb::parallel_for(std::size_t{0}, count, [&](std::size_t i) { task(i, workerHere()); });
-    });
+    tbb::this_task_arena::isolate(
+        [&] { tbb::parallel_for(std::size_t{0}, count, [&](std::size_t i) { task(i, workerHere()); }); });
   });
 }
 

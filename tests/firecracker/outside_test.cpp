@@ -13,8 +13,8 @@
 #include <thread>
 
 #include "client/sigbus.h"
-#include "tests/support/raw_vmm.h"
 #include "tests/recovery/recovery_test.h"
+#include "tests/support/raw_vmm.h"
 #include "uffd/uffd.h"
 
 namespace faultline::test {

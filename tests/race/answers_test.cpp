@@ -160,7 +160,8 @@ TEST_P(OutOfMemory, FaultsAreAnsweredOnceThereIsSome) {
   Image image(PAGES * pageSize());
   image.zero(2 * pageSize(), pageSize());
   Server server(image);
-  RawVmm vmm({PAGES * pageSize()}, pageSize(), UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING, memory_.get());
+  RawVmm vmm({PAGES * pageSize()}, pageSize(), UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING,
+             memory_.get());
   connect(vmm, server);
   const auto begun = Clock::now();
   auto bytes = std::async(std::launch::async, [&] { return *vmm.at(0, pageSize()); });
@@ -176,7 +177,8 @@ TEST_P(OutOfMemory, FaultsAreAnsweredOnceThereIsSome) {
 TEST_P(OutOfMemory, APopulationGoesOnOnceThereIsSome) {
   Image image(PAGES * pageSize());
   Server server(image);
-  RawVmm vmm({PAGES * pageSize()}, pageSize(), UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING, memory_.get());
+  RawVmm vmm({PAGES * pageSize()}, pageSize(), UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING,
+             memory_.get());
   connect(vmm, server);
   auto restore = server.restore();
   auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
@@ -191,7 +193,8 @@ TEST_P(OutOfMemory, APopulationGoesOnOnceThereIsSome) {
 TEST_P(OutOfMemory, AnotherTargetDoesNotWait) {
   Image image(PAGES * pageSize());
   Server server(image);
-  RawVmm vmm({PAGES * pageSize()}, pageSize(), UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING, memory_.get());
+  RawVmm vmm({PAGES * pageSize()}, pageSize(), UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING,
+             memory_.get());
   connect(vmm, server);
   auto waiting = std::async(std::launch::async, [&] { return *vmm.at(0, pageSize()); });
   await([&] { return refusals(server) > 0; });

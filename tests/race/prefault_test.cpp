@@ -91,8 +91,8 @@ TEST_P(Prefault, RemovedInTheMiddleOfASection) {
   EXPECT_TRUE(target.holdsImage(3));
 }
 
-// A page in the middle of a run is there already: the kernel stops before it, the rest goes on behind it. Of a huge
-// page nobody can tell whether it is there or memory is short; after a while the rest goes on, too.
+// A page in the middle of a run is there already: the kernel stops before it, the rest goes on behind it. Of
+// a huge page nobody can tell whether it is there or memory is short; after a while the rest goes on, too.
 TEST_P(Prefault, GoesOnBehindAPageThatIsThere) {
   Image image(imageBytes());
   Server server(image);

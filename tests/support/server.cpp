@@ -34,6 +34,7 @@ std::string logLevel(const ServerOptions& options) {
 
 pid_t start(const std::vector<std::string>& arguments, const ServerOptions& options) {
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
   const pid_t pid = fork();
@@ -192,7 +193,7 @@ std::uint64_t Server::sum(std::uint64_t (rpc::ShardStats::Reader::*figure)() con
 
 std::string Server::eventWith(const std::vector<std::string>& words) {
   for (auto event : status().getEvents()) {
-    const std::string text = event.getText().cStr();
+    std::string text = event.getText().cStr();
     if (std::all_of(words.begin(), words.end(),
                     [&text](const std::string& word) { return text.find(word) != std::string::npos; }))
       return text;
