@@ -255,9 +255,9 @@ kj::Promise<std::optional<std::string>> UffdReader::recover() {
     return why;
   };
   return drained.then([this, giveUp](shm::ExclusiveGuard guard) -> std::optional<std::string> {
+    if (made(Mistake::openBeforeReplay)) segment_.lock().open();
     failpoints_.hit(Point::adoptDrained);
     if (!segment_.servable()) return giveUp("its segment says that it had failed, or makes no sense");
-    if (made(Mistake::openBeforeReplay)) segment_.lock().open();
     shm::Journal journal = segment_.journal();
     for (const uffd_msg& message : journal.all()) {
       if (message.event == 0 || message.event == UFFD_EVENT_PAGEFAULT) continue;
