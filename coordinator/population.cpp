@@ -18,8 +18,9 @@ std::shared_ptr<PrefaultJob> Population::begin(std::vector<shm::PageRange> range
   auto job = std::make_shared<PrefaultJob>(std::move(ranges));
   if (job->ranges.empty()) segment_.header().prefaultAll.store(shm::YES);
   jobs_.push_back(job);
+  const auto shares = segment_.shares();
   for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
-    if (segment_.owns(i)) job->pending[i] = PrefaultJob::NOT_ASKED;
+    if (shares[i] > 0) job->pending[i] = PrefaultJob::NOT_ASKED;
   for (const auto& [i, run] : job->pending)
     if (router_.attached(i)) ask(job, *pool_.process(i));
   return job;
@@ -70,13 +71,14 @@ void Population::shardGone(std::uint32_t index) {
 }
 
 void Population::dealtOut() {
+  const auto shares = segment_.shares();
   // Faults on their way to a former owner are answered there; background work is asked for anew.
   for (auto& job : std::vector(jobs_)) {
     if (job->cancelled) continue;
     for (std::uint32_t i = 0; i < segment_.activeShards(); i++) {
       if (const auto run = job->pending.find(i); run != job->pending.end()) cancelRun(i, run->second);
       job->pending.erase(i);
-      if (!segment_.owns(i)) continue;
+      if (shares[i] == 0) continue;
       job->pending[i] = PrefaultJob::NOT_ASKED;
       if (router_.attached(i)) ask(job, *pool_.process(i));
     }

@@ -150,8 +150,9 @@ void Restore::store() {
 
 void Restore::start() {
   auto attaching = kj::Vector<kj::Promise<void>>();
+  const auto shares = segment_.shares();
   for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
-    if (ShardHandle* shard = segment_.owns(i) ? context_.pool.up(i) : nullptr)
+    if (ShardHandle* shard = shares[i] > 0 ? context_.pool.up(i) : nullptr)
       attaching.add(attachTo(*shard).catch_([this](kj::Exception&& e) {
         // A shard that dies just now comes back through shardUp(); anything else ends the restore.
         if (e.getType() != kj::Exception::Type::DISCONNECTED) fail(e.getDescription().cStr());
@@ -230,15 +231,16 @@ kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageInd
           kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the shard has died", index, pid));
         if (over_ || phase_ == Phase::failed) return;
         router_.setAttached(index, true);
+        const auto shares = segment_.shares();
         bool all = true;
         for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
-          all &= router_.attached(i) || !segment_.owns(i);
+          all &= router_.attached(i) || shares[i] == 0;
         if (all) readyFulfiller_->fulfill();
       });
 }
 
 kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
-  if (over_ || phase_ == Phase::failed || !segment_.owns(shard.index())) return kj::READY_NOW;
+  if (over_ || phase_ == Phase::failed || !ownedBy(shard.index())) return kj::READY_NOW;
   return attachTo(shard, std::move(hopeless))
       .then([this, &shard] {
         if (!router_.attached(shard.index())) return;

@@ -82,7 +82,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   // Where the restore records its working set; null where it does not.
   std::shared_ptr<const TouchRecorder> touches() const { return touches_; }
   bool servedBy(std::uint32_t shard) const { return router_.attached(shard); }
-  bool ownedBy(std::uint32_t shard) const { return segment_.owns(shard); }
+  bool ownedBy(std::uint32_t shard) const { return segment_.shares().at(shard) > 0; }
 
   void pause();
   void resume();

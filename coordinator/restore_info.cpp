@@ -49,14 +49,12 @@ void Restore::fill(rpc::RestoreInfo::Builder info) {
 void Restore::fill(rpc::RestoreStats::Builder stats) {
   rpc::fill(stats, segment_.counters());
   const std::uint32_t count = segment_.activeShards();
-  std::vector<std::uint32_t> owned(count);
-  for (std::uint32_t extent = 0; extent < segment_.extents().count(); extent++)
-    owned[segment_.extents().owner(extent, count)]++;
+  const auto shares = segment_.shares();
   auto shards = stats.initShards(count);
   for (std::uint32_t i = 0; i < count; i++) {
     rpc::fill(shards[i], segment_.shardCounters(i));
     shards[i].setShard(i);
-    shards[i].setExtents(owned[i]);
+    shards[i].setExtents(shares[i]);
   }
 }
 

@@ -2,10 +2,10 @@
 
 namespace faultline::shm {
 
-bool Extents::anyOf(std::uint32_t shard, std::uint32_t shards) const {
-  for (std::uint32_t extent = 0; extent < count(); extent++)
-    if (owner(extent, shards) == shard) return true;
-  return false;
+Extents::Shares Extents::shares(std::uint32_t shards) const {
+  Shares shares{};
+  for (std::uint32_t extent = 0; extent < count(); extent++) shares[owner(extent, shards)]++;
+  return shares;
 }
 
 void Extents::deal(std::uint32_t shards, std::uint32_t owners, std::uint32_t first) {

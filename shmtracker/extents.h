@@ -2,6 +2,7 @@
 // the lock, so a request that arrives at a former owner is still served rightly.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 
@@ -19,8 +20,9 @@ class Extents {
   std::uint32_t owner(std::uint32_t extent, std::uint32_t shards) const {
     return owners_[extent].load(std::memory_order_relaxed) % shards;
   }
-  // Whether any extent is this shard's; looks at all of them where none is.
-  bool anyOf(std::uint32_t shard, std::uint32_t shards) const;
+  // How many extents each shard owns. Looks at all of them.
+  using Shares = std::array<std::uint32_t, MAX_SHARDS>;
+  Shares shares(std::uint32_t shards) const;
   // Deals the extents out in turn, so that neighbours have different owners: to `owners` (1 .. shards) of the
   // `shards` shards, from `first` on, round.
   void deal(std::uint32_t shards, std::uint32_t owners, std::uint32_t first);

@@ -86,7 +86,7 @@ class Segment {
   unsigned firstSlot(std::uint32_t shard) const { return shard * facts().workersPerShard; }
   // Those that a drain visits: where the number of shards is not what was last set, every one there is.
   unsigned activeSlots() const { return firstSlot(activeShardsSound() ? activeShards() : MAX_SHARDS); }
-  bool owns(std::uint32_t shard) const { return extents_->anyOf(shard, activeShards()); }
+  Extents::Shares shares() const { return extents_->shares(activeShards()); }
   std::uint32_t ownerOf(PageIndex page) const {
     return extents_->owner(regions_->extentOf(page), activeShards());
   }
