@@ -15,7 +15,6 @@
 #include <utility>
 
 #include "cli/common.h"
-#include "rpc/fd.h"
 #include "shmtracker/clock.h"
 
 namespace faultline::cli {
@@ -54,10 +53,6 @@ bool usable(const std::string& name) {
   return !name.empty() && name.size() <= MAX_NAME && name.find_first_of(":\n") == std::string::npos;
 }
 
-SharedFd shared(const kj::AutoCloseFd& fd) {
-  return std::make_shared<const kj::AutoCloseFd>(rpc::duplicate(fd.get()));
-}
-
 std::string describe(const siginfo_t& info) {
   return info.si_code == CLD_EXITED ? "exited with code " + std::to_string(info.si_status)
                                     : "killed by signal " + std::to_string(info.si_status);
@@ -72,12 +67,11 @@ void killChildren() {
 }  // namespace
 
 Supervisor::Supervisor(SupervisorOptions options, FdStore kept)
-    : options_(std::move(options)), kept_(kj::mv(kept)), listening_(kept_), signals_(signalFd()) {
-  programs_.executable = options_.executable;
-  if (options_.build.has_value()) {
-    programs_ = {options_.build->coordinatorPath(), shared(options_.build->coordinator),
-                 shared(options_.build->shard)};
-  }
+    : options_(std::move(options)),
+      programs_(options_.executable, options_.build),
+      kept_(kj::mv(kept)),
+      listening_(kept_),
+      signals_(signalFd()) {
   // Shards whose coordinator dies become our children, and are reaped here.
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   // Nobody reads our log any more: no reason to drop what is kept.
@@ -101,8 +95,7 @@ int Supervisor::run() {
 void Supervisor::startCoordinator() {
   complaint_.clear();
   try {
-    const int image = programs_.coordinator == nullptr ? -1 : programs_.coordinator->get();
-    coordinator_.emplace(programs_.executable, options_.arguments, image);
+    coordinator_.emplace(programs_.executable(), options_.arguments, programs_.coordinator());
   } catch (const kj::Exception& error) {
     return notStarted(messageOf(error));
   }
@@ -116,7 +109,7 @@ void Supervisor::notStarted(const std::string& why) {
   death_ = "could not be started: " + why;
   deathNoticed_ = shm::nowNs();
   spdlog::error("the coordinator {}", death_);
-  if (upgrade_ == Upgrade::starting) return goBack(death_);
+  if (programs_.starting()) return goBack(death_);
   planNext(true);
 }
 
@@ -126,8 +119,8 @@ void Supervisor::introduce() {
   };
   try {
     for (const auto& entry : kept_.entries()) say("fd", entry.name, entry.fd);
-    if (programs_.shard != nullptr) say("fd", "program.shard", programs_.shard);
-    if (!upgradeGivenUp_.empty()) say("upgradegivenup", upgradeGivenUp_);
+    if (programs_.shard() != nullptr) say("fd", "program.shard", programs_.shard());
+    if (!programs_.givenUp().empty()) say("upgradegivenup", programs_.givenUp().substr(0, MAX_TEXT));
     for (const std::string& name : lost_) say("lost", name);
     for (const std::string& event : events_) say("event", event);
     say("incarnation", std::to_string(incarnation_));
@@ -157,12 +150,12 @@ void Supervisor::coordinatorEnded() {
   reap();
   if (ending_) return;
   spdlog::log(asked ? spdlog::level::info : spdlog::level::warn, "coordinator {}", death_);
-  if (upgrade_ == Upgrade::leaving) {
-    upgrade_ = Upgrade::starting;
+  if (programs_.leaving()) {
+    programs_.left();
     startAt_ = Clock::now();
     return;
   }
-  if (upgrade_ == Upgrade::starting) return goBack("its coordinator " + death_);
+  if (programs_.starting()) return goBack("its coordinator " + death_);
   if (!everReady_ && exit.code.has_value() && *exit.code >= REFUSED && *exit.code <= REFUSED_LAST)
     exitCode_ = *exit.code;
   else
@@ -185,25 +178,18 @@ void Supervisor::planNext(bool quick) {
 // --- another build ---
 
 void Supervisor::beginUpgrade(const std::string& directory) {
-  if (nextPrograms_.coordinator == nullptr || nextPrograms_.shard == nullptr || upgrade_ != Upgrade::none ||
-      ending_) {
+  if (ending_ || !programs_.begin(directory)) {
     spdlog::error("the upgrade to {} cannot be begun: its programs did not come, or another is under way",
                   directory);
     return;
   }
-  formerPrograms_ = std::exchange(programs_, std::exchange(nextPrograms_, {}));
-  programs_.executable = directory + "/faultline-coordinator";
-  upgrade_ = Upgrade::leaving;
-  upgradeGivenUp_.clear();
   dismiss("it left for build " + directory);
 }
 
 // The new build's coordinator never served: shards and restores are as the former one left them.
 void Supervisor::goBack(const std::string& why) {
-  upgradeGivenUp_ = (programs_.executable + " could not take over: " + why).substr(0, MAX_TEXT);
-  spdlog::error("upgrade given up: {}", upgradeGivenUp_);
-  programs_ = std::exchange(formerPrograms_, {});
-  upgrade_ = Upgrade::none;
+  programs_.goBack(why);
+  spdlog::error("upgrade given up: {}", programs_.givenUp());
   startAt_ = Clock::now();
 }
 
@@ -283,17 +269,12 @@ void Supervisor::handle(rpc::FdChannel::Message message) {
     events_.push_back(message.name);
     if (events_.size() > EVENTS_KEPT) events_.pop_front();
   } else if (message.verb == "program") {
-    if (message.fd.get() >= 0)
-      (message.name == "shard" ? nextPrograms_.shard : nextPrograms_.coordinator) =
-          std::make_shared<const kj::AutoCloseFd>(kj::mv(message.fd));
+    if (message.fd.get() >= 0) programs_.offer(message.name, kj::mv(message.fd));
   } else if (message.verb == "upgrade") {
     beginUpgrade(message.name);
   } else if (message.verb == "ready") {
     coordinator_->setReady();
-    if (upgrade_ == Upgrade::starting) {
-      upgrade_ = Upgrade::none;
-      formerPrograms_ = {};
-    }
+    programs_.served();
     if (everReady_) return;
     everReady_ = true;
     manager_.ready();

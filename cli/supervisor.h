@@ -41,6 +41,7 @@
 #include "cli/coordinator_process.h"
 #include "cli/fd_store.h"
 #include "cli/listening_sockets.h"
+#include "cli/programs.h"
 #include "cli/service_manager.h"
 #include "rpc/build.h"
 
@@ -73,11 +74,6 @@ class Supervisor {
   using Clock = std::chrono::steady_clock;
 
   bool over() const { return !coordinator_.has_value() && (ending_ || exitCode_ != 0); }
-  struct Programs {
-    std::string executable;
-    SharedFd coordinator, shard;  // null: what is installed
-  };
-  enum class Upgrade { none, leaving, starting };
 
   void startCoordinator();
   void notStarted(const std::string& why);
@@ -105,9 +101,7 @@ class Supervisor {
   void endEverything();
 
   const SupervisorOptions options_;
-  Programs programs_, nextPrograms_, formerPrograms_;
-  Upgrade upgrade_ = Upgrade::none;
-  std::string upgradeGivenUp_;                // why the last one was; empty: it was not
+  Programs programs_;
   std::optional<Clock::time_point> leaveBy_;  // when a coordinator that was told to leave is killed
   FdStore kept_;
   std::set<std::string> lost_;  // to be kept, and the kernel dropped the fd
