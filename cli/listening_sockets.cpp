@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -18,6 +19,8 @@ using Clock = std::chrono::steady_clock;
 constexpr std::string_view LISTEN = ".listen";
 constexpr std::string_view CONN = ".conn.";
 constexpr std::chrono::milliseconds HOLD{100};  // after fds or memory ran out
+// Fds left to what must be kept of the restores that begin (five each), and to the supervisor itself.
+constexpr rlim_t RESERVED = 32;
 
 // "listener.vm.conn." for "listener.vm.listen".
 std::string connectionStem(const std::string& listener) {
@@ -28,6 +31,16 @@ bool isListening(int fd) {
   int accepting = 0;
   socklen_t size = sizeof accepting;
   return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepting, &size) == 0 && accepting != 0;
+}
+
+// As accept4(), with EMFILE while there is still something left.
+int acceptOne(int listener, std::size_t kept) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && kept + RESERVED >= limit.rlim_cur) {
+    errno = EMFILE;
+    return -1;
+  }
+  return accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
 }
 
 }  // namespace
@@ -79,7 +92,7 @@ std::vector<ListeningSockets::Ready> ListeningSockets::toPoll() const {
 }
 
 std::optional<std::string> ListeningSockets::accept(const Ready& listener) {
-  const int fd = accept4(listener.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  const int fd = acceptOne(listener.fd, kept_.entries().size());
   if (fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)) return std::nullopt;
   if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
     if (!heldUntil_.has_value())

@@ -25,6 +25,7 @@
 #include "rpc/process.h"
 #include "tests/cli/command.h"
 #include "tests/support/child_process.h"
+#include "tests/support/raw_vmm.h"
 #include "tests/support/server.h"
 #include "tests/support/target.h"
 
@@ -33,6 +34,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr std::uint64_t PAGES = 64;
 constexpr uid_t NOBODY = 65534;
@@ -139,8 +141,8 @@ void limit(pid_t pid, __rlimit_resource resource, rlim_t to) {
   ASSERT_EQ(prlimit(pid, resource, &both, nullptr), 0) << strerror(errno);
 }
 
-// Connections that say nothing take all the fds that the supervisor may have: who comes then has to wait and
-// is served once there are some again; the restore that runs needs none.
+// Connections that say nothing take all the fds that the supervisor has for connections: who comes then has
+// to wait and is served once there are some again. The restore that runs needs none, one that begins has its.
 TEST(OpenFiles, WhereTheyRunOutTargetsWaitAndRestoresRunOn) {
   Image image(PAGES * 4096);
   const std::string log = image.directory() + "/log";
@@ -148,7 +150,11 @@ TEST(OpenFiles, WhereTheyRunOutTargetsWaitAndRestoresRunOn) {
   const Target running(image, server.socket(), 4096);
   server.restore(0);
   EXPECT_TRUE(running.holdsImage(0));
-  limit(server.supervisor(), RLIMIT_NOFILE, openFilesOf(server.supervisor()) + 12);
+  RawVmm early({PAGES * 4096});
+  const std::size_t none = openFilesOf(server.supervisor());
+  early.connect(server.socket());
+  await([&] { return openFilesOf(server.supervisor()) > none; });
+  limit(server.supervisor(), RLIMIT_NOFILE, none + 44);
   auto saidSo = [&] {
     return textOf(log).find("targets have to wait: Too many open files") != std::string::npos;
   };
@@ -159,6 +165,11 @@ TEST(OpenFiles, WhereTheyRunOutTargetsWaitAndRestoresRunOn) {
     await([&] { return saidSo() || openFilesOf(server.supervisor()) > before; });
   }
   EXPECT_THAT(textOf(log), HasSubstr("raise the limit on open files"));
+  EXPECT_GT(silent.size(), 1u);
+  early.send(early.body(), {early.uffd()});
+  await([&] { return server.status().getRestores().size() == 2; });
+  EXPECT_EQ(*early.at(0), image.at(0));
+  EXPECT_THAT(textOf(log), Not(HasSubstr("cannot be kept")));
   for (std::uint64_t page = 1; page < PAGES; page++) EXPECT_TRUE(running.holdsImage(page)) << page;
   Target late(image, server.socket(), 4096);
   silent.clear();
