@@ -14,7 +14,8 @@
 namespace faultline::coordinator {
 
 Undertaker::Undertaker(kj::AsyncIoContext& io, int uffd, int target, std::string name)
-    : uffd_(uffd),
+    : io_(io),
+      uffd_(uffd),
       target_(target),
       name_(std::move(name)),
       observer_(io.unixEventPort, uffd, kj::UnixEventPort::FdObserver::OBSERVE_READ) {}
@@ -26,14 +27,19 @@ kj::Promise<void> Undertaker::run() {
 }
 
 kj::Promise<void> Undertaker::answerAll() {
+  if (!answerBatch()) return observer_.whenBecomesReadable().then([this] { return answerAll(); });
+  // Threads that catch the error and fault again keep it readable for ever, and others have restores to be
+  // served. By the timer, since that has the loop look at its fds as well.
+  return io_.provider->getTimer().afterDelay(0 * kj::SECONDS).then([this] { return answerAll(); });
+}
+
+// One read(). True: it brought something, and there may be more.
+bool Undertaker::answerBatch() {
   uffd_msg messages[64];
-  for (;;) {
-    const ssize_t got = read(uffd_, messages, sizeof messages);
-    if (got <= 0) break;
-    for (std::size_t i = 0; i < static_cast<std::size_t>(got) / sizeof(uffd_msg); i++)
-      if (messages[i].event == UFFD_EVENT_PAGEFAULT) answer(messages[i]);
-  }
-  return observer_.whenBecomesReadable().then([this] { return answerAll(); });
+  const ssize_t got = read(uffd_, messages, sizeof messages);
+  for (ssize_t i = 0; i < got / static_cast<ssize_t>(sizeof(uffd_msg)); i++)
+    if (messages[i].event == UFFD_EVENT_PAGEFAULT) answer(messages[i]);
+  return got > 0;
 }
 
 void Undertaker::answer(const uffd_msg& fault) {

@@ -27,8 +27,10 @@ class Undertaker {
 
  private:
   kj::Promise<void> answerAll();
+  bool answerBatch();
   void answer(const uffd_msg& fault);
 
+  kj::AsyncIoContext& io_;
   const int uffd_;
   const int target_;
   const std::string name_;
