@@ -190,9 +190,10 @@ bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
     for (const uffd_msg& message : messages) {
       if (message.event == UFFD_EVENT_PAGEFAULT)
         addFault(message);
-      else if (guard.has_value())
-        publish(*guard, message);
+      else
+        addRemoval(message);
     }
+    if (guard.has_value()) publish(*guard);
   } catch (...) {
     // The guard opens the gate as it goes, and removals that were read are not in the page table.
     segment_.header().state.store(shm::SegmentState::failed);
@@ -211,20 +212,25 @@ bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
   return true;
 }
 
-void UffdReader::publish(const shm::ExclusiveGuard& guard, const uffd_msg& message) {
+void UffdReader::addRemoval(const uffd_msg& message) {
   KJ_REQUIRE(message.event == UFFD_EVENT_REMOVE, "an event was read that this server does not know",
              message.event);
-  auto& counters = segment_.counters();
-  count(counters.removes);
-  for (const shm::PageRange range :
-       segment_.regions().pagesIn(message.arg.remove.start, message.arg.remove.end)) {
-    count(counters.removedPages, range.count);
-    const std::uint64_t step = failpoints_.armed() ? 1 : range.count;
-    for (std::uint64_t done = 0; done < range.count; done += step) {
-      failpoints_.hit(Point::midMark, range.first + done);
-      segment_.pages().markRemoved(guard, {range.first + done, step});
+  count(segment_.counters().removes);
+  removals_.add(message.arg.remove.start, message.arg.remove.end);
+}
+
+void UffdReader::publish(const shm::ExclusiveGuard& guard) {
+  for (const AddressRange& removed : removals_.merged()) {
+    for (const shm::PageRange range : segment_.regions().pagesIn(removed.start, removed.end)) {
+      count(segment_.counters().removedPages, range.count);
+      const std::uint64_t step = failpoints_.armed() ? 1 : range.count;
+      for (std::uint64_t done = 0; done < range.count; done += step) {
+        failpoints_.hit(Point::midMark, range.first + done);
+        segment_.pages().markRemoved(guard, {range.first + done, step});
+      }
     }
   }
+  removals_.clear();
 }
 
 void UffdReader::addFault(const uffd_msg& message) {
@@ -263,9 +269,10 @@ kj::Promise<std::optional<std::string>> UffdReader::recover() {
       if (message.event == 0 || message.event == UFFD_EVENT_PAGEFAULT) continue;
       if (message.event != UFFD_EVENT_REMOVE)
         return giveUp("the journal holds an event that cannot be: " + std::to_string(message.event));
-      publish(guard, message);
+      addRemoval(message);
       count(segment_.counters().replayed);
     }
+    publish(guard);
     failpoints_.hit(Point::adoptReplayed);
     const shm::PageCheck check = segment_.pages().check(guard);
     if (check.repaired > 0)

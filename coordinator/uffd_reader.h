@@ -16,6 +16,7 @@
 #include "coordinator/fault_router.h"
 #include "coordinator/options.h"
 #include "coordinator/reading_turns.h"
+#include "coordinator/removed_ranges.h"
 #include "rpc/failpoints.h"
 #include "shmtracker/segment.h"
 
@@ -65,7 +66,8 @@ class UffdReader {
   kj::Promise<shm::ExclusiveGuard> drainOn(unsigned next, std::uint64_t deadline);
   bool readable() const;
   bool readBatch(std::optional<shm::ExclusiveGuard> guard);
-  void publish(const shm::ExclusiveGuard& guard, const uffd_msg& message);
+  void addRemoval(const uffd_msg& message);
+  void publish(const shm::ExclusiveGuard& guard);
   void addFault(const uffd_msg& message);
   [[noreturn]] void lockIsDamaged(unsigned slot);
   std::function<void(unsigned)> countOwnerDied();
@@ -85,6 +87,7 @@ class UffdReader {
   bool draining_ = false;  // a drain is under way: the gate is closed
   bool fencing_ = true;
   bool damaged_ = false;           // the lock is beyond repair
+  RemovedRanges removals_;         // of this batch
   std::vector<uffd_msg> outside_;  // faults of this batch that no region covers
   std::uint64_t closedAt_ = 0;     // ns
   kj::Own<kj::PromiseFulfiller<void>> resumed_;

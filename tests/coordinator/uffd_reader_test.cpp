@@ -1,17 +1,22 @@
-// The reader alone: what it leaves when it cannot go on.
+// The reader alone, without shards.
 
 #include "coordinator/uffd_reader.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/userfaultfd.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+#include <optional>
 #include <thread>
+#include <utility>
 
 #include "coordinator/service_counters.h"
+#include "rpc/fd.h"
 #include "uffd/uffd.h"
 
 namespace faultline::coordinator {
@@ -27,61 +32,96 @@ class NoOwner final : public ShardPoolEvents {
   }
 };
 
-// An event that it cannot follow, with a removal behind it that it has read and not published: from then on
-// nobody may believe the page table, and the gate is opened by the very failure.
-TEST(UffdReader, ABatchThatFailsLeavesNoTableToBeBelieved) {
-  constexpr std::uint64_t BYTES = 64 * shm::SMALL_PAGE;
-  const kj::AutoCloseFd uffd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
-  uffdio_api api{};
-  api.api = UFFD_API;
-  api.features = UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP;
-  ASSERT_EQ(ioctl(uffd.get(), UFFDIO_API, &api), 0);
-  auto* memory =
-      static_cast<char*>(mmap(nullptr, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  uffdio_register range{};
-  range.range = {reinterpret_cast<std::uint64_t>(memory), BYTES};
-  range.mode = UFFDIO_REGISTER_MODE_MISSING;
-  ASSERT_EQ(ioctl(uffd.get(), UFFDIO_REGISTER, &range), 0);
+// A reader with its target's memory and segment. (No fixture: KJ's destructors may throw, gtest's may not.)
+struct Alone {
+  static constexpr std::uint64_t PAGES = 64, BYTES = PAGES * shm::SMALL_PAGE;
 
-  auto io = kj::setupAsyncIo();
-  auto [ours, theirs] = rpc::FdChannel::pair();
-  SupervisorLink link(kj::mv(ours), io.unixEventPort);
-  EventLog log(link, {});
+  // `features`: what the target negotiates.
+  explicit Alone(std::uint64_t features) {
+    uffdio_api api{};
+    api.api = UFFD_API;
+    api.features = features;
+    KJ_SYSCALL(ioctl(uffd.get(), UFFDIO_API, &api));
+    memory =
+        static_cast<char*>(mmap(nullptr, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    range.range = {start(), BYTES};
+    range.mode = UFFDIO_REGISTER_MODE_MISSING;
+    KJ_SYSCALL(ioctl(uffd.get(), UFFDIO_REGISTER, &range));
+    segment.emplace(shm::Segment::create({.restoreId = 1,
+                                          .name = "vm",
+                                          .sourceName = "",
+                                          .regions = {{start(), BYTES, 0, shm::SMALL_PAGE}},
+                                          .sourceBytes = BYTES,
+                                          .uffdFeatures = UFFD_FEATURE_EVENT_REMOVE,
+                                          .workersPerShard = 2,
+                                          .shards = 1}));
+    segment->header().state.store(shm::SegmentState::ready);
+    segment->lock().open();
+    router.emplace(pool, *segment, nullptr);
+    reader.emplace(io, uffd.get(), *segment, *router, failpoints, options, turns, UffdReaderHooks{});
+  }
+  std::uint64_t start() const { return reinterpret_cast<std::uint64_t>(memory); }
+
+  const kj::AutoCloseFd uffd{static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))};
+  char* memory = nullptr;
+  uffdio_register range{};
+  kj::AsyncIoContext io = kj::setupAsyncIo();
+  std::pair<kj::AutoCloseFd, kj::AutoCloseFd> channel = rpc::FdChannel::pair();
+  SupervisorLink link{kj::mv(channel.first), io.unixEventPort};
+  EventLog log{link, {}};
   rpc::Failpoints failpoints;
   const Options options;
   NoOwner owner;
-  ServiceCounters counters(nullptr);
-  ShardPool pool(io, link, log, failpoints, options, *counters, owner);
-  shm::Segment segment = shm::Segment::create({.restoreId = 1,
-                                               .name = "vm",
-                                               .sourceName = "",
-                                               .regions = {{range.range.start, BYTES, 0, shm::SMALL_PAGE}},
-                                               .sourceBytes = BYTES,
-                                               .uffdFeatures = UFFD_FEATURE_EVENT_REMOVE,
-                                               .workersPerShard = 2,
-                                               .shards = 1});
-  segment.header().state.store(shm::SegmentState::ready);
-  segment.lock().open();
-  FaultRouter router(pool, segment, nullptr);
+  ServiceCounters counters{nullptr};
+  ShardPool pool{io, link, log, failpoints, options, *counters, owner};
+  std::optional<shm::Segment> segment;
+  std::optional<FaultRouter> router;
+  ReadingTurns turns;
+  std::optional<UffdReader> reader;
+};
 
-  std::thread unmapping([&] { munmap(memory + BYTES / 2, BYTES / 2); });
-  while (!uffd::eventInFlight(uffd.get())) sched_yield();
-  std::thread giving([&] { madvise(memory, shm::SMALL_PAGE, MADV_DONTNEED); });
-  {
-    ReadingTurns turns;
-    UffdReader reader(io, uffd.get(), segment, router, failpoints, options, turns, {});
-    EXPECT_ANY_THROW(reader.run().wait(io.waitScope));
-    EXPECT_FALSE(segment.lock().closed());
-    EXPECT_FALSE(segment.servable());
-  }
+// An event that it cannot follow, with a removal behind it that it has read and not published: from then on
+// nobody may believe the page table, and the gate is opened by the very failure.
+TEST(UffdReader, ABatchThatFailsLeavesNoTableToBeBelieved) {
+  Alone alone(UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP);
+  std::thread unmapping([&] { munmap(alone.memory + Alone::BYTES / 2, Alone::BYTES / 2); });
+  while (!uffd::eventInFlight(alone.uffd.get())) sched_yield();
+  std::thread giving([&] { madvise(alone.memory, shm::SMALL_PAGE, MADV_DONTNEED); });
+  EXPECT_ANY_THROW(alone.reader->run().wait(alone.io.waitScope));
+  EXPECT_FALSE(alone.segment->lock().closed());
+  EXPECT_FALSE(alone.segment->servable());
   unmapping.join();
   // The removal, where it came too late for that batch.
   uffd_msg message;
-  ioctl(uffd.get(), UFFDIO_UNREGISTER, &range.range);
-  while (uffd::eventInFlight(uffd.get()))
-    if (::read(uffd.get(), &message, sizeof message) < 0) sched_yield();
+  ioctl(alone.uffd.get(), UFFDIO_UNREGISTER, &alone.range.range);
+  while (uffd::eventInFlight(alone.uffd.get()))
+    if (::read(alone.uffd.get(), &message, sizeof message) < 0) sched_yield();
   giving.join();
-  munmap(memory, BYTES / 2);
+  munmap(alone.memory, Alone::BYTES / 2);
+}
+
+// A target can give back all its memory from as many threads as the journal takes messages. That costs one
+// walk through the page table, or nobody else would be served meanwhile.
+TEST(UffdReader, MarksAPageOnceHoweverOftenABatchRemovesIt) {
+  Alone alone(UFFD_FEATURE_EVENT_REMOVE);
+  uffd_msg removal{};
+  removal.event = UFFD_EVENT_REMOVE;
+  removal.arg.remove.start = alone.start();
+  removal.arg.remove.end = alone.start() + Alone::BYTES;
+  const auto journal = alone.segment->journal().all();
+  std::fill_n(const_cast<uffd_msg*>(journal.data()), journal.size(), removal);
+  const kj::AutoCloseFd onceTooOften(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  alone.failpoints.arm({.point = rpc::Point::midMark,
+                        .action = rpc::Action::FAIL,
+                        .skip = Alone::PAGES,
+                        .reached = rpc::duplicate(onceTooOften.get()),
+                        .reached2 = kj::AutoCloseFd(),
+                        .resume = kj::AutoCloseFd()});
+  EXPECT_EQ(alone.reader->recover().wait(alone.io.waitScope), std::nullopt);
+  EXPECT_EQ(alone.segment->pages().counts({0, Alone::PAGES}).removed, Alone::PAGES);
+  eventfd_t times;
+  EXPECT_NE(eventfd_read(onceTooOften.get(), &times), 0);
+  munmap(alone.memory, Alone::BYTES);
 }
 
 }  // namespace
