@@ -3,6 +3,8 @@
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
 
+#include <utility>
+
 namespace faultline::shard {
 
 namespace {
@@ -25,6 +27,20 @@ Attachment::Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoClose
              "the segment has too few slots for this shard's workers", segment_.facts().workersPerShard,
              workers);
   paused_.store(segment_.header().paused.load() == shm::YES);
+}
+
+void Attachment::fail(std::string reason) {
+  if (!end()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    failure_ = reason;
+  }
+  events_.restoreFailed(id(), std::move(reason));
+}
+
+std::optional<std::string> Attachment::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
 }
 
 Inflight::Inflight(Attachment& restore, unsigned worker, shm::PageRange range)

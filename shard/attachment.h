@@ -6,6 +6,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 
 #include "shard/resident_windows.h"
@@ -67,9 +69,9 @@ class Attachment {
   void targetGone() {
     if (end()) events_.targetGone(id());
   }
-  void fail(std::string reason) {
-    if (end()) events_.restoreFailed(id(), std::move(reason));
-  }
+  void fail(std::string reason);
+  // Why it cannot be served; nothing: it can, or its target has gone, or it was detached.
+  std::optional<std::string> failure() const;
   bool paused() const { return paused_.load(std::memory_order_relaxed); }
   void setPaused(bool paused) { paused_.store(paused, std::memory_order_relaxed); }
 
@@ -83,6 +85,8 @@ class Attachment {
   AttachmentEvents& events_;
   std::atomic<bool> protect_;
   std::atomic<bool> ended_{false};
+  mutable std::mutex mutex_;
+  std::optional<std::string> failure_;  // guarded by mutex_
   std::atomic<bool> paused_{false};
 };
 

@@ -102,7 +102,11 @@ class ShardServer final : public rpc::Shard::Server {
 
   kj::Promise<void> attach(AttachContext context) override {
     auto params = context.getParams();
-    if (service_.restores_.count(params.getRestore()) != 0) return kj::READY_NOW;
+    if (const auto known = service_.restores_.find(params.getRestore()); known != service_.restores_.end()) {
+      // Whoever was told may not have lived to hear it.
+      if (const auto why = known->second->failure()) return KJ_EXCEPTION(FAILED, why->c_str());
+      return kj::READY_NOW;
+    }
     auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(3);
     fds.add(rpc::requireFd(params.getUffd(), "uffd"));
     fds.add(rpc::requireFd(params.getSegment(), "segment"));
