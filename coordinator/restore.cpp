@@ -4,6 +4,7 @@
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <utility>
@@ -21,7 +22,6 @@ using rpc::made;
 namespace {
 
 constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
-constexpr kj::Duration LIFE_CHECK = 250 * kj::MILLISECONDS;
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
 
@@ -64,11 +64,11 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
   reader_ = kj::heap<UffdReader>(context_.io, fds_.uffd.get(), segment_, router_, context_.failpoints,
                                  context_.options, context_.turns, readerHooks());
   if (fds_.target.get() >= 0)
-    targetExit_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.target.get(),
-                                                          kj::UnixEventPort::FdObserver::OBSERVE_READ);
+    peerExit_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.target.get(),
+                                                        kj::UnixEventPort::FdObserver::OBSERVE_READ);
   else if (fds_.conn.get() >= 0 && segment_.header().watchSocket.load() != 0)
-    targetExit_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.conn.get(),
-                                                          kj::UnixEventPort::FdObserver::OBSERVE_READ);
+    peerExit_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.conn.get(),
+                                                        kj::UnixEventPort::FdObserver::OBSERVE_READ);
 }
 
 Restore::~Restore() noexcept(false) {
@@ -134,8 +134,14 @@ UffdReaderHooks Restore::readerHooks() {
   return hooks;
 }
 
-std::string Restore::fdName(const std::string& part) const {
-  return "restore." + std::to_string(id()) + "." + part;
+std::string Restore::fdName(std::uint64_t id, const std::string& part) {
+  return "restore." + std::to_string(id) + "." + part;
+}
+
+// The segment first: without it, what is left was never durable.
+void Restore::drop(SupervisorLink& link, std::uint64_t id) {
+  for (const char* part : {"segment", "uffd", "source", "conn", "target", "touches"})
+    link.drop(fdName(id, part));
 }
 
 void Restore::store() {
@@ -149,6 +155,11 @@ void Restore::store() {
 }
 
 void Restore::start() {
+  watch();
+  serveFromOwners();
+}
+
+void Restore::serveFromOwners() {
   auto attaching = kj::Vector<kj::Promise<void>>();
   const auto shares = segment_.shares();
   for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
@@ -158,8 +169,6 @@ void Restore::start() {
         if (e.getType() != kj::Exception::Type::DISCONNECTED) fail(e.getDescription().cStr());
       }));
   tasks_.add(kj::joinPromises(attaching.releaseAsArray()).then([this] { serve(); }));
-  tasks_.add(watchTarget());
-  tasks_.add(watchMemory());
 }
 
 kj::Promise<void> Restore::recover() {
@@ -167,11 +176,15 @@ kj::Promise<void> Restore::recover() {
       .then(
           [this](std::optional<std::string> why) {
             if (over_) return;
+            watch();
             if (why.has_value()) return fail(*why);
-            start();
+            serveFromOwners();
             if (!made(rpc::Mistake::noWakeAfterTakeover)) wake();
           },
-          [this](kj::Exception&& e) { fail(e.getDescription().cStr()); });
+          [this](kj::Exception&& e) {
+            watch();
+            fail(e.getDescription().cStr());
+          });
 }
 
 void Restore::serve() {
@@ -331,29 +344,45 @@ kj::Promise<void> Restore::attachOwners() {
   return kj::joinPromises(attaching.releaseAsArray());
 }
 
-bool Restore::targetHasGone() const {
+void Restore::watch() {
+  tasks_.add(watchPeer());
+  if (fds_.target.get() < 0) tasks_.add(watchMemory());
+}
+
+bool Restore::peerHasGone() const {
   return fds_.target.get() >= 0 ? rpc::hasEnded(fds_.target.get()) : hungUp(fds_.conn.get());
 }
 
 // Looks before it waits: what happened while nobody waited, as in a takeover, the observer does not tell.
-kj::Promise<void> Restore::watchTarget() {
+kj::Promise<void> Restore::watchPeer() {
   return kj::evalLater([this]() -> kj::Promise<void> {
-    KJ_IF_MAYBE (observer, targetExit_) {
-      if (!targetHasGone()) return (*observer)->whenBecomesReadable().then([this] { return watchTarget(); });
-      end(killed_.empty() ? "the target has gone" : killed_, Release::no);
+    KJ_IF_MAYBE (observer, peerExit_) {
+      if (!peerHasGone()) return (*observer)->whenBecomesReadable().then([this] { return watchPeer(); });
+      // The memory of a process goes before its pidfd tells, and before its sockets (kernel/exit.c, do_exit).
+      if (uffd::targetGone(fds_.uffd.get())) {
+        end(killed_.empty() ? "the target has gone" : killed_, Release::no);
+      } else if (!over_) {
+        // A launcher that has handed over another's userfaultfd, say: were it closed now, the target would
+        // read zeros.
+        spdlog::info("restore {}: who connected has gone, its memory is there still and is served on",
+                     name());
+        if (fds_.target.get() >= 0) return watchMemory();
+      }
     }
     return kj::READY_NOW;
   });
 }
 
-// For a target without a pidfd. A shard comes upon its end only where it has a page to put in place; its
-// socket may be held by others, or never have been there.
+// A shard comes upon the end of a target only where it has a page to put in place.
 kj::Promise<void> Restore::watchMemory() {
-  if (over_ || fds_.target.get() >= 0) return kj::READY_NOW;
+  if (over_) return kj::READY_NOW;
   return context_.io.provider->getTimer().afterDelay(LIFE_CHECK).then([this]() -> kj::Promise<void> {
-    if (!uffd::targetGone(fds_.uffd.get(), segment_.regions().entries().front().base)) return watchMemory();
-    end("the target's memory has gone", Release::no);
-    return kj::READY_NOW;
+    if (uffd::targetGone(fds_.uffd.get())) {
+      end(killed_.empty() ? "the target's memory has gone" : killed_, Release::no);
+      return kj::READY_NOW;
+    }
+    if (!killed_.empty()) fail("who connected was killed, and was not who has the memory");
+    return watchMemory();
   });
 }
 

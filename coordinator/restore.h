@@ -42,9 +42,12 @@ struct RestoreFds {
   kj::AutoCloseFd uffd;
   kj::AutoCloseFd source;
   kj::AutoCloseFd conn;       // the handshake's connection
-  kj::AutoCloseFd target;     // pidfd
+  kj::AutoCloseFd target;     // pidfd of who connected
   kj::AutoCloseFd touches{};  // the recording of a working set
 };
+
+// How often it is looked whether the memory of a target is there still, where nothing else tells.
+inline constexpr kj::Duration LIFE_CHECK = 250 * kj::MILLISECONDS;
 
 enum class Phase { serving, paused, complete, failed };
 
@@ -60,6 +63,8 @@ class Restore final : private kj::TaskSet::ErrorHandler {
 
   // Has the supervisor keep all of it, again where it does already.
   void store();
+  // Has it keep nothing of restore `id`.
+  static void drop(SupervisorLink& link, std::uint64_t id);
 
   // Attaches it to the shards that are up, then serves.
   void start();
@@ -79,6 +84,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   UffdReader& reader() { return *reader_; }
   const RestoreFds& fds() const { return fds_; }
   bool over() const { return over_; }
+  bool failed() const { return phase_ == Phase::failed; }
   // Where the restore records its working set; null where it does not.
   std::shared_ptr<const TouchRecorder> touches() const { return touches_; }
   bool servedBy(std::uint32_t shard) const { return router_.attached(shard); }
@@ -111,8 +117,10 @@ class Restore final : private kj::TaskSet::ErrorHandler {
 
   kj::Promise<void> attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
   kj::Promise<void> attachOwners();
-  bool targetHasGone() const;
-  kj::Promise<void> watchTarget();
+  void serveFromOwners();
+  void watch();
+  bool peerHasGone() const;
+  kj::Promise<void> watchPeer();
   kj::Promise<void> watchMemory();
   kj::Promise<void> leave(std::uint64_t deadline);
   void finish();
@@ -131,7 +139,8 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   void wake();
   void taskFailed(kj::Exception&& exception) override;
   UffdReaderHooks readerHooks();
-  std::string fdName(const std::string& part) const;
+  std::string fdName(const std::string& part) const { return fdName(id(), part); }
+  static std::string fdName(std::uint64_t id, const std::string& part);
 
   RestoreContext& context_;
   RestoreFds fds_;
@@ -142,7 +151,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Own<UffdReader> reader_;
   kj::Own<Undertaker> undertaker_;
   kj::Promise<void> reading_;  // of reader_ or undertaker_
-  kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> targetExit_;
+  kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> peerExit_;
   Phase phase_ = Phase::serving;
   std::string failure_;
   std::string killed_;  // why the target was

@@ -50,8 +50,7 @@ void Restore::finish() {
   over_ = true;
   for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++)
     if (ShardHandle* shard = context_.pool.process(i)) shardLeaves(*shard).detach([](kj::Exception&&) {});
-  for (const char* part : {"segment", "uffd", "source", "conn", "target", "touches"})
-    context_.link.drop(fdName(part));
+  drop(context_.link, id());
   readyFulfiller_->fulfill();
   completeFulfiller_->fulfill();
   overFulfiller_->fulfill();
@@ -106,8 +105,9 @@ void Restore::pageLost(shm::PageIndex page) {
 // thread that is still running would read zeros.
 bool Restore::kill(const std::string& reason) {
   if (!killed_.empty()) return true;
-  if (syscall(SYS_pidfd_send_signal, fds_.target.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
-    const int error = errno;
+  const bool sent = syscall(SYS_pidfd_send_signal, fds_.target.get(), SIGKILL, nullptr, 0) == 0;
+  const int error = errno;
+  if (!sent && !(error == ESRCH && uffd::targetGone(fds_.uffd.get()))) {
     context_.log.add("restore " + name() + ": the target cannot be killed: " + std::strerror(error));
     return false;
   }

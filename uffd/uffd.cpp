@@ -99,11 +99,13 @@ bool eventInFlight(int uffd) {
   return ioctl(uffd, UFFDIO_COPY, &nothing) != 0 && errno == EAGAIN;
 }
 
-bool targetGone(int uffd, std::uint64_t address) {
+bool targetGone(int uffd) {
   constexpr std::size_t PAGE = 4096;
+  // Any that a process may have: whether its memory is there is asked first (fs/userfaultfd.c).
+  constexpr std::uint64_t ADDRESS = 1ull << 30;
   static const void* unreadable = mmap(nullptr, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (unreadable == MAP_FAILED) return false;
-  return copy(uffd, address, unreadable, PAGE, Protect::no, Waiters::leave).outcome == Outcome::targetGone;
+  return copy(uffd, ADDRESS, unreadable, PAGE, Protect::no, Waiters::leave).outcome == Outcome::targetGone;
 }
 
 std::optional<std::uint64_t> waitingThreads(int uffd) {

@@ -103,16 +103,40 @@ TEST_F(TheDeathOfTheVmm, IsNoticedByAPidfdOfItsPidWhereTheConnectionGivesNone) {
   EXPECT_THAT(reason(*server, kj::mv(ended)), StrEq("the target has gone"));
 }
 
-// The VMM closes it and lives on, so that there is nothing else by which it could be noticed.
-TEST_F(TheDeathOfTheVmm, IsWhatAClosedSocketMeansFrom1_12OnWhereThereIsNoPidfd) {
+// From 1.12 on a closed socket means that it died; its memory is asked whether it did.
+TEST_F(TheDeathOfTheVmm, IsNotWhatAClosedSocketMeansWhileItsMemoryLives) {
   auto child = vmm(V1_12, [this](RawVmm& vmm) {
     go_.wait();
     vmm.hangUp();
+    said_.send();
+    compareAll(vmm);
   });
   const auto server = serve(child, Denied::anyPidfd);
   auto ended = server->restore().waitEndedRequest().send();
   go_.send();
-  EXPECT_THAT(reason(*server, kj::mv(ended)), StrEq("the target has gone"));
+  said_.wait();
+  expectServing(*server);
+  compared_.wait();
+  expectKilled(child);
+  EXPECT_THAT(reason(*server, kj::mv(ended)), StrEq("the target's memory has gone"));
+}
+
+// A launcher makes the connection and hands over the userfaultfd of another process, here of this one.
+TEST_F(TheDeathOfTheVmm, IsNotTheDeathOfWhoeverConnectedForIt) {
+  RawVmm vmm({8 * MIB});
+  ChildProcess launcher([&] {
+    serverIsThere_.wait();
+    vmm.connect(image_.directory() + "/socket");
+    vmm.send(vmm.body(V1_12), {vmm.uffd()});
+    go_.wait();
+    _exit(0);
+  });
+  const auto server = serve(launcher, Denied::nothing);
+  server->restore();
+  go_.send();
+  EXPECT_EQ(launcher.join(), 0);
+  expectServing(*server);
+  for (std::uint64_t at = 0; at < image_.bytes(); at += SMALL) ASSERT_EQ(*vmm.at(0, at), image_.at(at)) << at;
 }
 
 TEST_F(TheDeathOfTheVmm, IsNotWhatAClosedSocketMeansBefore1_12) {
@@ -173,7 +197,7 @@ TEST_F(TheDeathOfTheVmm, DuringATakeoverIsNoticedAfterIt) {
   const pid_t shard = server.shardPid(owner), coordinator = server.coordinatorPid();
   const auto barrier = arm(server, shardHooks(server, owner), "beforeCopy", rpc::Action::STOP, 3);
   go_.send();
-  await([&] { return textOf("/proc/" + std::to_string(shard) + "/stat").find(") T ") != std::string::npos; });
+  awaitStopped(shard);
   ::kill(coordinator, SIGSTOP);
   expectKilled(child);
   ::kill(coordinator, SIGKILL);
