@@ -309,12 +309,9 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
   auto work = kj::Vector<kj::Promise<void>>();
   for (const std::uint64_t id : has) {
     const auto known = restores_.find(id);
-    const bool wanted = known != restores_.end() && !known->second->over() &&
+    const bool wanted = known != restores_.end() && !known->second->over() && !known->second->failed() &&
                         known->second->ownedBy(shard.index());  // no longer, after a reshard before our time
-    if (wanted || abandoned_.count(id) != 0) continue;
-    auto request = shard.rpc().detachRequest();
-    request.setRestore(id);
-    work.add(request.send().ignoreResult());
+    if (!wanted && lost_.count(id) == 0) work.add(shard.detach(id));
   }
   for (const auto& [id, restore] : restores_) {
     std::vector<shm::PageIndex> hopeless;

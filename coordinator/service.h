@@ -61,6 +61,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   void adoptConnections();
   void loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds);
   void abandon(std::uint64_t id, RestoreFds fds);
+  kj::Promise<void> watchLost(std::uint64_t id);
   void storeAgain(const std::string& name);
   // Ends this process as if it had been killed: the supervisor starts another, which begins again.
   [[noreturn]] void giveUp(const kj::Exception& why);
@@ -93,14 +94,14 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   ReadingTurns turns_;
   RestoreContext context_;
   std::map<std::uint64_t, std::shared_ptr<Restore>> restores_;
-  // Restores whose segment could not be believed: their fds are held, so that nobody reads zeros.
+  // Restores that could not be taken over: their fds are held, so that nobody reads zeros, while their
+  // targets live. What is there of one without a uffd is left to the shards, who may have one.
   struct Lost {
     RestoreFds fds;
     kj::Own<Undertaker> undertaker;
     kj::Promise<void> running;
   };
-  std::vector<kj::Own<Lost>> lost_;
-  std::set<std::uint64_t> abandoned_;  // ids of restores whose uffds only shards may have
+  std::map<std::uint64_t, kj::Own<Lost>> lost_;
   bool storingAgain_ = false;
   std::map<std::string, std::shared_ptr<Listener>> listeners_;
   // How often a shard died while it was busy with a page.

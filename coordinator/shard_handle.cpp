@@ -49,6 +49,12 @@ rpc::ChildProcess startShard(const Options& options, std::uint32_t index, bool c
                            {.image = options.shardProgram});
 }
 
+kj::Promise<void> requestDetach(rpc::Shard::Client& shard, std::uint64_t restore) {
+  auto request = shard.detachRequest();
+  request.setRestore(restore);
+  return request.send().ignoreResult();
+}
+
 }  // namespace
 
 std::string shardImage(const Options& options) {
@@ -158,10 +164,12 @@ kj::Promise<void> ShardHandle::letGo(std::uint64_t restore) {
   auto answered = found->second.addBranch();
   attached_.erase(found);
   return answered.catch_([](kj::Exception&&) {}).then([shard = shard_, restore]() mutable {
-    auto request = shard.detachRequest();
-    request.setRestore(restore);
-    return request.send().ignoreResult();
+    return requestDetach(shard, restore);
   });
+}
+
+kj::Promise<void> ShardHandle::detach(std::uint64_t restore) {
+  return requestDetach(shard_, restore);
 }
 
 void ShardHandle::handOver(std::uint64_t restore, std::uint64_t readAt,

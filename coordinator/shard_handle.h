@@ -48,6 +48,8 @@ class ShardHandle {
   // Takes the restore from it, also where its attach is not answered yet, and whoever waited for that is no
   // more. Resolves when the shard uses nothing of it any more.
   kj::Promise<void> letGo(std::uint64_t restore);
+  // The same for what it was attached to before our time.
+  kj::Promise<void> detach(std::uint64_t restore);
 
   // Hands faults over: through the ring, or by a call where that is full.
   void handOver(std::uint64_t restore, std::uint64_t readAt, std::span<const std::uint64_t> pages);

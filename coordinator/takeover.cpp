@@ -10,6 +10,8 @@
 
 #include "coordinator/service.h"
 #include "rpc/fd.h"
+#include "rpc/process.h"
+#include "uffd/uffd.h"
 
 namespace faultline::coordinator {
 
@@ -99,7 +101,7 @@ kj::Promise<void> Service::adoptRestores() {
     const bool kept = segment.get() >= 0 || inherited_.lost.count(stem + "segment") != 0;
     if (!kept) {
       // Died before it was durable; the connection is there still and the handshake begins again.
-      for (const char* part : {"uffd", "source", "conn", "target", "touches"}) link_.drop(stem + part);
+      Restore::drop(link_, id);
       continue;
     }
     if (fds.uffd.get() < 0) {
@@ -137,8 +139,24 @@ void Service::abandon(std::uint64_t id, RestoreFds fds) {
   log_.add("restore " + std::to_string(id) +
            " cannot be taken over: there was no room for its file descriptors; its target " +
            (killed ? "is killed" : "waits for its pages for ever: kill it"));
-  lost_.push_back(kj::heap<Lost>(Lost{kj::mv(fds), kj::Own<Undertaker>(), nullptr}));
-  abandoned_.insert(id);
+  lost_[id] = kj::heap<Lost>(Lost{kj::mv(fds), kj::Own<Undertaker>(), nullptr});
+  tasks_.add(watchLost(id));
+}
+
+// Until its target has gone.
+kj::Promise<void> Service::watchLost(std::uint64_t id) {
+  return io_.provider->getTimer().afterDelay(LIFE_CHECK).then([this, id]() -> kj::Promise<void> {
+    const RestoreFds& fds = lost_.at(id)->fds;
+    const bool gone = fds.uffd.get() >= 0 ? uffd::targetGone(fds.uffd.get())
+                                          : fds.target.get() >= 0 && rpc::hasEnded(fds.target.get());
+    if (!gone) return watchLost(id);
+    spdlog::info("restore {}, which could not be taken over: its target has gone", id);
+    lost_.erase(id);
+    Restore::drop(link_, id);
+    for (std::uint32_t i = 0; i < pool_.size(); i++)
+      if (ShardHandle* shard = pool_.up(i)) shard->detach(id).detach([](kj::Exception&&) {});
+    return kj::READY_NOW;
+  });
 }
 
 // The supervisor had no room for it: perhaps it has in a while.
@@ -169,7 +187,8 @@ void Service::loseRestore(std::uint64_t id, const std::string& why, RestoreFds f
             return lost.undertaker->run();
           })
           .eagerlyEvaluate([](kj::Exception&& e) { spdlog::error("{}", e.getDescription().cStr()); });
-  lost_.push_back(kj::mv(lost));
+  lost_[id] = kj::mv(lost);
+  tasks_.add(watchLost(id));
 }
 
 void Service::adoptConnections() {

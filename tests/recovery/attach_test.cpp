@@ -1,27 +1,11 @@
 // What becomes of an attach that is under way, or fails, when a shard or a target has gone meanwhile.
 
-#include <filesystem>
-
 #include "tests/recovery/recovery_test.h"
 #include "tests/recovery/segment_bytes.h"
 #include "tests/support/child_process.h"
 
 namespace faultline::test {
 namespace {
-
-std::size_t uffdsOf(pid_t pid) {
-  namespace fs = std::filesystem;
-  std::size_t count = 0;
-  for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
-    std::error_code closed;
-    count += fs::read_symlink(entry.path(), closed) == "anon_inode:[userfaultfd]";
-  }
-  return count;
-}
-
-void awaitRestarts(Server& server, unsigned shard, unsigned count) {
-  await([&] { return server.status().getShards()[shard].getRestarts() == count; });
-}
 
 // The target goes while a shard has not answered its attach: whoever asked for it is no more when it does.
 TEST(Attach, ThatIsAnsweredAfterTheTargetsEndIsTakenBack) {

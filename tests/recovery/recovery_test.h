@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <filesystem>
 #include <set>
 #include <string>
 
@@ -71,6 +72,25 @@ inline std::set<std::uint64_t> pagesOf(std::uint64_t first, std::uint64_t count)
   std::set<std::uint64_t> pages;
   for (std::uint64_t i = 0; i < count; i++) pages.insert(first + i);
   return pages;
+}
+
+// Userfaultfds that the process has open.
+inline std::size_t uffdsOf(pid_t pid) {
+  namespace fs = std::filesystem;
+  std::size_t count = 0;
+  for (const auto& entry : fs::directory_iterator("/proc/" + std::to_string(pid) + "/fd")) {
+    std::error_code closed;
+    count += fs::read_symlink(entry.path(), closed) == "anon_inode:[userfaultfd]";
+  }
+  return count;
+}
+
+inline void awaitRestarts(Server& server, unsigned shard, unsigned count) {
+  await([&] { return server.status().getShards()[shard].getRestarts() == count; });
+}
+
+inline void awaitStopped(pid_t pid) {
+  await([&] { return textOf("/proc/" + std::to_string(pid) + "/stat").find(") T ") != std::string::npos; });
 }
 
 }  // namespace faultline::test
