@@ -13,16 +13,16 @@ using TestHooks = import "hooks.capnp".TestHooks;
 
 struct Region {
   # A contiguous address range of the target backed by a contiguous range of the source. All in bytes.
-  base @0 :UInt64;      # address in the target
-  size @1 :UInt64;
+  base @0 :UInt64;      # address in the target; a multiple of pageSize, as the two below
+  size @1 :UInt64;      # not 0
   offset @2 :UInt64;    # in the source
   pageSize @3 :UInt64;  # 4096, or 2097152 for hugetlb; 0 means 4096
 }
 
 struct PageRange {
   # Pages by their dense number over all regions of the restore, regions ordered by address.
-  first @0 :UInt64;
-  count @1 :UInt64;
+  first @0 :UInt64;  # the first page's number
+  count @1 :UInt64;  # pages; in a call 0 means: up to the restore's last page
 }
 
 enum PageState {
@@ -32,35 +32,37 @@ enum PageState {
 }
 
 struct PageRun {
-  range @0 :PageRange;
-  state @1 :PageState;
+  # Neighbouring pages of one state.
+  range @0 :PageRange;  # at least one page
+  state @1 :PageState;  # of all of them, when it was looked at
 }
 
 enum Phase {
-  serving @0;
-  paused @1;
+  serving @0;   # faults are answered
+  paused @1;    # by Restore.pause: they wait
   complete @2;  # no page is missing any more
   failed @3;    # cannot be served; `RestoreInfo.failure` says why
 }
 
 struct OwnerRun {
-  range @0 :PageRange;
-  shard @1 :UInt32;
+  # Neighbouring pages of one owner.
+  range @0 :PageRange;  # at least one page
+  shard @1 :UInt32;     # the owner's index
 }
 
 struct RestoreInfo {
-  name @0 :Text;
-  phase @1 :Phase;
+  name @0 :Text;            # as `Coordinator.restore` takes it
+  phase @1 :Phase;          # where it stands
   source @2 :Text;          # what the source is called, for people
   targetPid @3 :UInt32;     # 0 where unknown; for people, no decision rests on it
-  regions @4 :List(Region);
+  regions @4 :List(Region); # by address, as their pages are numbered
   pages @5 :UInt64;         # in all
-  missing @6 :UInt64;       # pages, by state
-  faulted @7 :UInt64;
-  removed @8 :UInt64;
+  missing @6 :UInt64;       # pages that are missing now
+  faulted @7 :UInt64;       # pages that are faulted now
+  removed @8 :UInt64;       # pages that are removed now
   removeNegotiated @9 :Bool;  # the target's uffd has UFFD_FEATURE_EVENT_REMOVE
   failure @10 :Text;          # empty unless phase is failed
-  prefaulting @11 :Bool;
+  prefaulting @11 :Bool;      # pages are being populated in the background
   segmentBytes @12 :UInt64;   # memory that tracker, journal and counters take
   id @13 :UInt64;             # unique over the life of the service
   ageNs @14 :UInt64;          # since the restore began
@@ -71,61 +73,63 @@ struct RestoreInfo {
 
 struct Latency {
   # Quantiles in ns, from a histogram with a relative error of at most 1/8.
-  samples @0 :UInt64;
-  p50 @1 :UInt64;
-  p99 @2 :UInt64;
-  p999 @3 :UInt64;
-  sum @4 :UInt64;           # ns
+  samples @0 :UInt64;       # how many durations were recorded
+  p50 @1 :UInt64;           # ns; half of them were below; 0 where there are none
+  p99 @2 :UInt64;           # ns; 99 % were
+  p999 @3 :UInt64;          # ns; 99.9 % were
+  sum @4 :UInt64;           # ns, of all of them
   buckets @5 :List(UInt64); # sample counts; bucket bounds are those of shmtracker/counters.h
 }
 
 struct ShardStats {
   # Of one shard, for one restore. Numbers of pages unless said otherwise.
-  shard @0 :UInt32;
-  faultsTaken @1 :UInt64;
+  shard @0 :UInt32;           # its index
+  faultsTaken @1 :UInt64;     # handed to it because threads fault there
   copied @2 :UInt64;          # populated with source bytes
-  zeroed @3 :UInt64;          # zero in the source: populated with the zero page
+  zeroed @3 :UInt64;          # zero in the source (a hole, or 4 KiB that were looked at): populated with zeros
   zeroedRemoved @4 :UInt64;   # answered with zeros because the target had given the page up
   alreadyPresent @5 :UInt64;  # found in place, only woken
   refused @6 :UInt64;         # tries that the kernel refused with EAGAIN
   requeued @7 :UInt64;        # given back to the kernel with UFFDIO_WAKE
-  poisoned @8 :UInt64;
+  poisoned @8 :UInt64;        # lost: the target gets SIGBUS on them
   dropped @9 :UInt64;         # range gone
   outOfMemory @10 :UInt64;    # tries
   prefaulted @11 :UInt64;     # of copied and zeroed, those that no fault asked for
   coldReads @12 :UInt64;      # pages that had to wait for the source's disk
-  sourceBytes @13 :UInt64;
+  sourceBytes @13 :UInt64;    # bytes taken from the source
   sourceErrors @14 :UInt64;   # tries
-  slotsRecovered @15 :UInt64;
+  slotsRecovered @15 :UInt64; # sections that a dead thread had left, met by the worker that has its slot now
   eventToDone @16 :Latency;   # fault read from the uffd until its page was in place
-  gateWait @17 :Latency;
-  source @18 :Latency;
-  copy @19 :Latency;
+  gateWait @17 :Latency;      # a section's way into the lock
+  source @18 :Latency;        # getting source bytes ready: of a fault one page, of a population up to 2 MiB
+  copy @19 :Latency;          # one ioctl: of a fault one page, of a population up to 512
   extents @20 :UInt32;        # extents owned
 }
 
 struct RestoreStats {
   batches @0 :UInt64;         # read()s of the uffd that returned something
-  faults @1 :UInt64;
+  faults @1 :UInt64;          # fault messages
   removes @2 :UInt64;         # REMOVE messages
-  removedPages @3 :UInt64;
+  removedPages @3 :UInt64;    # pages in them; one that is given up twice counts twice
   replayed @4 :UInt64;        # messages that a successor found in the journal
   fences @5 :UInt64;          # shards killed for holding the lock past its deadline
-  slotsRecovered @6 :UInt64;
+  slotsRecovered @6 :UInt64;  # sections that a dead thread had left, met while draining
   adoptions @7 :UInt64;       # coordinators that took over
   wakes @8 :UInt64;           # times all waiting threads were woken after a death
   drain @9 :Latency;          # closing the gate and waiting for the sections in flight
   closed @10 :Latency;        # from closing the gate to opening it
-  shards @11 :List(ShardStats);
+  shards @11 :List(ShardStats);  # by index; those that own nothing as well
   outsideFaults @12 :UInt64;  # faults at addresses that no region covers
 }
 
 interface Prefault {
   # Background population that was asked for. Dropping the capability does not cancel it.
   progress @0 () -> (missing :UInt64, total :UInt64, finished :Bool);
-  # Pages of the requested ranges that are still missing, and their number.
+  # `missing`: pages of the requested ranges that still are; `total`: all of them; both 0 once the restore is
+  # over. `finished`: every shard has gone through its part.
   wait @1 () -> ();
-  # Returns when every requested page was populated, removed or poisoned.
+  # Returns when it is finished, cancelled ones too, or the restore is over. A page that could not be had (its
+  # source fails, or there is no memory for a 2 MiB page) is still missing then: it is left to its fault.
   cancel @2 () -> ();
   # Returns when no shard populates for this request any more.
 }
@@ -138,8 +142,8 @@ enum OnLost {
 
 struct SourceRange {
   # A part of the source. All in bytes.
-  offset @0 :UInt64;
-  size @1 :UInt64;
+  offset @0 :UInt64;  # where it begins
+  size @1 :UInt64;    # it ends within the source
 }
 
 struct WorkingSet {
@@ -159,27 +163,33 @@ interface RecordedWorkingSet {
 }
 
 interface Restore {
+  # Once it is over, every call but waitEnded and workingSet fails.
   info @0 () -> (info :RestoreInfo);
+  # What it is and how far. Looks at every page's state.
   waitReady @1 () -> ();
-  # Returns when faults are being served by every shard.
+  # Returns when every shard that owns a part of it serves it, or when it has failed or is over.
   waitComplete @2 () -> (info :RestoreInfo);
-  # Returns when no page is missing any more, or when the restore has ended (phase says which).
+  # Returns when no page is missing any more, or when the restore has failed or is over before that (`missing` is
+  # not 0 then).
   pageStates @3 (range :PageRange) -> (runs :List(PageRun));
   # States of `range` (count 0: to the end) as maximal runs, in order. At most 65536 runs are returned; ask on
-  # from the end of the last.
+  # from the end of the last. Fails where the range reaches past the last page.
   pause @4 () -> ();
-  # Stops reading the uffd: faults and removals queue up in the kernel. Pausing twice is an error.
+  # Stops reading the uffd, so that faults and removals queue up in the kernel, and holds background population.
+  # An error unless the phase is serving.
   resume @5 () -> ();
   # Reads again, beginning with what has queued up. Resuming what is not paused is an error.
   prefault @6 (ranges :List(PageRange)) -> (prefault :Prefault);
   # Populates in the background, demand faults first: the ranges in the given order (a recorded working set), or
-  # with no ranges every page, all shards in parallel.
+  # with no ranges every page, all shards in parallel. Fails where a range reaches past the last page.
   stats @7 () -> (stats :RestoreStats);
+  # Counters and latencies since it began, under former coordinators as well.
   detach @8 (force :Bool) -> ();
   # Ends the restore and gives everything back: the target's ranges are unregistered and it runs on without a
   # server. Refused while pages are missing, unless `force`: then their content is lost to the target (zeros).
   waitEnded @9 () -> (reason :Text);
-  # Returns when the restore is over: completed and released, target gone, detached, or failed.
+  # Returns when the restore is over: completed and released, target gone, or detached. One that has failed is
+  # over when its target has gone.
   workingSet @10 () -> (workingSet :RecordedWorkingSet);
   # Fails where this restore does not record (AttachSpec.recordWorkingSet).
   owners @11 (range :PageRange) -> (runs :List(OwnerRun));
@@ -187,9 +197,10 @@ interface Restore {
 }
 
 struct AttachSpec {
-  name @0 :Text;              # unique among the restores; empty: one is made up
+  name @0 :Text;              # at most 50 characters, none of them '.', ':', '/' or blank; a number comes behind
+                              # it where another restore has it; empty: "restore"
   sourceName @1 :Text;        # for messages
-  regions @2 :List(Region);
+  regions @2 :List(Region);   # 1 to 4096, without overlap, in any order; each inside the source
   prefault @3 :Bool;          # populate everything in the background from the start
   keepServing @4 :Bool;       # do not release the target when no page is missing any more
   workingSet @5 :WorkingSet;  # populated before everything else, in its order
@@ -198,21 +209,22 @@ struct AttachSpec {
 }
 
 struct ListenSpec {
-  name @0 :Text;              # restores are called NAME, NAME-2, NAME-3, ...
-  sourceName @1 :Text;
-  prefault @2 :Bool;
-  keepServing @3 :Bool;
+  # What is not said here is as in AttachSpec, for each target.
+  name @0 :Text;              # not empty, and no other listener's; restores are called NAME, NAME-2, NAME-3, ...
+  sourceName @1 :Text;        # for messages
+  prefault @2 :Bool;          # populate everything in the background from the start
+  keepServing @3 :Bool;       # do not release a target when no page is missing any more
   anyUser @4 :Bool;           # accept peers of any uid; otherwise only root's and the server's own
-  workingSet @5 :WorkingSet;  # these two as in AttachSpec, for each target
-  recordWorkingSet @6 :Bool;
-  onLost @7 :OnLost;
+  workingSet @5 :WorkingSet;  # populated before everything else, in its order
+  recordWorkingSet @6 :Bool;  # note each target's first touches
+  onLost @7 :OnLost;          # where a target's pidfd cannot be had, kill refuses the target
 }
 
 interface Listener {
   # A handshake socket that is being served.
   nextRestore @0 () -> (restore :Restore, info :RestoreInfo);
   # The next target that completes its handshake after the last call on this capability; also those before the
-  # first call.
+  # first call. Fails where its restore is over already; the next call is about the next target.
   close @1 () -> ();
   # No further targets; restores run on.
   lastError @2 () -> (message :Text, refused :UInt64);
@@ -220,9 +232,9 @@ interface Listener {
 }
 
 struct ShardInfo {
-  index @0 :UInt32;
-  pid @1 :UInt32;
-  alive @2 :Bool;
+  index @0 :UInt32;      # 0 to 63
+  pid @1 :UInt32;        # 0 while it is not alive, as upNs and restores are; version is empty then
+  alive @2 :Bool;        # it serves; false while it is being started or replaced
   restarts @3 :UInt32;   # its processes that died and were replaced, under former coordinators as well
   upNs @4 :UInt64;       # since this process was started or adopted
   restores @5 :UInt32;   # attached
@@ -239,26 +251,27 @@ struct Event {
 struct ServiceTotals {
   # Since the service began, whatever coordinators it has had.
   takeovers @0 :UInt64;       # coordinators that took over from another, by death, upgrade or restart
-  restoresBegun @1 :UInt64;
+  restoresBegun @1 :UInt64;   # made durable
   restoresFailed @2 :UInt64;  # could not be served to their end
   targetsRefused @3 :UInt64;  # handshakes
   pagesLost @4 :UInt64;       # reports of a page that a target could not be given
   shardRecovery @5 :Latency;  # from a death, as it was noticed, to the successor serving
-  coordinatorRecovery @6 :Latency;
+  coordinatorRecovery @6 :Latency;  # the same of a coordinator, one that left for an upgrade included
 }
 
 struct ServiceInfo {
-  version @0 :Text;
-  coordinatorPid @1 :UInt32;
-  incarnation @2 :UInt32;    # 1 for the first coordinator, +1 for each successor
-  shards @3 :List(ShardInfo);
-  restores @4 :List(RestoreInfo);
-  events @5 :List(Event);    # the latest, oldest first
-  testHooks @6 :Bool;
-  workersPerShard @7 :UInt32;
-  lockDeadlineNs @8 :UInt64;
-  takeoverNs @9 :UInt64;     # from the last coordinator's death, as it was noticed, to this one serving; 0: it is the first
-  totals @10 :ServiceTotals;
+  version @0 :Text;          # of the coordinator's build
+  coordinatorPid @1 :UInt32; # of the one that answers
+  incarnation @2 :UInt32;    # 1 for the supervisor's first coordinator, +1 for each that it started since
+  shards @3 :List(ShardInfo);      # by index
+  restores @4 :List(RestoreInfo);  # as `list` has them
+  events @5 :List(Event);    # the latest 64, oldest first
+  testHooks @6 :Bool;        # started with --test-hooks
+  workersPerShard @7 :UInt32;  # copy workers, beside the thread that takes the faults
+  lockDeadlineNs @8 :UInt64;   # a shard that holds a restore's lock for longer is killed
+  takeoverNs @9 :UInt64;     # from the last coordinator's end, as it was noticed, to this one serving; 0: it is the
+                             # supervisor's first
+  totals @10 :ServiceTotals;   # since the service began
 }
 
 interface Coordinator {
@@ -267,17 +280,20 @@ interface Coordinator {
   # `source`: the snapshot's memory file, open for reading. `target`: a pidfd of the target; may be null.
   # Returns when the restore is durable: whatever dies from then on, its faults are answered.
   list @1 () -> (restores :List(RestoreInfo));
+  # Every restore that is not over, by id. Looks at the state of every page of each.
   restore @2 (name :Text) -> (restore :Restore);
   # The sturdy way back to a restore after a disconnect. Fails where no restore has that name.
   listen @3 (spec :ListenSpec, socket :Fd, source :Fd) -> (listener :Listener);
   # Serves Firecracker's handshake on a listening Unix stream socket that the caller made.
   status @4 () -> (service :ServiceInfo);
+  # The service as it is now. Costs as much as `list`.
   shutdown @5 (force :Bool) -> ();
   # Ends the service. Refused while restores with missing pages are served, unless `force`.
   testHooks @6 () -> (hooks :TestHooks);
   # Fails unless the server was started with --test-hooks.
   reshard @7 (restore :Text, shards :UInt32) -> ();
-  # Deals the extents of a restore out to this many shards, starting shards as needed, while it is served.
+  # Deals the extents of a restore out to this many shards (1 to 64), starting shards as needed, while it is
+  # served. An error unless its phase is serving or complete.
   upgrade @8 (directory :Text, checkOnly :Bool) -> (version :Text);
   # Has the build whose programs are in `directory` take over, while all restores are served: its coordinator comes
   # next, which then replaces the shards one by one. Fails, with nothing changed, where that build is not whole or

@@ -38,10 +38,13 @@ interface TestHooks {
   installFaultBarrier @0 (restore :Text, page :UInt64, point :FaultPoint) -> (barrier :Barrier);
   # Parks the worker that serves `page`, in the shard that owns it.
   coordinator @1 () -> (hooks :ProcessHooks);
+  # Those of the coordinator itself.
   shard @2 (index :UInt32) -> (hooks :ProcessHooks);
+  # Those of a shard. Fails while it is not up.
   ownerOf @3 (restore :Text, page :UInt64) -> (shard :UInt32, pid :UInt32);
+  # The index and the process of the shard that owns `page`. Fails while that is not up.
   setFencing @4 (enabled :Bool) -> ();
-  # Whether a shard that holds the lock past its deadline is killed.
+  # Whether a shard that holds the lock past its deadline is killed, for the restores that there are now.
   segment @5 (restore :Text) -> (segment :Fd);
   # For oracles that look at the shared memory itself.
 }

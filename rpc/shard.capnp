@@ -11,7 +11,7 @@ using Hooks = import "hooks.capnp";
 struct FaultBatch {
   # Faults of one restore, read from its uffd in one go, for one shard. Carries no decision: the shard looks at
   # the shared state under the lock. Losing a batch loses nothing: UFFDIO_WAKE makes the threads fault again.
-  restore @0 :UInt64;
+  restore @0 :UInt64;       # its id
   readAt @1 :UInt64;        # ns, CLOCK_MONOTONIC
   pages @2 :List(UInt64);   # page indexes
 }
@@ -44,6 +44,7 @@ interface Shard {
   prefault @5 (restore :UInt64, job :UInt64, ranges :List(Control.PageRange)) -> ();
   # Populates the ranges in order; with no ranges every extent it owns. Returns when done or cancelled.
   cancelPrefault @6 (restore :UInt64, job :UInt64) -> ();
+  # Has that call of `prefault` end soon. No error where there is none.
   poison @7 (restore :UInt64, pages :List(UInt64), reason :Text) -> ();
   # Gives the pages up: an error for the target where they are still missing.
   hooks @8 () -> (hooks :Hooks.ProcessHooks);
