@@ -211,8 +211,8 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
       ->capture_default_str();
   command
       .add_option("--owners", options.owners,
-                  "Shards that each restore is dealt out to, others having others (1 to 64); 0: as many as "
-                  "there are CPUs")
+                  "Shards that the pages of a restore are dealt out to, not the same ones for every restore "
+                  "(1 to 64);\n0: as many as there are CPUs")
       ->check(CLI::Range(0u, 64u))
       ->capture_default_str();
   command
@@ -229,7 +229,8 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
       ->check(CLI::Range(10u, 600'000u))
       ->capture_default_str();
   command
-      .add_option("--watchdog-ms", options.watchdogMs, "A coordinator that is silent for longer is replaced")
+      .add_option("--watchdog-ms", options.watchdogMs,
+                  "A coordinator or a shard that does not answer for longer is killed and replaced")
       ->check(CLI::Range(40u, 600'000u))
       ->capture_default_str();
   command

@@ -9,9 +9,9 @@ int main(int argc, char** argv) {
   faultline::rpc::passNoFdsOn();
   faultline::rpc::keepMemoryPrivate();
   CLI::App app{
-      "faultline brings a snapshot's memory back lazily, in parallel, through userfaultfd, and survives the "
+      "faultline brings a snapshot's memory back lazily, in parallel, through userfaultfd. It survives the "
       "death of\n"
-      "its coordinator and shards, and as a systemd service that of all its processes.\n\n"
+      "its coordinator and of its shards; as a systemd service, the death of any of its processes.\n\n"
       "Begin with: faultline demo\n"
       "Restore one VM: faultline restore --memory vm.mem --socket /tmp/vm.sock\n"
       "Run a daemon:   faultline serve, then faultline status"};

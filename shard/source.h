@@ -17,7 +17,7 @@ namespace faultline::shard {
 struct Staged {
   enum class Kind {
     bytes,  // at `data`, resident
-    zero,   // all zero, or a hole: nothing was read
+    zero,   // all zero, or a hole: there is nothing to copy
     cold,   // would have to wait for the disk
     lost,   // cannot be read: `error` (errno; 0 means that the file ended before it)
   };
