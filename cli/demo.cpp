@@ -74,7 +74,7 @@ void printTarget(const json& target) {
 void printServer(const RestoreView& view) {
   row("how the server brought them", decimal(view.copied + view.zeroed + view.zeroedRemoved));
   row("  copied from the snapshot", decimal(view.copied));
-  row("  as zero pages, nothing copied", decimal(view.zeroed));
+  row("  as zeros, nothing copied from it", decimal(view.zeroed));
   row("  as zeros after a removal", decimal(view.zeroedRemoved));
   row("  of these in the background, before any fault", decimal(view.prefaulted));
   row("  of these because a thread waited for them", decimal(view.byFault()));
