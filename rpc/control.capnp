@@ -110,7 +110,7 @@ struct RestoreStats {
   batches @0 :UInt64;         # read()s of the uffd that returned something
   faults @1 :UInt64;          # fault messages
   removes @2 :UInt64;         # REMOVE messages
-  removedPages @3 :UInt64;    # pages in them; one that is given up twice counts twice
+  removedPages @3 :UInt64;    # pages in them; one that a batch names twice counts once
   replayed @4 :UInt64;        # messages that a successor found in the journal
   fences @5 :UInt64;          # shards killed for holding the lock past its deadline
   slotsRecovered @6 :UInt64;  # sections that a dead thread had left, met while draining
