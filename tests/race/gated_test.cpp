@@ -2,140 +2,127 @@
 // applied before any fault of the same batch is answered.
 
 #include <chrono>
-#include <optional>
 
 #include "tests/race/race_test.h"
 
 namespace faultline::test {
 namespace {
 
-class Gated : public RaceTest {};
+class Gated : public OneTarget {
+ protected:
+  void servePaused() {
+    serve();
+    pause();
+  }
+  void pause() { server_->wait(restore_.pauseRequest().send()); }
+  void resume() { server_->wait(restore_.resumeRequest().send()); }
+};
 BOTH_PAGE_SIZES(Gated);
 
+// Interleaving: a page is given back, then touched, before anybody reads either.
 TEST_P(Gated, RemoveThenFault) {
-  Image image(imageBytes());
-  Server server(image);
-  Target target(image, server.socket(), pageSize());
-  auto restore = server.restore();
-  server.wait(restore.pauseRequest().send());
-  auto given = target.giveBackLater(1);
-  await([&] { return target.eventInFlight(); });
-  auto read = target.readLater(1);
-  await([&] { return target.queued().pending == 1; });
-  server.wait(restore.resumeRequest().send());
+  servePaused();
+  auto given = target_->giveBackLater(1);
+  await([&] { return target_->eventInFlight(); });
+  auto read = target_->readLater(1);
+  await([&] { return target_->queued().pending == 1; });
+  resume();
   given.get();
   // The read may have come before the page was zapped; once the madvise has returned it is zeros.
   read.get();
-  EXPECT_TRUE(target.isAll(1, 0));
+  EXPECT_TRUE(target_->isAll(1, 0));
 }
 
+// Interleaving: the same the other way round. The kernel hands out faults first, whatever came first.
 TEST_P(Gated, FaultThenRemove) {
-  Image image(imageBytes());
-  Server server(image);
-  Target target(image, server.socket(), pageSize());
-  auto restore = server.restore();
-  server.wait(restore.pauseRequest().send());
-  auto read = target.readLater(1);
-  await([&] { return target.queued().pending == 1; });
-  auto given = target.giveBackLater(1);
-  await([&] { return target.eventInFlight(); });
-  server.wait(restore.resumeRequest().send());
+  servePaused();
+  auto read = target_->readLater(1);
+  await([&] { return target_->queued().pending == 1; });
+  auto given = target_->giveBackLater(1);
+  await([&] { return target_->eventInFlight(); });
+  resume();
   EXPECT_EQ(read.get(), 0);  // both were in one batch: the removal counts first
   given.get();
-  EXPECT_TRUE(target.isAll(1, 0));
+  EXPECT_TRUE(target_->isAll(1, 0));
 }
 
+// Interleaving: a fault is read together with the removal of others, so its copy may be refused for them.
 TEST_P(Gated, FaultOnOnePageRemoveOfAnother) {
-  Image image(imageBytes());
-  Server server(image);
-  Target target(image, server.socket(), pageSize());
-  auto restore = server.restore();
-  server.wait(restore.pauseRequest().send());
-  auto write = target.writeLater(0, 0x42);
-  await([&] { return target.queued().pending == 1; });
-  auto given = target.giveBackLater(3, 2);
-  await([&] { return target.eventInFlight(); });
-  server.wait(restore.resumeRequest().send());
+  servePaused();
+  auto write = target_->writeLater(0, 0x42);
+  await([&] { return target_->queued().pending == 1; });
+  auto given = target_->giveBackLater(3, 2);
+  await([&] { return target_->eventInFlight(); });
+  resume();
   write.get();
   given.get();
-  EXPECT_EQ(target.read(0), 0x42);
-  EXPECT_EQ(target.address(0)[1], image.at(target.offset(0) + 1));
-  EXPECT_TRUE(target.isAll(3, 0));
-  EXPECT_TRUE(target.isAll(4, 0));
+  EXPECT_EQ(target_->read(0), 0x42);
+  EXPECT_EQ(target_->address(0)[1], image_.at(target_->offset(0) + 1));
+  EXPECT_TRUE(target_->isAll(3, 0));
+  EXPECT_TRUE(target_->isAll(4, 0));
 }
 
-// The end of a restore meets a removal that nobody has read: its caller must not be left waiting for a reader
-// that will never come.
+// Interleaving: the end of a restore meets a removal that nobody has read: its caller must not be left
+// waiting for a reader that will never come.
 TEST_P(Gated, ARemovalThatWaitsWhenTheRestoreEndsIsAnswered) {
-  Image image(imageBytes());
-  Server server(image);
-  Target target(image, server.socket(), pageSize());
-  auto restore = server.restore();
-  target.read(0);
-  server.wait(restore.pauseRequest().send());
-  auto given = target.giveBackLater(0);
-  await([&] { return target.eventInFlight(); });
-  auto detach = restore.detachRequest();
+  serve();
+  target_->read(0);
+  pause();
+  auto given = target_->giveBackLater(0);
+  await([&] { return target_->eventInFlight(); });
+  auto detach = restore_.detachRequest();
   detach.setForce(true);
-  server.wait(detach.send());
+  server_->wait(detach.send());
   given.get();
-  EXPECT_TRUE(target.isAll(0, 0));
+  EXPECT_TRUE(target_->isAll(0, 0));
 }
 
+// Interleaving: the same with the end of the whole service.
 TEST_P(Gated, ARemovalThatWaitsWhenTheServiceEndsIsAnswered) {
-  Image image(imageBytes());
-  std::optional<Server> server(std::in_place, image);
-  Target target(image, server->socket(), pageSize());
-  {
-    auto restore = server->restore();
-    target.read(0);
-    server->wait(restore.pauseRequest().send());
-  }
-  auto given = target.giveBackLater(0);
-  await([&] { return target.eventInFlight(); });
-  server.reset();
+  serve();
+  target_->read(0);
+  pause();
+  auto given = target_->giveBackLater(0);
+  await([&] { return target_->eventInFlight(); });
+  restore_ = nullptr;
+  server_.reset();
   given.get();
-  EXPECT_TRUE(target.isAll(0, 0));
+  EXPECT_TRUE(target_->isAll(0, 0));
 }
 
+// No interleaving: what the other tests rest on.
 TEST_P(Gated, PausingTwiceAndResumingTwiceAreRefused) {
-  Image image(imageBytes());
-  Server server(image);
-  Target target(image, server.socket(), pageSize());
-  auto restore = server.restore();
-  server.wait(restore.pauseRequest().send());
-  EXPECT_THROW(server.wait(restore.pauseRequest().send()), kj::Exception);
-  server.wait(restore.resumeRequest().send());
-  EXPECT_THROW(server.wait(restore.resumeRequest().send()), kj::Exception);
-  EXPECT_TRUE(target.holdsImage(0));
+  servePaused();
+  EXPECT_THROW(server_->wait(restore_.pauseRequest().send()), kj::Exception);
+  resume();
+  EXPECT_THROW(server_->wait(restore_.resumeRequest().send()), kj::Exception);
+  EXPECT_TRUE(target_->holdsImage(0));
 }
 
-// A page that meets EAGAIN is answered in the end without help from the test, and without a hot loop: while
-// the restore is paused a removal stays unread, so every copy on the uffd is refused.
+// Interleaving: a worker comes out from before its section as a removal waits that nobody reads, so every
+// copy on the uffd is refused. Its page is answered in the end without help from the test, and without a hot
+// loop.
 TEST_P(Gated, ARefusedPageIsAnsweredInTheEnd) {
-  Image image(imageBytes());
-  Server server(image);
-  Target target(image, server.socket(), pageSize());
-  auto restore = server.restore();
-  auto barrier = server.barrier(7, rpc::FaultPoint::BEFORE_READ_LOCK);
-  auto read = target.readLater(7);
-  server.wait(barrier.waitHeldRequest().send());
-  server.wait(restore.pauseRequest().send());
-  auto given = target.giveBackLater(1);
-  await([&] { return target.eventInFlight(); });
+  serve();
+  auto barrier = server_->barrier(7, rpc::FaultPoint::BEFORE_READ_LOCK);
+  auto read = target_->readLater(7);
+  server_->wait(barrier.waitHeldRequest().send());
+  pause();
+  auto given = target_->giveBackLater(1);
+  await([&] { return target_->eventInFlight(); });
   const auto begun = std::chrono::steady_clock::now();
-  server.wait(barrier.releaseRequest().send());
+  server_->wait(barrier.releaseRequest().send());
   // Each try comes after a pause, 1 us at first, twice as long each time, up to 1 ms: 31 of them are 22 ms.
-  shm::Segment segment = server.segment();
-  shm::ShardCounters& counters = segment.shardCounters(server.ownerOf(7));
+  shm::Segment segment = server_->segment();
+  shm::ShardCounters& counters = segment.shardCounters(server_->ownerOf(7));
   await([&] { return counters.refused.load() >= 32; });
   EXPECT_GE(std::chrono::steady_clock::now() - begun, std::chrono::milliseconds(22));
   // No slot is held while it waits for its next try.
   for (unsigned slot = 0; slot < segment.activeSlots(); slot++)
     await([&] { return segment.lock().tryLockShared(slot).has_value(); });
-  server.wait(restore.resumeRequest().send());
+  resume();
   given.get();
-  EXPECT_EQ(read.get(), image.at(target.offset(7)));
+  EXPECT_EQ(read.get(), image_.at(target_->offset(7)));
 }
 
 }  // namespace

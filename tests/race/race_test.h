@@ -1,5 +1,7 @@
-// What the race tests share: what a page's state is, as the server says.
+// What the race tests share: what a page's state is, as the server says, and what most of them begin with.
 #pragma once
+
+#include <optional>
 
 #include "tests/support/image.h"
 #include "tests/support/page_sizes.h"
@@ -21,6 +23,29 @@ class RaceTest : public BothPageSizes {
                          rpc::PageState state) {
     await([&] { return stateOf(server, restore, page) == state; });
   }
+};
+
+// One target of one server, its memory all the image.
+class OneTarget : public RaceTest {
+ protected:
+  ~OneTarget() noexcept override {}  // KJ's may throw
+
+  // First of all, once the image is as the test wants it. `regions`: of the target.
+  void serve(ServerOptions options = {}, unsigned regions = 1) {
+    server_.emplace(image_, std::move(options));
+    target_.emplace(image_, server_->socket(), pageSize(), regions);
+    restore_ = server_->restore();
+  }
+
+  using RaceTest::awaitState;
+  using RaceTest::stateOf;
+  rpc::PageState stateOf(std::uint64_t page) { return stateOf(*server_, restore_, page); }
+  void awaitState(std::uint64_t page, rpc::PageState state) { awaitState(*server_, restore_, page, state); }
+
+  Image image_{imageBytes()};
+  std::optional<Server> server_;
+  std::optional<Target> target_;
+  rpc::Restore::Client restore_{nullptr};
 };
 
 }  // namespace faultline::test
