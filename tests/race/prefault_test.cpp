@@ -107,7 +107,8 @@ TEST_P(Prefault, GoesOnBehindAPageThatIsThere) {
 // Interleaving: the population is inside a section as it is cancelled. That section is the last one.
 TEST_P(Prefault, CancelledHalfWayStopsAndServesOn) {
   serve({.shards = 1, .workers = 1});
-  const std::uint64_t extent = pageSize() == SMALL ? 512 : 4;
+  const std::uint64_t extent = pageSize() == SMALL ? 512 : 4, section = pageSize() == SMALL ? 4 : 1;
+  const std::uint64_t end = extent + section, last = target_->pages() - 1;
   auto barrier = server_->barrier(extent, rpc::FaultPoint::BEFORE_COPY);
   auto prefault = start();
   server_->wait(barrier.waitHeldRequest().send());
@@ -116,8 +117,14 @@ TEST_P(Prefault, CancelledHalfWayStopsAndServesOn) {
   server_->wait(restore_.infoRequest().send());
   server_->wait(barrier.releaseRequest().send());
   server_->wait(kj::mv(cancelled));
-  EXPECT_GT(missing(prefault), 0u);
-  EXPECT_TRUE(target_->holdsImage(target_->pages() - 1));
+  EXPECT_EQ(missing(prefault), target_->pages() - end);
+  EXPECT_FALSE(target_->inMemory(last));
+  EXPECT_TRUE(target_->holdsImage(last));
+  // The only worker does one thing after the other: what went on nevertheless would be done before this.
+  auto another = start({{last - 1, 1}});
+  finish(another);
+  EXPECT_EQ(missing(prefault), target_->pages() - end - 2);
+  for (std::uint64_t page = end; page < last - 1; page++) ASSERT_FALSE(target_->inMemory(page)) << page;
 }
 
 // Interleaving: any, of a population with faults on its pages and with their removal, in threads of their

@@ -76,12 +76,12 @@ Server::Server(const Image& image, ServerOptions options)
                                         std::to_string(options.owners),
                                         "--workers",
                                         std::to_string(options.workers),
-                                        "--lock-deadline-ms",
-                                        std::to_string(options.lockDeadlineMs),
                                         "--watchdog-ms",
                                         std::to_string(options.watchdogMs),
                                         "--log-level",
                                         logLevel(options)};
+  if (options.lockDeadlineMs.has_value())
+    arguments.insert(arguments.end(), {"--lock-deadline-ms", std::to_string(*options.lockDeadlineMs)});
   if (!options.prefault) arguments.push_back("--no-prefault");
   if (options.keepServing) arguments.push_back("--keep-serving");
   arguments.insert(arguments.end(), options.more.begin(), options.more.end());
