@@ -1,0 +1,83 @@
+// A run of pages that the kernel copies in part.
+
+#include "shard/committer.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <thread>
+
+#include "tests/shard/local_restore.h"
+#include "tests/support/page_sizes.h"
+#include "tests/support/server.h"
+
+namespace faultline::shard {
+namespace {
+
+using shm::PageState;
+using test::await;
+
+class CommitRun : public test::BothPageSizes {};
+INSTANTIATE_TEST_SUITE_P(Pages, CommitRun, testing::Values(test::SMALL, test::HUGE), test::pageSizeName);
+
+// Interleaving: the copy is half through its run as pages before and behind that place are given back. It is
+// held there by its own source, whose second half is missing memory of another userfaultfd; the kernel looks
+// for removals again once it has those bytes (mm/userfaultfd.c, mfill_atomic).
+TEST_P(CommitRun, IsStoredAsFarAsItCameBeforeARemoval) {
+  constexpr std::uint64_t COUNT = 4, HALF = 2;
+  test::Image image(COUNT * pageSize());
+  test::LocalRestore restore(image, pageSize());
+  test::RawVmm source({COUNT * pageSize()});
+  auto resolve = [&](shm::PageIndex first) {
+    const std::uint64_t offset = first * pageSize();
+    return uffd::copy(source.uffd(), reinterpret_cast<std::uint64_t>(source.at(0, offset)),
+                      image.data() + offset, HALF * pageSize(), uffd::Protect::no, uffd::Waiters::wake)
+        .outcome;
+  };
+  ASSERT_EQ(resolve(0), uffd::Outcome::done);
+
+  rpc::Failpoints failpoints;
+  const Committer committer(failpoints);
+  Attachment& attachment = *restore.attachment();
+  auto commit = [&](shm::PageIndex first, std::uint64_t& advanced) {
+    const Content content{Content::Kind::bytes, const_cast<unsigned char*>(source.at(0, first * pageSize()))};
+    return committer.commitRun(attachment, 0, {first, COUNT - first}, COUNT, content, advanced);
+  };
+  std::uint64_t advanced = 0;
+  Commit result{};
+  std::thread worker([&] { result = commit(0, advanced); });
+  await([&] { return test::pendingFaults(source.uffd()) == 1; });
+  std::thread giver([&] { restore.giveBack(HALF - 1, 2); });
+  await([&] { return uffd::eventInFlight(restore.uffd()); });
+  EXPECT_EQ(resolve(HALF), uffd::Outcome::done);
+  worker.join();
+
+  EXPECT_EQ(result, Commit::done);
+  EXPECT_EQ(advanced, HALF);
+  for (std::uint64_t page = 0; page < COUNT; page++)
+    EXPECT_EQ(restore.state(page), page < HALF ? PageState::faulted : PageState::missing) << page;
+  EXPECT_EQ(attachment.counters().copied.load(), HALF);
+  EXPECT_EQ(commit(HALF, advanced), Commit::retry);
+  EXPECT_EQ(advanced, 0u);
+
+  restore.readAndPublish();
+  giver.join();
+  for (const shm::PageIndex page : {HALF - 1, HALF})
+    EXPECT_EQ(restore.state(page), PageState::removed) << page;
+  EXPECT_EQ(commit(HALF, advanced), Commit::done);
+  EXPECT_EQ(advanced, 1u) << "the removed page alone is passed over";
+  EXPECT_EQ(commit(HALF + 1, advanced), Commit::done);
+  EXPECT_EQ(restore.state(COUNT - 1), PageState::faulted);
+  restore.end();
+  const std::string zeros(pageSize(), '\0');
+  for (std::uint64_t page = 0; page < COUNT; page++) {
+    const bool given = page == HALF - 1 || page == HALF;
+    EXPECT_EQ(std::memcmp(const_cast<unsigned char*>(restore.page(page)),
+                          given ? zeros.data() : image.data() + page * pageSize(), pageSize()),
+              0)
+        << page;
+  }
+}
+
+}  // namespace
+}  // namespace faultline::shard
