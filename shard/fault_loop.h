@@ -40,6 +40,7 @@ struct FaultLoopOptions {
   // idle it only takes turns with us (docs/performance).
   std::size_t shareFrom = 48;
   unsigned carefulFaults = 0;  // so many first faults are served one by one (after a predecessor's death)
+  std::size_t retries = RetryQueue::CAPACITY;  // refused faults that wait here; others, in the kernel
 };
 
 class FaultLoop {

@@ -16,7 +16,7 @@ std::uint64_t delayOf(const Fault& fault) {
 }  // namespace
 
 bool RetryQueue::push(const Fault& fault, std::uint64_t now) {
-  if (entries_.size() == CAPACITY) return false;
+  if (entries_.size() == capacity_) return false;
   entries_.push_back({now + delayOf(fault), fault});
   std::push_heap(entries_.begin(), entries_.end(), LATER);
   return true;

@@ -27,7 +27,7 @@ class RetryQueue {
   static constexpr std::uint64_t FIRST_DELAY = 1'000;     // ns
   static constexpr std::uint64_t LAST_DELAY = 1'000'000;  // ns
 
-  RetryQueue() { entries_.reserve(CAPACITY); }
+  explicit RetryQueue(std::size_t capacity = CAPACITY) : capacity_(capacity) { entries_.reserve(capacity); }
 
   // false: full, the caller gives the fault back to the kernel.
   bool push(const Fault& fault, std::uint64_t now);
@@ -43,6 +43,7 @@ class RetryQueue {
     std::uint64_t due;
     Fault fault;
   };
+  const std::size_t capacity_;
   std::vector<Entry> entries_;  // a heap, earliest first
 };
 
