@@ -15,11 +15,11 @@ namespace faultline::rpc {
 
 namespace {
 
-constexpr std::array<std::string_view, 19> NAMES = {
-    "beforeStage",   "beforeReadLock",    "beforeCopy",    "afterCopy",     "afterStore",
-    "gateClosed",    "beforeRead",        "afterRead",     "midMark",       "beforeOpen",
-    "beforeHandout", "handshakeAccepted", "handshakeRead", "restoreStored", "shardStarting",
-    "adoptClaimed",  "adoptDrained",      "adoptReplayed", "adoptOpened"};
+constexpr std::array<std::string_view, 20> NAMES = {
+    "beforeStage",   "coldRead",      "beforeReadLock",    "beforeCopy",    "afterCopy",
+    "afterStore",    "gateClosed",    "beforeRead",        "afterRead",     "midMark",
+    "beforeOpen",    "beforeHandout", "handshakeAccepted", "handshakeRead", "restoreStored",
+    "shardStarting", "adoptClaimed",  "adoptDrained",      "adoptReplayed", "adoptOpened"};
 static_assert(NAMES.size() == static_cast<std::size_t>(Point::adoptOpened) + 1);
 
 void signalEvent(int fd) {
@@ -90,6 +90,8 @@ class ProcessHooksServer final : public ProcessHooks::Server {
     KJ_REQUIRE(point.has_value(), "no failpoint has this name", name);
     KJ_REQUIRE(params.getAction() != Action::FAIL || *point == Point::beforeStage,
                "only a read of the source can fail: arm beforeStage", name);
+    KJ_REQUIRE(params.getAction() == Action::PARK || *point != Point::coldRead,
+               "a read under way can only be held: park it", name);
     auto noFd = []() -> kj::Promise<kj::AutoCloseFd> { return kj::AutoCloseFd(); };
     auto reached = params.hasReached() ? optionalFd(params.getReached()) : noFd();
     auto resume = params.hasResume() ? optionalFd(params.getResume()) : noFd();
@@ -145,17 +147,17 @@ void Failpoints::disarm(std::uint64_t number) {
   armedCount_.store(static_cast<std::uint32_t>(armed_.size()));
 }
 
-void Failpoints::hitArmed(Point point, std::uint64_t page) {
+std::optional<Failpoints::Arm> Failpoints::arrive(Point point, std::uint64_t page) {
   Arm arm;
   {
     std::lock_guard lock(mutex_);
     auto found = std::find_if(armed_.begin(), armed_.end(), [&](const Armed& a) {
       return a.arm.point == point && (a.arm.page == ANY_PAGE || a.arm.page == page);
     });
-    if (found == armed_.end()) return;
+    if (found == armed_.end()) return std::nullopt;
     if (found->arm.skip > 0) {
       found->arm.skip--;
-      return;
+      return std::nullopt;
     }
     arm = std::move(found->arm);
     armed_.erase(found);
@@ -163,9 +165,20 @@ void Failpoints::hitArmed(Point point, std::uint64_t page) {
   }
   signalEvent(arm.reached.get());
   signalEvent(arm.reached2.get());
-  switch (arm.action) {
+  return arm;
+}
+
+kj::AutoCloseFd Failpoints::holdArmed(Point point, std::uint64_t page) {
+  auto arm = arrive(point, page);
+  return arm.has_value() ? kj::mv(arm->resume) : kj::AutoCloseFd();
+}
+
+void Failpoints::hitArmed(Point point, std::uint64_t page) {
+  const auto arm = arrive(point, page);
+  if (!arm.has_value()) return;
+  switch (arm->action) {
     case Action::PARK:
-      waitForEvent(arm.resume.get());
+      waitForEvent(arm->resume.get());
       break;
     case Action::KILL:
       kill(getpid(), SIGKILL);

@@ -24,6 +24,7 @@ namespace faultline::rpc {
 enum class Point {
   // shard, in the order a fault meets them
   beforeStage,     // before source bytes are looked for
+  coldRead,        // they are not in the page cache: the read waits, not the thread (hold(), not hit())
   beforeReadLock,  // source bytes staged, no lock held
   beforeCopy,      // in the section, state checked, before the ioctl
   afterCopy,       // in the section, after the ioctl, before the state is stored
@@ -53,7 +54,7 @@ inline constexpr std::uint64_t ANY_PAGE = ~0ull;
 std::optional<Point> pointNamed(std::string_view name);
 std::string_view nameOf(Point point);
 
-// The armed points of one process. hit(): any thread. The rest: any thread, but not from hit().
+// The armed points of one process. hit(), hold(): any thread. The rest: any thread, but not from these.
 class Failpoints {
  public:
   struct Arm {
@@ -70,6 +71,13 @@ class Failpoints {
     if (armedCount_.load(std::memory_order_relaxed) != 0) [[unlikely]]
       hitArmed(point, page);
   }
+  // For work that is to be held while its thread goes on: an eventfd that becomes readable when the work may
+  // go on; -1: not held.
+  kj::AutoCloseFd hold(Point point, std::uint64_t page) {
+    if (armedCount_.load(std::memory_order_relaxed) == 0) [[likely]]
+      return {};
+    return holdArmed(point, page);
+  }
   // Whether anything is armed, for code that takes smaller steps then.
   bool armed() const { return armedCount_.load(std::memory_order_relaxed) != 0; }
 
@@ -83,6 +91,9 @@ class Failpoints {
  private:
   static constinit inline thread_local int failure_ = 0;
   void hitArmed(Point point, std::uint64_t page);
+  kj::AutoCloseFd holdArmed(Point point, std::uint64_t page);
+  // Takes what is armed there, and says that somebody has come by.
+  std::optional<Arm> arrive(Point point, std::uint64_t page);
 
   struct Armed {
     std::uint64_t number;

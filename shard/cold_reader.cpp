@@ -2,6 +2,7 @@
 
 #include <kj/debug.h>
 #include <liburing.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -13,12 +14,16 @@ namespace faultline::shard {
 
 namespace {
 
+// Of the submission queue: a read, and the wait before one that a test holds.
+constexpr unsigned ENTRIES_EACH = 2;
+
 struct Read {
   Fault fault;
   char* buffer = nullptr;
   std::uint64_t length = 0;
   bool busy = false;
   bool forgotten = false;
+  kj::AutoCloseFd hold;  // of a test: readable when the read may begin
 };
 
 // The reads of one page size: buffers, and who waits for one.
@@ -43,6 +48,9 @@ struct Lane {
 }  // namespace
 
 struct ColdReader::State {
+  explicit State(rpc::Failpoints& points) : failpoints(points) {}
+
+  rpc::Failpoints& failpoints;
   io_uring ring{};
   kj::AutoCloseFd event;
   Lane small, huge;
@@ -50,9 +58,7 @@ struct ColdReader::State {
   Lane& laneOf(std::uint64_t pageSize) { return pageSize == shm::SMALL_PAGE ? small : huge; }
 
   void prepare(Lane& lane) {
-    while (!lane.line.empty() && !lane.free.empty()) {
-      io_uring_sqe* entry = io_uring_get_sqe(&ring);
-      if (entry == nullptr) break;
+    while (!lane.line.empty() && !lane.free.empty() && io_uring_sq_space_left(&ring) >= ENTRIES_EACH) {
       Read* read = lane.free.back();
       lane.free.pop_back();
       read->fault = lane.line.front();
@@ -61,15 +67,26 @@ struct ColdReader::State {
       read->forgotten = false;
       Attachment& restore = *read->fault.restore;
       const shm::PageLocation at = restore.segment().regions().locate(read->fault.page);
+      read->hold = failpoints.hold(rpc::Point::coldRead, read->fault.page);
+      if (read->hold.get() >= 0) waitFor(read->hold.get());
+      io_uring_sqe* entry = io_uring_get_sqe(&ring);
       io_uring_prep_read(entry, restore.source().fd(), read->buffer, static_cast<unsigned>(read->length),
                          at.offset);
       io_uring_sqe_set_data(entry, read);
     }
   }
+
+  // The read that is prepared next begins when `fd` is readable: to all others it is a slow disk's.
+  void waitFor(int fd) {
+    io_uring_sqe* entry = io_uring_get_sqe(&ring);
+    io_uring_prep_poll_add(entry, fd, POLLIN);
+    io_uring_sqe_set_flags(entry, IOSQE_IO_LINK);
+    io_uring_sqe_set_data(entry, nullptr);
+  }
 };
 
-ColdReader::ColdReader() {
-  auto state = std::make_unique<State>();
+ColdReader::ColdReader(rpc::Failpoints& failpoints) {
+  auto state = std::make_unique<State>(failpoints);
   if (io_uring_queue_init(SMALL_READS + HUGE_READS, &state->ring, 0) != 0) return;
   int fd;
   KJ_SYSCALL(fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -115,6 +132,7 @@ unsigned ColdReader::reap(const std::function<void(const Fault&, const void*, in
     auto* read = static_cast<Read*>(io_uring_cqe_get_data(completion));
     const int result = completion->res;
     io_uring_cqe_seen(&state_->ring, completion);
+    if (read == nullptr) continue;  // the wait before a read that a test held
     ended++;
     if (!read->forgotten) {
       const bool whole = result == static_cast<int>(read->length);

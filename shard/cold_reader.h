@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 
+#include "rpc/failpoints.h"
 #include "shard/retry_queue.h"
 
 namespace faultline::shard {
@@ -18,7 +19,8 @@ class ColdReader {
   static constexpr unsigned SMALL_READS = 128;
   static constexpr unsigned HUGE_READS = 8;
 
-  ColdReader();
+  // `failpoints` must outlive it.
+  explicit ColdReader(rpc::Failpoints& failpoints);
   ~ColdReader();
 
   // False where the kernel refuses io_uring (kernel.io_uring_disabled, a seccomp filter): read() must not be

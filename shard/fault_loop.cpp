@@ -70,6 +70,7 @@ FaultLoop::FaultLoop(const Committer& committer, WorkerPool& workers, FaultLoopE
       commandEvent_(newEvent()),
       epoll_(newEpoll()),
       retries_(options.retries),
+      cold_(committer.failpoints()),
       careful_(options.carefulFaults) {
   if (!cold_.available())
     spdlog::warn(

@@ -1,13 +1,16 @@
 #include "tests/support/image.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <stdexcept>
+#include <vector>
 
 namespace faultline::test {
 
@@ -48,6 +51,21 @@ void Image::hole(std::uint64_t offset, std::uint64_t length) {
 
 void Image::truncate(std::uint64_t bytes) {
   if (ftruncate(fd_, static_cast<off_t>(bytes)) != 0) throw std::runtime_error("ftruncate");
+}
+
+bool Image::makeCold() {
+  std::vector<unsigned char> resident(bytes_ / 4096);
+  // Pages that somebody just now looks at are passed over.
+  for (unsigned tries = 0; tries < 1000; tries++) {
+    // What is mapped stays.
+    if (fsync(fd_) != 0 || madvise(map_, bytes_, MADV_DONTNEED) != 0 ||
+        posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED) != 0 || mincore(map_, bytes_, resident.data()) != 0)
+      throw std::runtime_error("cannot drop " + path_ + " from the page cache");
+    if (std::none_of(resident.begin(), resident.end(), [](unsigned char page) { return (page & 1) != 0; }))
+      return true;
+    sched_yield();
+  }
+  return false;
 }
 
 }  // namespace faultline::test

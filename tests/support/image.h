@@ -26,6 +26,8 @@ class Image {
   void zero(std::uint64_t offset, std::uint64_t length) { fill(offset, length, 0); }
   void hole(std::uint64_t offset, std::uint64_t length);
   void truncate(std::uint64_t bytes);
+  // Out of the page cache, until somebody looks at it again. false: its file system keeps files in memory.
+  bool makeCold();
 
  private:
   std::string directory_, path_;

@@ -1,0 +1,138 @@
+// Pages that are not in the page cache: they are read without holding up anything else.
+
+#include <kj/io.h>
+#include <linux/io_uring.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <chrono>
+
+#include "tests/race/race_test.h"
+#include "tests/recovery/recovery_test.h"
+
+namespace faultline::test {
+namespace {
+
+constexpr std::uint64_t SLOW = 1;
+
+class Cold : public RaceTest {
+ protected:
+  void SetUp() override {
+    RaceTest::SetUp();
+    io_uring_params params{};
+    const kj::AutoCloseFd ring(static_cast<int>(syscall(__NR_io_uring_setup, 1, &params)));
+    if (ring.get() < 0) GTEST_SKIP() << "no io_uring here: cold pages are read one after the other";
+  }
+
+  // One shard, so that one thread has all reads.
+  static ServerOptions oneShard() { return {.shards = 1}; }
+
+  static std::uint64_t coldReads(Server& server, unsigned n = 0) {
+    return server.sum(&rpc::ShardStats::Reader::getColdReads, n);
+  }
+  // Far from each other: what the kernel reads ahead for one must not warm the next.
+  std::uint64_t apart(std::uint64_t n) const { return SLOW + n * pages() / 8; }
+  // What Image puts into a page's first byte, without a look that would warm it.
+  unsigned char expected(std::uint64_t page) const {
+    return static_cast<unsigned char>(1 + page * (pageSize() / SMALL) % 251);
+  }
+};
+BOTH_PAGE_SIZES(Cold);
+
+#define COLD_OR_SKIP(image) \
+  if (!(image).makeCold()) GTEST_SKIP() << "the file system of " << (image).path() << " keeps files in memory"
+
+TEST_P(Cold, PagesComeFromTheDiskAndAreRight) {
+  Image image(imageBytes());
+  Server server(image, oneShard());
+  Target target(image, server.socket(), pageSize());
+  server.restore();
+  COLD_OR_SKIP(image);
+  for (std::uint64_t n = 0; n < 8; n++) EXPECT_EQ(target.read(apart(n)), expected(apart(n))) << apart(n);
+  EXPECT_GT(coldReads(server), 0u);
+  expectContent(target, {});
+}
+
+// Many at once: more than are read at a time wait in line.
+TEST_P(Cold, ManyAtOnceAreRight) {
+  Image image(imageBytes());
+  Server server(image, oneShard());
+  Target target(image, server.socket(), pageSize());
+  auto restore = server.restore();
+  server.wait(restore.pauseRequest().send());
+  std::vector<std::future<unsigned char>> reads;
+  const std::uint64_t count = pageSize() == SMALL ? 200 : 12;
+  for (std::uint64_t n = 0; n < count; n++) reads.push_back(target.readLater(n * pages() / count));
+  await([&] { return target.queued().pending == count; });
+  COLD_OR_SKIP(image);
+  server.wait(restore.resumeRequest().send());
+  for (std::uint64_t n = 0; n < count; n++) EXPECT_EQ(reads[n].get(), expected(n * pages() / count)) << n;
+  EXPECT_GT(coldReads(server), 0u);
+  expectContent(target, {});
+}
+
+// A read that does not end delays no page of its target, and none of another, cold as they are.
+TEST_P(Cold, OneSlowReadDelaysNoOtherFault) {
+  Image image(imageBytes());
+  Server server(image, oneShard());
+  Target target(image, server.socket(), pageSize());
+  auto restore = server.restore(0);
+  Target other(image, server.socket(), pageSize());
+  server.restore(1);
+  COLD_OR_SKIP(image);
+  auto barrier = arm(server, shardHooks(server, 0), "coldRead", rpc::Action::PARK, SLOW);
+  auto slow = target.readLater(SLOW);
+  server.wait(barrier.waitHeldRequest().send());
+  for (std::uint64_t n = 1; n < 8; n++) EXPECT_EQ(target.read(apart(n)), expected(apart(n))) << apart(n);
+  EXPECT_GT(coldReads(server), 1u) << "nothing but the slow one was cold";
+  const std::uint64_t between = SLOW + pages() / 16;
+  EXPECT_EQ(other.read(between), expected(between));
+  EXPECT_GT(coldReads(server, 1), 0u);
+  EXPECT_EQ(other.read(SLOW), expected(SLOW)) << "the same page, for another target";
+  EXPECT_EQ(slow.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
+  EXPECT_EQ(stateOf(server, restore, SLOW), rpc::PageState::MISSING);
+  server.wait(barrier.releaseRequest().send());
+  EXPECT_EQ(slow.get(), expected(SLOW));
+  expectContent(target, {});
+}
+
+// Given back while its read is under way, a page is zeros: what was read is not put there.
+TEST_P(Cold, APageGivenBackMeanwhileIsZeros) {
+  Image image(imageBytes());
+  Server server(image, oneShard());
+  Target target(image, server.socket(), pageSize());
+  auto restore = server.restore();
+  COLD_OR_SKIP(image);
+  auto barrier = arm(server, shardHooks(server, 0), "coldRead", rpc::Action::PARK, SLOW);
+  auto slow = target.readLater(SLOW);
+  server.wait(barrier.waitHeldRequest().send());
+  target.giveBack(SLOW);
+  EXPECT_EQ(stateOf(server, restore, SLOW), rpc::PageState::REMOVED);
+  server.wait(barrier.releaseRequest().send());
+  EXPECT_EQ(slow.get(), 0);
+  EXPECT_TRUE(target.isAll(SLOW, 0));
+}
+
+// A restore that ends while its read is under way is forgotten, and takes nothing of another's with it.
+TEST_P(Cold, ARestoreThatEndsMeanwhileIsForgotten) {
+  Image image(imageBytes());
+  Server server(image, oneShard());
+  Target target(image, server.socket(), pageSize());
+  auto restore = server.restore(0);
+  Target other(image, server.socket(), pageSize());
+  server.restore(1);
+  COLD_OR_SKIP(image);
+  auto barrier = arm(server, shardHooks(server, 0), "coldRead", rpc::Action::PARK, SLOW);
+  auto slow = target.readLater(SLOW);
+  server.wait(barrier.waitHeldRequest().send());
+  auto detach = restore.detachRequest();
+  detach.setForce(true);
+  server.wait(detach.send());
+  EXPECT_EQ(slow.get(), 0);
+  server.wait(barrier.releaseRequest().send());
+  expectContent(other, {});
+  EXPECT_TRUE(target.isAll(SLOW, 0));
+}
+
+}  // namespace
+}  // namespace faultline::test
