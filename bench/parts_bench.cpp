@@ -6,24 +6,13 @@
 #include <numeric>
 #include <vector>
 
+#include "bench/parts.h"
 #include "rpc/fault_ring.h"
-#include "shmtracker/segment.h"
 
 namespace {
 
 using namespace faultline;
-
-constexpr std::uint64_t PAGES = 1 << 18;  // 1 GiB of 4 KiB pages
-
-shm::Segment makeSegment(std::uint32_t shards) {
-  return shm::Segment::create({.restoreId = 1,
-                               .name = "bench",
-                               .sourceName = "",
-                               .regions = {{1ull << 40, PAGES * shm::SMALL_PAGE, 0, shm::SMALL_PAGE}},
-                               .sourceBytes = PAGES * shm::SMALL_PAGE,
-                               .workersPerShard = 3,
-                               .shards = shards});
-}
+using namespace faultline::bench;
 
 // One commit section without its ioctl: lock the slot, look at the gate and the state, store, unlock.
 void commitSection(benchmark::State& state) {
@@ -34,7 +23,7 @@ void commitSection(benchmark::State& state) {
     auto guard = segment.lock().lockShared(0);
     benchmark::DoNotOptimize(segment.pages().state(page));
     segment.pages().markFaulted(guard, {page, 1});
-    page = (page + 1) % PAGES;
+    page = (page + 1) % PARTS_PAGES;
   }
 }
 BENCHMARK(commitSection);
@@ -60,12 +49,12 @@ BENCHMARK(markRemoved)->ArgName("pages")->Arg(1)->Arg(512)->Arg(65536);
 
 void addressToPageAndBack(benchmark::State& state) {
   shm::Segment segment = makeSegment(2);
-  std::uint64_t address = 1ull << 40;
+  std::uint64_t address = PARTS_BASE;
   for (auto _ : state) {
     const auto page = segment.regions().pageAt(address);
     benchmark::DoNotOptimize(segment.ownerOf(*page));
     benchmark::DoNotOptimize(segment.regions().locate(*page));
-    address = (1ull << 40) + (address * 25214903917 + 11) % (PAGES * shm::SMALL_PAGE);
+    address = PARTS_BASE + (address * 25214903917 + 11) % (PARTS_PAGES * shm::SMALL_PAGE);
   }
 }
 BENCHMARK(addressToPageAndBack);
