@@ -1,10 +1,12 @@
 #include "bench/bulk.h"
 
+#include <fmt/format.h>
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
+#include <array>
 #include <atomic>
 #include <barrier>
 #include <cerrno>
@@ -14,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/figures.h"
 #include "faultline_client.h"
 #include "shmtracker/clock.h"
 
@@ -72,6 +75,34 @@ double bulkCopy(unsigned threads, std::uint64_t callBytes, std::uint64_t bytes, 
   faultline_target_close(target);
   if (error.load() != 0) throw std::runtime_error(std::string("UFFDIO_COPY: ") + std::strerror(error.load()));
   return static_cast<double>(bytes) / static_cast<double>(1u << 30) / (static_cast<double>(took) * 1e-9);
+}
+
+namespace {
+constexpr std::array BULK_THREADS = {1u, 2u};
+constexpr std::array<std::uint64_t, 4> BULK_CALLS = {4u << 10, 16u << 10, 64u << 10, 2u << 20};
+}  // namespace
+
+BulkTable measureBulk(unsigned rounds, std::uint64_t bytes) {
+  std::map<std::pair<unsigned, std::uint64_t>, std::vector<double>> figures;
+  for (unsigned round = 0; round < rounds; round++)
+    for (const unsigned threads : BULK_THREADS)
+      for (const std::uint64_t call : BULK_CALLS)
+        figures[{threads, call}].push_back(bulkCopy(threads, call, bytes, 4096, Placement::free));
+  BulkTable table;
+  for (auto& [cell, values] : figures) table[cell] = median(std::move(values));
+  return table;
+}
+
+void print(const BulkTable& table) {
+  fmt::print("{:<10}", "call");
+  for (const unsigned threads : BULK_THREADS) fmt::print("{:>14}", fmt::format("{} thread(s)", threads));
+  fmt::print("\n");
+  for (const std::uint64_t call : BULK_CALLS) {
+    fmt::print("{:<10}", fmt::format("{} KiB", call >> 10));
+    for (const unsigned threads : BULK_THREADS)
+      fmt::print("{:>14}", fmt::format("{:.3g} GiB/s", table.at({threads, call})));
+    fmt::print("\n");
+  }
 }
 
 }  // namespace faultline::bench

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/aims.h"
+#include "bench/bulk.h"
 #include "bench/call_per_fault.h"
 #include "bench/floor.h"
 #include "bench/handler.h"
@@ -106,6 +107,19 @@ void addAims(CLI::App& app) {
   });
 }
 
+void addBulk(CLI::App& app) {
+  struct Spec {
+    unsigned rounds = 5;
+    std::uint64_t mebibytes = 512;
+  };
+  auto spec = std::make_shared<Spec>();
+  CLI::App* command =
+      app.add_subcommand("bulk", "Raw UFFDIO_COPY by threads and size of call, nobody faulting");
+  command->add_option("--rounds", spec->rounds, "Rounds; the medians are printed")->capture_default_str();
+  command->add_option("--mib", spec->mebibytes, "How much each copies")->capture_default_str();
+  command->callback([spec] { print(measureBulk(spec->rounds, spec->mebibytes << 20)); });
+}
+
 // For correctness, not for time: every handler, every kind of touch.
 void smoke(const std::string& directory) {
   const BenchImage image = makeImage(directory + "/image", 16 << 20, 16 << 20);
@@ -122,6 +136,7 @@ void smoke(const std::string& directory) {
       if (measured.faults == 0)
         throw std::runtime_error(fmt::format("{} at {}: no faults", name, handler->socket()));
     }
+  measureBulk(1, 8 << 20);
   fmt::print("every page right\n");
 }
 
@@ -161,6 +176,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   addAims(app);
   addMatrix(app);
+  addBulk(app);
   addSmoke(app);
   addImage(app);
   addClient(app);

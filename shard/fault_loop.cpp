@@ -69,8 +69,8 @@ FaultLoop::FaultLoop(const Committer& committer, WorkerPool& workers, FaultLoopE
       options_(options),
       commandEvent_(newEvent()),
       epoll_(newEpoll()),
-      retries_(options.retries),
       cold_(committer.failpoints()),
+      retries_(options.retries),
       careful_(options.carefulFaults) {
   if (!cold_.available())
     spdlog::warn(
