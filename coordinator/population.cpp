@@ -58,9 +58,11 @@ kj::Promise<void> Population::whenNextFinishes() {
   return kj::mv(paf.promise);
 }
 
-void Population::shardUp(ShardHandle& shard) {
+void Population::shardUp(ShardHandle& shard, bool held) {
+  hold(shard, held);  // it has seen what held when it began to attach
   for (auto& job : std::vector(jobs_))
-    if (const auto run = job->pending.find(shard.index()); run != job->pending.end())
+    if (const auto run = job->pending.find(shard.index());
+        run != job->pending.end() && run->second == PrefaultJob::NOT_ASKED)
       job->cancelled ? answered(job, shard.index(), run->second) : ask(job, shard);
 }
 
@@ -100,13 +102,15 @@ void Population::cancelRun(std::uint32_t shard, std::uint64_t run) {
 }
 
 void Population::hold(bool held) {
-  for (std::uint32_t i = 0; i < segment_.activeShards(); i++) {
-    if (!router_.attached(i)) continue;
-    auto request = pool_.process(i)->rpc().setPausedRequest();
-    request.setRestore(segment_.facts().restoreId);
-    request.setPaused(held);
-    request.send().detach([](kj::Exception&&) {});
-  }
+  for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
+    if (router_.attached(i)) hold(*pool_.process(i), held);
+}
+
+void Population::hold(ShardHandle& shard, bool held) {
+  auto request = shard.rpc().setPausedRequest();
+  request.setRestore(segment_.facts().restoreId);
+  request.setPaused(held);
+  request.send().detach([](kj::Exception&&) {});
 }
 
 void Population::taskFailed(kj::Exception&& exception) {

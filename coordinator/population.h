@@ -29,8 +29,9 @@ class Population final : private kj::TaskSet::ErrorHandler {
   // For one caller at a time.
   kj::Promise<void> whenNextFinishes();
 
-  // A shard is attached, and has not been asked for anything.
-  void shardUp(ShardHandle& shard);
+  // A shard has answered its attach: it is told what it could not be told before. Again for the same one:
+  // nothing is asked for twice.
+  void shardUp(ShardHandle& shard, bool held);
   // A shard has died or is being replaced: what it answers from now on, of runs it has had to stop, says
   // nothing.
   void shardGone(std::uint32_t index);
@@ -38,6 +39,7 @@ class Population final : private kj::TaskSet::ErrorHandler {
   void dealtOut();
 
  private:
+  void hold(ShardHandle& shard, bool held);
   void ask(const std::shared_ptr<PrefaultJob>& job, ShardHandle& shard);
   void answered(const std::shared_ptr<PrefaultJob>& job, std::uint32_t shard, std::uint64_t run);
   void cancelRun(std::uint32_t shard, std::uint64_t run);

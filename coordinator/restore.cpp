@@ -238,12 +238,13 @@ kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageInd
         return hopeless.empty() ? kj::Promise<void>(kj::READY_NOW)
                                 : poison(shard, hopeless, "one shard after the other died at it");
       })
-      .then([this, index = shard.index(), pid = shard.pid()] {
+      .then([this, &shard, index = shard.index(), pid = shard.pid()] {
         // Its answer may be heard after its death.
         if (!context_.pool.lives(index, pid))
           kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the shard has died", index, pid));
         if (over_ || phase_ == Phase::failed) return;
         router_.setAttached(index, true);
+        population_.shardUp(shard, phase_ == Phase::paused);
         const auto shares = segment_.shares();
         bool all = true;
         for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
@@ -259,7 +260,6 @@ kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageInde
         if (!router_.attached(shard.index())) return;
         if (!made(shard.adopted() ? rpc::Mistake::noWakeAfterTakeover : rpc::Mistake::noWakeAfterShard))
           wake();
-        population_.shardUp(shard);
       })
       .catch_([this](kj::Exception&& e) {
         // A shard that dies just now comes by here again; one that lives and does not serve us would leave
