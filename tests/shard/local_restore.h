@@ -67,6 +67,7 @@ class LocalRestore : private shard::AttachmentEvents {
     messages.resize(static_cast<std::size_t>(read(uffd(), messages.data(), count * sizeof(uffd_msg))) /
                     sizeof(uffd_msg));
     std::vector<shm::PageIndex> pages;
+    pages.reserve(count);
     for (const uffd_msg& message : messages) pages.push_back(pageAt(message.arg.pagefault.address));
     return pages;
   }
