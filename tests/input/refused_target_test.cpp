@@ -148,7 +148,9 @@ TEST_F(RefusedTarget, OneWithoutAnFd) {
 }
 
 TEST_F(RefusedTarget, OneWithTwoFds) {
-  expectRefused(GOOD, {target_.uffd(), target_.uffd()}, "2 file descriptors came with the handshake");
+  expectRefused(
+      GOOD, {target_.uffd(), target_.uffd()},
+      "2 file descriptors came with the handshake; the userfaultfd alone is served (memory by memfd");
 }
 
 TEST_F(RefusedTarget, OneWithMoreFdsThanCanBeTaken) {
