@@ -74,21 +74,15 @@ TEST(Attach, AResumeBeforeItIsAnsweredReachesTheShard) {
 }
 
 TEST(Attach, ThatFailsAfterAShardsDeathFailsThatRestoreAlone) {
-  Image image(PAGES * SMALL);
-  Server server(image, {.shards = SHARDS});
-  Target target(image, server.socket(), SMALL);
-  server.restore(0);
-  Target bystander(image, server.socket(), SMALL);
-  server.restore(1);
-  SegmentBytes bytes(server);
+  TwoRestores two;
+  SegmentBytes bytes(two.server);
   bytes[0] ^= 0xff;  // whoever maps it from now on does not believe it
-  kill(server.shardPid(1), SIGKILL);
-  awaitRestarts(server, 1, 1);
-  EXPECT_EQ(target.touch(EXTENT), Touch::sigbus);
-  EXPECT_EQ(target.touch(0), Touch::sigbus);
-  expectContent(bystander, {});
-  EXPECT_EQ(server.wait(server.client().restore("vm").infoRequest().send()).getInfo().getPhase(),
-            rpc::Phase::FAILED);
+  kill(two.server.shardPid(1), SIGKILL);
+  awaitRestarts(two.server, 1, 1);
+  EXPECT_EQ(two.target.touch(EXTENT), Touch::sigbus);
+  EXPECT_EQ(two.target.touch(0), Touch::sigbus);
+  expectContent(two.bystander, {});
+  EXPECT_EQ(two.server.wait(two.restore.infoRequest().send()).getInfo().getPhase(), rpc::Phase::FAILED);
 }
 
 TEST(Attach, OfARestoreThatHasFailedIsTakenBackAtItsEnd) {

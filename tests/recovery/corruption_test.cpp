@@ -88,22 +88,17 @@ TEST(Corruption, ABitThatFollowsFromTheRestCostsNothing) {
 }
 
 TEST(Corruption, OfOneRestoreLeavesTheOthersAlone) {
-  Image image(PAGES * SMALL);
-  Server server(image, {.shards = SHARDS});
-  Target target(image, server.socket(), SMALL);
-  server.restore(0);
-  Target bystander(image, server.socket(), SMALL);
-  server.restore(1);
-  SegmentBytes bytes(server);
-  std::vector<pid_t> pids = {server.coordinatorPid()};
-  for (unsigned index = 0; index < SHARDS; index++) pids.push_back(server.shardPid(index));
+  TwoRestores two;
+  SegmentBytes bytes(two.server);
+  std::vector<pid_t> pids = {two.server.coordinatorPid()};
+  for (unsigned index = 0; index < SHARDS; index++) pids.push_back(two.server.shardPid(index));
   for (const pid_t pid : pids) kill(pid, SIGSTOP);
   bytes[0] ^= 0xff;
   for (const pid_t pid : pids) kill(pid, SIGKILL);
-  expectContent(bystander, {});
-  EXPECT_EQ(target.touch(1), Touch::sigbus);
-  server.reconnect();
-  EXPECT_EQ(server.status().getRestores().size(), 1u);
+  expectContent(two.bystander, {});
+  EXPECT_EQ(two.target.touch(1), Touch::sigbus);
+  two.server.reconnect();
+  EXPECT_EQ(two.server.status().getRestores().size(), 1u);
 }
 
 }  // namespace

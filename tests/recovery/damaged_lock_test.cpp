@@ -6,19 +6,14 @@ namespace faultline::test {
 namespace {
 
 TEST(DamagedLock, ASlotThatNobodyWillEverGiveBackFailsItsRestoreAlone) {
-  Image image(PAGES * SMALL);
-  Server server(image, {.shards = SHARDS, .lockDeadlineMs = 50});
-  Target target(image, server.socket(), SMALL);
-  server.restore(0);
-  Target bystander(image, server.socket(), SMALL);
-  server.restore(1);
+  TwoRestores two({.shards = SHARDS, .lockDeadlineMs = 50});
   // Held, as it says, by a thread that there cannot be (threads have at most 22 bits).
-  server.segment(0).slot(1).mutex.__data.__lock = 0x3ffffff0;
-  target.giveBack(5);
-  EXPECT_EQ(target.touch(9), Touch::sigbus);
-  expectContent(bystander, {});
+  two.server.segment(0).slot(1).mutex.__data.__lock = 0x3ffffff0;
+  two.target.giveBack(5);
+  EXPECT_EQ(two.target.touch(9), Touch::sigbus);
+  expectContent(two.bystander, {});
   // Its own shard for the slot, and all of them once: then nobody can be inside a section of it.
-  for (auto shard : server.status().getShards()) EXPECT_LE(shard.getRestarts(), 2u) << shard.getIndex();
+  for (auto shard : two.server.status().getShards()) EXPECT_LE(shard.getRestarts(), 2u) << shard.getIndex();
 }
 
 // How many slots there are is looked at for each removal: where it makes no sense, every slot is waited for.

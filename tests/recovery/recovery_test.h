@@ -43,6 +43,18 @@ inline rpc::ProcessHooks::Client shardHooks(Server& server, unsigned index) {
   return server.wait(request.send()).getHooks();
 }
 
+// Two restores of one server: what befalls the first is to cost the bystander nothing.
+struct TwoRestores {
+  explicit TwoRestores(ServerOptions options = {.shards = SHARDS}) : server(image, std::move(options)) {
+    server.restore(1);
+  }
+  Image image{PAGES * SMALL};
+  Server server;
+  Target target{image, server.socket(), SMALL};
+  rpc::Restore::Client restore{server.restore(0)};  // before the bystander comes
+  Target bystander{image, server.socket(), SMALL};
+};
+
 // What is done to the thread, or the process, that comes by a place; in names of tests.
 inline std::string actionName(rpc::Action action) {
   switch (action) {
