@@ -41,22 +41,24 @@ void printHead() {
 }
 
 void print(const Verdict& v) {
-  fmt::print("{:<56} {:>14} {:>14}  {:<20} {:>8.3g} {:>2} {:>6.3g}  {}\n", v.what, figure(v.ours, v.unit),
-             figure(v.theirs, v.unit), v.against, v.value,
-             v.aim == Verdict::Aim::atMost ? "<=" : ">=", v.bound, v.reached() ? "reached" : "NOT REACHED");
+  fmt::print("{:<56} {:>14} {:>14}  {:<20} {:>8.3g} ", v.what, figure(v.ours, v.unit),
+             figure(v.theirs, v.unit), v.against, v.value);
+  if (v.aim == Verdict::Aim::none)
+    fmt::print("{:>9}  no aim\n", "");
+  else
+    fmt::print("{:>2} {:>6.3g}  {}\n", v.aim == Verdict::Aim::atMost ? "<=" : ">=", v.bound,
+               v.reached() ? "reached" : "NOT REACHED");
   std::fflush(stdout);
 }
 
 nlohmann::json toJson(const Verdict& v) {
-  return {{"what", v.what},
-          {"unit", v.unit},
-          {"faultline", v.ours},
-          {"against", v.against},
-          {"other", v.theirs},
-          {"value", v.value},
-          {"aim", v.aim == Verdict::Aim::atMost ? "at most" : "at least"},
-          {"bound", v.bound},
-          {"reached", v.reached()}};
+  nlohmann::json json = {{"what", v.what},       {"unit", v.unit},    {"faultline", v.ours},
+                         {"against", v.against}, {"other", v.theirs}, {"value", v.value}};
+  if (v.aim == Verdict::Aim::none) return json;
+  json["aim"] = v.aim == Verdict::Aim::atMost ? "at most" : "at least";
+  json["bound"] = v.bound;
+  json["reached"] = v.reached();
+  return json;
 }
 
 }  // namespace faultline::bench

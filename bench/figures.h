@@ -25,13 +25,13 @@ struct Verdict {
   std::string what;
   std::string unit;  // of `ours` and `theirs`
   double ours = 0;
-  double theirs = 0;    // 0 where there is nothing to compare with
-  std::string against;  // what `theirs` is
-  double value = 0;     // what the aim is about: most often the ratio
-  enum class Aim { atMost, atLeast } aim = Aim::atMost;
+  double theirs = 0;                                           // 0 where there is nothing to compare with
+  std::string against;                                         // what `theirs` is
+  double value = 0;                                            // what the aim is about: most often the ratio
+  enum class Aim { atMost, atLeast, none } aim = Aim::atMost;  // none: to be seen beside the others
   double bound = 0;
 
-  bool reached() const { return aim == Aim::atMost ? value <= bound : value >= bound; }
+  bool reached() const { return aim == Aim::none || (aim == Aim::atMost ? value <= bound : value >= bound); }
 };
 
 void printHead();

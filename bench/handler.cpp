@@ -12,8 +12,9 @@
 #include <cstdlib>
 #include <fstream>
 #include <stdexcept>
+#include <thread>
 
-#include "bench/workload.h"
+#include "bench/remover.h"
 #include "rpc/process.h"
 #include "shmtracker/clock.h"
 
@@ -67,6 +68,10 @@ PlainHandler::PlainHandler(const std::string& kind, const std::string& directory
         placement);
 }
 
+unsigned ownersOf(const FaultlineOptions& options) {
+  return std::min(options.shards, options.owners != 0 ? options.owners : std::thread::hardware_concurrency());
+}
+
 Faultline::Faultline(const std::string& directory, const std::string& memory, const FaultlineOptions& options)
     : Handler(freshName(directory, "faultline")), control_(socket() + ".control") {
   std::vector<std::string> arguments{rpc::siblingExecutable("faultline"),
@@ -81,6 +86,8 @@ Faultline::Faultline(const std::string& directory, const std::string& memory, co
                                      "bench",
                                      "--shards",
                                      std::to_string(options.shards),
+                                     "--owners",
+                                     std::to_string(options.owners),
                                      "--workers",
                                      std::to_string(options.workers),
                                      "--keep-serving",
@@ -133,12 +140,14 @@ rpc::Restore::Client restoreAfter(rpc::ControlClient& client, std::uint64_t numb
   }
 }
 
-double prefaultSeconds(const Faultline& server, const BenchImage& image, bool negotiateRemove) {
+Prefault prefault(const Faultline& server, const IdleMemory& memory, unsigned removesPerSecond) {
   const auto client = server.connect();
   const std::uint64_t newest = newestRestore(*client), before = shm::nowNs();
-  const IdleTarget target(image, negotiateRemove, server.socket());
+  const IdleTarget target(memory, server.socket());
+  Remover remover(removesPerSecond, Placement::free, [&] { target.giveBack(); });
   client->wait(restoreAfter(*client, newest).waitCompleteRequest().send());
-  return static_cast<double>(shm::nowNs() - before) * 1e-9;
+  const std::uint64_t took = shm::nowNs() - before;
+  return {static_cast<double>(took) * 1e-9, remover.stop()};
 }
 
 }  // namespace faultline::bench

@@ -9,6 +9,7 @@
 
 #include "bench/image.h"
 #include "bench/placement.h"
+#include "bench/workload.h"
 #include "rpc/client.h"
 
 namespace faultline::bench {
@@ -42,11 +43,15 @@ class PlainHandler final : public Handler {
 
 struct FaultlineOptions {
   unsigned shards = 2;
+  unsigned owners = 0;  // shards that a restore is dealt out to; 0: the server's default, as many as CPUs
   unsigned workers = 0;
   bool prefault = false;
   Placement placement = Placement::free;
   bool pollIdle = false;  // --cpu-latency-us 0
 };
+
+// How many shards of such a server own memory of each restore, where it may use every CPU.
+unsigned ownersOf(const FaultlineOptions& options);
 
 // The shipped executables.
 class Faultline final : public Handler {
@@ -66,8 +71,12 @@ class Faultline final : public Handler {
 std::uint64_t newestRestore(rpc::ControlClient& client);
 // Waits for one that began after that of this number.
 rpc::Restore::Client restoreAfter(rpc::ControlClient& client, std::uint64_t number);
-// Restores all of the image to a target that touches nothing: seconds from before its handshake to its last
-// page. The server must populate.
-double prefaultSeconds(const Faultline& server, const BenchImage& image, bool negotiateRemove);
+
+struct Prefault {
+  double seconds;          // from before the target's handshake to its last page
+  std::uint64_t removals;  // pages that were given back meanwhile
+};
+// Restores to a target that touches nothing. The server must populate.
+Prefault prefault(const Faultline& server, const IdleMemory& memory, unsigned removesPerSecond = 0);
 
 }  // namespace faultline::bench

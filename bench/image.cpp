@@ -40,12 +40,12 @@ BenchImage makeImage(const std::string& path, std::uint64_t dataBytes, std::uint
   return {path, dataBytes};
 }
 
-void makeWarm(const BenchImage& image) {
+void makeWarm(const BenchImage& image, std::uint64_t bytes) {
   const int fd = open(image.path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) fail("open", image.path);
   const kj::AutoCloseFd file(fd);
   std::vector<char> chunk(CHUNK);
-  for (std::uint64_t at = 0; at < image.dataBytes; at += CHUNK)
+  for (std::uint64_t at = 0; at < bytes; at += CHUNK)
     if (pread(fd, chunk.data(), chunk.size(), static_cast<off_t>(at)) <= 0) fail("read", image.path);
 }
 

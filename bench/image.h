@@ -20,8 +20,11 @@ inline std::uint64_t imageWord(std::uint64_t offset) {
 // Writes `dataBytes` of content and a hole of `holeBytes` behind it. Throws std::runtime_error.
 BenchImage makeImage(const std::string& path, std::uint64_t dataBytes, std::uint64_t holeBytes);
 
-// Reads all of the content once: machines that reclaim early have dropped some of it meanwhile.
-void makeWarm(const BenchImage& image);
+// Reads the first `bytes` of the content once: machines that reclaim early have dropped some of it meanwhile.
+void makeWarm(const BenchImage& image, std::uint64_t bytes);
+inline void makeWarm(const BenchImage& image) {
+  makeWarm(image, image.dataBytes);
+}
 
 // Drops the file from the page cache. Throws where some of it stays (a tmpfs has nowhere else to keep it).
 void makeCold(const BenchImage& image);

@@ -155,7 +155,7 @@ void addMatrix(CLI::App& app) {
   command->description(
       "Writes matrix.json, matrix.csv, histogram.csv and breakdown.csv. Without --full one axis is swept "
       "after the\n"
-      "other (some 100 cells); with it every combination (some 1000).");
+      "other (some 170 cells); with it every combination (some 1270).");
   command->add_option("--directory", options->directory, "For the image; on a disk, with 2 GiB free")
       ->required();
   command->add_option("--output", *output, "Where to write the files")->capture_default_str();

@@ -1,30 +1,26 @@
 #include "bench/matrix.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <memory>
-#include <set>
-#include <tuple>
+#include <algorithm>
 #include <vector>
 
 #include "bench/breakdown.h"
 #include "bench/handler.h"
+#include "bench/huge_pages.h"
 #include "bench/image.h"
+#include "bench/matrix_cells.h"
 
 namespace faultline::bench {
 
 namespace {
 
 constexpr std::uint64_t MIB = 1u << 20;
-
-struct Cell {
-  unsigned shards = 2, threads = 8, targets = 1;
-  std::uint64_t pageSize = 4096;
-  Touch touch = Touch::read;
-  bool cold = false, removals = false;
-  bool prefault = false;  // goes on while the threads fault
-};
+constexpr std::uint64_t HUGE_PAGE = 2 * MIB;
+// Of a cell of 2 MiB pages, over all targets; scripts/bench sees to a pool of 128.
+constexpr std::uint64_t HUGE_BYTES = 192 * MIB;
+constexpr std::uint64_t HUGE_PAGES = HUGE_BYTES / HUGE_PAGE + 16;  // and one a target that is given back
+constexpr unsigned REMOVES_PER_SECOND = 5000;                      // asked for
 
 class Matrix {
  public:
@@ -32,13 +28,12 @@ class Matrix {
       : options_(options), image_(makeImage(options.directory + "/image", 512 * MIB, 512 * MIB)) {}
 
   MatrixResult measure() {
+    if (freeHugePages() < HUGE_PAGES)
+      fmt::print(stderr, "left out: cells of 2 MiB pages: they need {} free huge pages\n", HUGE_PAGES);
     for (const unsigned shards : {1u, 2u, 4u, 8u, 16u}) {
-      const Faultline server(options_.directory, image_.path, {.shards = shards});
-      for (const Cell& cell : demandCells(shards)) add(cell, server.socket());
-      Faultline busy(options_.directory, image_.path, {.shards = shards, .prefault = true});
-      for (const unsigned threads : {1u, 8u, 32u})
-        add({.shards = shards, .threads = threads, .prefault = true}, busy.socket());
-      for (const bool cold : {false, true}) addPrefault(shards, cold, busy);
+      const FaultlineOptions usual{.shards = shards}, allOwn{.shards = shards, .owners = shards};
+      sweep(usual, options_.full ? Sweep::full : Sweep::axes);
+      if (ownersOf(usual) != shards) sweep(allOwn, Sweep::usual);
     }
     histogram();
     breakdown();
@@ -46,64 +41,68 @@ class Matrix {
   }
 
  private:
-  std::vector<Cell> demandCells(unsigned shards) const {
-    std::vector<Cell> cells;
-    for (const unsigned threads : {1u, 2u, 4u, 8u, 32u})
-      for (const unsigned targets : {1u, 4u, 16u})
-        for (const std::uint64_t pageSize : {std::uint64_t{4096}, 2 * MIB})
-          for (const Touch touch : {Touch::read, Touch::write, Touch::zero, Touch::removed})
-            for (const bool cold : {false, true})
-              for (const bool removals : {false, true}) {
-                const Cell cell{shards, threads, targets, pageSize, touch, cold, removals, false};
-                // A target needs a thread, and what does not come from the source is neither cold nor warm.
-                if (threads < targets || (cold && (touch == Touch::zero || touch == Touch::removed)))
-                  continue;
-                const int away = (pageSize != 4096) + (touch != Touch::read) + cold + removals;
-                if (options_.full || away == 0 || (away == 1 && threads == 8 && targets == 1))
-                  cells.push_back(cell);
-              }
-    return cells;
+  void sweep(FaultlineOptions server, Sweep sweep) {
+    measureEach(server, demandCells(sweep));
+    server.prefault = true;
+    measureEach(server, prefaultCells(sweep));
   }
 
-  void add(const Cell& cell, const std::string& socket) {
+  void measureEach(const FaultlineOptions& options, const std::vector<Cell>& cells) {
+    const Faultline server(options_.directory, image_.path, options);
+    for (const Cell& cell : cells) {
+      if (cell.pageSize == HUGE_PAGE && freeHugePages() < HUGE_PAGES) continue;
+      cell.mode == Cell::Mode::prefault ? prefault(options, cell, server) : faults(options, cell, server);
+    }
+  }
+
+  void faults(const FaultlineOptions& options, const Cell& cell, const Faultline& server) {
+    const bool busy = cell.mode == Cell::Mode::both;
     Workload workload;
-    workload.bytes = cell.pageSize == 4096 ? (cell.cold ? 8 : 32) * MIB : 64 * MIB;
+    workload.bytes = cell.pageSize != 4096 ? HUGE_BYTES / (busy ? 2 : 1) : (cell.cold ? 8 : 32) * MIB;
+    if (busy) workload.regionBytes = cell.pageSize == 4096 ? image_.dataBytes : HUGE_BYTES;
     workload.pageSize = cell.pageSize;
     workload.threads = cell.threads;
     workload.targets = cell.targets;
-    if (cell.prefault) workload.regionBytes = image_.dataBytes;
     workload.touch = cell.touch;
-    workload.removesPerSecond = cell.removals ? 5000 : 0;
-    cell.cold ? makeCold(image_) : makeWarm(image_);
-    const Measured measured = run(workload, image_, socket);
-    const auto us = [&](double q) { return static_cast<double>(measured.latency.quantile(q)) * 1e-3; };
-    put(cell, cell.prefault ? "faults while prefaulting" : "faults", measured.perSecond(), us(0.5), us(0.99),
-        us(0.999), measured.perSecond() * static_cast<double>(cell.pageSize) / static_cast<double>(1u << 30));
+    workload.negotiateRemove = cell.removeEvents;
+    workload.removesPerSecond = cell.removals ? REMOVES_PER_SECOND : 0;
+    cell.cold ? makeCold(image_) : makeWarm(image_, std::max(workload.bytes, workload.regionBytes));
+    const Measured measured = run(workload, image_, server.socket());
+    put(options, cell, measured.perSecond(), measured.removals, measured.seconds, &measured.latency);
   }
 
-  void addPrefault(unsigned shards, bool cold, const Faultline& server) {
-    cold ? makeCold(image_) : makeWarm(image_);
-    const double seconds = prefaultSeconds(server, image_, true);
-    put({.shards = shards, .threads = 0, .cold = cold, .prefault = true}, "prefault",
-        static_cast<double>(image_.dataBytes) / 4096 / seconds, 0, 0, 0,
-        static_cast<double>(image_.dataBytes) / static_cast<double>(1u << 30) / seconds);
+  void prefault(const FaultlineOptions& options, const Cell& cell, const Faultline& server) {
+    const std::uint64_t bytes = cell.pageSize == 4096 ? image_.dataBytes : HUGE_BYTES;
+    cell.cold ? makeCold(image_) : makeWarm(image_, bytes);
+    const Prefault took = bench::prefault(
+        server, {.bytes = bytes, .pageSize = cell.pageSize, .negotiateRemove = cell.removeEvents},
+        cell.removals ? REMOVES_PER_SECOND : 0);
+    put(options, cell, static_cast<double>(bytes / cell.pageSize) / took.seconds, took.removals, took.seconds,
+        nullptr);
   }
 
-  void put(const Cell& cell, const std::string& mode, double perSecond, double p50, double p99, double p999,
-           double gibPerSecond) {
-    result_.cells.push_back({{"mode", mode},
-                             {"shards", cell.shards},
-                             {"threads", cell.threads},
-                             {"targets", cell.targets},
-                             {"page_size", cell.pageSize},
-                             {"touch", nameOf(cell.touch)},
-                             {"source", cell.cold ? "cold" : "warm"},
-                             {"removals", cell.removals ? 5000 : 0},
-                             {"pages_per_second", perSecond},
-                             {"gib_per_second", gibPerSecond},
-                             {"p50_us", p50},
-                             {"p99_us", p99},
-                             {"p999_us", p999}});
+  void put(const FaultlineOptions& options, const Cell& cell, double pagesPerSecond, std::uint64_t removals,
+           double seconds, const target::LatencyHistogram* latency) {
+    const auto us = [&](double q) {
+      return latency == nullptr ? 0.0 : static_cast<double>(latency->quantile(q)) * 1e-3;
+    };
+    result_.cells.push_back(
+        {{"mode", nameOf(cell.mode)},
+         {"shards", options.shards},
+         {"owners", ownersOf(options)},
+         {"threads", cell.threads},
+         {"targets", cell.targets},
+         {"page_size", cell.pageSize},
+         {"touch", nameOf(cell.touch)},
+         {"source", cell.cold ? "cold" : "warm"},
+         {"remove_events", cell.removeEvents},
+         {"removals", removals},
+         {"removals_per_second", seconds > 0 ? static_cast<double>(removals) / seconds : 0.0},
+         {"pages_per_second", pagesPerSecond},
+         {"gib_per_second", pagesPerSecond * static_cast<double>(cell.pageSize) / (1u << 30)},
+         {"p50_us", us(0.5)},
+         {"p99_us", us(0.99)},
+         {"p999_us", us(0.999)}});
     fmt::print(stderr, "\r{} cells", result_.cells.size());
     std::fflush(stderr);
   }

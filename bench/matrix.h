@@ -1,4 +1,5 @@
-// The sweep over shards, threads, targets, page sizes, kinds of touch, warmth of the source and removals.
+// The sweep over shards, owners, threads, targets, page sizes, kinds of touch, warmth of the source and
+// removals.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -15,8 +16,8 @@ struct MatrixOptions {
 // Also what the plots need: `histogram` and `breakdown`.
 struct MatrixResult {
   nlohmann::json cells = nlohmann::json::array();
-  nlohmann::json histogram = nlohmann::json::array();  // {threads, ns, count}
-  nlohmann::json breakdown = nlohmann::json::array();  // {placement, part, ns}
+  nlohmann::json histogram = nlohmann::json::array();  // {threads, fraction, us}
+  nlohmann::json breakdown = nlohmann::json::array();  // {placement, part, us}
 };
 
 MatrixResult measureMatrix(const MatrixOptions& options);

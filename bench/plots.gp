@@ -6,8 +6,9 @@ set key outside right top
 shards = "1 2 4 8 16"
 threads = "1 2 4 8 32"
 
-# Cells of the usual case, one line a thread count: 4 KiB, read, warm, no removals, one target.
-cell(t, column) = sprintf("< awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next } $c[\"mode\"] == \"faults\" && $c[\"threads\"] == %s && $c[\"targets\"] == 1 && $c[\"page_size\"] == 4096 && $c[\"touch\"] == \"read\" && $c[\"source\"] == \"warm\" && $c[\"removals\"] == 0 { print $c[\"shards\"] \",\" $c[\"%s\"] }' %s/matrix.csv", t, column, data)
+# Cells of the usual case, one line a thread count: 4 KiB, read, warm, no removals, one target. `than`: of the cells of as many
+# shards '<' takes that with the fewest owners (as many as CPUs), '>' that with the most (as many as shards).
+cell(t, column, than) = sprintf("< awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next } $c[\"mode\"] == \"faults\" && $c[\"threads\"] == %s && $c[\"targets\"] == 1 && $c[\"page_size\"] == 4096 && $c[\"touch\"] == \"read\" && $c[\"source\"] == \"warm\" && $c[\"removals\"] == 0 { s = $c[\"shards\"]; o = $c[\"owners\"] + 0; if (!(s in owners) || o %s owners[s]) { owners[s] = o; value[s] = $c[\"%s\"] } } END { n = split(\"%s\", all, \" \"); for (i = 1; i <= n; i++) if (all[i] in value) print all[i] \",\" value[all[i]] }' %s/matrix.csv", t, than, column, shards, data)
 
 set xlabel 'shards'
 set logscale x 2
@@ -16,15 +17,23 @@ set output data.'/throughput.svg'
 set title '4 KiB demand faults, warm source, by shards'
 set ylabel 'faults a second'
 set yrange [0:*]
-plot for [t in threads] cell(t, 'pages_per_second') using 1:2 with linespoints linewidth 2 title t.' threads'
+plot for [i=1:words(threads)] cell(word(threads, i), 'pages_per_second', '<') using 1:2 with linespoints linewidth 2 linecolor i title word(threads, i).' threads, owners = CPUs', \
+     for [i=1:words(threads)] cell(word(threads, i), 'pages_per_second', '>') using 1:2 with linespoints dashtype 2 linecolor i title word(threads, i).' threads, owners = shards'
 
 set output data.'/latency.svg'
-set title '4 KiB demand faults, latency by shards (solid p50, dashed p99)'
+set terminal svg size 900,900 font 'sans,13' background 'white'
+set multiplot layout 2,1 title '4 KiB demand faults, latency by shards (solid p50, dashed p99)'
 set ylabel 'microseconds'
-set yrange [*:*]
+set yrange [10:10000]
 set logscale y
-plot for [t in threads] cell(t, 'p50_us') using 1:2 with linespoints linewidth 2 title t.' threads p50', \
-     for [t in threads] cell(t, 'p99_us') using 1:2 with linespoints dashtype 2 title t.' threads p99'
+do for [dealt in "CPUs shards"] {
+  set title 'owners = '.dealt
+  than = dealt eq 'CPUs' ? '<' : '>'
+  plot for [i=1:words(threads)] cell(word(threads, i), 'p50_us', than) using 1:2 with linespoints linewidth 2 linecolor i title word(threads, i).' threads p50', \
+       for [i=1:words(threads)] cell(word(threads, i), 'p99_us', than) using 1:2 with linespoints dashtype 2 linecolor i title word(threads, i).' threads p99'
+}
+unset multiplot
+set terminal svg size 900,560 font 'sans,13' background 'white'
 
 set output data.'/histogram.svg'
 set title 'Latency of a 4 KiB fault as the target saw it, 2 shards'

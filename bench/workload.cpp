@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <barrier>
 #include <memory>
 #include <numeric>
@@ -14,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/remover.h"
 #include "faultline_client.h"
 #include "shmtracker/clock.h"
 
@@ -150,7 +150,6 @@ Measured run(const Workload& workload, const BenchImage& image, const std::strin
 
   const cpu_set_t cpus = targetCpus(workload.placement);
   const bool write = workload.touch == Touch::write;
-  std::atomic<bool> over{false};
   std::barrier together(threads + 1);
   std::vector<std::thread> running;
   for (Toucher& toucher : touchers)
@@ -159,24 +158,16 @@ Measured run(const Workload& workload, const BenchImage& image, const std::strin
       together.arrive_and_wait();
       toucher.run(write);
     });
-  std::thread remover;
-  if (workload.removesPerSecond > 0)
-    remover = std::thread([&] {
-      runOn(cpus);
-      const timespec pause{0, static_cast<long>(1'000'000'000 / workload.removesPerSecond)};
-      while (!over.load()) {
-        for (const auto& target : restored) target->giveBack();
-        nanosleep(&pause, nullptr);
-      }
-    });
+  Remover remover(workload.removesPerSecond, workload.placement, [&] {
+    for (const auto& target : restored) target->giveBack();
+  });
   const std::uint64_t startedAt = nowNs();
   together.arrive_and_wait();
   for (std::thread& thread : running) thread.join();
-  over.store(true);
-  if (remover.joinable()) remover.join();
+  Measured measured;
+  measured.removals = remover.stop() * targets;
   if (whileThere) whileThere();
 
-  Measured measured;
   std::uint64_t endedAt = startedAt, wrong = 0;
   for (const Toucher& toucher : touchers) {
     measured.latency.add(toucher.latency);
@@ -189,14 +180,19 @@ Measured run(const Workload& workload, const BenchImage& image, const std::strin
   return measured;
 }
 
-IdleTarget::IdleTarget(const BenchImage& image, bool negotiateRemove, const std::string& socket) {
-  OwnTarget target = open({{image.dataBytes, 0, 4096}}, negotiateRemove);
+IdleTarget::IdleTarget(const IdleMemory& memory, const std::string& socket) : pageSize_(memory.pageSize) {
+  OwnTarget target = open({{memory.bytes, 0, memory.pageSize}, {memory.pageSize, 0, memory.pageSize}},
+                          memory.negotiateRemove);
   connect(target, socket);
   target_ = target.release();
 }
 
 IdleTarget::~IdleTarget() {
   faultline_target_close(target_);
+}
+
+void IdleTarget::giveBack() const {
+  madvise(faultline_target_address(target_, 1), pageSize_, MADV_DONTNEED);
 }
 
 double attachSeconds(const BenchImage& image, std::uint64_t bytes, const std::string& socket) {

@@ -38,6 +38,7 @@ struct Workload {
 struct Measured {
   target::LatencyHistogram latency;  // ns, of each fault as its thread saw it
   std::uint64_t faults = 0;          // touches, without those that found the page there
+  std::uint64_t removals = 0;        // pages that were given back meanwhile
   double seconds = 0;                // from the first touch to the last
 
   double perSecond() const { return seconds > 0 ? static_cast<double>(faults) / seconds : 0; }
@@ -49,14 +50,24 @@ struct Measured {
 Measured run(const Workload& workload, const BenchImage& image, const std::string& socket,
              const std::function<void()>& whileThere = nullptr);
 
-// A target that has done its handshake over all content of the image and touches nothing.
+struct IdleMemory {
+  std::uint64_t bytes;  // of the image's content
+  std::uint64_t pageSize = 4096;
+  bool negotiateRemove = true;
+};
+
+// A target that has done its handshake and touches nothing.
 class IdleTarget {
  public:
-  IdleTarget(const BenchImage& image, bool negotiateRemove, const std::string& socket);
+  IdleTarget(const IdleMemory& memory, const std::string& socket);
   ~IdleTarget();
   IdleTarget(const IdleTarget&) = delete;
 
+  // One page beside the others, again and again.
+  void giveBack() const;
+
  private:
+  const std::uint64_t pageSize_;
   faultline_target* target_ = nullptr;
 };
 

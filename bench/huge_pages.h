@@ -1,0 +1,10 @@
+// Huge pages that nobody has yet: what measurements of 2 MiB pages need.
+#pragma once
+
+#include <cstdint>
+
+namespace faultline::bench {
+
+std::uint64_t freeHugePages();
+
+}  // namespace faultline::bench

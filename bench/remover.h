@@ -1,0 +1,31 @@
+// REMOVE traffic: pages that are given back again and again while something else is measured.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <thread>
+
+#include "bench/placement.h"
+
+namespace faultline::bench {
+
+// Runs from construction to stop(). Each time takes as long as the handler takes to read the event, so that
+// it happens less often than is asked for.
+class Remover {
+ public:
+  // `giveBack`: one round, whatever it gives back. `perSecond` 0: never.
+  Remover(unsigned perSecond, Placement placement, std::function<void()> giveBack);
+  ~Remover();
+  Remover(const Remover&) = delete;
+
+  // Rounds that were done.
+  std::uint64_t stop();
+
+ private:
+  std::atomic<bool> over_{false};
+  std::uint64_t rounds_ = 0;  // of the thread
+  std::thread thread_;
+};
+
+}  // namespace faultline::bench
