@@ -13,6 +13,7 @@
 #include "bench/handler.h"
 #include "bench/huge_pages.h"
 #include "bench/image.h"
+#include "bench/resident.h"
 
 namespace faultline::bench {
 
@@ -22,6 +23,10 @@ using Aim = Verdict::Aim;
 
 constexpr std::uint64_t MIB = 1u << 20, GIB = 1u << 30;
 constexpr std::array PLACEMENTS = {Placement::oneCpu, Placement::across, Placement::free};
+
+double mebibytes(std::uint64_t bytes) {
+  return static_cast<double>(bytes) / static_cast<double>(MIB);
+}
 
 double micro(std::uint64_t ns) {
   return static_cast<double>(ns) * 1e-3;
@@ -43,6 +48,7 @@ class Aims {
     cold();
     gate();
     attach();
+    shardMemory();
     memory();
     for (const bool allOwn : {false, true}) manyShards(allOwn);
     return std::move(verdicts_);
@@ -225,17 +231,46 @@ class Aims {
     std::filesystem::remove(path);
   }
 
-  void memory() {
-    const std::string what = "memory: tracker and journal, 4 GiB region",
-                      bounded = "memory: growth of a shard";
-    if (!wanted(what) && !wanted(bounded)) return;
-    const auto ours = faultline({.prefault = true});
-    const std::uint64_t before = ours->shardResident(0);
-    prefaultOnce(*ours, true);
-    const std::uint64_t after = ours->shardResident(0);
-    const double grown = static_cast<double>(after - std::min(before, after)) / static_cast<double>(MIB);
-    add({bounded, "MiB", grown, 0, "by a whole prefault", grown, Aim::atMost, 16});
+  // The largest, when every page of a region of that size has come, its target still there.
+  Resident shardAfter(bool populated, std::uint64_t bytes) const {
+    makeWarm(image_, bytes);
+    const auto ours = faultline({.prefault = populated});
+    const std::vector<pid_t> shards = ours->shardPids();
+    Resident largest;
+    const auto look = [&] {
+      for (const pid_t shard : shards)
+        if (const Resident resident = residentOf(shard); resident.all > largest.all) largest = resident;
+    };
+    if (populated)
+      bench::prefault(*ours, {.bytes = bytes}, 0, look);
+    else
+      run({.bytes = bytes, .threads = 8}, image_, ours->socket(), look);
+    return largest;
+  }
 
+  void shardMemory() {
+    const std::uint64_t large = image_.dataBytes, small = large / 4;
+    const std::string against = fmt::format("after {} MiB", small / MIB);
+    for (const bool populated : {false, true}) {
+      const std::string what =
+          fmt::format("memory: a shard after {} MiB by {}", large / MIB, populated ? "prefault" : "faults");
+      if (!wanted(what)) continue;
+      const Resident few = shardAfter(populated, small), many = shardAfter(populated, large);
+      // The aim is of the whole, whatever it is made of; the parts say what it is.
+      const auto row = [&](const std::string& part, std::uint64_t Resident::*figure, Aim aim) {
+        const double ours = mebibytes(many.*figure), theirs = mebibytes(few.*figure);
+        add({what + part, "MiB", ours, theirs, against, ours / std::max(theirs, 1e-3), aim, 1.1});
+      };
+      row("", &Resident::all, Aim::atMost);
+      row(", its own", &Resident::anonymous, Aim::atMost);
+      row(", mapped files", &Resident::mapped, Aim::none);
+      row(", segments", &Resident::shared, Aim::none);
+    }
+  }
+
+  void memory() {
+    const std::string what = "memory: tracker and journal, 4 GiB region";
+    if (!wanted(what)) return;
     const std::string path = options_.directory + "/sparse";
     makeImage(path, 2 * MIB, 0);
     std::filesystem::resize_file(path, 4 * GIB);

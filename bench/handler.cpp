@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
 #include <stdexcept>
 #include <thread>
 
@@ -109,14 +108,12 @@ std::unique_ptr<rpc::ControlClient> Faultline::connect() const {
   return client;
 }
 
-std::uint64_t Faultline::shardResident(unsigned index) const {
+std::vector<pid_t> Faultline::shardPids() const {
   const auto client = connect();
   auto response = client->wait(client->coordinator().statusRequest().send());
-  const auto pid = response.getService().getShards()[index].getPid();
-  std::ifstream status("/proc/" + std::to_string(pid) + "/status");
-  for (std::string key; status >> key;)
-    if (std::uint64_t kib = 0; key == "RssAnon:" && status >> kib) return kib << 10;
-  throw std::runtime_error("no such shard");
+  std::vector<pid_t> pids;
+  for (auto shard : response.getService().getShards()) pids.push_back(static_cast<pid_t>(shard.getPid()));
+  return pids;
 }
 
 namespace {
@@ -140,14 +137,17 @@ rpc::Restore::Client restoreAfter(rpc::ControlClient& client, std::uint64_t numb
   }
 }
 
-Prefault prefault(const Faultline& server, const IdleMemory& memory, unsigned removesPerSecond) {
+Prefault prefault(const Faultline& server, const IdleMemory& memory, unsigned removesPerSecond,
+                  const std::function<void()>& whileThere) {
   const auto client = server.connect();
   const std::uint64_t newest = newestRestore(*client), before = shm::nowNs();
   const IdleTarget target(memory, server.socket());
   Remover remover(removesPerSecond, Placement::free, [&] { target.giveBack(); });
   client->wait(restoreAfter(*client, newest).waitCompleteRequest().send());
   const std::uint64_t took = shm::nowNs() - before;
-  return {static_cast<double>(took) * 1e-9, remover.stop()};
+  const std::uint64_t removals = remover.stop();
+  if (whileThere) whileThere();
+  return {static_cast<double>(took) * 1e-9, removals};
 }
 
 }  // namespace faultline::bench

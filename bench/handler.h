@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -60,8 +61,7 @@ class Faultline final : public Handler {
 
   // Each owns an event loop: one at a time in a thread, whichever server it is of.
   std::unique_ptr<rpc::ControlClient> connect() const;
-  // What memory of its own a shard holds, in bytes: its resident set without what it maps of files.
-  std::uint64_t shardResident(unsigned index) const;
+  std::vector<pid_t> shardPids() const;
 
  private:
   const std::string control_;
@@ -76,7 +76,9 @@ struct Prefault {
   double seconds;          // from before the target's handshake to its last page
   std::uint64_t removals;  // pages that were given back meanwhile
 };
-// Restores to a target that touches nothing. The server must populate.
-Prefault prefault(const Faultline& server, const IdleMemory& memory, unsigned removesPerSecond = 0);
+// Restores to a target that touches nothing. The server must populate. `whileThere` is called when all is
+// populated and the target is still there.
+Prefault prefault(const Faultline& server, const IdleMemory& memory, unsigned removesPerSecond = 0,
+                  const std::function<void()>& whileThere = nullptr);
 
 }  // namespace faultline::bench
