@@ -71,7 +71,7 @@ void journalAppend(benchmark::State& state) {
   shm::Segment segment = makeSegment(1);
   const Messages messages(state.range(0), state.range(1));
   shm::Journal journal = segment.journal();
-  for (auto _ : state) journal.clear(messages.readInto(journal).size());
+  for ([[maybe_unused]] auto _ : state) journal.clear(messages.readInto(journal).size());
   items(state);
 }
 BENCHMARK(journalAppend)->Apply(eachKind);
@@ -81,7 +81,7 @@ void journalAppendAndPublish(benchmark::State& state) {
   shm::Segment segment = makeSegment(1);
   const Messages messages(state.range(0), state.range(1));
   shm::Journal journal = segment.journal();
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     auto guard = segment.lock().lock(segment.activeSlots(), {});
     const auto got = messages.readInto(journal);
     for (const uffd_msg& message : got) publish(segment, guard, message);
@@ -99,7 +99,7 @@ void journalReplay(benchmark::State& state) {
   shm::Journal journal = segment.journal();
   messages.readInto(journal);
   auto guard = segment.lock().lock(segment.activeSlots(), {});
-  for (auto _ : state)
+  for ([[maybe_unused]] auto _ : state)
     for (const uffd_msg& message : journal.all())
       if (message.event == UFFD_EVENT_REMOVE) publish(segment, guard, message);
   items(state);

@@ -77,8 +77,8 @@ class Matrix {
     const Prefault took = bench::prefault(
         server, {.bytes = bytes, .pageSize = cell.pageSize, .negotiateRemove = cell.removeEvents},
         cell.removals ? REMOVES_PER_SECOND : 0);
-    put(options, cell, static_cast<double>(bytes / cell.pageSize) / took.seconds, took.removals, took.seconds,
-        nullptr);
+    put(options, cell, static_cast<double>(bytes) / static_cast<double>(cell.pageSize) / took.seconds,
+        took.removals, took.seconds, nullptr);
   }
 
   void put(const FaultlineOptions& options, const Cell& cell, double pagesPerSecond, std::uint64_t removals,

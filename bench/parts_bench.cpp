@@ -19,7 +19,7 @@ void commitSection(benchmark::State& state) {
   shm::Segment segment = makeSegment(1);
   segment.lock().open();
   shm::PageIndex page = 0;
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     auto guard = segment.lock().lockShared(0);
     benchmark::DoNotOptimize(segment.pages().state(page));
     segment.pages().markFaulted(guard, {page, 1});
@@ -31,7 +31,7 @@ BENCHMARK(commitSection);
 // Closing the gate, draining every slot, opening: what each read() costs beside itself.
 void closeDrainOpen(benchmark::State& state) {
   shm::Segment segment = makeSegment(static_cast<std::uint32_t>(state.range(0)));
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     auto guard = segment.lock().lock(segment.activeSlots(), {});
     benchmark::DoNotOptimize(guard);
   }
@@ -42,7 +42,7 @@ void markRemoved(benchmark::State& state) {
   shm::Segment segment = makeSegment(1);
   const auto pages = static_cast<std::uint64_t>(state.range(0));
   auto guard = segment.lock().lock(1, {});
-  for (auto _ : state) segment.pages().markRemoved(guard, {64, pages});
+  for ([[maybe_unused]] auto _ : state) segment.pages().markRemoved(guard, {64, pages});
   state.SetItemsProcessed(static_cast<std::int64_t>(pages) * state.iterations());
 }
 BENCHMARK(markRemoved)->ArgName("pages")->Arg(1)->Arg(512)->Arg(65536);
@@ -50,7 +50,7 @@ BENCHMARK(markRemoved)->ArgName("pages")->Arg(1)->Arg(512)->Arg(65536);
 void addressToPageAndBack(benchmark::State& state) {
   shm::Segment segment = makeSegment(2);
   std::uint64_t address = PARTS_BASE;
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     const auto page = segment.regions().pageAt(address);
     benchmark::DoNotOptimize(segment.ownerOf(*page));
     benchmark::DoNotOptimize(segment.regions().locate(*page));
@@ -67,7 +67,7 @@ void ringBatch(benchmark::State& state) {
   std::vector<std::uint64_t> pages(static_cast<std::size_t>(state.range(0)));
   std::iota(pages.begin(), pages.end(), 0);
   std::uint64_t sum = 0;
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     producer.push(1, 2, pages);
     producer.ring();
     while (consumer.pop([&](rpc::FaultBatch::Reader batch) {

@@ -73,7 +73,7 @@ void rpcRoundTrip(benchmark::State& state) {
   auto io = kj::setupAsyncIo();
   rpc::Connection connection(*io.lowLevelProvider, peer.takeSocket());
   auto shard = connection.bootstrap().castAs<rpc::Shard>();
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     auto request = shard.poisonRequest();
     auto pages = request.initPages(static_cast<unsigned>(state.range(0)));
     for (unsigned i = 0; i < pages.size(); i++) pages.set(i, i);
