@@ -302,4 +302,6 @@ interface Coordinator {
   waitUpgraded @9 () -> (version :Text, replaced :UInt32);
   # Returns when every shard is of the coordinator's own build, and how many had to be replaced for that. Fails
   # where the last upgrade was given up; the build that was there before serves on then.
+  closeListener @10 (name :Text) -> ();
+  # As Listener.close, where that capability went with a former coordinator. Fails where no listener has that name.
 }
