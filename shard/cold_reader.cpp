@@ -7,8 +7,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <deque>
 #include <vector>
+
+#include "shard/read_progress.h"
 
 namespace faultline::shard {
 
@@ -21,6 +24,7 @@ struct Read {
   Fault fault;
   char* buffer = nullptr;
   std::uint64_t length = 0;
+  ReadProgress progress;
   bool busy = false;
   bool forgotten = false;
   kj::AutoCloseFd hold;  // of a test: readable when the read may begin
@@ -62,17 +66,13 @@ struct ColdReader::State {
       Read* read = lane.free.back();
       lane.free.pop_back();
       read->fault = lane.line.front();
+      read->progress = {.length = read->length};
       lane.line.pop_front();
       read->busy = true;
       read->forgotten = false;
-      Attachment& restore = *read->fault.restore;
-      const shm::PageLocation at = restore.segment().regions().locate(read->fault.page);
       read->hold = failpoints.hold(rpc::Point::coldRead, read->fault.page);
       if (read->hold.get() >= 0) waitFor(read->hold.get());
-      io_uring_sqe* entry = io_uring_get_sqe(&ring);
-      io_uring_prep_read(entry, restore.source().fd(), read->buffer, static_cast<unsigned>(read->length),
-                         at.offset);
-      io_uring_sqe_set_data(entry, read);
+      prepareRest(*read);
     }
   }
 
@@ -82,6 +82,19 @@ struct ColdReader::State {
     io_uring_prep_poll_add(entry, fd, POLLIN);
     io_uring_sqe_set_flags(entry, IOSQE_IO_LINK);
     io_uring_sqe_set_data(entry, nullptr);
+  }
+
+  // What has not come yet of a read. False: there is no room for it in the ring.
+  bool prepareRest(Read& read) {
+    io_uring_sqe* entry = io_uring_get_sqe(&ring);
+    if (entry == nullptr) return false;
+    Attachment& restore = *read.fault.restore;
+    const shm::PageLocation at = restore.segment().regions().locate(read.fault.page);
+    const std::uint64_t done = read.progress.done;
+    io_uring_prep_read(entry, restore.source().fd(), read.buffer + done,
+                       static_cast<unsigned>(read.length - done), at.offset + done);
+    io_uring_sqe_set_data(entry, &read);
+    return true;
   }
 };
 
@@ -135,8 +148,13 @@ unsigned ColdReader::reap(const std::function<void(const Fault&, const void*, in
     if (read == nullptr) continue;  // the wait before a read that a test held
     ended++;
     if (!read->forgotten) {
-      const bool whole = result == static_cast<int>(read->length);
-      done(read->fault, whole ? read->buffer : nullptr, result < 0 ? -result : 0);
+      auto next = read->progress.after(result);
+      if (next == ReadProgress::Next::readOn) {
+        if (state_->prepareRest(*read)) continue;
+        next = ReadProgress::Next::failed;
+        read->progress.error = EAGAIN;
+      }
+      done(read->fault, next == ReadProgress::Next::ended ? read->buffer : nullptr, read->progress.error);
     }
     read->busy = false;
     Lane& lane = state_->laneOf(read->length);

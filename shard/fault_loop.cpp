@@ -208,7 +208,7 @@ void FaultLoop::sleep(std::optional<std::uint64_t> most) {
   if (ring_.has_value() && !ring_->prepareToSleep()) return;
   if (const auto due = retries_.nextDue()) {
     const std::uint64_t now = nowNs();
-    most = std::min(most.value_or(RetryQueue::LAST_DELAY), *due > now ? *due - now : 0);
+    most = std::min(most.value_or(RetryQueue::LAST_SOURCE_DELAY), *due > now ? *due - now : 0);
   }
   const timespec timeout{0, static_cast<long>(most.value_or(0))};
   epoll_event events[3];
@@ -286,6 +286,7 @@ Staged FaultLoop::stage(const Fault& fault, unsigned worker, char* buffer, std::
 
 void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
   Attachment& restore = *fault.restore;
+  fault.sourceFailures = 0;  // they have passed
   switch (committer_.commitFault(restore, worker, fault.page, content)) {
     case Commit::done:
       restore.counters().eventToDone.record(nowNs() - fault.readAt);

@@ -9,7 +9,13 @@ namespace {
 constexpr auto LATER = [](const auto& a, const auto& b) { return a.due > b.due; };
 
 std::uint64_t delayOf(const Fault& fault) {
-  const std::uint32_t tries = std::clamp<std::uint32_t>(fault.tries + fault.sourceFailures, 1, 11);
+  if (fault.sourceFailures > 0) {
+    std::uint64_t delay = RetryQueue::FIRST_SOURCE_DELAY;
+    for (std::uint32_t i = 1; i < fault.sourceFailures && delay < RetryQueue::LAST_SOURCE_DELAY; i++)
+      delay *= 10;
+    return delay;
+  }
+  const std::uint32_t tries = std::clamp<std::uint32_t>(fault.tries, 1, 11);
   return std::min(RetryQueue::FIRST_DELAY << (tries - 1), RetryQueue::LAST_DELAY);
 }
 

@@ -2,6 +2,7 @@
 //
 // The kernel tells nobody when a refusal ends, so each page comes back after a back-off of its own that
 // doubles from 1 us to 1 ms: no hot loop, and no help from the target. Holds the page, never the decision.
+// Errors of a disk or a network path take longer to pass: 1, 10 and 100 ms.
 #pragma once
 
 #include <cstdint>
@@ -17,15 +18,17 @@ struct Fault {
   shm::PageIndex page = 0;
   std::uint64_t readAt = 0;          // ns, CLOCK_MONOTONIC
   std::uint32_t tries = 0;           // sections that were refused
-  std::uint32_t sourceFailures = 0;  // reads of the source that failed
+  std::uint32_t sourceFailures = 0;  // reads of the source that failed, one after the other
 };
 
 // For one thread. Never allocates after construction.
 class RetryQueue {
  public:
   static constexpr std::size_t CAPACITY = 4096;
-  static constexpr std::uint64_t FIRST_DELAY = 1'000;     // ns
-  static constexpr std::uint64_t LAST_DELAY = 1'000'000;  // ns
+  static constexpr std::uint64_t FIRST_DELAY = 1'000;              // ns
+  static constexpr std::uint64_t LAST_DELAY = 1'000'000;           // ns
+  static constexpr std::uint64_t FIRST_SOURCE_DELAY = 1'000'000;   // ns
+  static constexpr std::uint64_t LAST_SOURCE_DELAY = 100'000'000;  // ns
 
   explicit RetryQueue(std::size_t capacity = CAPACITY) : capacity_(capacity) { entries_.reserve(capacity); }
 
