@@ -53,44 +53,6 @@ std::uint64_t pageSize(const json& region, std::size_t index) {
   return value == 4 || value == 2048 ? value * 1024 : value;
 }
 
-// What brackets alone tell of a JSON text.
-struct Brackets {
-  std::size_t end =
-      std::string_view::npos;  // behind the bracket that closes the first one; npos: not yet there
-  int deepest = 0;
-};
-
-Brackets bracketsOf(std::string_view text) {
-  Brackets brackets;
-  int depth = 0;
-  bool quoted = false;
-  for (std::size_t i = 0; i < text.size(); i++) {
-    if (quoted) {
-      if (text[i] == '\\')
-        i++;
-      else if (text[i] == '"')
-        quoted = false;
-    } else if (text[i] == '"') {
-      quoted = true;
-    } else if (text[i] == '[' || text[i] == '{') {
-      brackets.deepest = std::max(brackets.deepest, ++depth);
-    } else if (text[i] == ']' || text[i] == '}') {
-      if (--depth == 0 && brackets.end == std::string_view::npos) brackets.end = i + 1;
-    }
-  }
-  return brackets;
-}
-
-// Where the array ends that the body begins with; npos: not yet.
-std::size_t endOfArray(std::string_view text) {
-  const std::size_t start = text.find_first_not_of(" \t\r\n");
-  if (start == std::string_view::npos) return std::string_view::npos;
-  if (text[start] != '[')
-    throw HandshakeError("the handshake is no JSON array of regions; it begins with '" +
-                         std::string(text.substr(start, 16)) + "'");
-  return bracketsOf(text).end;
-}
-
 std::string describeFd(int fd) {
   char target[256];
   const ssize_t length = readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), target, sizeof target);
@@ -106,7 +68,9 @@ void setPeekOffset(int socket, int offset) {
 
 ParsedRegions parseRegions(std::string_view text) {
   // Nesting beyond the protocol's two levels costs a parser its stack.
-  if (bracketsOf(text).deepest > MAX_DEPTH) throw HandshakeError("the handshake's JSON is nested too deeply");
+  JsonBrackets brackets;
+  brackets.look(text);
+  if (brackets.deepest() > MAX_DEPTH) throw HandshakeError("the handshake's JSON is nested too deeply");
   const json body = json::parse(text, nullptr, false);
   if (body.is_discarded())
     throw HandshakeError("the handshake is not valid JSON: it begins with '" +
@@ -124,14 +88,14 @@ ParsedRegions parseRegions(std::string_view text) {
   return parsed;
 }
 
-HandshakeReader::HandshakeReader(int socket) : socket_(socket) {
+HandshakeReader::HandshakeReader(int socket)
+    : socket_(socket), piece_(std::make_unique_for_overwrite<char[]>(PIECE)) {
   setPeekOffset(socket_, 0);
 }
 
 // Looks at one more piece; false where nothing more has come.
 bool HandshakeReader::peek() {
-  std::string piece(PIECE, '\0');
-  iovec body{piece.data(), piece.size()};
+  iovec body{piece_.get(), PIECE};
   alignas(cmsghdr) char control[CMSG_SPACE(MAX_FDS * sizeof(int))];
   msghdr message{};
   message.msg_iov = &body;
@@ -162,7 +126,7 @@ bool HandshakeReader::peek() {
     ended_ = true;
     return false;
   }
-  body_.append(piece, 0, static_cast<std::size_t>(got));
+  body_.append(piece_.get(), static_cast<std::size_t>(got));
   return true;
 }
 
@@ -175,11 +139,20 @@ void HandshakeReader::requireOneFd() const {
       "memfd, as newer drafts send it, is not)");
 }
 
+bool HandshakeReader::arrayIsWhole() {
+  brackets_.look(body_);
+  const std::size_t begin = brackets_.begin();
+  if (begin != JsonBrackets::NOT_YET && body_[begin] != '[')
+    throw HandshakeError("the handshake is no JSON array of regions; it begins with '" +
+                         body_.substr(begin, 16) + "'");
+  return brackets_.end() != JsonBrackets::NOT_YET;
+}
+
 HandshakeReader::Progress HandshakeReader::advance() {
   for (;;) {
     if (body_.size() > MAX_BODY)
       throw HandshakeError("the handshake has more than " + std::to_string(MAX_BODY) + " bytes");
-    if (endOfArray(body_) != std::string_view::npos) return Progress::complete;
+    if (arrayIsWhole()) return Progress::complete;
     if (peek()) continue;
     if (!ended_) {
       if (body_.size() - received_ > KEPT) receive();
@@ -191,7 +164,7 @@ HandshakeReader::Progress HandshakeReader::advance() {
 }
 
 Handshake HandshakeReader::take() {
-  const std::size_t end = endOfArray(body_);
+  const std::size_t end = brackets_.end();
   if (body_.find_first_not_of(" \t\r\n", end) != std::string::npos)
     throw HandshakeError("bytes follow the handshake's JSON array");
   ParsedRegions parsed = parseRegions(std::string_view(body_).substr(0, end));

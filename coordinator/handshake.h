@@ -6,11 +6,13 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "coordinator/json_brackets.h"
 #include "shmtracker/pages.h"
 
 namespace faultline::coordinator {
@@ -62,12 +64,16 @@ class HandshakeReader {
 
  private:
   bool peek();
+  // Of the array that the body begins with.
+  bool arrayIsWhole();
   void requireOneFd() const;
   // Receives for good all that was looked at.
   void receive();
 
   const int socket_;
+  const std::unique_ptr<char[]> piece_;  // what peek() reads into
   std::string body_;
+  JsonBrackets brackets_;     // of body_
   std::size_t received_ = 0;  // of body_
   std::vector<kj::AutoCloseFd> fds_;
   bool ended_ = false;

@@ -1,0 +1,31 @@
+// What brackets alone tell of a JSON text that comes in pieces.
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+namespace faultline::coordinator {
+
+class JsonBrackets {
+ public:
+  static constexpr std::size_t NOT_YET = std::string_view::npos;
+
+  // `text`: all that has come so far. What was looked at before is not looked at again, so that a text that
+  // comes byte by byte costs no more than one that comes whole.
+  void look(std::string_view text);
+
+  std::size_t begin() const { return begin_; }  // the first byte that is no blank
+  std::size_t end() const { return end_; }      // behind the bracket that closes the first one
+  int deepest() const { return deepest_; }
+  std::size_t looked() const { return looked_; }  // at so many bytes in all
+
+ private:
+  void lookAt(char byte);
+
+  std::size_t begin_ = NOT_YET, end_ = NOT_YET;
+  int depth_ = 0, deepest_ = 0;
+  bool quoted_ = false, escaped_ = false;
+  std::size_t looked_ = 0;
+};
+
+}  // namespace faultline::coordinator
