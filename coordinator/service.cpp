@@ -27,23 +27,6 @@ std::shared_ptr<Restore> kept(const std::shared_ptr<Restore>& restore) {
   return restore;
 }
 
-// A restore that is taken over has slots for so many workers a shard as there were when it began: more could
-// not serve it.
-Options fitting(Options options, const Inheritance& inherited) {
-  for (const auto& [name, fd] : inherited.fds) {
-    shm::Immutable facts;
-    if (!name.starts_with("restore.") || !name.ends_with(".segment")) continue;
-    if (pread(fd.get(), &facts, sizeof facts, 0) != sizeof facts) continue;
-    if (facts.workersPerShard <= slotsFor(0) || facts.workersPerShard >= slotsFor(threadsOf(options)))
-      continue;
-    const std::uint32_t threads = facts.workersPerShard - slotsFor(0);
-    spdlog::warn("{} workers a shard, not {}: what is kept has room for no more", threads,
-                 threadsOf(options));
-    options.threads = threads;
-  }
-  return options;
-}
-
 // Tells sockets apart, whatever number they have here.
 ino_t inodeOf(int fd) {
   struct stat status {};

@@ -11,6 +11,7 @@
 #include "rpc/build.h"
 #include "rpc/fd.h"
 #include "shmtracker/clock.h"
+#include "shmtracker/segment.h"
 
 namespace faultline::coordinator {
 
@@ -69,6 +70,22 @@ std::string shardName(std::uint32_t index, const std::string& part) {
 std::uint32_t threadsOf(const Options& options) {
   if (options.threads != 0) return options.threads;
   return std::clamp<std::uint32_t>(std::thread::hardware_concurrency() / options.shards, 1, 4);
+}
+
+Options fitting(Options options, const Inheritance& inherited) {
+  for (const auto& [name, fd] : inherited.fds) {
+    shm::Immutable facts;
+    if (!name.starts_with("restore.") || !name.ends_with(".segment")) continue;
+    if (pread(fd.get(), &facts, sizeof facts, 0) != sizeof facts) continue;
+    if (facts.workersPerShard <= slotsFor(0) || facts.workersPerShard >= slotsFor(threadsOf(options)))
+      continue;
+    const std::uint32_t threads = facts.workersPerShard - slotsFor(0);
+    spdlog::warn("{} workers a shard, not {}: what is kept has room for no more", threads,
+                 threadsOf(options));
+    options.threads = threads;
+  }
+  options.threads = threadsOf(options);
+  return options;
 }
 
 ShardHandle::ShardHandle(kj::AsyncIoContext& io, std::uint32_t index, kj::AutoCloseFd channel,

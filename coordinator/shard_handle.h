@@ -99,4 +99,9 @@ constexpr std::uint32_t slotsFor(std::uint32_t threads) {
   return threads + 2;
 }
 
+// The same options with a number of copy workers that all restores which are taken over have slots for: with
+// more, a shard could not serve them. Nor could one that is started later, so it does not change any more,
+// whatever CPUs come and go.
+Options fitting(Options options, const Inheritance& inherited);
+
 }  // namespace faultline::coordinator
