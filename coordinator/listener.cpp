@@ -59,10 +59,14 @@ void Listener::accepted(const std::string& keptAs, kj::AutoCloseFd connection) {
     throw HandshakeError("no complete handshake came within " + std::to_string(limit) +
                          " ms: send it as soon as connected, or raise --handshake-timeout-ms");
   });
-  tasks_.add(handshake(pending)
-                 .exclusiveJoin(kj::mv(late))
+  tasks_.add(pending_.wrap(handshake(pending).exclusiveJoin(kj::mv(late)))
                  .catch_([this](kj::Exception&& e) { refuse(e.getDescription().cStr()); })
                  .then([this, pending] { context_.link.drop(pending->keptAs); }));
+}
+
+kj::Promise<void> Listener::close() {
+  pending_.cancel("the listener was closed before its handshake was complete");
+  return tasks_.onEmpty();
 }
 
 kj::Promise<void> Listener::handshake(const std::shared_ptr<Pending>& pending) {

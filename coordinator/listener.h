@@ -44,6 +44,10 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   // A connection that the supervisor accepted and keeps under `keptAs`.
   void accepted(const std::string& keptAs, kj::AutoCloseFd connection);
 
+  // Refuses those whose handshake is not complete. Once; whoever asks for it holds on to the listener until
+  // it is done.
+  kj::Promise<void> close();
+
   // Names of the restores that came by here, in order; grows.
   const std::vector<std::string>& names() const { return names_; }
   // Resolves when names() has more than `seen`.
@@ -68,6 +72,7 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   std::vector<kj::Own<kj::PromiseFulfiller<void>>> waiters_;
   std::string lastError_;
   std::uint64_t refused_ = 0;
+  kj::Canceler pending_;  // handshakes
   kj::TaskSet tasks_;
 };
 

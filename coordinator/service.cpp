@@ -229,7 +229,12 @@ std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd soc
 
 void Service::closeListener(const std::string& name) {
   for (const char* part : {"listen", "spec", "source"}) link_.drop(listenerName(name, part));
-  listeners_.erase(name);
+  const auto found = listeners_.find(name);
+  if (found == listeners_.end()) return;
+  // Its connections are kept, and open, until the supervisor is told of each.
+  const std::shared_ptr<Listener> listener = std::move(found->second);
+  listeners_.erase(found);
+  tasks_.add(listener->close().attach(std::shared_ptr(listener)));
 }
 
 void Service::shutdown(bool force) {
