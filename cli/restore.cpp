@@ -161,9 +161,15 @@ class RestoreCommand {
 
   // One target is what was asked for. The restore does not need it any more.
   void closeListener() {
-    KJ_IF_MAYBE (listener, listener_) {
-      session_->wait(listener->closeRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
-    }
+    auto closed = [this]() -> kj::Promise<void> {
+      KJ_IF_MAYBE (listener, listener_) {
+        return listener->closeRequest().send().ignoreResult();
+      }
+      auto request = session_->coordinator().closeListenerRequest();
+      request.setName(options_.name.c_str());
+      return request.send().ignoreResult();
+    }();
+    session_->wait(closed.catch_([](kj::Exception&&) {}));
     listener_ = nullptr;
   }
 

@@ -157,6 +157,13 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
         });
   }
 
+  kj::Promise<void> closeListener(CloseListenerContext context) override {
+    const std::string name = context.getParams().getName().cStr();
+    KJ_REQUIRE(service_.listens(name), "no listener has this name", name.c_str());
+    service_.closeListener(name);
+    return kj::READY_NOW;
+  }
+
   kj::Promise<void> status(StatusContext context) override {
     auto info = context.getResults().initService();
     const Options& options = service_.options();

@@ -37,6 +37,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   std::shared_ptr<Restore> find(const std::string& name);
   const std::map<std::uint64_t, std::shared_ptr<Restore>>& restores() const { return restores_; }
   std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source);
+  bool listens(const std::string& name) const { return listeners_.count(name) != 0; }
   void closeListener(const std::string& name);
   void shutdown(bool force);
   kj::Promise<void> reshard(const std::string& name, std::uint32_t shards);

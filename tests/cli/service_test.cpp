@@ -239,6 +239,35 @@ TEST_F(Service, RestoreSurvivesTheCoordinatorBeforeATargetComes) {
   EXPECT_EQ(restoring->finish().code, 0);
 }
 
+// Its listener goes with it, whichever coordinator serves that: the name is free for the next one.
+TEST_F(Service, RestoreLeavesNoListenerWithASuccessor) {
+  image_ = directory_.image(64);
+  auto server = serve();
+  auto restoring = restore({"--control", control(), "--keep-serving"});
+  killCoordinator();
+  restoring->await("waiting for its successor");
+  auto touching = target();
+  EXPECT_EQ(touching->finish().code, 0);
+  EXPECT_EQ(restoring->finish().code, 0);
+
+  auto again = restore({"--control", control()});  // waits for a target
+  again->signal(SIGINT);
+  EXPECT_THAT(again->finish().err, HasSubstr("interrupted before a target came"));
+}
+
+TEST_F(Service, RestoreInterruptedAfterACoordinatorsDeathLeavesNoListener) {
+  auto server = serve();
+  auto restoring = restore({"--control", control()});
+  killCoordinator();
+  restoring->await("waiting for its successor");
+  restoring->signal(SIGINT);
+  EXPECT_EQ(restoring->finish().code, cli::FAILED);
+
+  auto again = restore({"--control", control()});
+  again->signal(SIGINT);
+  EXPECT_THAT(again->finish().err, HasSubstr("interrupted before a target came"));
+}
+
 TEST_F(Service, RestoreSurvivesTheCoordinatorWhileItServes) {
   image_ = directory_.image(64);
   auto server = serve();
