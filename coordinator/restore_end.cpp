@@ -1,4 +1,5 @@
 // How a restore ends: released, given up, or lost with its target.
+#include <poll.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/syscall.h>
@@ -8,6 +9,7 @@
 #include <cstring>
 
 #include "coordinator/restore.h"
+#include "rpc/process.h"
 #include "shmtracker/clock.h"
 #include "uffd/uffd.h"
 
@@ -18,7 +20,56 @@ namespace {
 constexpr kj::Duration LEAVE_CHECK = 200 * kj::MICROSECONDS;
 constexpr std::uint64_t LEAVE_PATIENCE = 2'000'000'000;  // ns
 
+// Bytes to read are no sign: a peer may say more than its handshake, and a predecessor may have died before
+// it took that.
+bool hungUp(int connection) {
+  pollfd poll{connection, 0, 0};
+  return ::poll(&poll, 1, 0) == 1 && (poll.revents & (POLLHUP | POLLERR)) != 0;
+}
+
 }  // namespace
+
+void Restore::watch() {
+  tasks_.add(watchPeer());
+  if (fds_.target.get() < 0) tasks_.add(watchMemory());
+}
+
+bool Restore::peerHasGone() const {
+  return fds_.target.get() >= 0 ? rpc::hasEnded(fds_.target.get()) : hungUp(fds_.conn.get());
+}
+
+// Looks before it waits: what happened while nobody waited, as in a takeover, the observer does not tell.
+kj::Promise<void> Restore::watchPeer() {
+  return kj::evalLater([this]() -> kj::Promise<void> {
+    KJ_IF_MAYBE (observer, peerExit_) {
+      if (!peerHasGone()) return (*observer)->whenBecomesReadable().then([this] { return watchPeer(); });
+      // The memory of a process goes before its pidfd tells, and before its sockets (kernel/exit.c, do_exit).
+      if (uffd::targetGone(fds_.uffd.get())) {
+        end(killed_.empty() ? "the target has gone" : killed_, Release::no);
+      } else if (!over_) {
+        // A launcher that has handed over another's userfaultfd, say: were it closed now, the target would
+        // read zeros.
+        spdlog::info("restore {}: who connected has gone, its memory is there still and is served on",
+                     name());
+        if (fds_.target.get() >= 0) return watchMemory();
+      }
+    }
+    return kj::READY_NOW;
+  });
+}
+
+// A shard comes upon the end of a target only where it has a page to put in place.
+kj::Promise<void> Restore::watchMemory() {
+  if (over_) return kj::READY_NOW;
+  return context_.io.provider->getTimer().afterDelay(LIFE_CHECK).then([this]() -> kj::Promise<void> {
+    if (uffd::targetGone(fds_.uffd.get())) {
+      end(killed_.empty() ? "the target's memory has gone" : killed_, Release::no);
+      return kj::READY_NOW;
+    }
+    if (!killed_.empty()) fail("who connected was killed, and was not who has the memory");
+    return watchMemory();
+  });
+}
 
 void Restore::end(const std::string& reason, Release release) {
   // That the target has gone ends a release that is under way.
