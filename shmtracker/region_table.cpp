@@ -158,7 +158,9 @@ PageRange RegionTable::pagesOfExtent(std::uint32_t extent) const {
 
 std::vector<Region> RegionTable::regions() const {
   std::vector<Region> regions;
-  for (const RegionEntry& e : entries_) regions.push_back({e.base, e.size, e.offset, 1ull << e.pageShift});
+  // Of a table that has yet to be checked the shift may be anything; no page has 0 bytes.
+  for (const RegionEntry& e : entries_)
+    regions.push_back({e.base, e.size, e.offset, e.pageShift < 64 ? 1ull << e.pageShift : 0});
   return regions;
 }
 
