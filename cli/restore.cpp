@@ -117,7 +117,7 @@ class RestoreCommand {
   std::string waitForTarget() {
     for (;;) {
       try {
-        const std::string name = listener_ != nullptr ? nextOfListener() : nextOfList();
+        std::string name = listener_ != nullptr ? nextOfListener() : nextOfList();
         closeListener();
         return name;
       } catch (const kj::Exception& error) {
