@@ -147,13 +147,22 @@ void Failpoints::disarm(std::uint64_t number) {
   armedCount_.store(static_cast<std::uint32_t>(armed_.size()));
 }
 
+std::vector<Failpoints::Armed>::iterator Failpoints::findArmed(Point point, std::uint64_t page) {
+  return std::find_if(armed_.begin(), armed_.end(), [&](const Armed& a) {
+    return a.arm.point == point && (a.arm.page == ANY_PAGE || a.arm.page == page);
+  });
+}
+
+bool Failpoints::awaitsArmed(Point point, std::uint64_t page) {
+  std::lock_guard lock(mutex_);
+  return findArmed(point, page) != armed_.end();
+}
+
 std::optional<Failpoints::Arm> Failpoints::arrive(Point point, std::uint64_t page) {
   Arm arm;
   {
     std::lock_guard lock(mutex_);
-    auto found = std::find_if(armed_.begin(), armed_.end(), [&](const Armed& a) {
-      return a.arm.point == point && (a.arm.page == ANY_PAGE || a.arm.page == page);
-    });
+    const auto found = findArmed(point, page);
     if (found == armed_.end()) return std::nullopt;
     if (found->arm.skip > 0) {
       found->arm.skip--;

@@ -24,7 +24,7 @@ namespace faultline::rpc {
 enum class Point {
   // shard, in the order a fault meets them
   beforeStage,     // before source bytes are looked for
-  coldRead,        // they are not in the page cache: the read waits, not the thread (hold(), not hit())
+  coldRead,        // they are read from the disk: the read waits, not the thread (hold(), not hit())
   beforeReadLock,  // source bytes staged, no lock held
   beforeCopy,      // in the section, state checked, before the ioctl
   afterCopy,       // in the section, after the ioctl, before the state is stored
@@ -54,7 +54,8 @@ inline constexpr std::uint64_t ANY_PAGE = ~0ull;
 std::optional<Point> pointNamed(std::string_view name);
 std::string_view nameOf(Point point);
 
-// The armed points of one process. hit(), hold(): any thread. The rest: any thread, but not from these.
+// The armed points of one process. hit(), hold(), awaits(): any thread. The rest: any thread, but not from
+// these.
 class Failpoints {
  public:
   struct Arm {
@@ -78,6 +79,10 @@ class Failpoints {
       return {};
     return holdArmed(point, page);
   }
+  // Whether the next hit() or hold() there acts, or is one of those that are passed first.
+  bool awaits(Point point, std::uint64_t page) {
+    return armedCount_.load(std::memory_order_relaxed) != 0 && awaitsArmed(point, page);
+  }
   // Whether anything is armed, for code that takes smaller steps then.
   bool armed() const { return armedCount_.load(std::memory_order_relaxed) != 0; }
 
@@ -92,6 +97,7 @@ class Failpoints {
   static constinit inline thread_local int failure_ = 0;
   void hitArmed(Point point, std::uint64_t page);
   kj::AutoCloseFd holdArmed(Point point, std::uint64_t page);
+  bool awaitsArmed(Point point, std::uint64_t page);
   // Takes what is armed there, and says that somebody has come by.
   std::optional<Arm> arrive(Point point, std::uint64_t page);
 
@@ -99,6 +105,8 @@ class Failpoints {
     std::uint64_t number;
     Arm arm;
   };
+  std::vector<Armed>::iterator findArmed(Point point, std::uint64_t page);  // mutex_ is held
+
   std::atomic<std::uint32_t> armedCount_{0};
   std::mutex mutex_;
   std::vector<Armed> armed_;  // guarded by mutex_

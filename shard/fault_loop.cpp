@@ -273,6 +273,9 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
 Staged FaultLoop::stage(const Fault& fault, unsigned worker, char* buffer, std::uint64_t now) {
   const auto at = fault.restore->segment().regions().locate(fault.page);
   const Source& source = fault.restore->source();
+  // A page whose read a test holds is cold, even where the page cache has it, or the disk answers at once.
+  if (cold_.available() && committer_.failpoints().awaits(rpc::Point::coldRead, fault.page))
+    return {Staged::Kind::cold, nullptr, 0};
   if (at.pageSize != shm::SMALL_PAGE)
     return cold_.available() ? source.stageMapped(at.offset, at.pageSize)
                              : source.stageMappedWaiting(at.offset, at.pageSize);

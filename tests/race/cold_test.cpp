@@ -13,7 +13,7 @@
 namespace faultline::test {
 namespace {
 
-constexpr std::uint64_t SLOW = 1;
+constexpr std::uint64_t SLOW = 1;  // the page whose read is held
 
 class Cold : public RaceTest {
  protected:
@@ -30,6 +30,18 @@ class Cold : public RaceTest {
   static std::uint64_t coldReads(Server& server, unsigned n = 0) {
     return server.sum(&rpc::ShardStats::Reader::getColdReads, n);
   }
+  // A fault on SLOW whose read of the source is under way, and does not end before the barrier is released.
+  struct HeldRead {
+    rpc::Barrier::Client barrier;
+    std::future<unsigned char> value;
+  };
+  static HeldRead holdRead(Server& server, Target& target) {
+    auto barrier = arm(server, shardHooks(server, 0), "coldRead", rpc::Action::PARK, SLOW);
+    auto value = target.readLater(SLOW);
+    server.wait(barrier.waitHeldRequest().send());
+    return {barrier, std::move(value)};
+  }
+
   // Far from each other: what the kernel reads ahead for one must not warm the next.
   std::uint64_t apart(std::uint64_t n) const { return SLOW + n * pages() / 8; }
   // What Image puts into a page's first byte, without a look that would warm it.
@@ -80,19 +92,17 @@ TEST_P(Cold, OneSlowReadDelaysNoOtherFault) {
   Target other(image, server.socket(), pageSize());
   server.restore(1);
   COLD_OR_SKIP(image);
-  auto barrier = arm(server, shardHooks(server, 0), "coldRead", rpc::Action::PARK, SLOW);
-  auto slow = target.readLater(SLOW);
-  server.wait(barrier.waitHeldRequest().send());
+  auto slow = holdRead(server, target);
   for (std::uint64_t n = 1; n < 8; n++) EXPECT_EQ(target.read(apart(n)), expected(apart(n))) << apart(n);
   EXPECT_GT(coldReads(server), 1u) << "nothing but the slow one was cold";
   const std::uint64_t between = SLOW + pages() / 16;
   EXPECT_EQ(other.read(between), expected(between));
   EXPECT_GT(coldReads(server, 1), 0u);
   EXPECT_EQ(other.read(SLOW), expected(SLOW)) << "the same page, for another target";
-  EXPECT_EQ(slow.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
+  EXPECT_EQ(slow.value.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
   EXPECT_EQ(stateOf(server, restore, SLOW), rpc::PageState::MISSING);
-  server.wait(barrier.releaseRequest().send());
-  EXPECT_EQ(slow.get(), expected(SLOW));
+  server.wait(slow.barrier.releaseRequest().send());
+  EXPECT_EQ(slow.value.get(), expected(SLOW));
   expectContent(target, {});
 }
 
@@ -102,14 +112,11 @@ TEST_P(Cold, APageGivenBackMeanwhileIsZeros) {
   Server server(image, oneShard());
   Target target(image, server.socket(), pageSize());
   auto restore = server.restore();
-  COLD_OR_SKIP(image);
-  auto barrier = arm(server, shardHooks(server, 0), "coldRead", rpc::Action::PARK, SLOW);
-  auto slow = target.readLater(SLOW);
-  server.wait(barrier.waitHeldRequest().send());
+  auto slow = holdRead(server, target);
   target.giveBack(SLOW);
   EXPECT_EQ(stateOf(server, restore, SLOW), rpc::PageState::REMOVED);
-  server.wait(barrier.releaseRequest().send());
-  EXPECT_EQ(slow.get(), 0);
+  server.wait(slow.barrier.releaseRequest().send());
+  EXPECT_EQ(slow.value.get(), 0);
   EXPECT_TRUE(target.isAll(SLOW, 0));
 }
 
@@ -121,15 +128,12 @@ TEST_P(Cold, ARestoreThatEndsMeanwhileIsForgotten) {
   auto restore = server.restore(0);
   Target other(image, server.socket(), pageSize());
   server.restore(1);
-  COLD_OR_SKIP(image);
-  auto barrier = arm(server, shardHooks(server, 0), "coldRead", rpc::Action::PARK, SLOW);
-  auto slow = target.readLater(SLOW);
-  server.wait(barrier.waitHeldRequest().send());
+  auto slow = holdRead(server, target);
   auto detach = restore.detachRequest();
   detach.setForce(true);
   server.wait(detach.send());
-  EXPECT_EQ(slow.get(), 0);
-  server.wait(barrier.releaseRequest().send());
+  EXPECT_EQ(slow.value.get(), 0);
+  server.wait(slow.barrier.releaseRequest().send());
   expectContent(other, {});
   EXPECT_TRUE(target.isAll(SLOW, 0));
 }
