@@ -18,7 +18,6 @@ Attachment::Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoClose
       uffd_(kj::mv(uffd)),
       segment_(shm::Segment::attach(segment)),
       source_(kj::mv(source), segment_.facts().sourceBytes),
-      windows_(source_, segment_.facts().sourceBytes),
       removeNegotiated_((segment_.facts().uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0),
       events_(events),
       protect_((segment_.facts().uffdFeatures & FEATURE_WP_ASYNC) != 0) {

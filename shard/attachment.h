@@ -10,7 +10,6 @@
 #include <optional>
 #include <string>
 
-#include "shard/resident_windows.h"
 #include "shard/source.h"
 #include "shmtracker/segment.h"
 #include "uffd/uffd.h"
@@ -41,8 +40,6 @@ class Attachment {
   std::uint32_t index() const { return index_; }
   int uffd() const { return uffd_.get(); }
   const Source& source() const { return source_; }
-  // Of the fault thread.
-  ResidentWindows& windows() { return windows_; }
   shm::Segment& segment() { return segment_; }
   shm::ShardCounters& counters() { return segment_.shardCounters(index_); }
   // The slot of the segment for this shard's worker `worker`.
@@ -80,7 +77,6 @@ class Attachment {
   kj::AutoCloseFd uffd_;
   shm::Segment segment_;
   Source source_;
-  ResidentWindows windows_;
   const bool removeNegotiated_;
   AttachmentEvents& events_;
   std::atomic<bool> protect_;

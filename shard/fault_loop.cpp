@@ -116,6 +116,7 @@ void FaultLoop::detach(std::uint64_t restore, std::function<void()> done) {
       wakeAll();
       retries_.forget(found);
       cold_.forget(found);
+      windows_.forget(found->source());
       std::erase_if(restores_, [found](const AttachmentRef& r) { return r.get() == found; });
     }
     done();
@@ -262,12 +263,24 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
     case Staged::Kind::bytes:
       break;
   }
-  const auto at = restore.segment().regions().locate(fault.page);
-  count(restore.counters().sourceBytes, at.pageSize);
+  count(restore.counters().sourceBytes, restore.segment().regions().locate(fault.page).pageSize);
   commit(fault, worker, {Content::Kind::bytes, staged.data});
-  if (at.pageSize == shm::SMALL_PAGE) return;
-  if (worker == WorkerPool::FAULT_THREAD) wakeAll();  // unmapping a huge page takes its time
-  restore.source().release(at.offset, at.pageSize);
+  if (staged.data != buffer) letGo(restore, worker, fault.page);
+}
+
+// What was used in place is unmapped: a huge page at once, a window when none of its pages can fault any
+// more. One that reaches over an end of its region may stay until it ages.
+void FaultLoop::letGo(Attachment& restore, unsigned worker, shm::PageIndex page) {
+  const auto at = restore.segment().regions().locate(page);
+  if (at.pageSize != shm::SMALL_PAGE) {
+    if (worker == WorkerPool::FAULT_THREAD) wakeAll();  // to unmap as much takes its time
+    return restore.source().release(at.offset, at.pageSize);
+  }
+  constexpr std::uint64_t PAGES = ResidentWindows::WINDOW / shm::SMALL_PAGE;
+  const std::uint64_t before = std::min(page, at.offset / shm::SMALL_PAGE % PAGES);
+  const shm::PageRange window{page - before, before + std::min(PAGES - before, at.pagesBehind)};
+  if (restore.segment().pages().find(window, shm::PageState::missing) == window.end())
+    windows_.release(restore.source(), at.offset);
 }
 
 Staged FaultLoop::stage(const Fault& fault, unsigned worker, char* buffer, std::uint64_t now) {
@@ -279,12 +292,10 @@ Staged FaultLoop::stage(const Fault& fault, unsigned worker, char* buffer, std::
   if (at.pageSize != shm::SMALL_PAGE)
     return cold_.available() ? source.stageMapped(at.offset, at.pageSize)
                              : source.stageMappedWaiting(at.offset, at.pageSize);
-  if (worker == WorkerPool::FAULT_THREAD && fault.restore->windows().resident(at.offset, now))
+  if (worker == WorkerPool::FAULT_THREAD && windows_.resident(source, at.offset, now))
     return source.stageInPlace(at.offset, at.pageSize);
-  Staged staged = source.stageCached(at.offset, at.pageSize, buffer);
-  if (staged.kind == Staged::Kind::cold && !cold_.available())
-    staged = source.stageMappedWaiting(at.offset, at.pageSize);
-  return staged;
+  return cold_.available() ? source.stageCached(at.offset, at.pageSize, buffer)
+                           : source.stageWaiting(at.offset, at.pageSize, buffer);
 }
 
 void FaultLoop::commit(Fault fault, unsigned worker, Content content) {

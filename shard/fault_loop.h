@@ -19,6 +19,7 @@
 #include "rpc/fault_ring.h"
 #include "shard/cold_reader.h"
 #include "shard/committer.h"
+#include "shard/resident_windows.h"
 #include "shard/retry_queue.h"
 #include "shard/worker_pool.h"
 
@@ -81,6 +82,7 @@ class FaultLoop {
   void sourceFailed(Fault fault, unsigned worker, int error);
   void poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page, const std::string& reason);
   Staged stage(const Fault& fault, unsigned worker, char* buffer, std::uint64_t now);
+  void letGo(Attachment& restore, unsigned worker, shm::PageIndex page);
 
   const Committer& committer_;
   WorkerPool& workers_;
@@ -98,6 +100,7 @@ class FaultLoop {
   std::vector<AttachmentRef> restores_;
   ColdReader cold_;
   RetryQueue retries_;
+  ResidentWindows windows_;
   std::vector<shm::PageIndex> batch_;
   std::vector<std::pair<Attachment*, shm::PageIndex>> toWake_;  // done, their threads still asleep
   std::vector<StagingBuffer> buffers_;                          // one a worker

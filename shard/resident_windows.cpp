@@ -1,47 +1,48 @@
 #include "shard/resident_windows.h"
 
-#include <algorithm>
-
 namespace faultline::shard {
 
-ResidentWindows::ResidentWindows(const Source& source, std::uint64_t bytes, std::size_t most)
-    : source_(source),
-      windows_(static_cast<std::uint32_t>(bytes / WINDOW)),
-      asked_(windows_),
-      mapped_(windows_),
-      most_(std::min<std::size_t>(most, windows_)) {
-  kept_.reserve(most_);
-}
+ResidentWindows::ResidentWindows(std::size_t most) : places_(most) {}
 
-bool ResidentWindows::resident(std::uint64_t offset, std::uint64_t now) {
+bool ResidentWindows::resident(const Source& source, std::uint64_t offset, std::uint64_t now) {
   const std::uint64_t window = offset / WINDOW;
-  if (window >= windows_) return false;
-  if (now - since_ > BELIEVED) {
-    std::fill(mapped_.begin(), mapped_.end(), false);
-    since_ = now;
-  }
-  if (mapped_[window]) return true;
-  if (!asked_[window]) {
-    asked_[window] = true;
+  if ((window + 1) * WINDOW > source.bytes()) return false;  // no whole window: always read
+  Place& place = placeOf(source, window);
+  if (place.mapped && now - place.since > BELIEVED) unmap(place);
+  const bool known = place.source == &source && place.window == window;
+  if (place.mapped) return known;
+  if (!known) {
+    place = {&source, window, now};
     return false;
   }
-  asked_[window] = false;  // where it is not to be had, every other fault tries
-  if (!source_.mapIfCached(window * WINDOW, WINDOW)) return false;
-  keep(static_cast<std::uint32_t>(window));
+  if (!source.mapIfCached(window * WINDOW, WINDOW)) {
+    place = {};  // every other fault tries
+    return false;
+  }
+  place.since = now;
+  place.mapped = true;
   return true;
 }
 
-void ResidentWindows::keep(std::uint32_t window) {
-  mapped_[window] = true;
-  if (kept_.size() < most_) {
-    kept_.push_back(window);
-    return;
-  }
-  std::uint32_t& oldest = kept_[oldest_];
-  source_.release(oldest * WINDOW, WINDOW);
-  mapped_[oldest] = false;
-  oldest = window;
-  oldest_ = (oldest_ + 1) % kept_.size();
+void ResidentWindows::release(const Source& source, std::uint64_t offset) {
+  Place& place = placeOf(source, offset / WINDOW);
+  if (place.mapped && place.source == &source && place.window == offset / WINDOW) unmap(place);
+}
+
+void ResidentWindows::forget(const Source& source) {
+  for (Place& place : places_)
+    if (place.source == &source) place = {};
+}
+
+// Neighbours in neighbouring places: what is asked for in order does not meet itself.
+ResidentWindows::Place& ResidentWindows::placeOf(const Source& source, std::uint64_t window) {
+  const std::uint64_t start = reinterpret_cast<std::uintptr_t>(&source) / alignof(Source);
+  return places_[(start + window) % places_.size()];
+}
+
+void ResidentWindows::unmap(Place& place) {
+  place.source->release(place.window * WINDOW, WINDOW);
+  place = {};
 }
 
 }  // namespace faultline::shard

@@ -13,6 +13,7 @@
 
 #include "rpc/failpoints.h"
 #include "shard/bus_guard.h"
+#include "shard/read_progress.h"
 
 namespace faultline::shard {
 
@@ -85,6 +86,25 @@ Staged Source::stageCached(std::uint64_t offset, std::size_t length, void* buffe
   if (got < 0 && errno != EAGAIN) return {Staged::Kind::lost, nullptr, errno};
   if (isHole(offset, length)) return {Staged::Kind::zero, nullptr, 0};
   return {Staged::Kind::cold, nullptr, 0};
+}
+
+Staged Source::stageWaiting(std::uint64_t offset, std::size_t length, void* buffer) const {
+  if (const int error = Failpoints::takeFailure(); error != 0) return {Staged::Kind::lost, nullptr, error};
+  if (isHole(offset, length)) return {Staged::Kind::zero, nullptr, 0};
+  ReadProgress progress{.length = length};
+  for (;;) {
+    const ssize_t got = pread(file_.get(), static_cast<char*>(buffer) + progress.done, length - progress.done,
+                              static_cast<off_t>(offset + progress.done));
+    if (got < 0 && errno == EINTR) continue;
+    switch (progress.after(got < 0 ? -errno : static_cast<int>(got))) {
+      case ReadProgress::Next::ended:
+        return judge(buffer, length);
+      case ReadProgress::Next::failed:
+        return {Staged::Kind::lost, nullptr, progress.error};
+      case ReadProgress::Next::readOn:
+        break;
+    }
+  }
 }
 
 Staged Source::stageMapped(std::uint64_t offset, std::size_t length) const {

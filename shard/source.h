@@ -36,6 +36,8 @@ class Source {
 
   // Reads into `buffer` what the page cache has, without waiting for the disk.
   Staged stageCached(std::uint64_t offset, std::size_t length, void* buffer) const;
+  // The same, but waits for the disk: where nothing else can.
+  Staged stageWaiting(std::uint64_t offset, std::size_t length, void* buffer) const;
   // Finds the bytes in the mapping if the page cache has all of them, without waiting for the disk. The
   // caller gives them back with release().
   Staged stageMapped(std::uint64_t offset, std::size_t length) const;
@@ -51,6 +53,7 @@ class Source {
 
   // True where the range is a hole of the file.
   bool isHole(std::uint64_t offset, std::size_t length) const;
+  std::uint64_t bytes() const { return bytes_; }
   int fd() const { return file_.get(); }
 
  private:

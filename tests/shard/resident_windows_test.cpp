@@ -24,15 +24,26 @@ kj::AutoCloseFd openFile(const std::string& path) {
   return kj::AutoCloseFd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
 }
 
+// Whether this process has the page in its page table (pagemap(5), bit 63).
+bool isMapped(const void* page) {
+  const kj::AutoCloseFd pagemap = openFile("/proc/self/pagemap");
+  std::uint64_t entry = 0;
+  const auto at = static_cast<off_t>(reinterpret_cast<std::uintptr_t>(page) / PAGE * sizeof entry);
+  EXPECT_EQ(pread(pagemap.get(), &entry, sizeof entry, at), static_cast<ssize_t>(sizeof entry));
+  return entry >> 63 != 0;
+}
+
 class Windows : public testing::Test {
  protected:
-  bool resident(std::uint64_t offset, std::uint64_t now = NOW) { return windows_.resident(offset, now); }
+  bool resident(std::uint64_t offset, std::uint64_t now = NOW) {
+    return windows_.resident(source_, offset, now);
+  }
 
   test::Image image_{4 * WINDOW};
   // By pointer: a fixture's destructor must not throw, KJ's fds' may.
   const std::unique_ptr<Source> file_ = std::make_unique<Source>(openFile(image_.path()), image_.bytes());
   const Source& source_ = *file_;
-  ResidentWindows windows_{source_, image_.bytes()};
+  ResidentWindows windows_;
 };
 
 TEST_F(Windows, TheFirstFaultInAWindowIsReadTheOthersAreNot) {
@@ -68,10 +79,16 @@ TEST_F(Windows, AgedKnowledgeIsLookedUpAnew) {
 }
 
 TEST_F(Windows, WhatIsNoWholeWindowIsRead) {
-  const std::uint64_t bytes = WINDOW + PAGE;
-  ResidentWindows windows(source_, bytes);
-  windows.resident(WINDOW, NOW);
-  EXPECT_FALSE(windows.resident(WINDOW, NOW));
+  const Source ragged(openFile(image_.path()), WINDOW + PAGE);
+  windows_.resident(ragged, WINDOW, NOW);
+  EXPECT_FALSE(windows_.resident(ragged, WINDOW, NOW));
+}
+
+TEST_F(Windows, SourcesAreToldApart) {
+  const Source other(openFile(image_.path()), image_.bytes());
+  resident(0);
+  EXPECT_FALSE(windows_.resident(other, 0, NOW));
+  EXPECT_TRUE(resident(0));
 }
 
 // A window that the page cache has only in part must never be used: its other pages would wait for the disk.
@@ -88,20 +105,48 @@ TEST_F(Windows, APartlyCachedWindowIsRead) {
   if (preadv2(file.get(), &to, 1, 9 * PAGE, RWF_NOWAIT) > 0)
     GTEST_SKIP() << "the file system of " << path << " keeps files in memory: set TMPDIR to one on a disk";
   Source source(openFile(path), 2 * WINDOW);
-  ResidentWindows windows(source, 2 * WINDOW);
-  for (int fault = 0; fault < 4; fault++) EXPECT_FALSE(windows.resident(8 * PAGE, NOW));
+  for (int fault = 0; fault < 4; fault++) EXPECT_FALSE(windows_.resident(source, 8 * PAGE, NOW));
+}
+
+TEST_F(Windows, WhatIsReleasedIsUnmapped) {
+  resident(WINDOW);
+  ASSERT_TRUE(resident(WINDOW));
+  const void* page = source_.stageInPlace(WINDOW, PAGE).data;
+  ASSERT_TRUE(isMapped(page));
+  windows_.release(source_, 2 * WINDOW);
+  EXPECT_TRUE(isMapped(page)) << "another was meant";
+  windows_.release(source_, WINDOW + PAGE);
+  EXPECT_FALSE(isMapped(page));
+  EXPECT_FALSE(resident(WINDOW));
 }
 
 // What a shard maps stays bounded, whatever the size of the memory.
-TEST_F(Windows, TheOldestIsGivenUpForTheNewest) {
-  ResidentWindows two(source_, image_.bytes(), 2);
-  for (std::uint64_t window = 0; window < 3; window++) {
-    two.resident(window * WINDOW, NOW);
-    ASSERT_TRUE(two.resident(window * WINDOW, NOW)) << window;
-  }
-  EXPECT_TRUE(two.resident(WINDOW, NOW));
-  EXPECT_TRUE(two.resident(2 * WINDOW, NOW));
-  EXPECT_FALSE(two.resident(0, NOW));
+TEST_F(Windows, WhereNoneFitsItIsReadUntilAnotherGoes) {
+  ResidentWindows one(1);
+  one.resident(source_, 0, NOW);
+  ASSERT_TRUE(one.resident(source_, 0, NOW));
+  for (int fault = 0; fault < 4; fault++) EXPECT_FALSE(one.resident(source_, WINDOW, NOW));
+  one.release(source_, 0);
+  one.resident(source_, WINDOW, NOW);
+  EXPECT_TRUE(one.resident(source_, WINDOW, NOW));
+}
+
+TEST_F(Windows, WhatHasAgedGoesForAnother) {
+  ResidentWindows one(1);
+  one.resident(source_, 0, NOW);
+  ASSERT_TRUE(one.resident(source_, 0, NOW));
+  const void* page = source_.stageInPlace(0, PAGE).data;
+  const std::uint64_t later = NOW + ResidentWindows::BELIEVED + 1;
+  one.resident(source_, WINDOW, later);
+  EXPECT_TRUE(one.resident(source_, WINDOW, later));
+  EXPECT_FALSE(isMapped(page));
+}
+
+TEST_F(Windows, AForgottenSourceIsNotBelieved) {
+  resident(0);
+  ASSERT_TRUE(resident(0));
+  windows_.forget(source_);
+  EXPECT_FALSE(resident(0));
 }
 
 }  // namespace
