@@ -1,6 +1,7 @@
 #include "bench/breakdown.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace faultline::bench {
 
@@ -15,18 +16,18 @@ double mean(rpc::Latency::Reader latency) {
 }  // namespace
 
 std::vector<Part> breakDown(const Faultline& server, const BenchImage& image, const Workload& workload) {
-  std::vector<Part> parts;
-  double closing = 0, served = 0;
+  double closing = 0, closed = 0, served = 0, gate = 0, source = 0, copy = 0;
+  std::uint64_t read = 0, readTimes = 0;
   const auto client = server.connect();
   const std::uint64_t before = newestRestore(*client);
   const Measured measured = run(workload, image, server.socket(), [&] {
     auto response = client->wait(restoreAfter(*client, before).statsRequest().send());
     const auto stats = response.getStats();
+    read = stats.getFaults();
+    readTimes = stats.getReadTimes();
     closing = mean(stats.getDrain());
-    // The coordinator has it from closing the gate to opening it: what passes before read() returns is not in
-    // eventToDone, the rest is.
-    const double coordinator = std::max(closing, mean(stats.getClosed()));
-    double gate = 0, source = 0, copy = 0, samples = 0;
+    closed = std::max(closing, mean(stats.getClosed()));
+    double samples = 0;
     for (auto shard : stats.getShards()) {
       const auto weight = static_cast<double>(shard.getEventToDone().getSamples());
       samples += weight;
@@ -36,16 +37,23 @@ std::vector<Part> breakDown(const Faultline& server, const BenchImage& image, co
       copy += weight * mean(shard.getCopy());
     }
     for (double* sum : {&served, &gate, &source, &copy}) *sum /= std::max(samples, 1.0);
-    parts = {{"coordinator", coordinator},
-             {"hand-over", std::max(0.0, served - (coordinator - closing) - gate - source - copy)},
-             {"wait for the gate", gate},
-             {"source", source},
-             {"copy", copy}};
   });
-  const double whole =
-      1e9 * measured.seconds / static_cast<double>(std::max<std::uint64_t>(measured.faults, 1));
-  parts.insert(parts.begin(), {"kernel queue and wakes", std::max(0.0, whole - closing - served)});
-  return parts;
+  if (read != measured.faults)
+    throw std::runtime_error(std::to_string(read) + " faults were read where " +
+                             std::to_string(measured.faults) +
+                             " pages were touched, so nobody knows how long they waited: measure again");
+  const double faults = static_cast<double>(std::max<std::uint64_t>(measured.faults, 1));
+  const double whole = 1e9 * measured.seconds / faults;
+  const double untilRead = static_cast<double>(readTimes - measured.touchTimes) / faults;
+  return {{"kernel queue", untilRead - closing},
+          {"coordinator", closed},
+          // The coordinator has it from closing the gate to opening it: what passes before read() returns is
+          // not in what the shard saw of it, the rest is.
+          {"hand-over", std::max(0.0, served - (closed - closing) - gate - source - copy)},
+          {"wait for the gate", gate},
+          {"source", source},
+          {"copy", copy},
+          {"wake", whole - untilRead - served}};
 }
 
 }  // namespace faultline::bench

@@ -14,8 +14,8 @@ struct Part {
   double ns;  // mean
 };
 
-// One thread, 4 KiB pages. The target's own clock gives the whole, the segment's histograms the parts; what
-// they do not see is the kernel's: queueing the fault, and waking the coordinator and the target.
+// One thread, 4 KiB pages, in the order in which a fault meets them. The target's own clock gives the whole,
+// the segment's histograms and counters the parts. Throws std::runtime_error where a fault was read twice.
 std::vector<Part> breakDown(const Faultline& server, const BenchImage& image, const Workload& workload);
 
 }  // namespace faultline::bench

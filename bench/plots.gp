@@ -59,5 +59,5 @@ set boxwidth 0.6
 set xtics ('one CPU' 0, 'across CPUs' 1, 'free' 2)
 set key outside bottom center horizontal
 part(name) = sprintf("< awk -F, '$1 == \"%s\" { print $3 }' %s/breakdown.csv", name, data)
-parts = "'kernel queue and wakes' 'coordinator' 'hand-over' 'wait for the gate' 'source' 'copy'"
+parts = "'kernel queue' 'coordinator' 'hand-over' 'wait for the gate' 'source' 'copy' 'wake'"
 plot for [p in parts] part(p) using 1 title p

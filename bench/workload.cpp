@@ -92,14 +92,17 @@ struct Toucher {
   const Target* target = nullptr;
   std::vector<std::uint32_t> order;
   target::LatencyHistogram latency;
-  std::uint64_t wrong = 0, endedAt = 0;
+  std::uint64_t wrong = 0, endedAt = 0, touchTimes = 0;
 
   void run(bool write) {
     std::uint64_t before = nowNs();
     for (const std::uint32_t n : order) {
       const std::uint64_t word = touch(target->page(n), write);
       const std::uint64_t after = nowNs();
-      if (after - before >= NO_FAULT_NS) latency.add(after - before);
+      if (after - before >= NO_FAULT_NS) {
+        latency.add(after - before);
+        touchTimes += before;
+      }
       if (word != target->expected(n)) wrong++;
       before = nowNs();
     }
@@ -172,6 +175,7 @@ Measured run(const Workload& workload, const BenchImage& image, const std::strin
   for (const Toucher& toucher : touchers) {
     measured.latency.add(toucher.latency);
     measured.faults += toucher.latency.count();
+    measured.touchTimes += toucher.touchTimes;
     wrong += toucher.wrong;
     endedAt = std::max(endedAt, toucher.endedAt);
   }

@@ -38,6 +38,7 @@ struct Workload {
 struct Measured {
   target::LatencyHistogram latency;  // ns, of each fault as its thread saw it
   std::uint64_t faults = 0;          // touches, without those that found the page there
+  std::uint64_t touchTimes = 0;      // ns: when those began, the sum modulo 2^64
   std::uint64_t removals = 0;        // pages that were given back meanwhile
   double seconds = 0;                // from the first touch to the last
 

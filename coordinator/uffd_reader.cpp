@@ -187,12 +187,17 @@ bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
   auto& counters = segment_.counters();
   count(counters.batches);
   try {
+    std::uint64_t faults = 0;
     for (const uffd_msg& message : messages) {
-      if (message.event == UFFD_EVENT_PAGEFAULT)
+      if (message.event == UFFD_EVENT_PAGEFAULT) {
         addFault(message);
-      else
+        faults++;
+      } else {
         addRemoval(message);
+      }
     }
+    count(counters.faults, faults);
+    count(counters.readTimes, faults * readAt);
     if (guard.has_value()) publish(*guard);
   } catch (...) {
     // The guard opens the gate as it goes, and removals that were read are not in the page table.
@@ -234,11 +239,9 @@ void UffdReader::publish(const shm::ExclusiveGuard& guard) {
 }
 
 void UffdReader::addFault(const uffd_msg& message) {
-  auto& counters = segment_.counters();
-  count(counters.faults);
   const auto page = segment_.regions().pageAt(message.arg.pagefault.address);
   if (!page.has_value()) {
-    count(counters.outsideFaults);
+    count(segment_.counters().outsideFaults);
     return outside_.push_back(message);
   }
   if ((message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0) {

@@ -120,6 +120,8 @@ struct RestoreStats {
   closed @10 :Latency;        # from closing the gate to opening it
   shards @11 :List(ShardStats);  # by index; those that own nothing as well
   outsideFaults @12 :UInt64;  # faults at addresses that no region covers
+  readTimes @13 :UInt64;      # when the faults were read, ns of CLOCK_MONOTONIC: the sum, modulo 2^64. A target on
+                              # the same machine that has the sum of when it touched knows how long they waited
 }
 
 interface Prefault {

@@ -103,6 +103,7 @@ void fill(RestoreStats::Builder to, const shm::RestoreCounters& c) {
   to.setAdoptions(get(c.adoptions));
   to.setWakes(get(c.wakes));
   to.setOutsideFaults(get(c.outsideFaults));
+  to.setReadTimes(get(c.readTimes));
   fill(to.initDrain(), c.drain);
   fill(to.initClosed(), c.closed);
 }
