@@ -42,7 +42,7 @@ class ListenerServer final : public rpc::Listener::Server {
   }
 
   kj::Promise<void> close(CloseContext) override {
-    service_.closeListener(listener_->spec().name);
+    service_.close(*listener_);
     return kj::READY_NOW;
   }
 

@@ -227,6 +227,11 @@ std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd soc
   return listener;
 }
 
+void Service::close(const Listener& listener) {
+  const auto found = listeners_.find(listener.spec().name);
+  if (found != listeners_.end() && found->second.get() == &listener) closeListener(listener.spec().name);
+}
+
 void Service::closeListener(const std::string& name) {
   for (const char* part : {"listen", "spec", "source"}) link_.drop(listenerName(name, part));
   const auto found = listeners_.find(name);

@@ -39,6 +39,8 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source);
   bool listens(const std::string& name) const { return listeners_.count(name) != 0; }
   void closeListener(const std::string& name);
+  // Where it is open: its name may be another's by now.
+  void close(const Listener& listener);
   void shutdown(bool force);
   kj::Promise<void> reshard(const std::string& name, std::uint32_t shards);
   Upgrade& upgrade() { return upgrade_; }

@@ -13,15 +13,20 @@
 namespace faultline::test {
 namespace {
 
-TEST(ClosedListener, HangsUpOnWhoeverHasNotSaidItsHandshake) {
-  Image image(64 * 4096);
-  Server server(image, {.more = {"--handshake-timeout-ms", "600000"}});
-  const std::string socket = image.directory() + "/closed";
+// Another one, beside the server's own.
+rpc::Listener::Client listenAt(Server& server, const Image& image, const std::string& socket) {
   auto request = server.client().coordinator().listenRequest();
   request.initSpec().setName("closed");
   request.setSource(rpc::makeFd(kj::AutoCloseFd(open(image.path().c_str(), O_RDONLY | O_CLOEXEC))));
   request.setSocket(rpc::makeFd(rpc::listenAt(socket)));
-  auto listener = server.wait(request.send()).getListener();
+  return server.wait(request.send()).getListener();
+}
+
+TEST(ClosedListener, HangsUpOnWhoeverHasNotSaidItsHandshake) {
+  Image image(64 * 4096);
+  Server server(image, {.more = {"--handshake-timeout-ms", "600000"}});
+  const std::string socket = image.directory() + "/closed";
+  auto listener = listenAt(server, image, socket);
 
   const kj::AutoCloseFd silent = rpc::connectTo(socket);
   Target target(image, socket, 4096);  // behind it: both are known when this one is served
@@ -30,6 +35,20 @@ TEST(ClosedListener, HangsUpOnWhoeverHasNotSaidItsHandshake) {
   char byte;
   EXPECT_EQ(recv(silent.get(), &byte, 1, 0), 0);
   for (std::uint64_t page = 0; page < target.pages(); page++) ASSERT_TRUE(target.holdsImage(page)) << page;
+}
+
+// A second close() is for the one that was closed, not for whoever has taken its name since.
+TEST(ClosedListener, LeavesItsNameToTheNext) {
+  Image image(64 * 4096);
+  Server server(image);
+  auto first = listenAt(server, image, image.directory() + "/first");
+  server.wait(first.closeRequest().send());
+  const std::string socket = image.directory() + "/second";
+  auto second = listenAt(server, image, socket);
+  server.wait(first.closeRequest().send());
+  Target target(image, socket, 4096);
+  server.wait(second.nextRestoreRequest().send());
+  EXPECT_TRUE(target.holdsImage(0));
 }
 
 }  // namespace
