@@ -15,17 +15,25 @@ double median(std::vector<double> values) {
 
 Comparison compare(unsigned rounds, const std::function<double()>& ours,
                    const std::function<double()>& theirs) {
-  std::vector<double> a, b, ratios;
+  return compareWithEach(rounds, 1, ours, [&](std::size_t) { return theirs(); }).front();
+}
+
+std::vector<Comparison> compareWithEach(unsigned rounds, std::size_t others,
+                                        const std::function<double()>& ours,
+                                        const std::function<double(std::size_t)>& theirs) {
+  std::vector<double> a;
+  std::vector<std::vector<double>> b(others), ratios(others);
   for (unsigned round = 0; round < rounds; round++) {
-    double mine = 0, other = 0;
+    double mine = 0;
     if (round % 2 == 0) mine = ours();
-    other = theirs();
+    for (std::size_t i = 0; i < others; i++) b[i].push_back(theirs(i));
     if (round % 2 == 1) mine = ours();
     a.push_back(mine);
-    b.push_back(other);
-    ratios.push_back(other > 0 ? mine / other : 0);
+    for (std::size_t i = 0; i < others; i++) ratios[i].push_back(b[i].back() > 0 ? mine / b[i].back() : 0);
   }
-  return {median(a), median(b), median(ratios)};
+  std::vector<Comparison> results;
+  for (std::size_t i = 0; i < others; i++) results.push_back({median(a), median(b[i]), median(ratios[i])});
+  return results;
 }
 
 namespace {

@@ -2,6 +2,7 @@
 // them.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -19,6 +20,12 @@ struct Comparison {
 // Measures both in each of `rounds` rounds, changing who begins.
 Comparison compare(unsigned rounds, const std::function<double()>& ours,
                    const std::function<double()>& theirs);
+
+// The same with several others: ours against each, over the same rounds. The best of them is the one with the
+// lowest ratio; the best of each round would be the luckiest.
+std::vector<Comparison> compareWithEach(unsigned rounds, std::size_t others,
+                                        const std::function<double()>& ours,
+                                        const std::function<double(std::size_t)>& theirs);
 
 // A line of the table of aims.
 struct Verdict {
