@@ -95,11 +95,11 @@ Faultline::Faultline(const std::string& directory, const std::string& memory, co
                                      "warn"};
   if (options.pollIdle) arguments.insert(arguments.end(), {"--cpu-latency-us", "0"});
   start(std::move(arguments), options.placement);
-  while (access(control_.c_str(), F_OK) != 0) {
+  // The socket is there a moment before it can be connected to.
+  while (kj::runCatchingExceptions([this] { connect(); }) != nullptr) {
     if (ended()) throw std::runtime_error("faultline serve ended at once; FAULTLINE_BENCH_LOG=1 shows why");
     usleep(1000);
   }
-  connect();
 }
 
 std::unique_ptr<rpc::ControlClient> Faultline::connect() const {
