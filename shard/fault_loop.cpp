@@ -255,11 +255,8 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
       return commit(fault, worker, {Content::Kind::zero});
     case Staged::Kind::lost:
       return sourceFailed(fault, worker, staged.error);
-    case Staged::Kind::cold: {
-      count(restore.counters().coldReads);
-      std::lock_guard lock(outcomesMutex_);
-      return cold_.read(fault);
-    }
+    case Staged::Kind::cold:
+      return readCold(fault);
     case Staged::Kind::bytes:
       break;
   }
@@ -292,8 +289,11 @@ Staged FaultLoop::stage(const Fault& fault, unsigned worker, char* buffer, std::
   if (at.pageSize != shm::SMALL_PAGE)
     return cold_.available() ? source.stageMapped(at.offset, at.pageSize)
                              : source.stageMappedWaiting(at.offset, at.pageSize);
-  if (worker == WorkerPool::FAULT_THREAD && windows_.resident(source, at.offset, now))
-    return source.stageInPlace(at.offset, at.pageSize);
+  if (worker == WorkerPool::FAULT_THREAD && windows_.resident(source, at.offset, now)) {
+    const Staged staged = source.stageInPlace(at.offset, at.pageSize);
+    // A mapping does not say why a page is lost. A read does.
+    if (staged.kind != Staged::Kind::lost || staged.error != 0) return staged;
+  }
   return cold_.available() ? source.stageCached(at.offset, at.pageSize, buffer)
                            : source.stageWaiting(at.offset, at.pageSize, buffer);
 }
@@ -319,6 +319,8 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
       retryLater(fault);
       break;
     case Commit::lost:
+      // From where it was mapped, and not from a buffer: the read says why.
+      if (cold_.available()) return readCold(fault);
       sourceFailed(fault, worker, 0);
       break;
     case Commit::poisoned:
@@ -347,6 +349,12 @@ void FaultLoop::requeue(Attachment& restore, shm::PageIndex page) {
 void FaultLoop::retryLater(const Fault& fault) {
   std::lock_guard lock(outcomesMutex_);
   if (!retries_.push(fault, nowNs())) requeue(*fault.restore, fault.page);
+}
+
+void FaultLoop::readCold(const Fault& fault) {
+  count(fault.restore->counters().coldReads);
+  std::lock_guard lock(outcomesMutex_);
+  cold_.read(fault);
 }
 
 void FaultLoop::sourceFailed(Fault fault, unsigned worker, int error) {

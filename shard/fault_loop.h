@@ -79,6 +79,7 @@ class FaultLoop {
   void wakeAll();
   void requeue(Attachment& restore, shm::PageIndex page);
   void retryLater(const Fault& fault);
+  void readCold(const Fault& fault);
   void sourceFailed(Fault fault, unsigned worker, int error);
   void poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page, const std::string& reason);
   Staged stage(const Fault& fault, unsigned worker, char* buffer, std::uint64_t now);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <vector>
 
 #include "tests/race/race_test.h"
 #include "tests/recovery/recovery_test.h"
@@ -118,6 +119,33 @@ TEST_P(Cold, APageGivenBackMeanwhileIsZeros) {
   server.wait(slow.barrier.releaseRequest().send());
   EXPECT_EQ(slow.value.get(), 0);
   EXPECT_TRUE(target.isAll(SLOW, 0));
+}
+
+// A page may vanish from where it is mapped between the look at it and its copy: memory that was short, a
+// disk that failed. The mapping does not say why, so the page is read, and only what the read says is
+// believed.
+TEST_P(Cold, APageThatVanishesBeforeItsCopyIsReadAnew) {
+  Image image(imageBytes());
+  Server server(image, oneShard());
+  Target target(image, server.socket(), pageSize());
+  server.restore();
+  // The third of 4 KiB pages next to each other is copied from the mapping.
+  for (const std::uint64_t page : {0, 1}) ASSERT_EQ(target.read(page), expected(page));
+  constexpr std::uint64_t VANISHING = 2;
+  const std::vector<char> saved(image.data(), image.data() + image.bytes());
+
+  auto copying = arm(server, shardHooks(server, 0), "beforeCopy", rpc::Action::PARK, VANISHING);
+  auto value = target.readLater(VANISHING);
+  server.wait(copying.waitHeldRequest().send());
+  image.truncate(0);
+  auto reading = arm(server, shardHooks(server, 0), "coldRead", rpc::Action::PARK, VANISHING);
+  server.wait(copying.releaseRequest().send());
+  server.wait(reading.waitHeldRequest().send());
+  image.truncate(saved.size());
+  image.write(0, saved.data(), saved.size());
+  server.wait(reading.releaseRequest().send());
+  EXPECT_EQ(value.get(), expected(VANISHING));
+  expectContent(target, {});
 }
 
 // A restore that ends while its read is under way is forgotten, and takes nothing of another's with it.
