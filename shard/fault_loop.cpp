@@ -251,28 +251,30 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
   const Staged staged = stage(fault, worker, buffer, before);
   restore.counters().source.record(nowNs() - before);
   switch (staged.kind) {
-    case Staged::Kind::zero:
-      return commit(fault, worker, {Content::Kind::zero});
     case Staged::Kind::lost:
       return sourceFailed(fault, worker, staged.error);
     case Staged::Kind::cold:
       return readCold(fault);
+    case Staged::Kind::zero:
+      commit(fault, worker, {Content::Kind::zero});
+      break;
     case Staged::Kind::bytes:
+      count(restore.counters().sourceBytes, restore.segment().regions().locate(fault.page).pageSize);
+      commit(fault, worker, {Content::Kind::bytes, staged.data});
       break;
   }
-  count(restore.counters().sourceBytes, restore.segment().regions().locate(fault.page).pageSize);
-  commit(fault, worker, {Content::Kind::bytes, staged.data});
-  if (staged.data != buffer) letGo(restore, worker, fault.page);
+  letGo(restore, worker, fault.page);
 }
 
-// What was used in place is unmapped: a huge page at once, a window when none of its pages can fault any
-// more. One that reaches over an end of its region may stay until it ages.
+// What may have been used in place is unmapped: a huge page at once, a window when none of its pages can
+// fault any more. One that reaches over an end of its region may stay until it ages.
 void FaultLoop::letGo(Attachment& restore, unsigned worker, shm::PageIndex page) {
   const auto at = restore.segment().regions().locate(page);
   if (at.pageSize != shm::SMALL_PAGE) {
     if (worker == WorkerPool::FAULT_THREAD) wakeAll();  // to unmap as much takes its time
     return restore.source().release(at.offset, at.pageSize);
   }
+  if (worker != WorkerPool::FAULT_THREAD) return;
   constexpr std::uint64_t PAGES = ResidentWindows::WINDOW / shm::SMALL_PAGE;
   const std::uint64_t before = std::min(page, at.offset / shm::SMALL_PAGE % PAGES);
   const shm::PageRange window{page - before, before + std::min(PAGES - before, at.pagesBehind)};
