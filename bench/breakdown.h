@@ -15,7 +15,8 @@ struct Part {
 };
 
 // One thread, 4 KiB pages, in the order in which a fault meets them. The target's own clock gives the whole,
-// the segment's histograms and counters the parts. Throws std::runtime_error where a fault was read twice.
+// the segment's histograms and counters the parts. Measures again where a fault was read twice;
+// throws std::runtime_error where that does not end.
 std::vector<Part> breakDown(const Faultline& server, const BenchImage& image, const Workload& workload);
 
 }  // namespace faultline::bench

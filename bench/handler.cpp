@@ -21,6 +21,8 @@ namespace faultline::bench {
 
 namespace {
 
+constexpr std::uint64_t START_NS = 10'000'000'000;  // that a server may take until it answers
+
 std::string freshName(const std::string& directory, const std::string& kind) {
   static unsigned number = 0;
   // Not what a run that was killed has left.
@@ -96,9 +98,12 @@ Faultline::Faultline(const std::string& directory, const std::string& memory, co
   if (options.pollIdle) arguments.insert(arguments.end(), {"--cpu-latency-us", "0"});
   start(std::move(arguments), options.placement);
   // The socket is there a moment before it can be connected to.
-  while (kj::runCatchingExceptions([this] { connect(); }) != nullptr) {
+  for (const std::uint64_t from = shm::nowNs();; usleep(1000)) {
+    const auto failure = kj::runCatchingExceptions([this] { connect(); });
+    if (failure == nullptr) return;
     if (ended()) throw std::runtime_error("faultline serve ended at once; FAULTLINE_BENCH_LOG=1 shows why");
-    usleep(1000);
+    if (shm::nowNs() - from > START_NS)
+      throw std::runtime_error(KJ_ASSERT_NONNULL(failure).getDescription().cStr());
   }
 }
 

@@ -148,8 +148,6 @@ void FaultLoop::run() {
     worked |= takeBatches();
     worked |= cold_.reap([this](const Fault& fault, const void* data, int error) {
       if (data == nullptr) return sourceFailed(fault, WorkerPool::FAULT_THREAD, error);
-      const auto& source = fault.restore->segment().regions().locate(fault.page);
-      count(fault.restore->counters().sourceBytes, source.pageSize);
       commit(fault, WorkerPool::FAULT_THREAD, {Content::Kind::bytes, data});
     }) > 0;
     worked |= retryDue();
@@ -170,6 +168,7 @@ bool FaultLoop::runCommands() {
     commanded_.store(false, std::memory_order_relaxed);
   }
   for (auto& action : commands) action();
+  windows_.age(nowNs());  // a ping comes twice a second
   return true;
 }
 
@@ -259,22 +258,20 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
       commit(fault, worker, {Content::Kind::zero});
       break;
     case Staged::Kind::bytes:
-      count(restore.counters().sourceBytes, restore.segment().regions().locate(fault.page).pageSize);
       commit(fault, worker, {Content::Kind::bytes, staged.data});
       break;
   }
-  letGo(restore, worker, fault.page);
+  const auto at = restore.segment().regions().locate(fault.page);
+  if (at.pageSize == shm::SMALL_PAGE || staged.kind != Staged::Kind::bytes) return;
+  if (worker == WorkerPool::FAULT_THREAD) wakeAll();  // to unmap a huge page takes its time
+  restore.source().release(at.offset, at.pageSize);
 }
 
-// What may have been used in place is unmapped: a huge page at once, a window when none of its pages can
-// fault any more. One that reaches over an end of its region may stay until it ages.
-void FaultLoop::letGo(Attachment& restore, unsigned worker, shm::PageIndex page) {
+// The page has come. Its window, if it is mapped, goes when none of its pages can fault any more; one that
+// reaches over an end of its region stays until it ages, and so does one whose last page came otherwise.
+void FaultLoop::letGo(Attachment& restore, shm::PageIndex page) {
   const auto at = restore.segment().regions().locate(page);
-  if (at.pageSize != shm::SMALL_PAGE) {
-    if (worker == WorkerPool::FAULT_THREAD) wakeAll();  // to unmap as much takes its time
-    return restore.source().release(at.offset, at.pageSize);
-  }
-  if (worker != WorkerPool::FAULT_THREAD) return;
+  if (at.pageSize != shm::SMALL_PAGE) return;
   constexpr std::uint64_t PAGES = ResidentWindows::WINDOW / shm::SMALL_PAGE;
   const std::uint64_t before = std::min(page, at.offset / shm::SMALL_PAGE % PAGES);
   const shm::PageRange window{page - before, before + std::min(PAGES - before, at.pagesBehind)};
@@ -296,34 +293,39 @@ Staged FaultLoop::stage(const Fault& fault, unsigned worker, char* buffer, std::
     // A mapping does not say why a page is lost. A read does.
     if (staged.kind != Staged::Kind::lost || staged.error != 0) return staged;
   }
-  return cold_.available() ? source.stageCached(at.offset, at.pageSize, buffer)
-                           : source.stageWaiting(at.offset, at.pageSize, buffer);
+  const Staged staged = source.stageCached(at.offset, at.pageSize, buffer);
+  if (staged.kind == Staged::Kind::cold && !cold_.available())
+    return source.stageWaiting(at.offset, at.pageSize, buffer);
+  return staged;
 }
 
 void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
   Attachment& restore = *fault.restore;
-  fault.sourceFailures = 0;  // they have passed
   switch (committer_.commitFault(restore, worker, fault.page, content)) {
     case Commit::done:
       restore.counters().eventToDone.record(nowNs() - fault.readAt);
-      if (worker == WorkerPool::FAULT_THREAD)
-        wakeLater(restore, fault.page);
-      else
-        Committer::wake(restore, fault.page);
+      if (content.kind == Content::Kind::bytes)
+        count(restore.counters().sourceBytes, restore.segment().regions().locate(fault.page).pageSize);
+      if (worker != WorkerPool::FAULT_THREAD) return Committer::wake(restore, fault.page);
+      wakeLater(restore, fault.page);
+      letGo(restore, fault.page);
       break;
     case Commit::retry:
       fault.tries++;
+      fault.sourceFailures = 0;  // they have passed
       retryLater(fault);
       break;
     case Commit::unclear:
       // In the end its threads look for themselves: they go on, or fault again.
       if (++fault.tries > UNCLEAR_TRIES) return requeue(restore, fault.page);
+      fault.sourceFailures = 0;
       retryLater(fault);
       break;
     case Commit::lost:
-      // From where it was mapped, and not from a buffer: the read says why.
+      // From where it was mapped, which does not say why. A read does.
+      if (++fault.sourceFailures >= SOURCE_TRIES) return sourceFailed(fault, worker, 0);
       if (cold_.available()) return readCold(fault);
-      sourceFailed(fault, worker, 0);
+      retryLater(fault);
       break;
     case Commit::poisoned:
     case Commit::unpoisonable:

@@ -83,7 +83,7 @@ class FaultLoop {
   void sourceFailed(Fault fault, unsigned worker, int error);
   void poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page, const std::string& reason);
   Staged stage(const Fault& fault, unsigned worker, char* buffer, std::uint64_t now);
-  void letGo(Attachment& restore, unsigned worker, shm::PageIndex page);
+  void letGo(Attachment& restore, shm::PageIndex page);
 
   const Committer& committer_;
   WorkerPool& workers_;

@@ -8,9 +8,9 @@
 // What it knows ages: pages that are mapped and in use are the last to be reclaimed, and nothing is believed
 // for longer than a second, so a fault that waits for the disk after all is as rare as memory is short.
 //
-// What a shard maps is bounded, whatever the number and the size of its restores. Where more windows are
-// wanted than fit, those that are there stay until they have aged, and the others are read: to change them
-// sooner would cost more than it saves.
+// What a shard maps is bounded, whatever the number and the size of its restores: each window has one place,
+// which it shares with others. One that is there stays until it is let go of or has aged, and those that meet
+// it are read: to change them sooner would cost more than it saves.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ namespace faultline::shard {
 // For one thread. Allocates nothing after construction.
 class ResidentWindows {
  public:
-  static constexpr std::uint64_t WINDOW = 64u << 10;        // bytes; mm/memory.c, fault_around_pages
+  static constexpr std::uint64_t WINDOW = Source::WINDOW;   // bytes
   static constexpr std::size_t MOST = 2048;                 // mapped at once: 128 MiB
   static constexpr std::uint64_t BELIEVED = 1'000'000'000;  // ns
 
@@ -34,21 +34,24 @@ class ResidentWindows {
   bool resident(const Source& source, std::uint64_t offset, std::uint64_t now);
   // None of the pages of the window of `offset` is expected to be wanted again.
   void release(const Source& source, std::uint64_t offset);
+  // Lets go of all that have aged; looks at most twice a second. To be called now and then: nobody may come
+  // by their places again.
+  void age(std::uint64_t now);
   // `source` goes away, and with it what is mapped of it.
   void forget(const Source& source);
 
  private:
-  // One window, or nothing: each window has one place, which it shares with others.
+  // A window that was asked for once or is mapped, or nothing.
   struct Place {
     const Source* source = nullptr;  // null: nothing
     std::uint64_t window = 0;
-    std::uint64_t since = 0;  // ns; when it was first asked for, or mapped
-    bool mapped = false;
+    std::uint64_t mappedAt = 0;  // ns; 0: it is not
   };
   Place& placeOf(const Source& source, std::uint64_t window);
   static void unmap(Place& place);
 
   std::vector<Place> places_;
+  std::uint64_t agedAt_ = 0;  // ns
 };
 
 }  // namespace faultline::shard

@@ -22,10 +22,8 @@ namespace {
 using rpc::Failpoints;
 
 constexpr std::size_t PAGE = 4096;
-// What one page fault on a file mapping maps (mm/memory.c, fault_around_pages).
-constexpr std::size_t FAULT_AROUND = 64u << 10;
 // So that what the page cache has in one piece can be mapped as one, and a fault maps the pages of one
-// aligned FAULT_AROUND of the file.
+// aligned WINDOW of the file.
 constexpr std::size_t ALIGNMENT = 2u << 20;
 
 // mincore() says of a file that is neither ours nor writable for us that all of it is there (mm/mincore.c,
@@ -51,25 +49,30 @@ Staged judge(const void* data, std::size_t length) {
 
 Source::Source(kj::AutoCloseFd file, std::uint64_t bytes)
     : file_(kj::mv(file)), bytes_(bytes), residencyKnown_(tellsResidency(file_.get())) {
+  const std::size_t room = (bytes_ + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  reservedBytes_ = 2 * room + ALIGNMENT;
   void* reserved =
-      mmap(nullptr, bytes_ + ALIGNMENT, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      mmap(nullptr, reservedBytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (reserved == MAP_FAILED) KJ_FAIL_SYSCALL("find room for the source", errno, bytes_);
   reserved_ = static_cast<char*>(reserved);
-  char* aligned = reserved_ + (ALIGNMENT - reinterpret_cast<std::uintptr_t>(reserved_) % ALIGNMENT);
-  void* start = mmap(aligned, bytes_, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, file_.get(), 0);
-  if (start == MAP_FAILED) {
-    const int error = errno;
-    munmap(reserved_, bytes_ + ALIGNMENT);
-    KJ_FAIL_SYSCALL("map the source", error, bytes_);
-  }
-  mapping_ = aligned;
+  mapping_ = reserved_ + (ALIGNMENT - reinterpret_cast<std::uintptr_t>(reserved_) % ALIGNMENT);
+  windows_ = mapping_ + room;
+  for (char* start : {mapping_, windows_})
+    if (mmap(start, bytes_, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, file_.get(), 0) ==
+        MAP_FAILED) {
+      const int error = errno;
+      munmap(reserved_, reservedBytes_);
+      KJ_FAIL_SYSCALL("map the source", error, bytes_);
+    }
   // What is read through the mapping comes into the page cache in pieces of 2 MiB where the file system has
   // them (mm/filemap.c, do_sync_mmap_readahead): fewer, larger reads, and one entry to map. Best effort.
   madvise(mapping_, bytes_, MADV_HUGEPAGE);
+  // No entry for 2 MiB (mm/memory.c, do_set_pmd), which would come and go with each of its windows.
+  madvise(windows_, bytes_, MADV_NOHUGEPAGE);
 }
 
 Source::~Source() {
-  munmap(reserved_, bytes_ + ALIGNMENT);
+  munmap(reserved_, reservedBytes_);
 }
 
 Staged Source::stageCached(std::uint64_t offset, std::size_t length, void* buffer) const {
@@ -116,13 +119,37 @@ Staged Source::stageMapped(std::uint64_t offset, std::size_t length) const {
 
 // A page that the touch of its neighbours has not mapped, being locked just then, is mapped by whoever reads
 // it, from memory.
+bool Source::mapWindow(std::uint64_t offset) const {
+  char* start = windows_ + offset;
+  if (!residencyKnown_ || !cached(start, WINDOW)) return false;
+  if (touchPages(start, WINDOW, WINDOW)) return true;
+  releaseWindow(offset);
+  return false;
+}
+
+void Source::releaseWindow(std::uint64_t offset) const {
+  madvise(windows_ + offset, WINDOW, MADV_DONTNEED);
+}
+
+// The same, of pages of 2 MiB.
 bool Source::mapIfCached(std::uint64_t offset, std::size_t length) const {
-  return residencyKnown_ && cached(offset, length) && touchPages(mapping_ + offset, length, FAULT_AROUND);
+  if (!residencyKnown_) return false;
+  char* start = mapping_ + offset;
+  // A first page that is there is mapped; where the page cache has all of the range in one piece, that maps
+  // all of it, and mincore looks at one entry instead of 512 pages (mm/memory.c, filemap_map_pmd).
+  char byte;
+  const iovec first{&byte, 1};
+  const ssize_t got = preadv2(file_.get(), &first, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+  if (got < 0 && errno == EAGAIN) return false;
+  if (got == 1) touchPages(start, 1);
+  if (cached(start, length) && touchPages(start, length, WINDOW)) return true;
+  release(offset, length);
+  return false;
 }
 
 Staged Source::stageInPlace(std::uint64_t offset, std::size_t length) const {
   if (const int error = Failpoints::takeFailure(); error != 0) return {Staged::Kind::lost, nullptr, error};
-  return judge(mapping_ + offset, length);
+  return judge(windows_ + offset, length);
 }
 
 Staged Source::stageMappedWaiting(std::uint64_t offset, std::size_t length) const {
@@ -152,18 +179,11 @@ bool Source::isHole(std::uint64_t offset, std::size_t length) const {
   return end >= 0 && static_cast<std::uint64_t>(end) >= offset + length;
 }
 
-bool Source::cached(std::uint64_t offset, std::size_t length) const {
-  // A first page that is there is mapped; where the page cache has all of the range in one piece, that maps
-  // all of it, and mincore looks at one entry instead of 512 pages (mm/memory.c, filemap_map_pmd).
-  char byte;
-  const iovec first{&byte, 1};
-  const ssize_t got = preadv2(file_.get(), &first, 1, static_cast<off_t>(offset), RWF_NOWAIT);
-  if (got < 0 && errno == EAGAIN) return false;
-  if (got == 1) touchPages(mapping_ + offset, 1);
+bool Source::cached(const char* start, std::size_t length) {
   unsigned char resident[512];
   for (std::size_t done = 0; done < length;) {
     const std::size_t part = std::min(length - done, sizeof resident * PAGE);
-    if (mincore(mapping_ + offset + done, part, resident) != 0) return false;
+    if (mincore(const_cast<char*>(start) + done, part, resident) != 0) return false;
     if (std::any_of(resident, resident + part / PAGE, [](unsigned char r) { return (r & 1) == 0; }))
       return false;
     done += part;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <sstream>
 
 #include "tests/support/image.h"
@@ -27,19 +28,24 @@ std::uint64_t mappedOf(const std::string& file, pid_t process) {
   return bytes;
 }
 
-// The last page of each window is zero, so nothing is copied for it.
+// The last page of every other window is zero, so nothing is copied for it.
 TEST(MappedSource, GoesWithTheLastOfItsPages) {
   Image image(16 * WINDOW * SMALL);
-  for (std::uint64_t last = WINDOW - 1; last < 16 * WINDOW; last += WINDOW) image.zero(last * SMALL, SMALL);
+  for (std::uint64_t last = 2 * WINDOW - 1; last < 16 * WINDOW; last += 2 * WINDOW)
+    image.zero(last * SMALL, SMALL);
   Server server(image, {.shards = 1});
   Target target(image, server.socket(), SMALL);
   server.restore();
   const pid_t shard = server.shardPid(0);
-  for (std::uint64_t page = 0; page < WINDOW - 1; page++) ASSERT_TRUE(target.holdsImage(page)) << page;
-  await([&] { return mappedOf(image.path(), shard) > 0; });
-  for (std::uint64_t page = WINDOW - 1; page < target.pages(); page++)
-    ASSERT_TRUE(target.holdsImage(page)) << page;
-  await([&] { return mappedOf(image.path(), shard) == 0; });
+  std::uint64_t most = 0;
+  for (std::uint64_t window = 0; window < 16; window++) {
+    const std::uint64_t last = (window + 1) * WINDOW - 1;
+    for (std::uint64_t page = last + 1 - WINDOW; page < last; page++) ASSERT_TRUE(target.holdsImage(page));
+    most = std::max(most, mappedOf(image.path(), shard));
+    ASSERT_TRUE(target.holdsImage(last));
+    await([&] { return mappedOf(image.path(), shard) == 0; });
+  }
+  EXPECT_GT(most, 0u) << "nothing was mapped";
 }
 
 }  // namespace

@@ -96,8 +96,10 @@ TEST_P(Cold, OneSlowReadDelaysNoOtherFault) {
   auto slow = holdRead(server, target);
   for (std::uint64_t n = 1; n < 8; n++) EXPECT_EQ(target.read(apart(n)), expected(apart(n))) << apart(n);
   EXPECT_GT(coldReads(server), 1u) << "nothing but the slow one was cold";
-  const std::uint64_t between = SLOW + pages() / 16;
-  EXPECT_EQ(other.read(between), expected(between));
+  for (std::uint64_t n = 0; n < 7; n++) {
+    const std::uint64_t between = apart(n) + pages() / 16;
+    EXPECT_EQ(other.read(between), expected(between)) << between;
+  }
   EXPECT_GT(coldReads(server, 1), 0u);
   EXPECT_EQ(other.read(SLOW), expected(SLOW)) << "the same page, for another target";
   EXPECT_EQ(slow.value.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
@@ -129,12 +131,11 @@ TEST_P(Cold, APageThatVanishesBeforeItsCopyIsReadAnew) {
   Server server(image, oneShard());
   Target target(image, server.socket(), pageSize());
   server.restore();
-  // The third of 4 KiB pages next to each other is copied from the mapping.
-  for (const std::uint64_t page : {0, 1}) ASSERT_EQ(target.read(page), expected(page));
   constexpr std::uint64_t VANISHING = 2;
   const std::vector<char> saved(image.data(), image.data() + image.bytes());
-
   auto copying = arm(server, shardHooks(server, 0), "beforeCopy", rpc::Action::PARK, VANISHING);
+  // The third of 4 KiB pages next to each other is copied from the mapping, which is believed for a second.
+  for (const std::uint64_t page : {0, 1}) ASSERT_EQ(target.read(page), expected(page));
   auto value = target.readLater(VANISHING);
   server.wait(copying.waitHeldRequest().send());
   image.truncate(0);

@@ -84,11 +84,17 @@ TEST_F(Windows, WhatIsNoWholeWindowIsRead) {
   EXPECT_FALSE(windows_.resident(ragged, WINDOW, NOW));
 }
 
+// In the same place, as every window is where there is one.
 TEST_F(Windows, SourcesAreToldApart) {
+  ResidentWindows one(1);
   const Source other(openFile(image_.path()), image_.bytes());
-  resident(0);
-  EXPECT_FALSE(windows_.resident(other, 0, NOW));
-  EXPECT_TRUE(resident(0));
+  one.resident(source_, 0, NOW);
+  ASSERT_TRUE(one.resident(source_, 0, NOW));
+  EXPECT_FALSE(one.resident(other, 0, NOW));
+  one.release(other, 0);
+  EXPECT_TRUE(one.resident(source_, 0, NOW));
+  one.forget(other);
+  EXPECT_TRUE(one.resident(source_, 0, NOW));
 }
 
 // A window that the page cache has only in part must never be used: its other pages would wait for the disk.
@@ -105,19 +111,34 @@ TEST_F(Windows, APartlyCachedWindowIsRead) {
   if (preadv2(file.get(), &to, 1, 9 * PAGE, RWF_NOWAIT) > 0)
     GTEST_SKIP() << "the file system of " << path << " keeps files in memory: set TMPDIR to one on a disk";
   Source source(openFile(path), 2 * WINDOW);
+  const void* page = source.stageInPlace(8 * PAGE, PAGE).data;
+  source.releaseWindow(0);
   for (int fault = 0; fault < 4; fault++) EXPECT_FALSE(windows_.resident(source, 8 * PAGE, NOW));
+  EXPECT_FALSE(isMapped(page)) << "the look has mapped what nobody lets go of";
 }
 
 TEST_F(Windows, WhatIsReleasedIsUnmapped) {
-  resident(WINDOW);
-  ASSERT_TRUE(resident(WINDOW));
+  ResidentWindows one(1);
+  one.resident(source_, WINDOW, NOW);
+  ASSERT_TRUE(one.resident(source_, WINDOW, NOW));
   const void* page = source_.stageInPlace(WINDOW, PAGE).data;
   ASSERT_TRUE(isMapped(page));
-  windows_.release(source_, 2 * WINDOW);
+  one.release(source_, 2 * WINDOW);
   EXPECT_TRUE(isMapped(page)) << "another was meant";
-  windows_.release(source_, WINDOW + PAGE);
+  one.release(source_, WINDOW + PAGE);
   EXPECT_FALSE(isMapped(page));
-  EXPECT_FALSE(resident(WINDOW));
+  EXPECT_FALSE(one.resident(source_, WINDOW, NOW));
+}
+
+// Those that nobody comes by again go as well.
+TEST_F(Windows, AgedOnesAreUnmapped) {
+  resident(0);
+  ASSERT_TRUE(resident(0));
+  const void* page = source_.stageInPlace(0, PAGE).data;
+  windows_.age(NOW + ResidentWindows::BELIEVED);
+  EXPECT_TRUE(isMapped(page));
+  windows_.age(NOW + 2 * ResidentWindows::BELIEVED);
+  EXPECT_FALSE(isMapped(page));
 }
 
 // What a shard maps stays bounded, whatever the size of the memory.
