@@ -275,8 +275,9 @@ void FaultLoop::letGo(Attachment& restore, shm::PageIndex page) {
   constexpr std::uint64_t PAGES = ResidentWindows::WINDOW / shm::SMALL_PAGE;
   const std::uint64_t before = std::min(page, at.offset / shm::SMALL_PAGE % PAGES);
   const shm::PageRange window{page - before, before + std::min(PAGES - before, at.pagesBehind)};
-  if (restore.segment().pages().find(window, shm::PageState::missing) == window.end())
-    windows_.release(restore.source(), at.offset);
+  if (restore.segment().pages().find(window, shm::PageState::missing) != window.end()) return;
+  wakeAll();  // to unmap takes its time
+  windows_.release(restore.source(), at.offset);
 }
 
 Staged FaultLoop::stage(const Fault& fault, unsigned worker, char* buffer, std::uint64_t now) {

@@ -1,38 +1,39 @@
 #include "shard/resident_windows.h"
 
+#include <algorithm>
+
 namespace faultline::shard {
 
 ResidentWindows::ResidentWindows(std::size_t most) : places_(most) {}
 
 bool ResidentWindows::resident(const Source& source, std::uint64_t offset, std::uint64_t now) {
-  const std::uint64_t window = offset / WINDOW;
-  if ((window + 1) * WINDOW > source.bytes()) return false;  // no whole window: always read
-  Place& place = placeOf(source, window);
-  if (place.mappedAt != 0 && now - place.mappedAt > BELIEVED) unmap(place);
-  const bool known = place.source == &source && place.window == window;
-  if (place.mappedAt != 0) return known;
-  if (!known) {
-    place = {&source, window};
+  const std::uint64_t start = offset / WINDOW * WINDOW;
+  if (start + WINDOW > source.bytes()) return false;  // no whole window: always read
+  const std::uint32_t bit = bitOf(offset);
+  Place& place = placeOf(source, offset);
+  if (place.aged(now)) unmap(place);
+  if (!place.holds(source, offset)) {
+    if (place.mapped == 0) place = {&source, offset / PIECE, bit};
     return false;
   }
-  if (!source.mapWindow(window * WINDOW)) {
-    place = {};  // every other fault tries
-    return false;
-  }
-  place.mappedAt = now;
+  if ((place.mapped & bit) != 0) return true;
+  place.asked ^= bit;  // where it is not to be had, every other fault tries
+  if ((place.asked & bit) != 0 || !source.mapIfCached(start, WINDOW)) return false;
+  if (place.mapped == 0) place.mappedAt = now;
+  place.mapped |= bit;
   return true;
 }
 
 void ResidentWindows::release(const Source& source, std::uint64_t offset) {
-  Place& place = placeOf(source, offset / WINDOW);
-  if (place.mappedAt != 0 && place.source == &source && place.window == offset / WINDOW) unmap(place);
+  Place& place = placeOf(source, offset);
+  if (!place.holds(source, offset) || (place.mapped & bitOf(offset)) == 0) return;
+  place.mapped &= ~bitOf(offset);
+  if (place.mapped == 0) unmap(place);
 }
 
 void ResidentWindows::age(std::uint64_t now) {
-  if (now - agedAt_ < BELIEVED / 2) return;
-  agedAt_ = now;
   for (Place& place : places_)
-    if (place.mappedAt != 0 && now - place.mappedAt > BELIEVED) unmap(place);
+    if (place.aged(now)) unmap(place);
 }
 
 void ResidentWindows::forget(const Source& source) {
@@ -42,14 +43,15 @@ void ResidentWindows::forget(const Source& source) {
 
 // Neighbours in neighbouring places: what is asked for in order does not meet itself. What is as far apart as
 // there are places meets others: threads in step with each other may be.
-ResidentWindows::Place& ResidentWindows::placeOf(const Source& source, std::uint64_t window) {
-  constexpr std::uint64_t APART = 33;
-  const std::uint64_t start = reinterpret_cast<std::uintptr_t>(&source) / alignof(Source);
-  return places_[(start + window + window / places_.size() * APART) % places_.size()];
+ResidentWindows::Place& ResidentWindows::placeOf(const Source& source, std::uint64_t offset) {
+  const std::uint64_t piece = offset / PIECE;
+  const std::uint64_t first = reinterpret_cast<std::uintptr_t>(&source) / alignof(Source);
+  return places_[(first + piece + piece / places_.size()) % places_.size()];
 }
 
 void ResidentWindows::unmap(Place& place) {
-  place.source->releaseWindow(place.window * WINDOW);
+  const std::uint64_t start = place.piece * PIECE;
+  place.source->release(start, std::min(PIECE, place.source->bytes() - start));
   place = {};
 }
 

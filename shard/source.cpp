@@ -22,9 +22,6 @@ namespace {
 using rpc::Failpoints;
 
 constexpr std::size_t PAGE = 4096;
-// So that what the page cache has in one piece can be mapped as one, and a fault maps the pages of one
-// aligned WINDOW of the file.
-constexpr std::size_t ALIGNMENT = 2u << 20;
 
 // mincore() says of a file that is neither ours nor writable for us that all of it is there (mm/mincore.c,
 // can_do_mincore).
@@ -49,30 +46,25 @@ Staged judge(const void* data, std::size_t length) {
 
 Source::Source(kj::AutoCloseFd file, std::uint64_t bytes)
     : file_(kj::mv(file)), bytes_(bytes), residencyKnown_(tellsResidency(file_.get())) {
-  const std::size_t room = (bytes_ + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-  reservedBytes_ = 2 * room + ALIGNMENT;
   void* reserved =
-      mmap(nullptr, reservedBytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      mmap(nullptr, bytes_ + PIECE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (reserved == MAP_FAILED) KJ_FAIL_SYSCALL("find room for the source", errno, bytes_);
   reserved_ = static_cast<char*>(reserved);
-  mapping_ = reserved_ + (ALIGNMENT - reinterpret_cast<std::uintptr_t>(reserved_) % ALIGNMENT);
-  windows_ = mapping_ + room;
-  for (char* start : {mapping_, windows_})
-    if (mmap(start, bytes_, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, file_.get(), 0) ==
-        MAP_FAILED) {
-      const int error = errno;
-      munmap(reserved_, reservedBytes_);
-      KJ_FAIL_SYSCALL("map the source", error, bytes_);
-    }
+  char* aligned = reserved_ + (PIECE - reinterpret_cast<std::uintptr_t>(reserved_) % PIECE);
+  void* start = mmap(aligned, bytes_, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, file_.get(), 0);
+  if (start == MAP_FAILED) {
+    const int error = errno;
+    munmap(reserved_, bytes_ + PIECE);
+    KJ_FAIL_SYSCALL("map the source", error, bytes_);
+  }
+  mapping_ = aligned;
   // What is read through the mapping comes into the page cache in pieces of 2 MiB where the file system has
   // them (mm/filemap.c, do_sync_mmap_readahead): fewer, larger reads, and one entry to map. Best effort.
   madvise(mapping_, bytes_, MADV_HUGEPAGE);
-  // No entry for 2 MiB (mm/memory.c, do_set_pmd), which would come and go with each of its windows.
-  madvise(windows_, bytes_, MADV_NOHUGEPAGE);
 }
 
 Source::~Source() {
-  munmap(reserved_, reservedBytes_);
+  munmap(reserved_, bytes_ + PIECE);
 }
 
 Staged Source::stageCached(std::uint64_t offset, std::size_t length, void* buffer) const {
@@ -119,29 +111,18 @@ Staged Source::stageMapped(std::uint64_t offset, std::size_t length) const {
 
 // A page that the touch of its neighbours has not mapped, being locked just then, is mapped by whoever reads
 // it, from memory.
-bool Source::mapWindow(std::uint64_t offset) const {
-  char* start = windows_ + offset;
-  if (!residencyKnown_ || !cached(start, WINDOW)) return false;
-  if (touchPages(start, WINDOW, WINDOW)) return true;
-  releaseWindow(offset);
-  return false;
-}
-
-void Source::releaseWindow(std::uint64_t offset) const {
-  madvise(windows_ + offset, WINDOW, MADV_DONTNEED);
-}
-
-// The same, of pages of 2 MiB.
 bool Source::mapIfCached(std::uint64_t offset, std::size_t length) const {
   if (!residencyKnown_) return false;
   char* start = mapping_ + offset;
-  // A first page that is there is mapped; where the page cache has all of the range in one piece, that maps
-  // all of it, and mincore looks at one entry instead of 512 pages (mm/memory.c, filemap_map_pmd).
-  char byte;
-  const iovec first{&byte, 1};
-  const ssize_t got = preadv2(file_.get(), &first, 1, static_cast<off_t>(offset), RWF_NOWAIT);
-  if (got < 0 && errno == EAGAIN) return false;
-  if (got == 1) touchPages(start, 1);
+  if (length > WINDOW) {
+    // A first page that is there is mapped; where the page cache has all of the range in one piece, that maps
+    // all of it, and mincore looks at one entry instead of 512 pages (mm/memory.c, filemap_map_pmd).
+    char byte;
+    const iovec first{&byte, 1};
+    const ssize_t got = preadv2(file_.get(), &first, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+    if (got < 0 && errno == EAGAIN) return false;
+    if (got == 1) touchPages(start, 1);
+  }
   if (cached(start, length) && touchPages(start, length, WINDOW)) return true;
   release(offset, length);
   return false;
@@ -149,7 +130,7 @@ bool Source::mapIfCached(std::uint64_t offset, std::size_t length) const {
 
 Staged Source::stageInPlace(std::uint64_t offset, std::size_t length) const {
   if (const int error = Failpoints::takeFailure(); error != 0) return {Staged::Kind::lost, nullptr, error};
-  return judge(windows_ + offset, length);
+  return judge(mapping_ + offset, length);
 }
 
 Staged Source::stageMappedWaiting(std::uint64_t offset, std::size_t length) const {

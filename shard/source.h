@@ -29,8 +29,10 @@ struct Staged {
 // Constant after construction; any thread. Offsets and lengths in bytes, multiples of 4096.
 class Source {
  public:
-  static constexpr std::uint64_t WINDOW =
-      64u << 10;  // what one page fault maps (mm/memory.c, fault_around_pages)
+  // Bytes. What one page fault maps of small pages of the page cache (mm/memory.c, fault_around_pages), and
+  // the most that it maps where they are large (one entry, or since Linux 6.18 all of a large page). The
+  // mapping is aligned to both.
+  static constexpr std::uint64_t WINDOW = 64u << 10, PIECE = 2u << 20;
 
   // Maps `bytes` bytes of the file. Throws kj::Exception where that fails.
   Source(kj::AutoCloseFd file, std::uint64_t bytes);
@@ -44,12 +46,11 @@ class Source {
   // Finds the bytes in the mapping if the page cache has all of them, without waiting for the disk. The
   // caller gives them back with release().
   Staged stageMapped(std::uint64_t offset, std::size_t length) const;
-  // Maps the window at `offset` (a multiple of WINDOW) if the page cache has all of it, without waiting for
-  // the disk. False: it has not, or the kernel does not tell us; then nothing is mapped.
-  bool mapWindow(std::uint64_t offset) const;
-  // Uses the bytes of a window where they are mapped; waits for the disk where they are not.
+  // Maps the range if the page cache has all of it, without waiting for the disk. False: it has not, or the
+  // kernel does not tell us. The caller gives it back with release(); of a window, all of its piece.
+  bool mapIfCached(std::uint64_t offset, std::size_t length) const;
+  // Uses the bytes where they are mapped; waits for the disk where they are not.
   Staged stageInPlace(std::uint64_t offset, std::size_t length) const;
-  void releaseWindow(std::uint64_t offset) const;
   // The same, but waits for the disk: for background work.
   Staged stageMappedWaiting(std::uint64_t offset, std::size_t length) const;
   // Drops the mapping's page table entries, so that what this process holds stays bounded.
@@ -62,17 +63,12 @@ class Source {
 
  private:
   Staged populate(std::uint64_t offset, std::size_t length) const;
-  bool mapIfCached(std::uint64_t offset, std::size_t length) const;
   static bool cached(const char* start, std::size_t length);
 
   kj::AutoCloseFd file_;
   const std::uint64_t bytes_;
-  // All of the file, twice, each aligned as its offsets are: to be mapped in pieces as large as the page
-  // cache has them, and never more than a window at once.
-  char* mapping_ = nullptr;
-  char* windows_ = nullptr;
-  char* reserved_ = nullptr;  // what they were cut out of: reservedBytes_
-  std::size_t reservedBytes_ = 0;
+  char* mapping_ = nullptr;   // aligned to PIECE, as file offset 0 is
+  char* reserved_ = nullptr;  // what it was cut out of: bytes_ + PIECE
   const bool residencyKnown_;
 };
 

@@ -17,7 +17,8 @@
 namespace faultline::shard {
 namespace {
 
-constexpr std::uint64_t WINDOW = ResidentWindows::WINDOW, PAGE = shm::SMALL_PAGE;
+constexpr std::uint64_t WINDOW = ResidentWindows::WINDOW, PIECE = ResidentWindows::PIECE,
+                        PAGE = shm::SMALL_PAGE;
 constexpr std::uint64_t NOW = 1'000'000'000'000;
 
 kj::AutoCloseFd openFile(const std::string& path) {
@@ -39,7 +40,7 @@ class Windows : public testing::Test {
     return windows_.resident(source_, offset, now);
   }
 
-  test::Image image_{4 * WINDOW};
+  test::Image image_{PIECE + 4 * WINDOW};
   // By pointer: a fixture's destructor must not throw, KJ's fds' may.
   const std::unique_ptr<Source> file_ = std::make_unique<Source>(openFile(image_.path()), image_.bytes());
   const Source& source_ = *file_;
@@ -112,7 +113,7 @@ TEST_F(Windows, APartlyCachedWindowIsRead) {
     GTEST_SKIP() << "the file system of " << path << " keeps files in memory: set TMPDIR to one on a disk";
   Source source(openFile(path), 2 * WINDOW);
   const void* page = source.stageInPlace(8 * PAGE, PAGE).data;
-  source.releaseWindow(0);
+  source.release(0, 2 * WINDOW);
   for (int fault = 0; fault < 4; fault++) EXPECT_FALSE(windows_.resident(source, 8 * PAGE, NOW));
   EXPECT_FALSE(isMapped(page)) << "the look has mapped what nobody lets go of";
 }
@@ -141,15 +142,29 @@ TEST_F(Windows, AgedOnesAreUnmapped) {
   EXPECT_FALSE(isMapped(page));
 }
 
+// The kernel may have mapped more than the window, up to its piece.
+TEST_F(Windows, APieceIsUnmappedWithTheLastOfItsWindows) {
+  for (const std::uint64_t window : {WINDOW, 3 * WINDOW}) {
+    resident(window);
+    ASSERT_TRUE(resident(window));
+  }
+  const void* between = source_.stageInPlace(2 * WINDOW, PAGE).data;
+  windows_.release(source_, WINDOW);
+  EXPECT_TRUE(isMapped(between));
+  EXPECT_TRUE(resident(3 * WINDOW));
+  windows_.release(source_, 3 * WINDOW);
+  EXPECT_FALSE(isMapped(between));
+}
+
 // What a shard maps stays bounded, whatever the size of the memory.
 TEST_F(Windows, WhereNoneFitsItIsReadUntilAnotherGoes) {
   ResidentWindows one(1);
   one.resident(source_, 0, NOW);
   ASSERT_TRUE(one.resident(source_, 0, NOW));
-  for (int fault = 0; fault < 4; fault++) EXPECT_FALSE(one.resident(source_, WINDOW, NOW));
+  for (int fault = 0; fault < 4; fault++) EXPECT_FALSE(one.resident(source_, PIECE, NOW));
   one.release(source_, 0);
-  one.resident(source_, WINDOW, NOW);
-  EXPECT_TRUE(one.resident(source_, WINDOW, NOW));
+  one.resident(source_, PIECE, NOW);
+  EXPECT_TRUE(one.resident(source_, PIECE, NOW));
 }
 
 TEST_F(Windows, WhatHasAgedGoesForAnother) {
@@ -158,8 +173,8 @@ TEST_F(Windows, WhatHasAgedGoesForAnother) {
   ASSERT_TRUE(one.resident(source_, 0, NOW));
   const void* page = source_.stageInPlace(0, PAGE).data;
   const std::uint64_t later = NOW + ResidentWindows::BELIEVED + 1;
-  one.resident(source_, WINDOW, later);
-  EXPECT_TRUE(one.resident(source_, WINDOW, later));
+  one.resident(source_, PIECE, later);
+  EXPECT_TRUE(one.resident(source_, PIECE, later));
   EXPECT_FALSE(isMapped(page));
 }
 
