@@ -233,9 +233,9 @@ void Service::close(const Listener& listener) {
 }
 
 void Service::closeListener(const std::string& name) {
-  for (const char* part : {"listen", "spec", "source"}) link_.drop(listenerName(name, part));
   const auto found = listeners_.find(name);
-  if (found == listeners_.end()) return;
+  KJ_REQUIRE(found != listeners_.end(), "no listener has this name", name.c_str());
+  for (const char* part : {"listen", "spec", "source"}) link_.drop(listenerName(name, part));
   // Its connections are kept, and open, until the supervisor is told of each.
   const std::shared_ptr<Listener> listener = std::move(found->second);
   listeners_.erase(found);

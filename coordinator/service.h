@@ -37,7 +37,6 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   std::shared_ptr<Restore> find(const std::string& name);
   const std::map<std::uint64_t, std::shared_ptr<Restore>>& restores() const { return restores_; }
   std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source);
-  bool listens(const std::string& name) const { return listeners_.count(name) != 0; }
   void closeListener(const std::string& name);
   // Where it is open: its name may be another's by now.
   void close(const Listener& listener);
