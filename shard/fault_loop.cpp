@@ -247,7 +247,8 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
 
   committer_.failpoints().hit(rpc::Point::beforeStage, fault.page);
   const std::uint64_t before = nowNs();
-  const Staged staged = stage(fault, worker, buffer, before);
+  const auto at = restore.segment().regions().locate(fault.page);
+  const Staged staged = stage(fault, at, worker, buffer, before);
   restore.counters().source.record(nowNs() - before);
   switch (staged.kind) {
     case Staged::Kind::lost:
@@ -261,7 +262,6 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
       commit(fault, worker, {Content::Kind::bytes, staged.data});
       break;
   }
-  const auto at = restore.segment().regions().locate(fault.page);
   if (at.pageSize == shm::SMALL_PAGE || staged.kind != Staged::Kind::bytes) return;
   if (worker == WorkerPool::FAULT_THREAD) wakeAll();  // to unmap a huge page takes its time
   restore.source().release(at.offset, at.pageSize);
@@ -269,9 +269,8 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
 
 // The page has come. Its window, if it is mapped, goes when none of its pages can fault any more; one that
 // reaches over an end of its region stays until it ages, and so does one whose last page came otherwise.
-void FaultLoop::letGo(Attachment& restore, shm::PageIndex page) {
-  const auto at = restore.segment().regions().locate(page);
-  if (at.pageSize != shm::SMALL_PAGE) return;
+void FaultLoop::letGo(Attachment& restore, shm::PageIndex page, const shm::PageLocation& at) {
+  if (at.pageSize != shm::SMALL_PAGE || !windows_.maps(restore.source(), at.offset)) return;
   constexpr std::uint64_t PAGES = ResidentWindows::WINDOW / shm::SMALL_PAGE;
   const std::uint64_t before = std::min(page, at.offset / shm::SMALL_PAGE % PAGES);
   const shm::PageRange window{page - before, before + std::min(PAGES - before, at.pagesBehind)};
@@ -280,8 +279,8 @@ void FaultLoop::letGo(Attachment& restore, shm::PageIndex page) {
   windows_.release(restore.source(), at.offset);
 }
 
-Staged FaultLoop::stage(const Fault& fault, unsigned worker, char* buffer, std::uint64_t now) {
-  const auto at = fault.restore->segment().regions().locate(fault.page);
+Staged FaultLoop::stage(const Fault& fault, const shm::PageLocation& at, unsigned worker, char* buffer,
+                        std::uint64_t now) {
   const Source& source = fault.restore->source();
   // A page whose read a test holds is cold, even where the page cache has it, or the disk answers at once.
   if (cold_.available() && committer_.failpoints().awaits(rpc::Point::coldRead, fault.page))
@@ -303,14 +302,15 @@ Staged FaultLoop::stage(const Fault& fault, unsigned worker, char* buffer, std::
 void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
   Attachment& restore = *fault.restore;
   switch (committer_.commitFault(restore, worker, fault.page, content)) {
-    case Commit::done:
+    case Commit::done: {
       restore.counters().eventToDone.record(nowNs() - fault.readAt);
-      if (content.kind == Content::Kind::bytes)
-        count(restore.counters().sourceBytes, restore.segment().regions().locate(fault.page).pageSize);
+      const auto at = restore.segment().regions().locate(fault.page);
+      if (content.kind == Content::Kind::bytes) count(restore.counters().sourceBytes, at.pageSize);
       if (worker != WorkerPool::FAULT_THREAD) return Committer::wake(restore, fault.page);
       wakeLater(restore, fault.page);
-      letGo(restore, fault.page);
+      letGo(restore, fault.page, at);
       break;
+    }
     case Commit::retry:
       fault.tries++;
       fault.sourceFailures = 0;  // they have passed

@@ -82,8 +82,9 @@ class FaultLoop {
   void readCold(const Fault& fault);
   void sourceFailed(Fault fault, unsigned worker, int error);
   void poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page, const std::string& reason);
-  Staged stage(const Fault& fault, unsigned worker, char* buffer, std::uint64_t now);
-  void letGo(Attachment& restore, shm::PageIndex page);
+  Staged stage(const Fault& fault, const shm::PageLocation& at, unsigned worker, char* buffer,
+               std::uint64_t now);
+  void letGo(Attachment& restore, shm::PageIndex page, const shm::PageLocation& at);
 
   const Committer& committer_;
   WorkerPool& workers_;

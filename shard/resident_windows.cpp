@@ -24,9 +24,14 @@ bool ResidentWindows::resident(const Source& source, std::uint64_t offset, std::
   return true;
 }
 
+bool ResidentWindows::maps(const Source& source, std::uint64_t offset) {
+  const Place& place = placeOf(source, offset);
+  return place.holds(source, offset) && (place.mapped & bitOf(offset)) != 0;
+}
+
 void ResidentWindows::release(const Source& source, std::uint64_t offset) {
+  if (!maps(source, offset)) return;
   Place& place = placeOf(source, offset);
-  if (!place.holds(source, offset) || (place.mapped & bitOf(offset)) == 0) return;
   place.mapped &= ~bitOf(offset);
   if (place.mapped == 0) unmap(place);
 }

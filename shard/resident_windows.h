@@ -33,6 +33,8 @@ class ResidentWindows {
   // A fault wants the page at `offset` (bytes) of `source`, at the time `now` (ns): true if stageInPlace() of
   // it will not wait. `source` must outlive this, or be forgotten.
   bool resident(const Source& source, std::uint64_t offset, std::uint64_t now);
+  // Whether the window of `offset` is mapped, and still wanted.
+  bool maps(const Source& source, std::uint64_t offset);
   // None of the pages of the window of `offset` is expected to be wanted again.
   void release(const Source& source, std::uint64_t offset);
   // Lets go of all that have aged. To be called now and then: nobody may come by their places again.

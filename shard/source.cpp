@@ -124,7 +124,7 @@ bool Source::mapIfCached(std::uint64_t offset, std::size_t length) const {
     if (got == 1) touchPages(start, 1);
   }
   if (cached(start, length) && touchPages(start, length, WINDOW)) return true;
-  release(offset, length);
+  if (length > WINDOW) release(offset, length);
   return false;
 }
 
