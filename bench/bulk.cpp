@@ -18,7 +18,7 @@
 
 #include "bench/figures.h"
 #include "faultline_client.h"
-#include "shmtracker/clock.h"
+#include "process/clock.h"
 
 namespace faultline::bench {
 
@@ -67,10 +67,10 @@ double bulkCopy(unsigned threads, std::uint64_t callBytes, std::uint64_t bytes, 
         }
       }
     });
-  const std::uint64_t before = shm::nowNs();
+  const std::uint64_t before = process::nowNs();
   together.arrive_and_wait();
   for (std::thread& thread : running) thread.join();
-  const std::uint64_t took = shm::nowNs() - before;
+  const std::uint64_t took = process::nowNs() - before;
   munmap(source, SOURCE);
   faultline_target_close(target);
   if (error.load() != 0) throw std::runtime_error(std::string("UFFDIO_COPY: ") + std::strerror(error.load()));

@@ -14,8 +14,8 @@
 #include <thread>
 
 #include "bench/remover.h"
-#include "rpc/process.h"
-#include "shmtracker/clock.h"
+#include "process/clock.h"
+#include "process/process.h"
 
 namespace faultline::bench {
 
@@ -65,7 +65,7 @@ bool Handler::ended() const {
 PlainHandler::PlainHandler(const std::string& kind, const std::string& directory, const std::string& memory,
                            Placement placement)
     : Handler(freshName(directory, kind)) {
-  start({rpc::siblingExecutable("faultline-bench"), kind, "--socket", socket(), "--memory", memory},
+  start({process::siblingExecutable("faultline-bench"), kind, "--socket", socket(), "--memory", memory},
         placement);
 }
 
@@ -75,7 +75,7 @@ unsigned ownersOf(const FaultlineOptions& options) {
 
 Faultline::Faultline(const std::string& directory, const std::string& memory, const FaultlineOptions& options)
     : Handler(freshName(directory, "faultline")), control_(socket() + ".control") {
-  std::vector<std::string> arguments{rpc::siblingExecutable("faultline"),
+  std::vector<std::string> arguments{process::siblingExecutable("faultline"),
                                      "serve",
                                      "--control",
                                      control_,
@@ -98,11 +98,11 @@ Faultline::Faultline(const std::string& directory, const std::string& memory, co
   if (options.pollIdle) arguments.insert(arguments.end(), {"--cpu-latency-us", "0"});
   start(std::move(arguments), options.placement);
   // The socket is there a moment before it can be connected to.
-  for (const std::uint64_t from = shm::nowNs();; usleep(1000)) {
+  for (const std::uint64_t from = process::nowNs();; usleep(1000)) {
     const auto failure = kj::runCatchingExceptions([this] { connect(); });
     if (failure == nullptr) return;
     if (ended()) throw std::runtime_error("faultline serve ended at once; FAULTLINE_BENCH_LOG=1 shows why");
-    if (shm::nowNs() - from > START_NS)
+    if (process::nowNs() - from > START_NS)
       throw std::runtime_error(KJ_ASSERT_NONNULL(failure).getDescription().cStr());
   }
 }
@@ -145,11 +145,11 @@ rpc::Restore::Client restoreAfter(rpc::ControlClient& client, std::uint64_t numb
 Prefault prefault(const Faultline& server, const IdleMemory& memory, unsigned removesPerSecond,
                   const std::function<void()>& whileThere) {
   const auto client = server.connect();
-  const std::uint64_t newest = newestRestore(*client), before = shm::nowNs();
+  const std::uint64_t newest = newestRestore(*client), before = process::nowNs();
   const IdleTarget target(memory, server.socket());
   Remover remover(removesPerSecond, Placement::free, [&] { target.giveBack(); });
   client->wait(restoreAfter(*client, newest).waitCompleteRequest().send());
-  const std::uint64_t took = shm::nowNs() - before;
+  const std::uint64_t took = process::nowNs() - before;
   const std::uint64_t removals = remover.stop();
   if (whileThere) whileThere();
   return {static_cast<double>(took) * 1e-9, removals};

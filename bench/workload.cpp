@@ -15,11 +15,11 @@
 
 #include "bench/remover.h"
 #include "faultline_client.h"
-#include "shmtracker/clock.h"
+#include "process/clock.h"
 
 namespace faultline::bench {
 
-using shm::nowNs;
+using process::nowNs;
 
 namespace {
 
@@ -95,16 +95,16 @@ struct Toucher {
   std::uint64_t wrong = 0, endedAt = 0, touchTimes = 0;
 
   void run(bool write) {
-    std::uint64_t before = nowNs();
+    std::uint64_t before = process::nowNs();
     for (const std::uint32_t n : order) {
       const std::uint64_t word = touch(target->page(n), write);
-      const std::uint64_t after = nowNs();
+      const std::uint64_t after = process::nowNs();
       if (after - before >= NO_FAULT_NS) {
         latency.add(after - before);
         touchTimes += before;
       }
       if (word != target->expected(n)) wrong++;
-      before = nowNs();
+      before = process::nowNs();
     }
     endedAt = before;
   }
@@ -164,7 +164,7 @@ Measured run(const Workload& workload, const BenchImage& image, const std::strin
   Remover remover(workload.removesPerSecond, workload.placement, [&] {
     for (const auto& target : restored) target->giveBack();
   });
-  const std::uint64_t startedAt = nowNs();
+  const std::uint64_t startedAt = process::nowNs();
   together.arrive_and_wait();
   for (std::thread& thread : running) thread.join();
   Measured measured;
@@ -201,10 +201,10 @@ void IdleTarget::giveBack() const {
 
 double attachSeconds(const BenchImage& image, std::uint64_t bytes, const std::string& socket) {
   const OwnTarget target = open({{bytes, 0, 4096}}, true);
-  const std::uint64_t before = nowNs();
+  const std::uint64_t before = process::nowNs();
   connect(target, socket);
   const bool right = touch(addressOf(target, 0), false) == imageWord(0);
-  const std::uint64_t took = nowNs() - before;
+  const std::uint64_t took = process::nowNs() - before;
   if (!right) throw std::runtime_error("the first page of " + image.path + " came with wrong bytes");
   return static_cast<double>(took) * 1e-9;
 }

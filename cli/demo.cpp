@@ -7,12 +7,17 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "cli/common.h"
+#include "cli/commands.h"
 #include "cli/demo_image.h"
+#include "cli/errors.h"
+#include "cli/format.h"
+#include "cli/memory_file.h"
 #include "cli/own_service.h"
 #include "cli/restore_view.h"
 #include "cli/scratch.h"
+#include "cli/service_options.h"
 #include "cli/session.h"
+#include "cli/socket_file.h"
 #include "cli/target_process.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"

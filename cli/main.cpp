@@ -1,13 +1,14 @@
 // faultline: the command-line tool.
 
-#include "cli/common.h"
-#include "rpc/build.h"
-#include "rpc/process.h"
+#include "cli/commands.h"
+#include "cli/errors.h"
+#include "process/build.h"
+#include "process/process.h"
 
 int main(int argc, char** argv) {
   using namespace faultline::cli;
-  faultline::rpc::passNoFdsOn();
-  faultline::rpc::keepMemoryPrivate();
+  faultline::process::passNoFdsOn();
+  faultline::process::keepMemoryPrivate();
   CLI::App app{
       "faultline brings a snapshot's memory back lazily, in parallel, through userfaultfd. It survives the "
       "death of\n"
@@ -16,7 +17,7 @@ int main(int argc, char** argv) {
       "Restore one VM: faultline restore --memory vm.mem --socket /tmp/vm.sock\n"
       "Run a daemon:   faultline serve, then faultline status"};
   app.require_subcommand(1);
-  app.set_version_flag("--version", faultline::rpc::version());
+  app.set_version_flag("--version", faultline::process::version());
   app.footer(EXIT_CODES);
   Result chosen;
   addServe(app, chosen);

@@ -8,7 +8,9 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "cli/common.h"
+#include "cli/commands.h"
+#include "cli/errors.h"
+#include "cli/restore_options.h"
 #include "rpc/client.h"
 
 namespace faultline::cli {

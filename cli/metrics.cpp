@@ -4,9 +4,11 @@
 
 #include <cstdio>
 
-#include "cli/common.h"
+#include "cli/commands.h"
+#include "cli/errors.h"
 #include "cli/metrics_server.h"
 #include "cli/metrics_text.h"
+#include "cli/restore_options.h"
 #include "cli/session.h"
 
 namespace faultline::cli {

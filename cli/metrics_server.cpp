@@ -12,10 +12,11 @@
 #include <optional>
 #include <vector>
 
-#include "cli/common.h"
+#include "cli/errors.h"
 #include "cli/metrics_text.h"
+#include "process/clock.h"
+#include "process/message.h"
 #include "rpc/connection.h"
-#include "shmtracker/clock.h"
 
 namespace faultline::cli {
 
@@ -115,7 +116,7 @@ kj::AutoCloseFd listenAtPort(const std::string& where) {
 kj::Promise<std::string> MetricsSource::text() {
   if (!asking_) {
     asking_ = true;
-    const std::uint64_t now = shm::nowNs();
+    const std::uint64_t now = process::nowNs();
     answer_ = io_.provider->getTimer()
                   .afterDelay((askAgain_ > now ? askAgain_ - now : 0) * kj::NANOSECONDS)
                   .then([this] { return answer(); })
@@ -129,12 +130,12 @@ kj::Promise<std::string> MetricsSource::text() {
 }
 
 kj::Promise<std::string> MetricsSource::answer() {
-  const std::uint64_t began = shm::nowNs();
+  const std::uint64_t began = process::nowNs();
   auto late = io_.provider->getTimer().afterDelay(PATIENCE).then(
       []() -> std::string { return metricsTextOfNobody(); });
   return kj::evalNow([this] { return ask(); })
       .then([this, began](std::string text) {
-        const std::uint64_t now = shm::nowNs();
+        const std::uint64_t now = process::nowNs();
         askAgain_ = now + std::min((now - began) * REST, LONGEST_REST);
         return text;
       })
@@ -210,7 +211,7 @@ MetricsSocket listenForMetrics(kj::AsyncIoContext& io, const std::string& where)
     try {
       fd = rpc::listenAt(where.substr(5));
     } catch (const kj::Exception& error) {
-      throw CommandError(USAGE, "--listen " + where + ": " + messageOf(error));
+      throw CommandError(USAGE, "--listen " + where + ": " + process::messageOf(error));
     }
   } else {
     fd = listenAtPort(where);

@@ -12,7 +12,8 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "cli/supervisor.h"
+#include "cli/errors.h"
+#include "supervisor/supervisor.h"
 
 namespace faultline::cli {
 
@@ -26,14 +27,14 @@ std::string runtimeDirectory() {
 int supervise(const ServiceOptions& options, kj::AutoCloseFd control, int ready) {
   logToStderr();
   setLogLevel(options.logLevel);
-  FdStore kept;
+  supervisor::FdStore kept;
   kept.keep("control", kj::mv(control));
-  SupervisorOptions supervisor;
-  supervisor.build = rpc::Build::open(rpc::ownDirectory());
-  supervisor.arguments = options.coordinatorArguments();
-  supervisor.watchdog = std::chrono::milliseconds(options.watchdogMs);
-  supervisor.whenReady = [ready] { [[maybe_unused]] const auto n = write(ready, "r", 1); };
-  return Supervisor(std::move(supervisor), kj::mv(kept)).run();
+  supervisor::SupervisorOptions parent;
+  parent.build = process::Build::open(process::ownDirectory());
+  parent.arguments = options.coordinatorArguments();
+  parent.watchdog = std::chrono::milliseconds(options.watchdogMs);
+  parent.whenReady = [ready] { [[maybe_unused]] const auto n = write(ready, "r", 1); };
+  return supervisor::Supervisor(std::move(parent), kj::mv(kept)).run();
 }
 
 }  // namespace
@@ -81,7 +82,7 @@ void OwnService::waitUntilReady(kj::AutoCloseFd ready) {
 }
 
 bool OwnService::gone() const {
-  return rpc::hasEnded(pidfd_.get());
+  return process::hasEnded(pidfd_.get());
 }
 
 OwnService::~OwnService() {

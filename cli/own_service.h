@@ -6,8 +6,9 @@
 
 #include <string>
 
-#include "cli/common.h"
 #include "cli/scratch.h"
+#include "cli/service_options.h"
+#include "cli/socket_file.h"
 
 namespace faultline::cli {
 

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "cli/common.h"
+#include "cli/errors.h"
 
 namespace faultline::cli {
 

@@ -3,8 +3,11 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "cli/common.h"
+#include "cli/commands.h"
+#include "cli/errors.h"
+#include "cli/format.h"
 #include "cli/page_map.h"
+#include "cli/restore_options.h"
 
 namespace faultline::cli {
 

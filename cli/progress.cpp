@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "cli/common.h"
+#include "cli/format.h"
 
 namespace faultline::cli {
 

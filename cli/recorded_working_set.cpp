@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "cli/common.h"
+#include "cli/format.h"
 #include "cli/snapshot_identity.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"

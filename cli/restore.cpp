@@ -6,12 +6,18 @@
 #include <optional>
 #include <set>
 
-#include "cli/common.h"
+#include "cli/commands.h"
+#include "cli/errors.h"
+#include "cli/memory_file.h"
 #include "cli/own_service.h"
 #include "cli/progress.h"
 #include "cli/recorded_working_set.h"
+#include "cli/restore_options.h"
+#include "cli/service_options.h"
 #include "cli/session.h"
+#include "cli/socket_file.h"
 #include "cli/working_set_file.h"
+#include "process/message.h"
 #include "rpc/connection.h"
 #include "rpc/fd.h"
 
@@ -307,7 +313,7 @@ class RestoreCommand {
       recordFailure_ = error.what();
     } catch (const kj::Exception& error) {
       if (isDisconnect(error)) throw;
-      recordFailure_ = messageOf(error);
+      recordFailure_ = process::messageOf(error);
     }
     progress_.say(recordFailure_);
   }

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <filesystem>
 
-#include "cli/common.h"
+#include "cli/errors.h"
 
 namespace faultline::cli {
 

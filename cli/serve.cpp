@@ -9,11 +9,16 @@
 #include <memory>
 #include <set>
 
-#include "cli/common.h"
+#include "cli/commands.h"
+#include "cli/errors.h"
+#include "cli/memory_file.h"
 #include "cli/recorded_working_set.h"
-#include "cli/supervisor.h"
+#include "cli/restore_options.h"
+#include "cli/service_options.h"
+#include "cli/socket_file.h"
 #include "cli/working_set_file.h"
 #include "rpc/control.capnp.h"
+#include "supervisor/supervisor.h"
 
 namespace faultline::cli {
 
@@ -78,8 +83,8 @@ void makeControlDirectory(const std::string& control) {
 
 int serve(const ServeOptions& options) {
   check(options);
-  FdStore kept;
-  ServiceManager::giveBack(kept);
+  supervisor::FdStore kept;
+  supervisor::ServiceManager::giveBack(kept);
   std::list<SocketFile> files;
   auto socketAt = [&files](const std::string& path) { return files.emplace_back(path).take(); };
   for (std::size_t i = 0; i < options.sockets.size(); i++) {
@@ -105,13 +110,13 @@ int serve(const ServeOptions& options) {
 
   logToStderr();
   setLogLevel(options.service.logLevel);
-  SupervisorOptions supervisor;
-  supervisor.build = rpc::Build::open(rpc::ownDirectory());
-  supervisor.arguments = options.service.coordinatorArguments();
-  supervisor.watchdog = std::chrono::milliseconds(options.service.watchdogMs);
-  supervisor.startLimit = 5 * supervisor.watchdog;
-  supervisor.whenReady = [&] { spdlog::info("serving; control socket {}", options.control); };
-  const int code = Supervisor(std::move(supervisor), kj::mv(kept)).run();
+  supervisor::SupervisorOptions parent;
+  parent.build = process::Build::open(process::ownDirectory());
+  parent.arguments = options.service.coordinatorArguments();
+  parent.watchdog = std::chrono::milliseconds(options.service.watchdogMs);
+  parent.startLimit = 5 * parent.watchdog;
+  parent.whenReady = [&] { spdlog::info("serving; control socket {}", options.control); };
+  const int code = supervisor::Supervisor(std::move(parent), kj::mv(kept)).run();
   // The service manager holds the sockets and gives them to the next service.
   if (code != OK && getenv("NOTIFY_SOCKET") != nullptr)
     for (SocketFile& file : files) file.leave();

@@ -3,7 +3,7 @@
 #include <kj/debug.h>
 #include <signal.h>
 
-#include "cli/common.h"
+#include "cli/errors.h"
 
 namespace faultline::cli {
 

@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "cli/common.h"
+#include "cli/errors.h"
 
 namespace faultline::cli {
 

@@ -3,7 +3,10 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "cli/common.h"
+#include "cli/commands.h"
+#include "cli/errors.h"
+#include "cli/format.h"
+#include "cli/restore_options.h"
 #include "cli/restore_view.h"
 #include "cli/session.h"
 

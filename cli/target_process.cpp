@@ -17,15 +17,15 @@ TargetProcess::TargetProcess(kj::AsyncIoContext& io, const std::vector<std::stri
   int ends[2];
   KJ_SYSCALL(pipe2(ends, O_CLOEXEC));
   kj::AutoCloseFd reading(ends[0]), writing(ends[1]);
-  process_ = rpc::startProcess(rpc::siblingExecutable("faultline-target"), arguments, writing.get(),
-                               {.channelAs = STDOUT_FILENO, .ownGroup = true});
+  process_ = process::startProcess(process::siblingExecutable("faultline-target"), arguments, writing.get(),
+                                   {.channelAs = STDOUT_FILENO, .ownGroup = true});
   output_ =
       io.lowLevelProvider->wrapInputFd(reading.release(), kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP |
                                                               kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC);
 }
 
 TargetProcess::~TargetProcess() {
-  if (process_.pidfd.get() >= 0) rpc::endChild(process_.pidfd.get(), KILL_PATIENCE);
+  if (process_.pidfd.get() >= 0) process::endChild(process_.pidfd.get(), KILL_PATIENCE);
 }
 
 kj::Promise<void> TargetProcess::whenReporting() {

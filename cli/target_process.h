@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "rpc/process.h"
+#include "process/process.h"
 
 namespace faultline::cli {
 
@@ -29,7 +29,7 @@ class TargetProcess {
  private:
   static constexpr std::size_t CHUNK = 4096;
 
-  rpc::ChildProcess process_;
+  process::ChildProcess process_;
   kj::Own<kj::AsyncInputStream> output_;
   char first_[CHUNK];  // what came with whenReporting()
   std::size_t firstBytes_ = 0;

@@ -3,10 +3,12 @@
 #include <filesystem>
 #include <memory>
 
-#include "cli/common.h"
+#include "cli/commands.h"
+#include "cli/errors.h"
+#include "cli/restore_options.h"
 #include "cli/session.h"
-#include "rpc/build.h"
-#include "rpc/process.h"
+#include "process/build.h"
+#include "process/process.h"
 
 namespace faultline::cli {
 
@@ -35,7 +37,7 @@ int awaitOutcome(Session& session, const std::string& before) {
 
 int upgrade(const UpgradeOptions& options) {
   const std::string directory = options.build.empty()
-                                    ? rpc::ownDirectory()
+                                    ? process::ownDirectory()
                                     : std::filesystem::absolute(options.build).lexically_normal().string();
   Interrupts::capture();
   Session session(options.control);

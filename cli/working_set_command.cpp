@@ -3,8 +3,11 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "cli/common.h"
+#include "cli/commands.h"
+#include "cli/errors.h"
+#include "cli/memory_file.h"
 #include "cli/recorded_working_set.h"
+#include "cli/restore_options.h"
 #include "cli/snapshot_identity.h"
 #include "cli/working_set_file.h"
 

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <filesystem>
 
-#include "cli/common.h"
+#include "cli/errors.h"
 #include "cli/snapshot_identity.h"
 
 namespace faultline::cli {

@@ -4,11 +4,11 @@
 #include <cstdio>
 #include <utility>
 
-#include "shmtracker/clock.h"
+#include "process/clock.h"
 
 namespace faultline::target {
 
-using shm::nowNs;
+using process::nowNs;
 
 namespace {
 
@@ -18,7 +18,7 @@ constexpr std::uint64_t SECOND = 1'000'000'000;
 }  // namespace
 
 Monitor::Monitor(const Run& run, MonitorOptions options)
-    : run_(run), options_(std::move(options)), start_(nowNs()), movedAt_(start_), thread_([this] {
+    : run_(run), options_(std::move(options)), start_(process::nowNs()), movedAt_(start_), thread_([this] {
         watch();
       }) {}
 
@@ -35,7 +35,7 @@ Monitor::~Monitor() {
 void Monitor::watch() {
   std::unique_lock lock(mutex_);
   while (!ended_.wait_for(lock, TICK, [this] { return over_; })) {
-    const std::uint64_t now = nowNs();
+    const std::uint64_t now = process::nowNs();
     const Run::Progress progress = run_.progress();
     if (options_.showProgress) show(progress);
     warnIfLeft(progress, now);

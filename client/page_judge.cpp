@@ -22,9 +22,9 @@ long faultsOfThread() {
 Touch timedTouch(const char* memory) {
   Touch touch;
   const long before = faultsOfThread();
-  touch.begin = shm::nowNs();
+  touch.begin = process::nowNs();
   [[maybe_unused]] const char first = *static_cast<const volatile char*>(memory);
-  touch.end = shm::nowNs();
+  touch.end = process::nowNs();
   touch.faulted = touch.end - touch.begin >= FAULT_NS && faultsOfThread() != before;
   return touch;
 }

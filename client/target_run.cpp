@@ -57,13 +57,13 @@ Run::Progress Run::progress() const {
 
 void Run::touchAll(RunResult& result) {
   std::vector<ThreadResult> results(options_.threads);
-  const std::uint64_t start = shm::nowNs();
+  const std::uint64_t start = process::nowNs();
   std::vector<std::thread> threads;
   for (unsigned i = 0; i < options_.threads; i++)
     threads.emplace_back([this, i, &results] { touchShare(i, results[i]); });
   std::thread giver([this, &result] { giveBack(result); });
   for (auto& thread : threads) thread.join();
-  result.seconds = static_cast<double>(shm::nowNs() - start) / 1e9;
+  result.seconds = static_cast<double>(process::nowNs() - start) / 1e9;
   giver.join();
   std::uint64_t firstPageAt = UINT64_MAX;
   for (const ThreadResult& one : results) {
@@ -99,9 +99,9 @@ void Run::tell(unsigned thread, std::uint64_t done) {
   const bool meets = position.meetAt.load(std::memory_order_seq_cst) == done;
   if (meets || done % TELL == 0) position.pages.notify_all();
   if (!meets) return;
-  const std::uint64_t until = shm::nowNs() + MEETING_NS;
+  const std::uint64_t until = process::nowNs() + MEETING_NS;
   while (!oracle_.beingRemoved(touches_[thread][done]) && position.meetAt.load() == done &&
-         shm::nowNs() < until)
+         process::nowNs() < until)
     std::this_thread::yield();
 }
 
@@ -126,9 +126,9 @@ bool Run::giveBackOne(const Removal& removal, RunResult& result) {
   for (const std::uint64_t page : pages) oracle_.beginRemoval(page);
   char* start = memory_.address(pages.front());
   board_.enter(givingSeat(), pages.front());
-  const std::uint64_t before = shm::nowNs();
+  const std::uint64_t before = process::nowNs();
   const int error = madvise(start, pages.size() * options_.pageSize, MADV_DONTNEED) == 0 ? 0 : errno;
-  result.madvises.add(shm::nowNs() - before);
+  result.madvises.add(process::nowNs() - before);
   board_.leave(givingSeat());
   if (error != 0) judge_.breakOff(std::string("madvise(MADV_DONTNEED) failed: ") + std::strerror(error));
   bool right = error == 0;

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "shmtracker/clock.h"
+#include "process/clock.h"
 
 namespace faultline::target {
 
@@ -20,7 +20,7 @@ class WaitBoard {
   explicit WaitBoard(std::size_t seats) : seats_(seats) {}
 
   void enter(std::size_t seat, std::uint64_t page) {
-    seats_[seat].since.store(shm::nowNs(), std::memory_order_relaxed);
+    seats_[seat].since.store(process::nowNs(), std::memory_order_relaxed);
     seats_[seat].page.store(page, std::memory_order_release);
   }
   void leave(std::size_t seat) { seats_[seat].page.store(NONE, std::memory_order_release); }
@@ -28,7 +28,7 @@ class WaitBoard {
   // Those who have been at it for at least `atLeastNs`.
   std::vector<Waiting> waiting(std::uint64_t atLeastNs) const {
     std::vector<Waiting> found;
-    const std::uint64_t now = shm::nowNs();
+    const std::uint64_t now = process::nowNs();
     for (std::size_t i = 0; i < seats_.size(); i++) {
       const std::uint64_t page = seats_[i].page.load(std::memory_order_acquire);
       const std::uint64_t since = seats_[i].since.load(std::memory_order_relaxed);

@@ -8,10 +8,10 @@
 #include "coordinator/hooks_server.h"
 #include "coordinator/restore_server.h"
 #include "coordinator/service.h"
-#include "rpc/build.h"
+#include "process/build.h"
+#include "process/clock.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
-#include "shmtracker/clock.h"
 #include "uffd/uffd.h"
 
 namespace faultline::coordinator {
@@ -165,7 +165,7 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
   kj::Promise<void> status(StatusContext context) override {
     auto info = context.getResults().initService();
     const Options& options = service_.options();
-    info.setVersion(rpc::version());
+    info.setVersion(process::version());
     info.setCoordinatorPid(static_cast<std::uint32_t>(getpid()));
     info.setIncarnation(service_.incarnation());
     info.setTakeoverNs(service_.takeoverNs());
@@ -206,14 +206,14 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
     const std::string directory = params.getDirectory().cStr();
     requireBuildDirectory(directory);
     if (!params.getCheckOnly()) return service_.upgrade().handOver(directory);
-    return service_.upgrade().check(directory).then([context](const rpc::BuildFacts& next) mutable {
+    return service_.upgrade().check(directory).then([context](const process::BuildFacts& next) mutable {
       context.getResults().setVersion(next.version.c_str());
     });
   }
 
   kj::Promise<void> waitUpgraded(WaitUpgradedContext context) override {
     return service_.upgrade().whenOver().then([context](std::uint32_t replaced) mutable {
-      context.getResults().setVersion(rpc::version());
+      context.getResults().setVersion(process::version());
       context.getResults().setReplaced(replaced);
     });
   }
@@ -234,7 +234,7 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
       if (shard == nullptr) continue;
       list[i].setPid(static_cast<std::uint32_t>(shard->pid()));
       list[i].setVersion(shard->version().c_str());
-      list[i].setUpNs(shm::nowNs() - shard->startedAt());
+      list[i].setUpNs(process::nowNs() - shard->startedAt());
       std::uint32_t attached = 0;
       for (const auto& [id, restore] : service_.restores()) attached += restore->servedBy(i) ? 1 : 0;
       list[i].setRestores(attached);

@@ -4,6 +4,7 @@
 
 #include "coordinator/service.h"
 #include "rpc/fd.h"
+#include "rpc/process_hooks.h"
 
 namespace faultline::coordinator {
 
@@ -30,7 +31,7 @@ class TestHooksServer final : public rpc::TestHooks::Server {
   kj::Promise<void> coordinator(CoordinatorContext context) override {
     // Not `this`: the hooks may be used after this capability was dropped.
     rpc::ArmSuccessor successor(
-        [&service = service_](rpc::Failpoints::Arm arm) { armSuccessor(service, arm); });
+        [&service = service_](failpoints::Failpoints::Arm arm) { armSuccessor(service, arm); });
     context.getResults().setHooks(
         rpc::makeProcessHooks(service_.failpoints(), service_.io().unixEventPort, kj::mv(successor)));
     return kj::READY_NOW;
@@ -75,8 +76,8 @@ class TestHooksServer final : public rpc::TestHooks::Server {
   }
 
   // Laid down with the supervisor; the successor takes it up as it begins.
-  static void armSuccessor(Service& service, const rpc::Failpoints::Arm& arm) {
-    const std::string stem = "failpoint." + std::string(rpc::nameOf(arm.point)) + "." +
+  static void armSuccessor(Service& service, const failpoints::Failpoints::Arm& arm) {
+    const std::string stem = "failpoint." + std::string(failpoints::nameOf(arm.point)) + "." +
                              std::to_string(static_cast<int>(arm.action)) + "." + std::to_string(arm.skip) +
                              "." + std::to_string(arm.page) + ".";
     if (arm.reached.get() >= 0) service.link().store(stem + "reached", arm.reached.get());

@@ -3,7 +3,7 @@
 #include <kj/debug.h>
 #include <spdlog/spdlog.h>
 
-#include "rpc/fd.h"
+#include "process/duplicate.h"
 #include "shmtracker/error.h"
 
 namespace faultline::coordinator {
@@ -51,7 +51,7 @@ Listener::Listener(RestoreContext& context, ListenerSpec spec, kj::AutoCloseFd s
       tasks_(*this) {}
 
 void Listener::accepted(const std::string& keptAs, kj::AutoCloseFd connection) {
-  context_.failpoints.hit(rpc::Point::handshakeAccepted);
+  context_.failpoints.hit(failpoints::Point::handshakeAccepted);
   auto pending = std::make_shared<Pending>(context_.io.unixEventPort, keptAs, kj::mv(connection));
   auto& timer = context_.io.provider->getTimer();
   const auto limit = static_cast<std::uint64_t>(context_.options.handshakeTimeout.count());
@@ -89,7 +89,7 @@ kj::Promise<void> Listener::readMore(const std::shared_ptr<Pending>& pending) {
 void Listener::complete(Pending& pending) {
   auto& reader = KJ_ASSERT_NONNULL(pending.reader);
   Handshake handshake = reader->take();
-  context_.failpoints.hit(rpc::Point::handshakeRead);
+  context_.failpoints.hit(failpoints::Point::handshakeRead);
   Peer peer = peerOf(pending.connection.get());
   RestoreSpec spec;
   spec.name = spec_.name;
@@ -103,8 +103,8 @@ void Listener::complete(Pending& pending) {
   spec.recordWorkingSet = spec_.recordWorkingSet;
   spec.killOnLost = spec_.killOnLost;
   spec.watchSocket = handshake.socketOutlivesHandshake;
-  RestoreFds fds{kj::mv(handshake.uffd), rpc::duplicate(source_.get()),
-                 rpc::duplicate(pending.connection.get()), kj::mv(peer.pidfd)};
+  RestoreFds fds{kj::mv(handshake.uffd), process::duplicate(source_.get()),
+                 process::duplicate(pending.connection.get()), kj::mv(peer.pidfd)};
   names_.push_back(begin_(std::move(spec), kj::mv(fds)));
   reader->consume();
   for (auto& waiter : waiters_) waiter->fulfill();

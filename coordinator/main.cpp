@@ -10,10 +10,10 @@
 #include <CLI/CLI.hpp>
 
 #include "coordinator/service.h"
-#include "rpc/build.h"
-#include "rpc/cpu_list.h"
-#include "rpc/log.h"
-#include "rpc/process.h"
+#include "process/build.h"
+#include "process/cpu_list.h"
+#include "process/log.h"
+#include "process/process.h"
 #include "shmtracker/layout.h"
 
 namespace {
@@ -24,7 +24,7 @@ void serve(coordinator::Options options) {
   kj::UnixEventPort::captureSignal(SIGTERM);
   kj::UnixEventPort::captureSignal(SIGINT);
   auto io = kj::setupAsyncIo();
-  coordinator::SupervisorLink link(kj::AutoCloseFd(rpc::CHANNEL_FD), io.unixEventPort);
+  coordinator::SupervisorLink link(kj::AutoCloseFd(process::CHANNEL_FD), io.unixEventPort);
   auto inherited = link.inherit();
   const kj::AutoCloseFd shardProgram = inherited.take("program.shard");
   options.shardProgram = shardProgram.get();
@@ -66,20 +66,20 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    // The supervisor is of another build, and would say the same again: see cli/supervisor.h.
+    // The supervisor is of another build, and would say the same again: see supervisor/supervisor.h.
     return app.exit(error) == 0 ? EX_OK : EX_USAGE;
   }
-  if (build) return rpc::sayBuild();
-  rpc::nameProcess("faultline-coordinator");
+  if (build) return process::sayBuild();
+  process::nameProcess("faultline-coordinator");
   options.lockDeadline = std::chrono::milliseconds(lockDeadline);
   options.watchdog = std::chrono::milliseconds(watchdog);
   options.handshakeTimeout = std::chrono::milliseconds(handshake);
 
   spdlog::set_level(spdlog::level::from_str(options.logLevel));
-  rpc::setUpLog("coordinator", rpc::LogStream::out);
-  rpc::keepMemoryPrivate();
+  process::setUpLog("coordinator", process::LogStream::out);
+  process::keepMemoryPrivate();
   try {
-    if (!cpus.empty()) rpc::runOnCpus(cpus);
+    if (!cpus.empty()) process::runOnCpus(cpus);
     serve(options);
   } catch (const kj::Exception& error) {
     spdlog::critical("{}", error.getDescription().cStr());

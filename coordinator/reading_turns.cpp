@@ -2,7 +2,7 @@
 
 #include <sched.h>
 
-#include "shmtracker/clock.h"
+#include "process/clock.h"
 
 namespace faultline::coordinator {
 
@@ -12,10 +12,10 @@ constexpr std::uint64_t LIMIT = 500'000, PAUSE = 1'000'000'000;
 }  // namespace
 
 void ReadingTurns::makeWay() {
-  const std::uint64_t before = shm::nowNs();
+  const std::uint64_t before = process::nowNs();
   if (before < makeWayFrom_) return;
   sched_yield();
-  const std::uint64_t after = shm::nowNs();
+  const std::uint64_t after = process::nowNs();
   if (after - before > LIMIT) makeWayFrom_ = after + PAUSE;
 }
 

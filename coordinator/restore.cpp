@@ -7,14 +7,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "failpoints/mistakes.h"
 #include "rpc/fd.h"
-#include "rpc/mistakes.h"
 #include "shmtracker/error.h"
 #include "uffd/uffd.h"
 
 namespace faultline::coordinator {
 
-using rpc::made;
+using failpoints::made;
 
 namespace {
 
@@ -76,7 +76,7 @@ kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec
   if (spec.recordWorkingSet) restore->record(-1);
   restore->segment_.header().state.store(shm::SegmentState::ready, std::memory_order_release);
   restore->store();
-  context.failpoints.hit(rpc::Point::restoreStored);
+  context.failpoints.hit(failpoints::Point::restoreStored);
   restore->segment_.lock().open();
   return restore;
 }
@@ -86,7 +86,7 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
   // With nobody left alive the lock words are made anew: whatever happened to their bytes is forgotten.
   if (!anyShardAlive) segment.lock().initialise();
   segment.lock().close();
-  context.failpoints.hit(rpc::Point::adoptClaimed);
+  context.failpoints.hit(failpoints::Point::adoptClaimed);
   if (!segment.activeShardsSound() || segment.activeShards() > context.pool.size()) {
     // Who is asked is not a matter of truth: everybody who serves now gets a share.
     segment.setActiveShards(context.pool.size());
@@ -169,7 +169,7 @@ kj::Promise<void> Restore::recover() {
             watch();
             if (why.has_value()) return fail(*why);
             serveFromOwners();
-            if (!made(rpc::Mistake::noWakeAfterTakeover)) wake();
+            if (!made(failpoints::Mistake::noWakeAfterTakeover)) wake();
           },
           [this](kj::Exception&& e) {
             watch();
@@ -248,7 +248,8 @@ kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageInde
   return attachTo(shard, std::move(hopeless))
       .then([this, &shard] {
         if (!router_.attached(shard.index())) return;
-        if (!made(shard.adopted() ? rpc::Mistake::noWakeAfterTakeover : rpc::Mistake::noWakeAfterShard))
+        if (!made(shard.adopted() ? failpoints::Mistake::noWakeAfterTakeover
+                                  : failpoints::Mistake::noWakeAfterShard))
           wake();
       })
       .catch_([this](kj::Exception&& e) {

@@ -29,7 +29,7 @@ struct RestoreContext {
   kj::AsyncIoContext& io;
   SupervisorLink& link;
   EventLog& log;
-  rpc::Failpoints& failpoints;
+  failpoints::Failpoints& failpoints;
   const Options& options;
   ShardPool& pool;
   ServiceTotals& totals;

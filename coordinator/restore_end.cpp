@@ -9,8 +9,8 @@
 #include <cstring>
 
 #include "coordinator/restore.h"
-#include "rpc/process.h"
-#include "shmtracker/clock.h"
+#include "process/clock.h"
+#include "process/process.h"
 #include "uffd/uffd.h"
 
 namespace faultline::coordinator {
@@ -35,7 +35,7 @@ void Restore::watch() {
 }
 
 bool Restore::peerHasGone() const {
-  return fds_.target.get() >= 0 ? rpc::hasEnded(fds_.target.get()) : hungUp(fds_.conn.get());
+  return fds_.target.get() >= 0 ? process::hasEnded(fds_.target.get()) : hungUp(fds_.conn.get());
 }
 
 // Looks before it waits: what happened while nobody waited, as in a takeover, the observer does not tell.
@@ -81,14 +81,14 @@ void Restore::end(const std::string& reason, Release release) {
   for (const shm::RegionEntry& region : segment_.regions().entries())
     uffd::unregister(fds_.uffd.get(), region.base, region.size);
   if (reader_.get() != nullptr && reader_->paused()) reader_->resume();
-  tasks_.add(leave(shm::nowNs() + LEAVE_PATIENCE));
+  tasks_.add(leave(process::nowNs() + LEAVE_PATIENCE));
 }
 
 // Nothing is registered any more, so no removal can begin; one that had begun waits until its event is read,
 // by the reader, who goes on till then. In flight is also one that was read and whose caller has not run on:
 // a target that stands still is not waited for.
 kj::Promise<void> Restore::leave(std::uint64_t deadline) {
-  if (!over_ && uffd::eventInFlight(fds_.uffd.get()) && shm::nowNs() < deadline)
+  if (!over_ && uffd::eventInFlight(fds_.uffd.get()) && process::nowNs() < deadline)
     return context_.io.provider->getTimer().afterDelay(LEAVE_CHECK).then([this, deadline] {
       return leave(deadline);
     });

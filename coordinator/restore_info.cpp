@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "coordinator/restore.h"
+#include "process/clock.h"
 #include "rpc/convert.h"
-#include "shmtracker/clock.h"
 #include "uffd/uffd.h"
 
 namespace faultline::coordinator {
@@ -43,7 +43,7 @@ void Restore::fill(rpc::RestoreInfo::Builder info) {
   info.setSegmentBytes(segment_.bytes());
   info.setWorkingSetRefused(workingSetRefused_.c_str());
   info.setRecording(touches_ != nullptr);
-  info.setAgeNs(shm::nowNs() - segment_.header().attachedAt.load());
+  info.setAgeNs(process::nowNs() - segment_.header().attachedAt.load());
 }
 
 void Restore::fill(rpc::RestoreStats::Builder stats) {

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "coordinator/shard_handle.h"
-#include "shmtracker/clock.h"
+#include "process/clock.h"
 
 namespace faultline::coordinator {
 
@@ -55,7 +55,7 @@ shm::Segment RestoreSpec::createSegment(const Options& options, int source) cons
   header.watchSocket.store(watchSocket ? 1 : 0);
   header.killOnLost.store(killOnLost ? shm::YES : 0);
   header.incarnation.store(1);
-  header.attachedAt.store(shm::nowNs());
+  header.attachedAt.store(process::nowNs());
   return segment;
 }
 

@@ -11,8 +11,8 @@
 #include "coordinator/call_inputs.h"
 #include "coordinator/coordinator_server.h"
 #include "coordinator/hooks_server.h"
+#include "process/clock.h"
 #include "rpc/fd.h"
-#include "shmtracker/clock.h"
 #include "shmtracker/error.h"
 
 namespace faultline::coordinator {
@@ -104,7 +104,7 @@ kj::Promise<void> Service::run() {
                    tasks_.add(listening.attach(kj::mv(acceptor)));
                    link_.ready();
                    if (inherited_.deathNoticed != 0) {
-                     takeoverNs_ = shm::nowNs() - inherited_.deathNoticed;
+                     takeoverNs_ = process::nowNs() - inherited_.deathNoticed;
                      counters_->coordinatorRecovery.record(takeoverNs_);
                      const double ms = static_cast<double>(takeoverNs_) / 1e6;
                      char text[96];

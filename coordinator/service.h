@@ -49,7 +49,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   ServiceTotals& totals() { return *counters_; }
   void note(const std::string& event) { log_.add(event); }
   ShardPool& pool() { return pool_; }
-  rpc::Failpoints& failpoints() { return failpoints_; }
+  failpoints::Failpoints& failpoints() { return failpoints_; }
   SupervisorLink& link() { return link_; }
   // From the predecessor's death to our serving, ns; 0: there was none.
   std::uint64_t takeoverNs() const { return takeoverNs_; }
@@ -87,7 +87,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   bool adopted_ = false;  // all that was inherited
   const Election election_;
   const Options options_;
-  rpc::Failpoints failpoints_;
+  failpoints::Failpoints failpoints_;
   EventLog log_;
   const ServiceCounters counters_;
   ShardPool pool_;

@@ -8,9 +8,10 @@
 #include <fstream>
 #include <thread>
 
-#include "rpc/build.h"
+#include "process/build.h"
+#include "process/clock.h"
+#include "process/duplicate.h"
 #include "rpc/fd.h"
-#include "shmtracker/clock.h"
 #include "shmtracker/segment.h"
 
 namespace faultline::coordinator {
@@ -34,20 +35,20 @@ pid_t pidOf(int pidfd) {
 }
 
 // A fresh connection, whose other end goes to the shard through its channel.
-kj::Own<rpc::Connection> connect(kj::AsyncIoContext& io, rpc::FdChannel& channel) {
+kj::Own<rpc::Connection> connect(kj::AsyncIoContext& io, process::FdChannel& channel) {
   auto [ours, theirs] = rpc::streamPair();
   KJ_REQUIRE(channel.send("connect", "", theirs.get()), "the shard is gone");
   return kj::heap<rpc::Connection>(*io.lowLevelProvider, kj::mv(ours));
 }
 
-rpc::ChildProcess startShard(const Options& options, std::uint32_t index, bool careful, int channel) {
+process::ChildProcess startShard(const Options& options, std::uint32_t index, bool careful, int channel) {
   std::vector<std::string> arguments = {"--threads",   std::to_string(threadsOf(options)),
                                         "--name",      "shard-" + std::to_string(index),
                                         "--log-level", options.logLevel};
   if (careful) arguments.insert(arguments.end(), {"--careful", std::to_string(CAREFUL_FAULTS)});
   if (options.testHooks) arguments.push_back("--test-hooks");
-  return rpc::startProcess(rpc::siblingExecutable("faultline-shard"), arguments, channel,
-                           {.image = options.shardProgram});
+  return process::startProcess(process::siblingExecutable("faultline-shard"), arguments, channel,
+                               {.image = options.shardProgram});
 }
 
 kj::Promise<void> requestDetach(rpc::Shard::Client& shard, std::uint64_t restore) {
@@ -59,8 +60,8 @@ kj::Promise<void> requestDetach(rpc::Shard::Client& shard, std::uint64_t restore
 }  // namespace
 
 std::string shardImage(const Options& options) {
-  if (options.shardProgram >= 0) return rpc::imageOf(options.shardProgram);
-  return rpc::imageOf(rpc::Build::open(rpc::ownDirectory()).shard.get());
+  if (options.shardProgram >= 0) return process::imageOf(options.shardProgram);
+  return process::imageOf(process::Build::open(process::ownDirectory()).shard.get());
 }
 
 std::string shardName(std::uint32_t index, const std::string& part) {
@@ -89,7 +90,7 @@ Options fitting(Options options, const Inheritance& inherited) {
 }
 
 ShardHandle::ShardHandle(kj::AsyncIoContext& io, std::uint32_t index, kj::AutoCloseFd channel,
-                         rpc::ChildProcess process, Origin origin)
+                         process::ChildProcess process, Origin origin)
     : io_(io),
       index_(index),
       channel_(kj::mv(channel)),
@@ -98,15 +99,15 @@ ShardHandle::ShardHandle(kj::AsyncIoContext& io, std::uint32_t index, kj::AutoCl
       ring_(rpc::FaultRing::create()),
       connection_(connect(io, channel_)),
       shard_(connection_->bootstrap().castAs<rpc::Shard>()),
-      startedAt_(shm::nowNs()),
+      startedAt_(process::nowNs()),
       origin_(origin) {}
 
 kj::Own<ShardHandle> ShardHandle::start(kj::AsyncIoContext& io, SupervisorLink& link,
-                                        rpc::Failpoints& failpoints, const Options& options,
+                                        failpoints::Failpoints& failpoints, const Options& options,
                                         std::uint32_t index, bool careful) {
-  auto [ours, theirs] = rpc::FdChannel::pair();
-  rpc::ChildProcess process = startShard(options, index, careful, theirs.get());
-  failpoints.hit(rpc::Point::shardStarting);
+  auto [ours, theirs] = process::FdChannel::pair();
+  process::ChildProcess process = startShard(options, index, careful, theirs.get());
+  failpoints.hit(failpoints::Point::shardStarting);
   auto handle = kj::heap<ShardHandle>(io, index, kj::mv(ours), kj::mv(process), Origin::started);
   handle->keep(link);
   return handle;
@@ -114,8 +115,8 @@ kj::Own<ShardHandle> ShardHandle::start(kj::AsyncIoContext& io, SupervisorLink& 
 
 kj::Own<ShardHandle> ShardHandle::startBeside(kj::AsyncIoContext& io, const Options& options,
                                               std::uint32_t index) {
-  auto [ours, theirs] = rpc::FdChannel::pair();
-  rpc::ChildProcess process = startShard(options, index, false, theirs.get());
+  auto [ours, theirs] = process::FdChannel::pair();
+  process::ChildProcess process = startShard(options, index, false, theirs.get());
   return kj::heap<ShardHandle>(io, index, kj::mv(ours), kj::mv(process), Origin::started);
 }
 
@@ -126,19 +127,20 @@ void ShardHandle::keep(SupervisorLink& link) {
 
 kj::Maybe<kj::Own<ShardHandle>> ShardHandle::adopt(kj::AsyncIoContext& io, std::uint32_t index,
                                                    kj::AutoCloseFd channel, kj::AutoCloseFd pidfd) {
-  if (pidfd.get() < 0 || rpc::hasEnded(pidfd.get())) return nullptr;
+  if (pidfd.get() < 0 || process::hasEnded(pidfd.get())) return nullptr;
   kj::Maybe<kj::Own<ShardHandle>> handle;
   auto failure = kj::runCatchingExceptions([&] {
     KJ_REQUIRE(channel.get() >= 0, "there is no channel to it");
     const pid_t pid = pidOf(pidfd.get());
-    handle = kj::heap<ShardHandle>(io, index, kj::mv(channel),
-                                   rpc::ChildProcess{pid, rpc::duplicate(pidfd.get())}, Origin::adopted);
+    handle =
+        kj::heap<ShardHandle>(io, index, kj::mv(channel),
+                              process::ChildProcess{pid, process::duplicate(pidfd.get())}, Origin::adopted);
   });
   KJ_IF_MAYBE (e, failure) {
     spdlog::warn("shard {} cannot be adopted: {}", index, e->getDescription().cStr());
     // It may have died just now. If not: where nobody is thought alive, lock words are made anew under the
     // hands of one that is inside a section.
-    KJ_REQUIRE(rpc::killAndWait(pidfd.get(), END_PATIENCE), "a shard that cannot be adopted does not end",
+    KJ_REQUIRE(process::killAndWait(pidfd.get(), END_PATIENCE), "a shard that cannot be adopted does not end",
                index);
     return nullptr;
   }
@@ -203,7 +205,7 @@ void ShardHandle::handOver(std::uint64_t restore, std::uint64_t readAt,
 }
 
 kj::Promise<void> ShardHandle::ended() {
-  if (rpc::hasEnded(process_.pidfd.get())) return kj::READY_NOW;
+  if (process::hasEnded(process_.pidfd.get())) return kj::READY_NOW;
   return exit_.whenBecomesReadable().then([this] { return ended(); });
 }
 

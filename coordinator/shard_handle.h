@@ -11,10 +11,10 @@
 
 #include "coordinator/options.h"
 #include "coordinator/supervisor_link.h"
+#include "failpoints/failpoints.h"
+#include "process/process.h"
 #include "rpc/connection.h"
-#include "rpc/failpoints.h"
 #include "rpc/fault_ring.h"
-#include "rpc/process.h"
 #include "rpc/shard.capnp.h"
 
 namespace faultline::coordinator {
@@ -23,8 +23,9 @@ namespace faultline::coordinator {
 class ShardHandle {
  public:
   // Starts a process. `careful`: its predecessor died, so it begins with one fault at a time.
-  static kj::Own<ShardHandle> start(kj::AsyncIoContext& io, SupervisorLink& link, rpc::Failpoints& failpoints,
-                                    const Options& options, std::uint32_t index, bool careful);
+  static kj::Own<ShardHandle> start(kj::AsyncIoContext& io, SupervisorLink& link,
+                                    failpoints::Failpoints& failpoints, const Options& options,
+                                    std::uint32_t index, bool careful);
   // The same for one that is to replace another: it is not kept by the supervisor until keep(), and ends with
   // us.
   static kj::Own<ShardHandle> startBeside(kj::AsyncIoContext& io, const Options& options,
@@ -36,8 +37,8 @@ class ShardHandle {
                                                kj::AutoCloseFd channel, kj::AutoCloseFd pidfd);
 
   enum class Origin { started, adopted };
-  ShardHandle(kj::AsyncIoContext& io, std::uint32_t index, kj::AutoCloseFd channel, rpc::ChildProcess process,
-              Origin origin);
+  ShardHandle(kj::AsyncIoContext& io, std::uint32_t index, kj::AutoCloseFd channel,
+              process::ChildProcess process, Origin origin);
 
   // First call on the connection: what the shard has attached, then the ring.
   kj::Promise<std::vector<std::uint64_t>> greet(rpc::ShardEvents::Client events);
@@ -60,7 +61,7 @@ class ShardHandle {
   std::uint32_t index() const { return index_; }
   // Lived before this coordinator did.
   bool adopted() const { return origin_ == Origin::adopted; }
-  // As it said when it was greeted: its build, and the program that it runs (rpc/build.h).
+  // As it said when it was greeted: its build, and the program that it runs (process/build.h).
   const std::string& version() const { return version_; }
   const std::string& image() const { return image_; }
   pid_t pid() const { return process_.pid; }
@@ -72,8 +73,8 @@ class ShardHandle {
  private:
   kj::AsyncIoContext& io_;
   const std::uint32_t index_;
-  rpc::FdChannel channel_;
-  rpc::ChildProcess process_;
+  process::FdChannel channel_;
+  process::ChildProcess process_;
   kj::UnixEventPort::FdObserver exit_;
   rpc::FaultRing ring_;
   kj::Own<rpc::Connection> connection_;
@@ -88,7 +89,7 @@ class ShardHandle {
 // The names under which the supervisor keeps a shard.
 std::string shardName(std::uint32_t index, const std::string& part);
 
-// The program that a shard started now would run (rpc/build.h, imageOf).
+// The program that a shard started now would run (process/build.h, imageOf).
 std::string shardImage(const Options& options);
 
 // Copy workers a shard has besides its fault thread.

@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <memory>
 
-#include "shmtracker/clock.h"
+#include "process/clock.h"
 #include "shmtracker/layout.h"
 
 namespace faultline::coordinator {
@@ -39,8 +39,9 @@ std::string milliseconds(std::uint64_t ns) {
 
 }  // namespace
 
-ShardPool::ShardPool(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, rpc::Failpoints& failpoints,
-                     const Options& options, ServiceTotals& totals, ShardPoolEvents& owner)
+ShardPool::ShardPool(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log,
+                     failpoints::Failpoints& failpoints, const Options& options, ServiceTotals& totals,
+                     ShardPoolEvents& owner)
     : io_(io),
       link_(link),
       log_(log),
@@ -123,7 +124,7 @@ kj::Promise<void> ShardPool::bringUp(std::uint32_t index) {
       .then([this, index] {
         Seat& seat = seats_[index];
         if (seat.diedAt == 0) return;
-        seat.recoveryNs = shm::nowNs() - seat.diedAt;
+        seat.recoveryNs = process::nowNs() - seat.diedAt;
         totals_.shardRecovery.record(seat.recoveryNs);
         log_.add("shard " + std::to_string(index) + " " + seat.death + "; its successor " +
                  std::to_string(process(index)->pid()) + " serves again after " +
@@ -143,7 +144,7 @@ void ShardPool::watch(std::uint32_t index) {
   tasks_.add(process(index)->ended().then([this, index, pid = process(index)->pid()] {
     const auto retired = retired_.find(pid);
     if (retired == retired_.end()) return died(index);
-    rpc::describeExit(retired->second->pidfd());  // reaps it, where it was our child
+    process::describeExit(retired->second->pidfd());  // reaps it, where it was our child
     // Not from within one of its own promises.
     tasks_.add(kj::evalLater([gone = kj::mv(retired->second)] {}));
     retired_.erase(retired);
@@ -166,7 +167,7 @@ kj::Promise<void> ShardPool::replace(std::uint32_t index) {
       })
       .then([this, index, former, fresh] { return putIn(index, former, kj::mv(*fresh)); },
             [this, fresh](kj::Exception&& e) -> kj::Promise<void> {
-              rpc::endChild((*fresh)->pidfd(), patience());
+              process::endChild((*fresh)->pidfd(), patience());
               return kj::mv(e);
             });
 }
@@ -174,12 +175,12 @@ kj::Promise<void> ShardPool::replace(std::uint32_t index) {
 kj::Promise<void> ShardPool::putIn(std::uint32_t index, pid_t former, kj::Own<ShardHandle> fresh) {
   if (!lives(index, former)) {
     // It died meanwhile, and its successor is of our build as well.
-    rpc::endChild(fresh->pidfd(), patience());
+    process::endChild(fresh->pidfd(), patience());
     return kj::READY_NOW;
   }
   Seat& seat = seats_[index];
-  if (!rpc::killAndWait(process(index)->pidfd(), patience())) {
-    rpc::endChild(fresh->pidfd(), patience());
+  if (!process::killAndWait(process(index)->pidfd(), patience())) {
+    process::endChild(fresh->pidfd(), patience());
     KJ_FAIL_REQUIRE("a shard that is to be replaced does not die", index, former);
   }
   KJ_IF_MAYBE (old, seat.handle) {
@@ -197,7 +198,7 @@ kj::Promise<void> ShardPool::putIn(std::uint32_t index, pid_t former, kj::Own<Sh
 
 bool ShardPool::lives(std::uint32_t index, pid_t pid) const {
   const ShardHandle* handle = process(index);
-  return handle != nullptr && handle->pid() == pid && !rpc::hasEnded(handle->pidfd());
+  return handle != nullptr && handle->pid() == pid && !process::hasEnded(handle->pidfd());
 }
 
 kj::Promise<void> ShardPool::limit() {
@@ -244,8 +245,8 @@ kj::Promise<void> ShardPool::pingOne(std::uint32_t index) {
 void ShardPool::died(std::uint32_t index) {
   Seat& seat = seats_[index];
   ShardHandle& handle = *process(index);
-  const std::uint64_t now = shm::nowNs();
-  seat.death = "(pid " + std::to_string(handle.pid()) + ") " + rpc::describeExit(handle.pidfd());
+  const std::uint64_t now = process::nowNs();
+  seat.death = "(pid " + std::to_string(handle.pid()) + ") " + process::describeExit(handle.pidfd());
   spdlog::warn("shard {} {}", index, seat.death);
   seat.quickDeaths = now - handle.startedAt() < QUICK_DEATH ? seat.quickDeaths + 1 : 0;
   shm::count(totals_.shardRestarts[index]);
@@ -264,10 +265,10 @@ void ShardPool::died(std::uint32_t index) {
 bool ShardPool::fence(std::uint32_t index, const std::string& why) {
   ShardHandle* handle = process(index);
   // Dead already, which is all a fence wants.
-  if (handle == nullptr || rpc::hasEnded(handle->pidfd())) return true;
+  if (handle == nullptr || process::hasEnded(handle->pidfd())) return true;
   if (seats_[index].killed == handle->pid()) return false;
   kill(index, why);
-  return rpc::killAndWait(handle->pidfd(), patience());
+  return process::killAndWait(handle->pidfd(), patience());
 }
 
 void ShardPool::kill(std::uint32_t index, const std::string& why) {
@@ -282,7 +283,7 @@ kj::Promise<void> ShardPool::endAll(const std::string& why) {
   std::vector<std::pair<std::uint32_t, pid_t>> dying;
   for (std::uint32_t index = 0; index < size(); index++) {
     ShardHandle* handle = process(index);
-    if (handle == nullptr || rpc::hasEnded(handle->pidfd())) continue;
+    if (handle == nullptr || process::hasEnded(handle->pidfd())) continue;
     if (seats_[index].killed != handle->pid()) kill(index, why);
     dying.emplace_back(index, handle->pid());
   }

@@ -33,7 +33,7 @@ class ShardPoolEvents {
 // Loop thread only.
 class ShardPool final : private kj::TaskSet::ErrorHandler {
  public:
-  ShardPool(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, rpc::Failpoints& failpoints,
+  ShardPool(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, failpoints::Failpoints& failpoints,
             const Options& options, ServiceTotals& totals, ShardPoolEvents& owner);
 
   // Takes over what lives of a predecessor's shards and starts the rest. Resolves when each has been up once,
@@ -100,7 +100,7 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   kj::AsyncIoContext& io_;
   SupervisorLink& link_;
   EventLog& log_;
-  rpc::Failpoints& failpoints_;
+  failpoints::Failpoints& failpoints_;
   const Options& options_;
   ServiceTotals& totals_;
   ShardPoolEvents& owner_;

@@ -21,7 +21,7 @@ SupervisorLink::SupervisorLink(kj::AutoCloseFd channel, kj::UnixEventPort& port)
 Inheritance SupervisorLink::inherit() {
   Inheritance left;
   for (;;) {
-    auto received = channel_.receive(rpc::FdChannel::Wait::yes);
+    auto received = channel_.receive(process::FdChannel::Wait::yes);
     auto& message = KJ_REQUIRE_NONNULL(received, "the supervisor is gone before it said what it holds");
     if (message.verb == "fd") {
       KJ_REQUIRE(message.fd.get() >= 0,
@@ -61,7 +61,7 @@ void SupervisorLink::upgrade(const std::string& directory, int coordinator, int 
 
 kj::Promise<SupervisorLink::End> SupervisorLink::receive(Words words) {
   for (;;) {
-    auto received = channel_.receive(rpc::FdChannel::Wait::no);
+    auto received = channel_.receive(process::FdChannel::Wait::no);
     KJ_IF_MAYBE (message, received) {
       if (message->verb == "leave") return End::leave;
       if (message->verb == "conn") words.accepted(message->name, kj::mv(message->fd));

@@ -9,7 +9,7 @@
 //   restore.ID.{uffd,source,conn,target,touches,segment}  a restore; `segment` is stored last and makes it
 //                                  durable
 //   shard.INDEX.{pidfd,channel}    a shard process; `channel` is stored last
-//   program.shard                  the shard of our own build (rpc/build.h); not to be dropped
+//   program.shard                  the shard of our own build (process/build.h); not to be dropped
 //   failpoint.POINT.ACTION.SKIP.PAGE.{resume,reached}  tests only
 #pragma once
 
@@ -23,7 +23,7 @@
 #include <string>
 #include <vector>
 
-#include "rpc/fd_channel.h"
+#include "process/fd_channel.h"
 
 namespace faultline::coordinator {
 
@@ -75,7 +75,7 @@ class SupervisorLink {
  private:
   void send(const std::string& verb, const std::string& name = "", int fd = -1);
 
-  rpc::FdChannel channel_;
+  process::FdChannel channel_;
   kj::UnixEventPort::FdObserver observer_;
 };
 

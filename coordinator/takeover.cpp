@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "coordinator/service.h"
-#include "rpc/fd.h"
-#include "rpc/process.h"
+#include "process/duplicate.h"
+#include "process/process.h"
 #include "uffd/uffd.h"
 
 namespace faultline::coordinator {
@@ -46,14 +46,14 @@ void Service::adoptFailpoints() {
     if (startsWith(name, "failpoint.") && endsWith(name, ".resume")) names.push_back(name);
   for (const std::string& name : names) {
     const auto parts = split(name);  // failpoint POINT ACTION SKIP PAGE resume
-    const auto point = parts.size() == 6 ? rpc::pointNamed(parts[1]) : std::nullopt;
+    const auto point = parts.size() == 6 ? failpoints::pointNamed(parts[1]) : std::nullopt;
     kj::AutoCloseFd resume = inherited_.take(name);
     const std::string reachedName = name.substr(0, name.size() - 6) + "reached";
     kj::AutoCloseFd reached = inherited_.take(reachedName);
     link_.drop(name);
     link_.drop(reachedName);
     if (!point.has_value() || !options_.testHooks) continue;
-    failpoints_.arm({*point, static_cast<rpc::Action>(std::stoi(parts[2])), std::stoull(parts[4]),
+    failpoints_.arm({*point, static_cast<failpoints::Action>(std::stoi(parts[2])), std::stoull(parts[4]),
                      static_cast<std::uint32_t>(std::stoul(parts[3])), kj::mv(reached), kj::AutoCloseFd(),
                      kj::mv(resume)});
   }
@@ -114,9 +114,12 @@ kj::Promise<void> Service::adoptRestores() {
     }
     const int uffd = fds.uffd.get();
     // Where fds run out, a sound restore would be taken for a damaged one: rather throw now.
-    { const kj::AutoCloseFd room[] = {rpc::duplicate(uffd), rpc::duplicate(uffd), rpc::duplicate(uffd)}; }
-    const RestoreFds spare{rpc::duplicate(uffd), kj::AutoCloseFd(), kj::AutoCloseFd(),
-                           fds.target.get() >= 0 ? rpc::duplicate(fds.target.get()) : kj::AutoCloseFd()};
+    {
+      const kj::AutoCloseFd room[] = {process::duplicate(uffd), process::duplicate(uffd),
+                                      process::duplicate(uffd)};
+    }
+    const RestoreFds spare{process::duplicate(uffd), kj::AutoCloseFd(), kj::AutoCloseFd(),
+                           fds.target.get() >= 0 ? process::duplicate(fds.target.get()) : kj::AutoCloseFd()};
     auto failure = kj::runCatchingExceptions([&] {
       auto restore = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
       const auto adopted = keep(kj::mv(restore));
@@ -148,7 +151,7 @@ kj::Promise<void> Service::watchLost(std::uint64_t id) {
   return io_.provider->getTimer().afterDelay(LIFE_CHECK).then([this, id]() -> kj::Promise<void> {
     const RestoreFds& fds = lost_.at(id)->fds;
     const bool gone = fds.uffd.get() >= 0 ? uffd::targetGone(fds.uffd.get())
-                                          : fds.target.get() >= 0 && rpc::hasEnded(fds.target.get());
+                                          : fds.target.get() >= 0 && process::hasEnded(fds.target.get());
     if (!gone) return watchLost(id);
     spdlog::info("restore {}, which could not be taken over: its target has gone", id);
     lost_.erase(id);

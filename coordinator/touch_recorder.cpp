@@ -11,7 +11,7 @@
 #include <cstring>
 #include <limits>
 
-#include "rpc/fd.h"
+#include "process/duplicate.h"
 
 namespace faultline::coordinator {
 
@@ -48,7 +48,7 @@ TouchRecorder::TouchRecorder(std::uint64_t pages)
 TouchRecorder::TouchRecorder(int fd, std::uint64_t pages)
     : pages_(pages),
       capacity_(std::min(pages, MAX_TOUCHES)),
-      fd_(rpc::duplicate(fd)),
+      fd_(process::duplicate(fd)),
       seen_((pages + 63) / 64) {
   struct stat status {};
   KJ_SYSCALL(fstat(fd, &status));

@@ -5,18 +5,18 @@
 #include <poll.h>
 #include <spdlog/spdlog.h>
 
-#include "rpc/mistakes.h"
-#include "shmtracker/clock.h"
+#include "failpoints/mistakes.h"
+#include "process/clock.h"
 #include "shmtracker/error.h"
 #include "uffd/uffd.h"
 
 namespace faultline::coordinator {
 
-using rpc::made;
-using rpc::Mistake;
-using rpc::Point;
+using failpoints::made;
+using failpoints::Mistake;
+using failpoints::Point;
+using process::nowNs;
 using shm::count;
-using shm::nowNs;
 
 namespace {
 
@@ -28,7 +28,7 @@ constexpr kj::Duration SLOT_RETRY = 500 * kj::MICROSECONDS;
 }  // namespace
 
 UffdReader::UffdReader(kj::AsyncIoContext& io, int uffd, shm::Segment& segment, FaultRouter& router,
-                       rpc::Failpoints& failpoints, const Options& options, ReadingTurns& turns,
+                       failpoints::Failpoints& failpoints, const Options& options, ReadingTurns& turns,
                        UffdReaderHooks hooks)
     : io_(io),
       uffd_(uffd),
@@ -84,7 +84,7 @@ kj::Promise<void> UffdReader::serve() {
       continue;
     }
     segment_.lock().close();
-    closedAt_ = nowNs();
+    closedAt_ = process::nowNs();
     failpoints_.hit(Point::gateClosed);
     unsigned next = 0;
     auto guard = segment_.lock().drainFrom(next, segment_.activeSlots(), SLOT_PATIENCE, countOwnerDied());
@@ -93,7 +93,7 @@ kj::Promise<void> UffdReader::serve() {
           .then([this](shm::ExclusiveGuard guard) {
             return readBatch(std::move(guard)) ? serve() : kj::Promise<void>(kj::READY_NOW);
           });
-    segment_.counters().drain.record(nowNs() - closedAt_);
+    segment_.counters().drain.record(process::nowNs() - closedAt_);
     if (!readBatch(std::move(guard))) break;
   }
   return kj::READY_NOW;
@@ -101,7 +101,7 @@ kj::Promise<void> UffdReader::serve() {
 
 kj::Promise<shm::ExclusiveGuard> UffdReader::drain() {
   segment_.lock().close();
-  closedAt_ = nowNs();
+  closedAt_ = process::nowNs();
   return drainOn(0, closedAt_ + std::chrono::nanoseconds(options_.lockDeadline).count());
 }
 
@@ -115,11 +115,11 @@ kj::Promise<shm::ExclusiveGuard> UffdReader::alone(kj::Promise<shm::ExclusiveGua
 kj::Promise<shm::ExclusiveGuard> UffdReader::drainOn(unsigned next, std::uint64_t deadline) {
   auto goOn = [&] {
     auto guard = segment_.lock().drainFrom(next, segment_.activeSlots(), SLOT_PATIENCE, countOwnerDied());
-    if (guard.has_value()) segment_.counters().drain.record(nowNs() - closedAt_);
+    if (guard.has_value()) segment_.counters().drain.record(process::nowNs() - closedAt_);
     return guard;
   };
   if (auto guard = goOn()) return std::move(*guard);
-  if (fencing_ && nowNs() >= deadline && hooks_.fence(next)) {
+  if (fencing_ && process::nowNs() >= deadline && hooks_.fence(next)) {
     count(segment_.counters().fences);
     // The kernel has given back what the dead held. To kill one successor after the other for a word that
     // says otherwise would cost every restore its shards.
@@ -175,7 +175,7 @@ bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
   }
   failpoints_.hit(Point::beforeRead);
   const auto messages = journal.read(uffd_);
-  const std::uint64_t readAt = nowNs();
+  const std::uint64_t readAt = process::nowNs();
   failpoints_.hit(Point::afterRead);
   if (made(Mistake::lockAfterRead) && gated_ && !messages.empty())
     guard.emplace(segment_.lock().lock(segment_.activeSlots(),
@@ -208,7 +208,7 @@ bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
   failpoints_.hit(Point::beforeOpen);
   if (guard.has_value()) {
     guard->release();
-    counters.closed.record(nowNs() - closedAt_);
+    counters.closed.record(process::nowNs() - closedAt_);
   }
   failpoints_.hit(Point::beforeHandout);
   router_.handOut(readAt);

@@ -17,7 +17,7 @@
 #include "coordinator/options.h"
 #include "coordinator/reading_turns.h"
 #include "coordinator/removed_ranges.h"
-#include "rpc/failpoints.h"
+#include "failpoints/failpoints.h"
 #include "shmtracker/segment.h"
 
 namespace faultline::coordinator {
@@ -34,7 +34,8 @@ struct UffdReaderHooks {
 class UffdReader {
  public:
   UffdReader(kj::AsyncIoContext& io, int uffd, shm::Segment& segment, FaultRouter& router,
-             rpc::Failpoints& failpoints, const Options& options, ReadingTurns& turns, UffdReaderHooks hooks);
+             failpoints::Failpoints& failpoints, const Options& options, ReadingTurns& turns,
+             UffdReaderHooks hooks);
   // Opens the gate, so that shards can leave.
   ~UffdReader();
 
@@ -76,7 +77,7 @@ class UffdReader {
   const int uffd_;
   shm::Segment& segment_;
   FaultRouter& router_;
-  rpc::Failpoints& failpoints_;
+  failpoints::Failpoints& failpoints_;
   const Options& options_;
   ReadingTurns& turns_;
   UffdReaderHooks hooks_;

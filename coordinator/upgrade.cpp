@@ -4,8 +4,8 @@
 
 #include <memory>
 
+#include "process/process.h"
 #include "rpc/connection.h"
-#include "rpc/process.h"
 
 namespace faultline::coordinator {
 
@@ -33,10 +33,10 @@ Upgrade::Upgrade(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, Sh
 
 // --- the build that is to come ---
 
-kj::Promise<rpc::BuildFacts> Upgrade::ask(std::string path, int image) {
+kj::Promise<process::BuildFacts> Upgrade::ask(std::string path, int image) {
   auto [ours, theirs] = rpc::streamPair();
-  auto process =
-      kj::heap<rpc::ChildProcess>(rpc::startProcess(path, {"--build"}, theirs.get(), {.image = image}));
+  auto process = kj::heap<process::ChildProcess>(
+      process::startProcess(path, {"--build"}, theirs.get(), {.image = image}));
   theirs = kj::AutoCloseFd();
   auto stream =
       io_.lowLevelProvider->wrapInputFd(ours.release(), kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP |
@@ -44,45 +44,46 @@ kj::Promise<rpc::BuildFacts> Upgrade::ask(std::string path, int image) {
   auto answer = stream->readAllText(MAX_ANSWER).attach(kj::mv(stream));
   auto limited = answer.exclusiveJoin(
       io_.provider->getTimer().afterDelay(ANSWER_LIMIT).then([]() -> kj::String { return nullptr; }));
-  auto end = [process = kj::mv(process)] { rpc::endChild(process->pidfd.get(), KILL_PATIENCE); };
+  auto end = [process = kj::mv(process)] { process::endChild(process->pidfd.get(), KILL_PATIENCE); };
   return limited
       .then([](kj::String text) { return std::string(text.cStr()); },
             [](kj::Exception&&) { return std::string(); })
       .then([path = std::move(path), end = kj::mv(end)](std::string text) mutable {
         end();
-        const auto facts = rpc::BuildFacts::parse(text);
+        const auto facts = process::BuildFacts::parse(text);
         KJ_REQUIRE(facts.has_value(),
                    "the program does not say which build it is (--build): is it faultline's?", path);
         return *facts;
       });
 }
 
-kj::Promise<rpc::BuildFacts> Upgrade::checkOpen(const rpc::Build& build) {
+kj::Promise<process::BuildFacts> Upgrade::checkOpen(const process::Build& build) {
   auto coordinator = ask(build.coordinatorPath(), build.coordinator.get());
   auto shard = ask(build.shardPath(), build.shard.get());
-  return coordinator.then([shard = kj::mv(shard)](const rpc::BuildFacts& next) mutable {
-    return shard.then([next](const rpc::BuildFacts& other) {
+  return coordinator.then([shard = kj::mv(shard)](const process::BuildFacts& next) mutable {
+    return shard.then([next](const process::BuildFacts& other) {
       KJ_REQUIRE(other.text() == next.text(), "coordinator and shard there are of different builds",
                  next.text(), other.text());
-      if (auto why = rpc::whyNotSuccessor(rpc::BuildFacts::own(), next)) KJ_FAIL_REQUIRE("refused", *why);
+      if (auto why = process::whyNotSuccessor(process::BuildFacts::own(), next))
+        KJ_FAIL_REQUIRE("refused", *why);
       return next;
     });
   });
 }
 
-kj::Promise<rpc::BuildFacts> Upgrade::check(const std::string& directory) {
-  auto build = kj::heap<rpc::Build>(rpc::Build::open(directory));
+kj::Promise<process::BuildFacts> Upgrade::check(const std::string& directory) {
+  auto build = kj::heap<process::Build>(process::Build::open(directory));
   auto& opened = *build;
   return checkOpen(opened).attach(kj::mv(build));
 }
 
 kj::Promise<void> Upgrade::handOver(const std::string& directory) {
-  auto build = kj::heap<rpc::Build>(rpc::Build::open(directory));
+  auto build = kj::heap<process::Build>(process::Build::open(directory));
   auto& opened = *build;
   return checkOpen(opened)
-      .then([this, &opened](const rpc::BuildFacts& next) -> kj::Promise<void> {
+      .then([this, &opened](const process::BuildFacts& next) -> kj::Promise<void> {
         log_.add("upgrade: build " + next.version + " of " + opened.directory + " takes over from " +
-                 rpc::version());
+                 process::version());
         // Those that were looked at, whatever is there by now.
         link_.upgrade(opened.directory, opened.coordinator.get(), opened.shard.get());
         return kj::NEVER_DONE;
@@ -96,7 +97,7 @@ kj::Promise<void> Upgrade::replaceShards() {
   return replaceFrom(0).then(
       [this] {
         if (replaced_ != 0)
-          log_.add("upgrade: every shard is of build " + std::string(rpc::version()) + " now, " +
+          log_.add("upgrade: every shard is of build " + std::string(process::version()) + " now, " +
                    std::to_string(replaced_) + " were replaced");
         overFulfiller_->fulfill();
       },

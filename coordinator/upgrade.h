@@ -11,7 +11,7 @@
 #include "coordinator/options.h"
 #include "coordinator/shard_pool.h"
 #include "coordinator/supervisor_link.h"
-#include "rpc/build.h"
+#include "process/build.h"
 
 namespace faultline::coordinator {
 
@@ -24,7 +24,7 @@ class Upgrade {
 
   // What the build in `directory` says of itself. Fails where it is not whole or could not go on with what
   // this one has; the message has both values.
-  kj::Promise<rpc::BuildFacts> check(const std::string& directory);
+  kj::Promise<process::BuildFacts> check(const std::string& directory);
   // The same, and then has the supervisor start it in our place. Does not resolve: this process ends.
   kj::Promise<void> handOver(const std::string& directory);
 
@@ -34,8 +34,8 @@ class Upgrade {
   kj::Promise<std::uint32_t> whenOver();
 
  private:
-  kj::Promise<rpc::BuildFacts> ask(std::string path, int image);
-  kj::Promise<rpc::BuildFacts> checkOpen(const rpc::Build& build);
+  kj::Promise<process::BuildFacts> ask(std::string path, int image);
+  kj::Promise<process::BuildFacts> checkOpen(const process::Build& build);
   kj::Promise<void> replaceFrom(std::uint32_t index);
 
   kj::AsyncIoContext& io_;

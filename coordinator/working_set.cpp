@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "process/duplicate.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
 
@@ -138,7 +139,8 @@ std::vector<shm::PageRange> pagesOf(const WorkingSet& set, const std::vector<shm
 
 rpc::RecordedWorkingSet::Client makeRecordedWorkingSet(std::shared_ptr<const TouchRecorder> recorder,
                                                        std::vector<shm::Region> regions, int source) {
-  return kj::heap<RecordedWorkingSetServer>(std::move(recorder), std::move(regions), rpc::duplicate(source));
+  return kj::heap<RecordedWorkingSetServer>(std::move(recorder), std::move(regions),
+                                            process::duplicate(source));
 }
 
 }  // namespace faultline::coordinator

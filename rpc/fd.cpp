@@ -1,7 +1,8 @@
 #include "rpc/fd.h"
 
-#include <fcntl.h>
 #include <kj/debug.h>
+
+#include "process/duplicate.h"
 
 namespace faultline::rpc {
 
@@ -23,14 +24,14 @@ Fd::Client makeFd(kj::AutoCloseFd fd) {
 }
 
 Fd::Client makeFdFrom(int borrowed) {
-  return makeFd(duplicate(borrowed));
+  return makeFd(process::duplicate(borrowed));
 }
 
 kj::Promise<kj::AutoCloseFd> optionalFd(Fd::Client client) {
   // getFd() lends the fd for as long as the client lives, hence the duplicate and the attach.
   auto promise = client.getFd().then([](kj::Maybe<int> fd) {
     KJ_IF_MAYBE (borrowed, fd) {
-      return duplicate(*borrowed);
+      return process::duplicate(*borrowed);
     }
     return kj::AutoCloseFd();
   });
@@ -42,12 +43,6 @@ kj::Promise<kj::AutoCloseFd> requireFd(Fd::Client client, kj::StringPtr what) {
     KJ_REQUIRE(fd.get() >= 0, "the call needs a file descriptor and none came with it", what);
     return fd;
   });
-}
-
-kj::AutoCloseFd duplicate(int fd) {
-  int copy;
-  KJ_SYSCALL(copy = fcntl(fd, F_DUPFD_CLOEXEC, 3), "duplicate a file descriptor");
-  return kj::AutoCloseFd(copy);
 }
 
 }  // namespace faultline::rpc

@@ -21,7 +21,4 @@ kj::Promise<kj::AutoCloseFd> requireFd(Fd::Client client, kj::StringPtr what);
 // The same; -1 where none came.
 kj::Promise<kj::AutoCloseFd> optionalFd(Fd::Client client);
 
-// A close-on-exec duplicate. Throws where the fd table is full.
-kj::AutoCloseFd duplicate(int fd);
-
 }  // namespace faultline::rpc

@@ -27,7 +27,7 @@ interface Barrier {
 
 interface ProcessHooks {
   arm @0 (point :Text, action :Action, page :UInt64, skip :UInt32, reached :Fd, resume :Fd, successor :Bool) -> (barrier :Barrier);
-  # Arms a failpoint of this process (names: rpc/failpoints.h). `page`: only there; 0xffffffffffffffff: anywhere.
+  # Arms a failpoint of this process (names: failpoints/failpoints.h). `page`: only there; 0xffffffffffffffff: anywhere.
   # `skip`: pass this many times first. `reached` (may be null): an eventfd that is signalled as a thread arrives,
   # before the action is taken; `resume` (may be null): an eventfd that a parked thread waits on instead of
   # Barrier.release, for when the parked thread is the one that serves the RPC. `successor`: arm it in the process

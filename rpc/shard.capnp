@@ -32,7 +32,7 @@ interface ShardEvents {
 interface Shard {
   hello @0 (events :ShardEvents) -> (version :Text, restores :List(UInt64), image :Text);
   # First call on every connection. Returns the ids of the restores that are attached (a successor asks), and the
-  # program that it runs: `image` differs for any two builds, whatever their versions say (rpc/build.h).
+  # program that it runs: `image` differs for any two builds, whatever their versions say (process/build.h).
   useRing @1 (ring :Fd, doorbell :Fd) -> ();
   # Fault batches come through this shared-memory ring (rpc/fault_ring.h) from now on; replaces an earlier ring.
   attach @2 (restore :UInt64, index :UInt32, uffd :Fd, segment :Fd, source :Fd) -> ();

@@ -52,9 +52,9 @@ struct Lane {
 }  // namespace
 
 struct ColdReader::State {
-  explicit State(rpc::Failpoints& points) : failpoints(points) {}
+  explicit State(failpoints::Failpoints& points) : failpoints(points) {}
 
-  rpc::Failpoints& failpoints;
+  failpoints::Failpoints& failpoints;
   io_uring ring{};
   kj::AutoCloseFd event;
   Lane small, huge;
@@ -70,7 +70,7 @@ struct ColdReader::State {
       lane.line.pop_front();
       read->busy = true;
       read->forgotten = false;
-      read->hold = failpoints.hold(rpc::Point::coldRead, read->fault.page);
+      read->hold = failpoints.hold(failpoints::Point::coldRead, read->fault.page);
       if (read->hold.get() >= 0) waitFor(read->hold.get());
       prepareRest(*read);
     }
@@ -98,7 +98,7 @@ struct ColdReader::State {
   }
 };
 
-ColdReader::ColdReader(rpc::Failpoints& failpoints) {
+ColdReader::ColdReader(failpoints::Failpoints& failpoints) {
   auto state = std::make_unique<State>(failpoints);
   if (io_uring_queue_init(SMALL_READS + HUGE_READS, &state->ring, 0) != 0) return;
   int fd;

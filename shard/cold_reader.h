@@ -7,7 +7,7 @@
 #include <functional>
 #include <memory>
 
-#include "rpc/failpoints.h"
+#include "failpoints/failpoints.h"
 #include "shard/retry_queue.h"
 
 namespace faultline::shard {
@@ -20,7 +20,7 @@ class ColdReader {
   static constexpr unsigned HUGE_READS = 8;
 
   // `failpoints` must outlive it.
-  explicit ColdReader(rpc::Failpoints& failpoints);
+  explicit ColdReader(failpoints::Failpoints& failpoints);
   ~ColdReader();
 
   // False where the kernel refuses io_uring (kernel.io_uring_disabled, a seccomp filter): read() must not be

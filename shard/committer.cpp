@@ -6,17 +6,17 @@
 #include <cstring>
 #include <string>
 
-#include "rpc/mistakes.h"
-#include "shmtracker/clock.h"
+#include "failpoints/mistakes.h"
+#include "process/clock.h"
 #include "shmtracker/error.h"
 
 namespace faultline::shard {
 
-using rpc::made;
-using rpc::Mistake;
-using rpc::Point;
+using failpoints::made;
+using failpoints::Mistake;
+using failpoints::Point;
+using process::nowNs;
 using shm::count;
-using shm::nowNs;
 using shm::PageIndex;
 using shm::PageRange;
 using shm::PageState;
@@ -40,9 +40,9 @@ const void* zeros() {
 constexpr Content ZEROS{Content::Kind::zero, nullptr};
 
 shm::SharedGuard enter(Attachment& restore, unsigned worker) {
-  const std::uint64_t before = nowNs();
+  const std::uint64_t before = process::nowNs();
   auto guard = restore.segment().lock().lockShared(restore.slot(worker));
-  restore.counters().gateWait.record(nowNs() - before);
+  restore.counters().gateWait.record(process::nowNs() - before);
   if (guard.ownerDied) count(restore.counters().slotsRecovered);
   return guard;
 }
@@ -94,7 +94,7 @@ Commit judge(Attachment& restore, Outcome outcome, int error, Content content) {
 uffd::Result Committer::populate(Attachment& restore, const shm::PageLocation& at, std::uint64_t bytes,
                                  Content content, uffd::Waiters waiters) const {
   const int fd = restore.uffd();
-  const std::uint64_t before = nowNs();
+  const std::uint64_t before = process::nowNs();
   uffd::Result result{Outcome::unsupported};
   switch (content.kind) {
     case Content::Kind::poison:
@@ -111,7 +111,7 @@ uffd::Result Committer::populate(Attachment& restore, const shm::PageLocation& a
         result = uffd::copy(fd, at.address, zeros(), bytes, restore.protect(), waiters);
       break;
   }
-  restore.counters().copy.record(nowNs() - before);
+  restore.counters().copy.record(process::nowNs() - before);
   if (result.outcome == Outcome::unsupported && restore.protect() == uffd::Protect::yes) {
     // Registered MISSING only: nothing to protect there.
     restore.stopProtecting();

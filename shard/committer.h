@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "rpc/failpoints.h"
+#include "failpoints/failpoints.h"
 #include "shard/attachment.h"
 
 namespace faultline::shard {
@@ -34,7 +34,7 @@ struct Content {
 // Stateless but for the hooks; any thread, each with a worker number of its own.
 class Committer {
  public:
-  explicit Committer(rpc::Failpoints& failpoints) : failpoints_(failpoints) {}
+  explicit Committer(failpoints::Failpoints& failpoints) : failpoints_(failpoints) {}
 
   // Answers a fault on `page`. `content` counts only if the page is still missing; otherwise the answer is
   // zeros. Whoever is woken inside the section may take the CPU, and the coordinator would wait for the
@@ -50,7 +50,7 @@ class Committer {
   // queue.
   static void wake(Attachment& restore, shm::PageIndex page);
 
-  rpc::Failpoints& failpoints() const { return failpoints_; }
+  failpoints::Failpoints& failpoints() const { return failpoints_; }
 
  private:
   Commit answer(Attachment& restore, unsigned worker, shm::PageIndex page, Content content) const;
@@ -59,7 +59,7 @@ class Committer {
   uffd::Result populate(Attachment& restore, const shm::PageLocation& at, std::uint64_t bytes,
                         Content content, uffd::Waiters waiters) const;
 
-  rpc::Failpoints& failpoints_;
+  failpoints::Failpoints& failpoints_;
 };
 
 }  // namespace faultline::shard

@@ -11,12 +11,12 @@
 #include <cstring>
 #include <ctime>
 
-#include "shmtracker/clock.h"
+#include "process/clock.h"
 
 namespace faultline::shard {
 
+using process::nowNs;
 using shm::count;
-using shm::nowNs;
 
 namespace {
 
@@ -168,7 +168,7 @@ bool FaultLoop::runCommands() {
     commanded_.store(false, std::memory_order_relaxed);
   }
   for (auto& action : commands) action();
-  windows_.age(nowNs());  // a ping comes twice a second
+  windows_.age(process::nowNs());  // a ping comes twice a second
   return true;
 }
 
@@ -195,7 +195,7 @@ bool FaultLoop::takeBatches() {
 bool FaultLoop::retryDue() {
   if (!retries_.nextDue().has_value()) return false;
   bool any = false;
-  const std::uint64_t now = nowNs();
+  const std::uint64_t now = process::nowNs();
   while (auto fault = retries_.popDue(now)) {
     serveFault(*fault, WorkerPool::FAULT_THREAD, buffers_[WorkerPool::FAULT_THREAD].data());
     any = true;
@@ -207,7 +207,7 @@ bool FaultLoop::retryDue() {
 void FaultLoop::sleep(std::optional<std::uint64_t> most) {
   if (ring_.has_value() && !ring_->prepareToSleep()) return;
   if (const auto due = retries_.nextDue()) {
-    const std::uint64_t now = nowNs();
+    const std::uint64_t now = process::nowNs();
     most = std::min(most.value_or(RetryQueue::LAST_SOURCE_DELAY), *due > now ? *due - now : 0);
   }
   const timespec timeout{0, static_cast<long>(most.value_or(0))};
@@ -245,11 +245,11 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
   if (restore.segment().pages().state(fault.page) != shm::PageState::missing)
     return commit(fault, worker, {Content::Kind::zero});
 
-  committer_.failpoints().hit(rpc::Point::beforeStage, fault.page);
-  const std::uint64_t before = nowNs();
+  committer_.failpoints().hit(failpoints::Point::beforeStage, fault.page);
+  const std::uint64_t before = process::nowNs();
   const auto at = restore.segment().regions().locate(fault.page);
   const Staged staged = stage(fault, at, worker, buffer, before);
-  restore.counters().source.record(nowNs() - before);
+  restore.counters().source.record(process::nowNs() - before);
   switch (staged.kind) {
     case Staged::Kind::lost:
       return sourceFailed(fault, worker, staged.error);
@@ -283,7 +283,7 @@ Staged FaultLoop::stage(const Fault& fault, const shm::PageLocation& at, unsigne
                         std::uint64_t now) {
   const Source& source = fault.restore->source();
   // A page whose read a test holds is cold, even where the page cache has it, or the disk answers at once.
-  if (cold_.available() && committer_.failpoints().awaits(rpc::Point::coldRead, fault.page))
+  if (cold_.available() && committer_.failpoints().awaits(failpoints::Point::coldRead, fault.page))
     return {Staged::Kind::cold, nullptr, 0};
   if (at.pageSize != shm::SMALL_PAGE)
     return cold_.available() ? source.stageMapped(at.offset, at.pageSize)
@@ -303,7 +303,7 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
   Attachment& restore = *fault.restore;
   switch (committer_.commitFault(restore, worker, fault.page, content)) {
     case Commit::done: {
-      restore.counters().eventToDone.record(nowNs() - fault.readAt);
+      restore.counters().eventToDone.record(process::nowNs() - fault.readAt);
       const auto at = restore.segment().regions().locate(fault.page);
       if (content.kind == Content::Kind::bytes) count(restore.counters().sourceBytes, at.pageSize);
       if (worker != WorkerPool::FAULT_THREAD) return Committer::wake(restore, fault.page);
@@ -353,7 +353,7 @@ void FaultLoop::requeue(Attachment& restore, shm::PageIndex page) {
 
 void FaultLoop::retryLater(const Fault& fault) {
   std::lock_guard lock(outcomesMutex_);
-  if (!retries_.push(fault, nowNs())) requeue(*fault.restore, fault.page);
+  if (!retries_.push(fault, process::nowNs())) requeue(*fault.restore, fault.page);
 }
 
 void FaultLoop::readCold(const Fault& fault) {

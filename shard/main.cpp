@@ -9,11 +9,11 @@
 
 #include <CLI/CLI.hpp>
 
-#include "rpc/build.h"
+#include "process/build.h"
+#include "process/fd_channel.h"
+#include "process/log.h"
+#include "process/process.h"
 #include "rpc/connection.h"
-#include "rpc/fd_channel.h"
-#include "rpc/log.h"
-#include "rpc/process.h"
 #include "shard/bus_guard.h"
 #include "shard/sandbox.h"
 #include "shard/shard_server.h"
@@ -23,10 +23,10 @@ namespace {
 using namespace faultline;
 
 // Takes each coordinator that comes; returns when the channel's last other end is closed.
-kj::Promise<void> serveChannel(rpc::FdChannel& channel, kj::UnixEventPort::FdObserver& readable,
+kj::Promise<void> serveChannel(process::FdChannel& channel, kj::UnixEventPort::FdObserver& readable,
                                rpc::Acceptor& acceptor, kj::LowLevelAsyncIoProvider& provider) {
   for (;;) {
-    auto received = channel.receive(rpc::FdChannel::Wait::no);
+    auto received = channel.receive(process::FdChannel::Wait::no);
     KJ_IF_MAYBE (message, received) {
       if (message->verb == "connect" && message->fd.get() >= 0)
         acceptor.accept(provider, kj::mv(message->fd));
@@ -41,7 +41,7 @@ kj::Promise<void> serveChannel(rpc::FdChannel& channel, kj::UnixEventPort::FdObs
 
 void serve(const shard::ShardOptions& options) {
   auto io = kj::setupAsyncIo();
-  rpc::FdChannel channel{kj::AutoCloseFd(rpc::CHANNEL_FD)};
+  process::FdChannel channel{kj::AutoCloseFd(process::CHANNEL_FD)};
   shard::ShardService service(io, options);
   rpc::Acceptor acceptor(service.makeServer());
   // Before anybody connects: from here on every byte is somebody else's.
@@ -71,13 +71,13 @@ int main(int argc, char** argv) {
   bool build = false;
   app.add_flag("--build", build, "Say which build this is, on the channel, and end");
   CLI11_PARSE(app, argc, argv);
-  if (build) return rpc::sayBuild();
-  rpc::nameProcess("faultline-shard");
+  if (build) return process::sayBuild();
+  process::nameProcess("faultline-shard");
 
   spdlog::set_level(spdlog::level::from_str(logLevel));
-  rpc::setUpLog(name, rpc::LogStream::out);
+  process::setUpLog(name, process::LogStream::out);
   // A core dump would hold the robust mutexes of a dead shard until it is written, too.
-  rpc::keepMemoryPrivate();
+  process::keepMemoryPrivate();
   shard::installBusGuard();
   try {
     serve(options);

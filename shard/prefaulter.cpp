@@ -6,12 +6,12 @@
 #include <ctime>
 #include <optional>
 
+#include "process/clock.h"
 #include "shard/bus_guard.h"
-#include "shmtracker/clock.h"
 
 namespace faultline::shard {
 
-using shm::nowNs;
+using process::nowNs;
 using shm::PageIndex;
 using shm::PageRange;
 using shm::PageState;
@@ -154,10 +154,10 @@ void Prefaulter::populate(Job& job, unsigned worker, PageRange range) {
   const PageRange rest{first, range.end() - first};
   const Inflight inflight(restore, worker, rest);
   const auto at = restore.segment().regions().locate(first);
-  committer_.failpoints().hit(rpc::Point::beforeStage, first);
-  const std::uint64_t before = nowNs();
+  committer_.failpoints().hit(failpoints::Point::beforeStage, first);
+  const std::uint64_t before = process::nowNs();
   const Staged staged = restore.source().stageMappedWaiting(at.offset, rest.count * at.pageSize);
-  restore.counters().source.record(nowNs() - before);
+  restore.counters().source.record(process::nowNs() - before);
   switch (staged.kind) {
     case Staged::Kind::zero:
       commitRun(job, worker, rest, {Content::Kind::zero});
@@ -209,7 +209,7 @@ void Prefaulter::commitRuns(Job& job, unsigned worker, PageRange range, const ch
 // place for them.
 void Prefaulter::makeWay(Job& job) {
   const std::uint64_t faults = job.restore->segment().counters().faults.load(std::memory_order_relaxed);
-  const std::uint64_t now = nowNs();
+  const std::uint64_t now = process::nowNs();
   if (job.faultsSeen.exchange(faults, std::memory_order_relaxed) != faults)
     job.quietFrom.store(now + FLOWING, std::memory_order_relaxed);
   if (now < job.quietFrom.load(std::memory_order_relaxed)) sched_yield();

@@ -3,9 +3,10 @@
 #include <kj/debug.h>
 #include <spdlog/spdlog.h>
 
-#include "rpc/build.h"
+#include "process/build.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
+#include "rpc/process_hooks.h"
 #include "shmtracker/error.h"
 
 namespace faultline::shard {
@@ -81,7 +82,7 @@ class ShardServer final : public rpc::Shard::Server {
   kj::Promise<void> hello(HelloContext context) override {
     service_.events_ = context.getParams().getEvents();
     auto results = context.getResults();
-    results.setVersion(rpc::version());
+    results.setVersion(process::version());
     results.setImage(service_.image_.c_str());
     auto list = results.initRestores(static_cast<unsigned>(service_.restores_.size()));
     unsigned i = 0;

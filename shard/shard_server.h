@@ -6,8 +6,8 @@
 #include <map>
 #include <vector>
 
-#include "rpc/build.h"
-#include "rpc/failpoints.h"
+#include "failpoints/failpoints.h"
+#include "process/build.h"
 #include "rpc/shard.capnp.h"
 #include "shard/fault_loop.h"
 #include "shard/loop_mailbox.h"
@@ -46,8 +46,8 @@ class ShardService final : private FaultLoopEvents, private AttachmentEvents {
 
   kj::AsyncIoContext& io_;
   const ShardOptions options_;
-  const std::string image_ = rpc::ownImage();  // before the sandbox hides it
-  rpc::Failpoints failpoints_;
+  const std::string image_ = process::ownImage();  // before the sandbox hides it
+  failpoints::Failpoints failpoints_;
   LoopMailbox mailbox_;
   Committer committer_;
   WorkerPool workers_;

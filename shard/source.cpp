@@ -11,7 +11,7 @@
 #include <cerrno>
 #include <utility>
 
-#include "rpc/failpoints.h"
+#include "failpoints/failpoints.h"
 #include "shard/bus_guard.h"
 #include "shard/read_progress.h"
 
@@ -19,7 +19,7 @@ namespace faultline::shard {
 
 namespace {
 
-using rpc::Failpoints;
+using failpoints::Failpoints;
 
 constexpr std::size_t PAGE = 4096;
 

@@ -81,7 +81,7 @@ struct alignas(128) RestoreCounters {
   Counter outsideFaults;   // faults at addresses that no region covers
   Histogram drain;         // closing the gate and draining
   Histogram closed;        // gate closed until it opened again
-  Counter readTimes;       // when faults were read, ns of nowNs(), the sum over all of them modulo 2^64
+  Counter readTimes;  // when faults were read, ns of process::nowNs(), the sum over all of them modulo 2^64
 };
 
 }  // namespace faultline::shm

@@ -14,7 +14,7 @@
 #include <random>
 #include <thread>
 
-#include "shmtracker/clock.h"
+#include "process/clock.h"
 #include "tests/support/image.h"
 #include "tests/support/server.h"
 #include "tests/support/target.h"
@@ -66,7 +66,7 @@ class Driver {
     while (!stop_) {
       const std::uint64_t page = random() % (target_.pages() / threads) * threads + thread;
       const unsigned what = random() % 100;
-      const std::uint64_t before = shm::nowNs();
+      const std::uint64_t before = process::nowNs();
       if (what < 40) {
         target_.giveBack(page);
         truth_[page] = Truth::zeros;
@@ -79,7 +79,7 @@ class Driver {
       }
       check(page);
       touches_++;
-      const std::uint64_t after = shm::nowNs();
+      const std::uint64_t after = process::nowNs();
       // Below that the page was there.
       if (after - before > 2'000 && killedAt_ != 0 && after > killedAt_ &&
           (victim_ == ANY || page / 512 % shards_ == victim_)) {
@@ -182,7 +182,7 @@ int run(const Options& options) {
         server.reconnect();
       }
     }
-    const std::uint64_t killed = shm::nowNs();
+    const std::uint64_t killed = process::nowNs();
     for (auto& driver : drivers) driver->watch(killed, shard ? index : Driver::ANY);
     for (const pid_t pid : victims) ::kill(pid, SIGKILL);
     coordinators += coordinator ? 1 : 0;

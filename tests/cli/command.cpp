@@ -15,7 +15,7 @@
 #include <fstream>
 #include <stdexcept>
 
-#include "rpc/process.h"
+#include "process/process.h"
 
 namespace faultline::test {
 
@@ -32,7 +32,7 @@ std::pair<kj::AutoCloseFd, kj::AutoCloseFd> makePipe() {
 }  // namespace
 
 Command::Command(const std::vector<std::string>& arguments, const std::string& executable) {
-  const std::string path = executable.front() == '/' ? executable : rpc::siblingExecutable(executable);
+  const std::string path = executable.front() == '/' ? executable : process::siblingExecutable(executable);
   std::vector<char*> argv{const_cast<char*>(path.c_str())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);

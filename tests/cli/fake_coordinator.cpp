@@ -20,12 +20,12 @@
 #include <cstring>
 #include <string>
 
-#include "rpc/fd_channel.h"
-#include "rpc/process.h"
+#include "process/fd_channel.h"
+#include "process/process.h"
 
 namespace {
 
-using faultline::rpc::FdChannel;
+using faultline::process::FdChannel;
 
 kj::AutoCloseFd connectTo(const std::string& path) {
   sockaddr_un address{};
@@ -50,7 +50,7 @@ kj::AutoCloseFd terminations() {
 class Fake {
  public:
   explicit Fake(const char* socket)
-      : supervisor_(kj::AutoCloseFd(faultline::rpc::CHANNEL_FD)),
+      : supervisor_(kj::AutoCloseFd(faultline::process::CHANNEL_FD)),
         test_(connectTo(socket)),
         terminations_(terminations()) {
     test_.send("hello", std::to_string(getpid()));

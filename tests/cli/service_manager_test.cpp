@@ -1,6 +1,6 @@
 // What systemd is told, and what it gives back.
 
-#include "cli/service_manager.h"
+#include "supervisor/service_manager.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -100,8 +100,8 @@ TEST(ServiceManager, GivesBackByName) {
     setenv("LISTEN_PID", std::to_string(getpid()).c_str(), 1);
     setenv("LISTEN_FDS", "2", 1);
     setenv("LISTEN_FDNAMES", "control:restore.1.uffd", 1);
-    cli::FdStore kept;
-    cli::ServiceManager::giveBack(kept);
+    supervisor::FdStore kept;
+    supervisor::ServiceManager::giveBack(kept);
     const bool right =
         kept.entries().size() == 2 && contentOf(kept.find("control")->get()) == "the control socket" &&
         contentOf(kept.find("restore.1.uffd")->get()) == "a uffd" && (fcntl(3, F_GETFD) & FD_CLOEXEC) != 0;

@@ -15,7 +15,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "cli/common.h"
+#include "cli/commands.h"
+#include "cli/errors.h"
 #include "rpc/connection.h"
 #include "tests/cli/command.h"
 

@@ -16,9 +16,10 @@
 #include <filesystem>
 #include <stdexcept>
 
-#include "cli/common.h"
-#include "cli/supervisor.h"
-#include "rpc/process.h"
+#include "cli/errors.h"
+#include "cli/service_options.h"
+#include "process/process.h"
+#include "supervisor/supervisor.h"
 
 namespace faultline::test {
 
@@ -71,25 +72,25 @@ Incarnation::Incarnation(kj::AutoCloseFd connection) : channel_(kj::mv(connectio
   pidfd_ = pidfdOf(pid_);
 }
 
-rpc::FdChannel::Message Incarnation::next() {
+process::FdChannel::Message Incarnation::next() {
   awaitReadable(channel_.fd(), "a word of the coordinator");
-  auto received = channel_.receive(rpc::FdChannel::Wait::yes);
+  auto received = channel_.receive(process::FdChannel::Wait::yes);
   KJ_IF_MAYBE (word, received) {
     return kj::mv(*word);
   }
   throw std::runtime_error("the coordinator has gone");
 }
 
-rpc::FdChannel::Message Incarnation::expect(const std::string& verb) {
-  rpc::FdChannel::Message word = next();
+process::FdChannel::Message Incarnation::expect(const std::string& verb) {
+  process::FdChannel::Message word = next();
   if (word.verb != verb)
     throw std::runtime_error("expected \"" + verb + "\", got \"" + word.verb + " " + word.name + "\"");
   return word;
 }
 
-rpc::FdChannel::Message Incarnation::skipTo(const std::string& verb) {
+process::FdChannel::Message Incarnation::skipTo(const std::string& verb) {
   for (;;) {
-    rpc::FdChannel::Message word = next();
+    process::FdChannel::Message word = next();
     if (word.verb == verb) return word;
   }
 }
@@ -97,7 +98,7 @@ rpc::FdChannel::Message Incarnation::skipTo(const std::string& verb) {
 Incarnation::Introduction Incarnation::introduction() {
   Introduction result;
   for (;;) {
-    rpc::FdChannel::Message word = next();
+    process::FdChannel::Message word = next();
     if (word.verb == "fd") {
       result.names.push_back(word.name);
       result.fds[word.name] = kj::mv(word.fd);
@@ -158,13 +159,13 @@ void Supervised::run(Beginning setup, int ready) {
   const char* level = getenv("FAULTLINE_TEST_LOG");
   cli::setLogLevel(level != nullptr ? level : "off");
   if (setup.inChild) setup.inChild();
-  cli::SupervisorOptions options;
+  supervisor::SupervisorOptions options;
   options.executable = directory_ + "/coordinator";
   options.arguments = {directory_ + "/words", std::to_string(setup.pingMs)};
   options.watchdog = setup.watchdog;
   options.startLimit = setup.startLimit;
   options.whenReady = [ready] { KJ_SYSCALL(write(ready, "r", 1)); };
-  _exit(cli::guarded([&] { return cli::Supervisor(std::move(options), kj::mv(setup.kept)).run(); }));
+  _exit(cli::guarded([&] { return supervisor::Supervisor(std::move(options), kj::mv(setup.kept)).run(); }));
 }
 
 Supervised::~Supervised() {
@@ -212,7 +213,8 @@ void Supervised::makeUnstartable() {
 }
 
 void Supervised::makeStartable() {
-  std::filesystem::create_symlink(rpc::siblingExecutable("fake-coordinator"), directory_ + "/coordinator");
+  std::filesystem::create_symlink(process::siblingExecutable("fake-coordinator"),
+                                  directory_ + "/coordinator");
 }
 
 Incarnation begin(Supervised& supervised) {

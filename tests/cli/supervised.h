@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "cli/fd_store.h"
-#include "rpc/fd_channel.h"
+#include "process/fd_channel.h"
+#include "supervisor/fd_store.h"
 
 namespace faultline::test {
 
@@ -58,11 +58,11 @@ class Incarnation {
   Introduction introduction();
 
   // The next word, which must have this verb.
-  rpc::FdChannel::Message expect(const std::string& verb);
+  process::FdChannel::Message expect(const std::string& verb);
   // The same, whatever comes before it.
-  rpc::FdChannel::Message skipTo(const std::string& verb);
+  process::FdChannel::Message skipTo(const std::string& verb);
   // The next word, whatever it is.
-  rpc::FdChannel::Message next();
+  process::FdChannel::Message next();
   // Has it say something to the supervisor; returns when that is on its way.
   void say(const std::string& verb, const std::string& name = "", int fd = -1);
   // Has it do something by itself (fake_coordinator.cpp).
@@ -72,13 +72,13 @@ class Incarnation {
   void kill() const;
 
  private:
-  rpc::FdChannel channel_;
+  process::FdChannel channel_;
   pid_t pid_ = 0;
   kj::AutoCloseFd pidfd_;
 };
 
 struct Beginning {
-  cli::FdStore kept;
+  supervisor::FdStore kept;
   std::chrono::milliseconds watchdog{600'000}, startLimit{600'000};
   int pingMs = -1;
   std::function<void()> inChild;  // before the supervisor is made

@@ -1,6 +1,6 @@
 // What a coordinator's successor begins with, and when there is one.
 
-#include "cli/supervisor.h"
+#include "supervisor/supervisor.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 
 #include <chrono>
 
-#include "shmtracker/clock.h"
+#include "process/clock.h"
 #include "tests/cli/supervised.h"
 
 namespace faultline::test {
@@ -44,7 +44,7 @@ TEST(Supervisor, StoredFdsComeBackAfterAKill) {
   first.say("store", "restore.7.segment", memoryWith("a segment").get());
   first.say("store", "restore.8.uffd", memoryWith("another").get());
   first.say("drop", "restore.8.uffd");
-  const std::uint64_t before = shm::nowNs();
+  const std::uint64_t before = process::nowNs();
   first.kill();
 
   auto told = supervised.next().introduction();
@@ -56,7 +56,7 @@ TEST(Supervisor, StoredFdsComeBackAfterAKill) {
   EXPECT_THAT(told.died, HasSubstr("killed by signal 9 (Killed)"));
   EXPECT_THAT(told.died, HasSubstr("pid " + std::to_string(first.pid())));
   EXPECT_GE(told.diedAt, before);
-  EXPECT_LE(told.diedAt, shm::nowNs());
+  EXPECT_LE(told.diedAt, process::nowNs());
 }
 
 TEST(Supervisor, StoringANameAgainReplacesItsFd) {

@@ -5,8 +5,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include "cli/supervisor.h"
-#include "rpc/process.h"
+#include "process/process.h"
+#include "supervisor/supervisor.h"
 #include "tests/cli/fake_manager.h"
 #include "tests/cli/supervised.h"
 
@@ -20,7 +20,7 @@ using ::testing::Not;
 
 // The coordinator has the next build's programs started in its place.
 void leaveForTheNext(Incarnation& coordinator) {
-  kj::AutoCloseFd program(open(rpc::siblingExecutable("fake-coordinator").c_str(), O_PATH | O_CLOEXEC));
+  kj::AutoCloseFd program(open(process::siblingExecutable("fake-coordinator").c_str(), O_PATH | O_CLOEXEC));
   coordinator.say("program", "coordinator", program.get());
   coordinator.say("program", "shard", memoryWith("the next shard").get());
   coordinator.say("upgrade", "/next");
@@ -86,7 +86,7 @@ TEST(SupervisorLeaves, AndKillsACoordinatorThatDoesNot) {
   Incarnation only = begin(supervised);
   supervised.signal(SIGUSR1);
   only.expect("leave");
-  EXPECT_EQ(supervised.exitCode(), cli::Supervisor::LEFT);
+  EXPECT_EQ(supervised.exitCode(), supervisor::Supervisor::LEFT);
 }
 
 TEST(SupervisorLeaves, NotWithoutAServiceManager) {

@@ -7,7 +7,8 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "cli/common.h"
+#include "cli/errors.h"
+#include "process/message.h"
 #include "rpc/connection.h"
 #include "tests/cli/command.h"
 
@@ -133,7 +134,7 @@ TEST(Usage, WithoutAServerTheExitCodeIsFour) {
   }
 }
 
-// The supervisor does not try that again (cli/supervisor.h).
+// The supervisor does not try that again (supervisor/supervisor.h).
 TEST(Usage, ACoordinatorRefusesOptionsThatItDoesNotKnowWithSixtyFour) {
   const auto result = Command({"--of-another-build"}, "faultline-coordinator").finish();
   EXPECT_EQ(result.code, 64);
@@ -258,7 +259,7 @@ TEST(BadInput, DemoDirectoryThatIsNotThere) {
 
 TEST(Messages, OfExceptionsAreForPeople) {
   auto said = [](const char* text) {
-    return cli::messageOf(kj::Exception(kj::Exception::Type::FAILED, "x.c++", 1, kj::heapString(text)));
+    return process::messageOf(kj::Exception(kj::Exception::Type::FAILED, "x.c++", 1, kj::heapString(text)));
   };
   EXPECT_EQ(said("remote exception: expected a == b [1 == 2]; the restore is over; name_.c_str() = vm"),
             "the restore is over: vm");

@@ -6,7 +6,7 @@
 #include <kj/exception.h>
 #include <sys/mman.h>
 
-#include "rpc/fd.h"
+#include "process/duplicate.h"
 #include "tests/support/child_process.h"
 
 namespace faultline::coordinator {
@@ -19,7 +19,7 @@ TEST(Election, IsLostWhileAnotherLivesAndWonWhenThatIsDead) {
   const Election mine((kj::AutoCloseFd()));
   ChildProcess other([&] {
     try {
-      Election theirs(rpc::duplicate(mine.fresh()), std::chrono::milliseconds(1));
+      Election theirs(process::duplicate(mine.fresh()), std::chrono::milliseconds(1));
     } catch (const kj::Exception&) {
       _exit(0);
     }
@@ -33,14 +33,14 @@ TEST(Election, IsWonAtOnceWhenItsHolderHasBeenKilled) {
   ASSERT_GE(kept, 0);
   Signal elected;
   ChildProcess first([&] {
-    const Election theirs(rpc::duplicate(kept));
+    const Election theirs(process::duplicate(kept));
     elected.send();
     for (;;) pause();
   });
   elected.wait();
   first.kill();
   ChildProcess second([&] {
-    const Election theirs(rpc::duplicate(kept));
+    const Election theirs(process::duplicate(kept));
     _exit(0);
   });
   EXPECT_EQ(second.join(), 0);

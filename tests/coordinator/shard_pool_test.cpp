@@ -5,7 +5,7 @@
 #include <sys/socket.h>
 
 #include "coordinator/shard_pool.h"
-#include "rpc/fd_channel.h"
+#include "process/fd_channel.h"
 
 namespace faultline::coordinator {
 namespace {
@@ -34,10 +34,10 @@ class Owner final : public ShardPoolEvents {
 // never be attached to it: what it had to attach was asked for already.
 TEST(ShardPool, AShardCanBeUsedAsSoonAsItsOwnerIsAskedToAttach) {
   auto io = kj::setupAsyncIo();
-  auto [ours, theirs] = rpc::FdChannel::pair();
+  auto [ours, theirs] = process::FdChannel::pair();
   SupervisorLink link(kj::mv(ours), io.unixEventPort);
   EventLog log(link, {});
-  rpc::Failpoints failpoints;
+  failpoints::Failpoints failpoints;
   Options options;
   options.shards = 1;
   auto attached = kj::newPromiseAndFulfiller<void>();

@@ -30,9 +30,9 @@ TEST(Inheritance, IsWholeOrNone) {
   SKIP_IF_SANITIZED();
   test::ChildProcess child([] {
     auto io = kj::setupAsyncIo();
-    auto [ours, theirs] = rpc::FdChannel::pair();
+    auto [ours, theirs] = process::FdChannel::pair();
     SupervisorLink link(kj::mv(ours), io.unixEventPort);
-    rpc::FdChannel supervisor(kj::mv(theirs));
+    process::FdChannel supervisor(kj::mv(theirs));
     supervisor.send("fd", "restore.1.segment", 0);
     supervisor.send("start");
     noMoreFds();
@@ -52,9 +52,9 @@ TEST(Inheritance, IsWholeOrNone) {
 
 TEST(Inheritance, TellsWhatTheSupervisorHadNoRoomFor) {
   auto io = kj::setupAsyncIo();
-  auto [ours, theirs] = rpc::FdChannel::pair();
+  auto [ours, theirs] = process::FdChannel::pair();
   SupervisorLink link(kj::mv(ours), io.unixEventPort);
-  rpc::FdChannel supervisor(kj::mv(theirs));
+  process::FdChannel supervisor(kj::mv(theirs));
   supervisor.send("lost", "restore.1.segment");
   supervisor.send("start");
   EXPECT_EQ(link.inherit().lost.count("restore.1.segment"), 1u);
@@ -64,9 +64,9 @@ TEST(AcceptedConnection, ThatThereIsNoRoomForIsToldAllTheSame) {
   SKIP_IF_SANITIZED();
   test::ChildProcess child([] {
     auto io = kj::setupAsyncIo();
-    auto [ours, theirs] = rpc::FdChannel::pair();
+    auto [ours, theirs] = process::FdChannel::pair();
     SupervisorLink link(kj::mv(ours), io.unixEventPort);
-    rpc::FdChannel supervisor(kj::mv(theirs));
+    process::FdChannel supervisor(kj::mv(theirs));
     std::string told;
     auto receiving = link.receive(
         {.accepted = [&](const std::string& name,

@@ -16,7 +16,7 @@
 #include <utility>
 
 #include "coordinator/service_counters.h"
-#include "rpc/fd.h"
+#include "process/duplicate.h"
 #include "uffd/uffd.h"
 
 namespace faultline::coordinator {
@@ -66,10 +66,10 @@ struct Alone {
   char* memory = nullptr;
   uffdio_register range{};
   kj::AsyncIoContext io = kj::setupAsyncIo();
-  std::pair<kj::AutoCloseFd, kj::AutoCloseFd> channel = rpc::FdChannel::pair();
+  std::pair<kj::AutoCloseFd, kj::AutoCloseFd> channel = process::FdChannel::pair();
   SupervisorLink link{kj::mv(channel.first), io.unixEventPort};
   EventLog log{link, {}};
-  rpc::Failpoints failpoints;
+  failpoints::Failpoints failpoints;
   const Options options;
   NoOwner owner;
   ServiceCounters counters{nullptr};
@@ -111,10 +111,10 @@ TEST(UffdReader, MarksAPageOnceHoweverOftenABatchRemovesIt) {
   const auto journal = alone.segment->journal().all();
   std::fill_n(const_cast<uffd_msg*>(journal.data()), journal.size(), removal);
   const kj::AutoCloseFd onceTooOften(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  alone.failpoints.arm({.point = rpc::Point::midMark,
-                        .action = rpc::Action::FAIL,
+  alone.failpoints.arm({.point = failpoints::Point::midMark,
+                        .action = failpoints::Action::fail,
                         .skip = Alone::PAGES,
-                        .reached = rpc::duplicate(onceTooOften.get()),
+                        .reached = process::duplicate(onceTooOften.get()),
                         .reached2 = kj::AutoCloseFd(),
                         .resume = kj::AutoCloseFd()});
   EXPECT_EQ(alone.reader->recover().wait(alone.io.waitScope), std::nullopt);

@@ -85,7 +85,7 @@ TEST_F(Outside, AThreadIsAnsweredAlsoWhileARemovalIsUnderWay) {
   auto request = coordinatorHooks(server_).armRequest();
   request.setPoint("gateClosed");
   request.setAction(rpc::Action::PARK);
-  request.setPage(rpc::ANY_PAGE);
+  request.setPage(failpoints::ANY_PAGE);
   request.setReached(rpc::makeFdFrom(reached));
   request.setResume(rpc::makeFdFrom(resume));
   auto barrier = server_.wait(request.send()).getBarrier();

@@ -8,8 +8,8 @@
 
 #include <fstream>
 
+#include "process/process.h"
 #include "rpc/connection.h"
-#include "rpc/process.h"
 #include "tests/support/image.h"
 
 namespace faultline::test {
@@ -25,7 +25,8 @@ struct Outcome {
 
 // `by`: a command that runs another one.
 Outcome run(const std::string& arguments, const std::string& by = "") {
-  const std::string command = by + rpc::siblingExecutable("faultline") + " " + arguments + " 2>&1 </dev/null";
+  const std::string command =
+      by + process::siblingExecutable("faultline") + " " + arguments + " 2>&1 </dev/null";
   FILE* pipe = popen(command.c_str(), "re");
   std::string text;
   for (char buffer[4096]; const std::size_t got = fread(buffer, 1, sizeof buffer, pipe);)
@@ -152,7 +153,7 @@ TEST_F(CommandLine, NoServer) {
 TEST_F(CommandLine, NoPermissionForUserfaultfd) {
   if (geteuid() != 0) GTEST_SKIP() << "needs root to give permissions up";
   const std::string command =
-      "setpriv --reuid 65534 --clear-groups --bounding-set -all " + rpc::siblingExecutable("faultline");
+      "setpriv --reuid 65534 --clear-groups --bounding-set -all " + process::siblingExecutable("faultline");
   FILE* pipe = popen((command + " restore --memory /etc/passwd --socket /tmp/none/s 2>&1").c_str(), "re");
   std::string text;
   for (char buffer[4096]; const std::size_t got = fread(buffer, 1, sizeof buffer, pipe);)

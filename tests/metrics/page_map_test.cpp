@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 #include <png.h>
 
-#include "cli/common.h"
+#include "cli/errors.h"
 #include "tests/cli/command.h"
 #include "tests/support/server.h"
 #include "tests/support/target.h"

@@ -11,7 +11,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "cli/common.h"
+#include "cli/errors.h"
 #include "cli/metrics_server.h"
 #include "tests/cli/command.h"
 #include "tests/support/server.h"

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "cli/metrics_server.h"
+#include "process/clock.h"
 #include "rpc/connection.h"
 #include "rpc/control.capnp.h"
-#include "shmtracker/clock.h"
 #include "tests/cli/command.h"
 
 namespace faultline::test {
@@ -23,7 +23,7 @@ class Coordinator final : public rpc::Coordinator::Server {
   kj::PromiseFulfillerPair<void> next = kj::newPromiseAndFulfiller<void>();
 
   kj::Promise<void> status(StatusContext context) override {
-    asked.push_back(shm::nowNs());
+    asked.push_back(process::nowNs());
     context.getResults().initService();
     return kj::mv(next.promise);
   }
@@ -69,7 +69,7 @@ TEST(MetricsSource, LeavesTheCoordinatorAloneNineTimesAsLongAsItTookToAnswer) {
   Scene scene;
   auto first = scene.source.text();
   scene.awaitAsked(1);
-  const std::uint64_t took = shm::nowNs() - scene.coordinator->asked[0];
+  const std::uint64_t took = process::nowNs() - scene.coordinator->asked[0];
   scene.coordinator->answer();
   first.wait(scene.io.waitScope);
   auto second = scene.source.text();

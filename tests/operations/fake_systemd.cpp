@@ -16,7 +16,7 @@
 #include <filesystem>
 #include <sstream>
 
-#include "rpc/process.h"
+#include "process/process.h"
 #include "tests/support/server.h"
 
 namespace faultline::test {
@@ -73,7 +73,7 @@ void FakeSystemd::start(const std::vector<std::string>& more) {
     setenv("LISTEN_PID", std::to_string(getpid()).c_str(), 1);
     setenv("LISTEN_FDS", std::to_string(high.size()).c_str(), 1);
     setenv("LISTEN_FDNAMES", names.c_str(), 1);
-    const std::string program = rpc::siblingExecutable("faultline");
+    const std::string program = process::siblingExecutable("faultline");
     std::vector<char*> argv{const_cast<char*>(program.c_str()), const_cast<char*>("serve")};
     for (const auto* arguments : {&arguments_, &more})
       for (const std::string& argument : *arguments) argv.push_back(const_cast<char*>(argument.c_str()));

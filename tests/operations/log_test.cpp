@@ -1,6 +1,6 @@
 // What the log hands on: lines, and not too many.
 
-#include "rpc/log.h"
+#include "process/log.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -34,7 +34,7 @@ class Log {
 
  private:
   std::ostringstream out_;
-  rpc::LimitedSink sink_;
+  process::LimitedSink sink_;
 };
 
 TEST(Log, LeavesOutWhatIsTooMuchAndSaysHowMuch) {

@@ -8,8 +8,8 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "rpc/build.h"
-#include "rpc/process.h"
+#include "process/build.h"
+#include "process/process.h"
 #include "tests/operations/load.h"
 #include "tests/recovery/recovery_test.h"
 
@@ -24,13 +24,13 @@ constexpr std::uint64_t LOAD_PAGES = 16 * EXTENT;
 const std::string OWN = FAULTLINE_VERSION, NEXT = FAULTLINE_VERSION "+next";
 
 std::string buildNamed(const std::string& name) {
-  return std::filesystem::path(rpc::ownDirectory()).parent_path() / "builds" / name;
+  return std::filesystem::path(process::ownDirectory()).parent_path() / "builds" / name;
 }
 
 // Its exit code; what it says goes with the test's own output.
 int upgradeByCommand(Server& server, const std::string& directory) {
-  const std::string command = rpc::siblingExecutable("faultline") + " upgrade --control " + server.control() +
-                              " --build " + directory + " </dev/null";
+  const std::string command = process::siblingExecutable("faultline") + " upgrade --control " +
+                              server.control() + " --build " + directory + " </dev/null";
   const int status = std::system(command.c_str());
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
@@ -78,7 +78,7 @@ TEST(Upgrade, EveryByteIsRightAndEverythingIsOfTheNextBuild) {
   b.awaitMore(20);
 
   // And back: nothing of the first upgrade stands in the way.
-  ASSERT_EQ(upgradeByCommand(server, rpc::ownDirectory()), 0);
+  ASSERT_EQ(upgradeByCommand(server, process::ownDirectory()), 0);
   server.reconnect();
   expectBuild(server, OWN);
   EXPECT_EQ(server.status().getIncarnation(), 3u);
@@ -155,7 +155,7 @@ TEST(Upgrade, GoesBackFromABuildThatCannotTakeOver) {
   auto arming = coordinatorHooks(server).armRequest();
   arming.setPoint("adoptReplayed");
   arming.setAction(rpc::Action::KILL);
-  arming.setPage(rpc::ANY_PAGE);
+  arming.setPage(failpoints::ANY_PAGE);
   arming.setResume(rpc::makeFd(kj::AutoCloseFd(eventfd(0, EFD_CLOEXEC))));
   arming.setSuccessor(true);
   server.wait(arming.send());

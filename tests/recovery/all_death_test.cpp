@@ -149,7 +149,7 @@ TEST(ManyDeaths, NoSectionRunsBeforeTheReplay) {
   auto successor = hooks.armRequest();
   successor.setPoint("adoptDrained");
   successor.setAction(rpc::Action::PARK);
-  successor.setPage(rpc::ANY_PAGE);
+  successor.setPage(failpoints::ANY_PAGE);
   successor.setReached(rpc::makeFdFrom(reached));
   successor.setResume(rpc::makeFdFrom(resume));
   successor.setSuccessor(true);

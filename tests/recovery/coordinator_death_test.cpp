@@ -40,7 +40,7 @@ TEST_P(CoordinatorDeath, LosesNoRemovalAndNoFault) {
   auto low = target.readLater(0);
   auto high = target.readLater(PAGES - 1);
   await([&] { return target.queued().pending == 2; });
-  auto barrier = arm(server, coordinatorHooks(server), place.point, action, rpc::ANY_PAGE, place.skip);
+  auto barrier = arm(server, coordinatorHooks(server), place.point, action, failpoints::ANY_PAGE, place.skip);
   auto resumed = restore.resumeRequest().send();
   EXPECT_THROW(server.wait(kj::mv(resumed).then([&](auto&&) { return restore.waitEndedRequest().send(); })),
                kj::Exception);
@@ -136,12 +136,12 @@ TEST_P(SuccessorDeath, RecoveryCanBeginAgain) {
   auto successor = hooks.armRequest();
   successor.setPoint(place.point);
   successor.setAction(action);
-  successor.setPage(rpc::ANY_PAGE);
+  successor.setPage(failpoints::ANY_PAGE);
   const int never = eventfd(0, EFD_CLOEXEC);
   successor.setResume(rpc::makeFd(kj::AutoCloseFd(never)));
   successor.setSuccessor(true);
   server.wait(successor.send());
-  auto barrier = arm(server, hooks, "midMark", rpc::Action::KILL, rpc::ANY_PAGE, COUNT / 2);
+  auto barrier = arm(server, hooks, "midMark", rpc::Action::KILL, failpoints::ANY_PAGE, COUNT / 2);
   auto given = target.giveBackLater(FIRST, COUNT);
   auto read = target.readLater(0);
   given.get();

@@ -8,7 +8,7 @@
 #include <set>
 #include <string>
 
-#include "rpc/failpoints.h"
+#include "failpoints/failpoints.h"
 #include "rpc/fd.h"
 #include "tests/support/image.h"
 #include "tests/support/page_sizes.h"
@@ -24,7 +24,8 @@ inline constexpr unsigned WATCHDOG_MS = 300;  // short where a stopped process i
 
 // Arms one point of a process. Keep the barrier: dropping it disarms.
 inline rpc::Barrier::Client arm(Server& server, rpc::ProcessHooks::Client hooks, const std::string& point,
-                                rpc::Action action, std::uint64_t page = rpc::ANY_PAGE, unsigned skip = 0) {
+                                rpc::Action action, std::uint64_t page = failpoints::ANY_PAGE,
+                                unsigned skip = 0) {
   auto request = hooks.armRequest();
   request.setPoint(point.c_str());
   request.setAction(action);

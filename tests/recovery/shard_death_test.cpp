@@ -104,7 +104,7 @@ TEST(ShardDeathElsewhere, InTheMiddleOfABackgroundPopulation) {
   std::vector<rpc::Barrier::Client> barriers;
   for (unsigned index = 0; index < SHARDS; index++)
     barriers.push_back(
-        arm(server, shardHooks(server, index), "afterCopy", rpc::Action::KILL, rpc::ANY_PAGE, 10));
+        arm(server, shardHooks(server, index), "afterCopy", rpc::Action::KILL, failpoints::ANY_PAGE, 10));
   auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
   server.wait(prefault.waitRequest().send());
   for (std::uint64_t page = 0; page < PAGES; page++) ASSERT_TRUE(target.inMemory(page)) << page;

@@ -21,8 +21,8 @@
 #include <thread>
 
 #include "client/faultline_client.h"
+#include "process/process.h"
 #include "rpc/connection.h"
-#include "rpc/process.h"
 #include "tests/cli/command.h"
 #include "tests/support/child_process.h"
 #include "tests/support/raw_vmm.h"
@@ -211,7 +211,7 @@ TEST(LockableMemory, TooLittleIsNamedAndTheTargetRefused) {
   const Directory directory;
   const std::string image = directory.image(1);
   Command server({"--memlock=65536:65536", "/usr/bin/setpriv", "--bounding-set=-ipc_lock",
-                  rpc::siblingExecutable("faultline"), "serve", "--control", directory / "control",
+                  process::siblingExecutable("faultline"), "serve", "--control", directory / "control",
                   "--socket", directory / "socket", "--memory", image},
                  "/usr/bin/prlimit");
   server.await("serving; control socket");

@@ -36,7 +36,7 @@ TEST_P(CommitRun, IsStoredAsFarAsItCameBeforeARemoval) {
   };
   ASSERT_EQ(resolve(0), uffd::Outcome::done);
 
-  rpc::Failpoints failpoints;
+  failpoints::Failpoints failpoints;
   const Committer committer(failpoints);
   Attachment& attachment = *restore.attachment();
   auto commit = [&](shm::PageIndex first, std::uint64_t& advanced) {

@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <future>
 
+#include "process/clock.h"
 #include "shard/fault_loop.h"
-#include "shmtracker/clock.h"
 #include "tests/shard/local_restore.h"
 #include "tests/support/page_sizes.h"
 #include "tests/support/server.h"
@@ -72,7 +72,7 @@ TEST(RefusedFaults, BeyondTheQueueAreQueuedAgainByTheKernel) {
   constexpr std::size_t FAULTS = 7, PLACES = 2, BEYOND = FAULTS - PLACES;
   test::Image image((FAULTS + 1) * test::SMALL);
   test::LocalRestore restore(image, test::SMALL);
-  rpc::Failpoints failpoints;
+  failpoints::Failpoints failpoints;
   const Committer committer(failpoints);
   WorkerPool workers(1);
   NoEvents events;
@@ -87,13 +87,13 @@ TEST(RefusedFaults, BeyondTheQueueAreQueuedAgainByTheKernel) {
   auto given = std::async(std::launch::async, [&] { restore.giveBack(FAULTS, 1); });
   test::await([&] { return uffd::eventInFlight(restore.uffd()); });
   for (std::uint64_t round = 1; round <= 2; round++) {
-    loop.serve(restore.attachment()->id(), shm::nowNs(), faults);
+    loop.serve(restore.attachment()->id(), process::nowNs(), faults);
     faults = restore.takeFaults(BEYOND);
     EXPECT_EQ(counters.requeued.load(), round * BEYOND);
   }
   EXPECT_THAT(restore.readAndPublish(), testing::IsEmpty());
   given.get();
-  loop.serve(restore.attachment()->id(), shm::nowNs(), faults);
+  loop.serve(restore.attachment()->id(), process::nowNs(), faults);
   for (shm::PageIndex page = 0; page < FAULTS; page++)
     EXPECT_EQ(reads[page].get(), image.at(page * test::SMALL)) << page;
   EXPECT_EQ(counters.requeued.load(), 2 * BEYOND);

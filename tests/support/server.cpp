@@ -16,8 +16,8 @@
 #include <iterator>
 #include <stdexcept>
 
+#include "process/process.h"
 #include "rpc/fd.h"
-#include "rpc/process.h"
 
 namespace faultline::test {
 
@@ -59,7 +59,7 @@ pid_t start(const std::vector<std::string>& arguments, const ServerOptions& opti
 
 Server::Server(const Image& image, ServerOptions options)
     : socket_(image.directory() + "/socket"), control_(image.directory() + "/control") {
-  std::vector<std::string> arguments = {rpc::siblingExecutable("faultline"),
+  std::vector<std::string> arguments = {process::siblingExecutable("faultline"),
                                         "serve",
                                         "--test-hooks",
                                         "--control",

@@ -9,7 +9,8 @@
 #include <filesystem>
 #include <fstream>
 
-#include "cli/common.h"
+#include "cli/errors.h"
+#include "cli/memory_file.h"
 #include "cli/snapshot_identity.h"
 #include "cli/working_set_file.h"
 #include "tests/support/image.h"

@@ -4,6 +4,7 @@
 
 #include <thread>
 
+#include "cli/errors.h"
 #include "tests/working_set/working_set_test.h"
 
 namespace faultline::test {

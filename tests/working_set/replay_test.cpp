@@ -3,6 +3,9 @@
 
 #include <signal.h>
 
+#include "cli/errors.h"
+#include "cli/memory_file.h"
+#include "cli/socket_file.h"
 #include "rpc/fd.h"
 #include "tests/working_set/working_set_test.h"
 

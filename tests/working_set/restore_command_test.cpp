@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "cli/errors.h"
+#include "cli/memory_file.h"
 #include "tests/support/child_process.h"
 #include "tests/working_set/working_set_test.h"
 

@@ -7,7 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "cli/common.h"
+#include "cli/memory_file.h"
+#include "cli/restore_options.h"
 #include "cli/snapshot_identity.h"
 #include "cli/working_set_file.h"
 #include "tests/cli/command.h"

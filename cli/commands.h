@@ -1,0 +1,21 @@
+// The commands, each in a file of its name. Each adds itself to `app` and, where it is the one that was
+// given, puts what it does into `chosen`.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+namespace faultline::cli {
+
+using Result = std::function<int()>;
+void addServe(CLI::App& app, Result& chosen);
+void addRestore(CLI::App& app, Result& chosen);
+void addStatus(CLI::App& app, Result& chosen);
+void addMetrics(CLI::App& app, Result& chosen);
+void addPages(CLI::App& app, Result& chosen);
+void addManage(CLI::App& app, Result& chosen);
+void addWorkingSet(CLI::App& app, Result& chosen);
+void addDemo(CLI::App& app, Result& chosen);
+void addUpgrade(CLI::App& app, Result& chosen);
+
+}  // namespace faultline::cli

@@ -1,0 +1,31 @@
+// Exit codes of the commands, and errors for people.
+#pragma once
+
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+namespace faultline::cli {
+
+enum Exit : int {
+  OK = 0,
+  FAILED = 1,        // of data or service: the message says what
+  USAGE = 2,         // the command line, or a file or path named on it
+  ENVIRONMENT = 3,   // the machine does not allow it
+  DISCONNECTED = 4,  // no server there, or it has gone
+};
+
+inline const char* EXIT_CODES =
+    "Exit codes: 0 done, 1 failed (the message says what), 2 wrong usage or input,\n"
+    "            3 not possible on this machine, 4 no server reachable, or it has gone";
+
+// Ends the command with this code and message.
+struct CommandError : std::runtime_error {
+  CommandError(Exit exit, const std::string& message) : std::runtime_error(message), code(exit) {}
+  const Exit code;
+};
+
+// Runs a command's body; prints what went wrong in one line; returns the exit code.
+int guarded(const std::function<int()>& body);
+
+}  // namespace faultline::cli

@@ -1,0 +1,31 @@
+#include "cli/restore_options.h"
+
+namespace faultline::cli {
+
+void addControl(CLI::App& command, std::string& path) {
+  command.add_option("--control", path, "Control socket of the server")->capture_default_str();
+}
+
+const CLI::Validator& restoreName() {
+  static const CLI::Validator validator(
+      [](const std::string& name) {
+        const bool good =
+            !name.empty() && name.size() <= 50 && name.find_first_of(".:/ \t\n") == std::string::npos;
+        return good ? ""
+                    : "\"" + name + "\" must have 1 to 50 characters, none of them '.', ':', '/' or blank";
+      },
+      "NAME");
+  return validator;
+}
+
+void addOnLost(CLI::App& command, std::string& policy) {
+  command
+      .add_option(
+          "--on-lost", policy,
+          "What a target gets when a page is lost (its source is gone for good, or nobody can serve it\n"
+          "any more): poison, an error on each such page as it touches it (SIGBUS), or kill, SIGKILL")
+      ->check(CLI::IsMember({"poison", "kill"}))
+      ->capture_default_str();
+}
+
+}  // namespace faultline::cli

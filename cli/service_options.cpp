@@ -1,0 +1,129 @@
+#include "cli/service_options.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <spdlog/spdlog.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "cli/errors.h"
+#include "process/cpu_list.h"
+#include "process/log.h"
+
+namespace faultline::cli {
+
+namespace {
+
+// For a CLI::App's check().
+std::string canSetCpuLatency(const std::string&) {
+  if (access("/dev/cpu_dma_latency", W_OK) == 0) return "";
+  return std::string("/dev/cpu_dma_latency cannot be written: ") + std::strerror(errno) +
+         "; it takes root (and DeviceAllow= in a service). Leave the option out where that is not to be had";
+}
+
+}  // namespace
+
+void requireUserfaultfd() {
+  const int fd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
+  if (fd >= 0) {
+    close(fd);
+    return;
+  }
+  if (access("/dev/userfaultfd", R_OK | W_OK) == 0) return;
+  throw CommandError(ENVIRONMENT,
+                     std::string("userfaultfd can't be used here: ") + std::strerror(errno) +
+                         "; give this user access to /dev/userfaultfd, or CAP_SYS_PTRACE, or set sysctl "
+                         "vm.unprivileged_userfaultfd=1");
+}
+
+void logToStderr() {
+  // What we start logs to stdout, too.
+  dup2(STDERR_FILENO, STDOUT_FILENO);
+  process::setUpLog("faultline", process::LogStream::err);
+}
+
+void setLogLevel(const std::string& level) {
+  spdlog::set_level(spdlog::level::from_str(level));
+}
+
+std::vector<std::string> ServiceOptions::coordinatorArguments() const {
+  std::vector<std::string> arguments = {"--shards",
+                                        std::to_string(shards),
+                                        "--owners",
+                                        std::to_string(owners),
+                                        "--workers",
+                                        std::to_string(workers),
+                                        "--lock-deadline-ms",
+                                        std::to_string(lockDeadlineMs),
+                                        "--watchdog-ms",
+                                        std::to_string(watchdogMs),
+                                        "--handshake-timeout-ms",
+                                        std::to_string(handshakeTimeoutMs),
+                                        "--max-restores",
+                                        std::to_string(maxRestores),
+                                        "--log-level",
+                                        logLevel};
+  if (!cpus.empty()) arguments.insert(arguments.end(), {"--cpus", cpus});
+  if (cpuLatencyUs.has_value()) {
+    arguments.emplace_back("--cpu-latency-us");
+    arguments.push_back(std::to_string(*cpuLatencyUs));
+  }
+  if (testHooks) arguments.emplace_back("--test-hooks");
+  return arguments;
+}
+
+void addServiceOptions(CLI::App& command, ServiceOptions& options) {
+  command.add_option("--shards", options.shards, "Shard processes that copy pages (1 to 64)")
+      ->check(CLI::Range(1u, 64u))
+      ->capture_default_str();
+  command
+      .add_option("--owners", options.owners,
+                  "Shards that the pages of a restore are dealt out to, not the same ones for every restore "
+                  "(1 to 64);\n0: as many as there are CPUs")
+      ->check(CLI::Range(0u, 64u))
+      ->capture_default_str();
+  command
+      .add_option("--cpus", options.cpus,
+                  "CPUs that coordinator and shards run on, as in 0-3,8; default: all (docs/operating.md)")
+      ->check(process::whyNotCpuList);
+  command
+      .add_option("--workers", options.workers, "Copy workers a shard (1 to 14); 0: from the number of CPUs")
+      ->check(CLI::Range(0u, 14u))
+      ->capture_default_str();
+  command
+      .add_option("--lock-deadline-ms", options.lockDeadlineMs,
+                  "A shard that blocks removals for longer is killed and replaced")
+      ->check(CLI::Range(10u, 600'000u))
+      ->capture_default_str();
+  command
+      .add_option("--watchdog-ms", options.watchdogMs,
+                  "A coordinator or a shard that does not answer for longer is killed and replaced")
+      ->check(CLI::Range(40u, 600'000u))
+      ->capture_default_str();
+  command
+      .add_option("--handshake-timeout-ms", options.handshakeTimeoutMs,
+                  "How long a target may take for its handshake")
+      ->check(CLI::Range(10u, 600'000u))
+      ->capture_default_str();
+  command
+      .add_option("--max-restores", options.maxRestores,
+                  "Restores at the same time; further targets are refused")
+      ->check(CLI::Range(1u, 100'000u))
+      ->capture_default_str();
+  command
+      .add_option("--cpu-latency-us", options.cpuLatencyUs,
+                  "While faults flow, ask the kernel for CPUs that wake within so many us, all over the "
+                  "machine; with "
+                  "0, idle ones poll. Needs write access to /dev/cpu_dma_latency")
+      ->check(CLI::Range(0u, 1'000'000u))
+      ->check(canSetCpuLatency);
+  command.add_option("--log-level", options.logLevel, "How much to log, to stderr")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "critical", "off"}))
+      ->capture_default_str();
+  command.add_flag("--test-hooks", options.testHooks, "Offer the test hooks: for tests only");
+}
+
+}  // namespace faultline::cli

@@ -1,0 +1,35 @@
+// The known mistakes of page servers, brought back on purpose: the control of the race and recovery tests.
+//
+// A build with -DFAULTLINE_MISTAKE=<name> makes exactly that mistake, and tests/controls shows which test
+// goes red for it. No other build defines it, so every made() is false at compile time and leaves no trace in
+// a binary.
+#pragma once
+
+namespace faultline::failpoints {
+
+enum class Mistake {
+  none,
+  stateBeforeLock,      // shard: looks at the page's state before it takes the read lock
+  retryInsideLock,      // shard: waits for EAGAIN to clear while it holds the lock
+  keepDecision,         // shard: keeps its source decision across EAGAIN
+  faultedIsDone,        // shard: takes a fault on a faulted page for answered
+  noWakeAfterPresent,   // shard: does not wake after EEXIST
+  lockAfterRead,        // coordinator: takes the write side only after read()
+  privateReadBuffer,    // coordinator: reads into private memory instead of the journal
+  skipDrain,            // successor: replays and opens without draining
+  openBeforeReplay,     // successor: opens the gate before it has replayed
+  noWakeAfterTakeover,  // successor: does not wake
+  noWakeAfterShard,     // coordinator: does not wake after a shard's death
+};
+
+#ifdef FAULTLINE_MISTAKE
+constexpr bool made(Mistake mistake) {
+  return mistake == Mistake::FAULTLINE_MISTAKE;
+}
+#else
+constexpr bool made(Mistake) {
+  return false;
+}
+#endif
+
+}  // namespace faultline::failpoints

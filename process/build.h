@@ -1,0 +1,56 @@
+// Builds of faultline: what one says of itself, whether one can take over from another, and its programs held
+// open, so that a service stays with its build whatever becomes of the files.
+#pragma once
+
+#include <kj/io.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace faultline::process {
+
+// Everything that processes of two builds must agree on beyond the layout of the segment: what shard.capnp
+// and the fault ring mean, the words on the channels, the names of kept fds. +1 for each change that an older
+// build would misread.
+inline constexpr std::uint32_t PROTOCOL = 1;
+
+// The version of this build, for people.
+const char* version();
+
+struct BuildFacts {
+  std::string version;
+  std::uint32_t protocol = 0;
+  std::uint32_t layoutVersion = 0, layoutHash = 0;  // shmtracker/layout.h
+
+  static BuildFacts own();
+  // One line, as `faultline-coordinator --build` says it.
+  std::string text() const;
+  // Nothing where `text` is no such line.
+  static std::optional<BuildFacts> parse(const std::string& text);
+};
+
+// What `--build` does: says our own facts to whoever started us (process::CHANNEL_FD), or to stdout. An exit
+// code.
+int sayBuild();
+
+// Why processes of `next` cannot go on with what those of `now` have, with both values; nothing: they can.
+std::optional<std::string> whyNotSuccessor(const BuildFacts& now, const BuildFacts& next);
+
+// The programs of a build, open (O_PATH): they can be started whatever their directory holds by then.
+struct Build {
+  std::string directory;
+  kj::AutoCloseFd coordinator, shard;
+
+  // Throws naming the file where one is missing or no program.
+  static Build open(const std::string& directory);
+  std::string coordinatorPath() const { return directory + "/faultline-coordinator"; }
+  std::string shardPath() const { return directory + "/faultline-shard"; }
+};
+
+// Tells files apart, whatever their names: equal for two fds, or for an fd and ownImage() in a process that
+// was started from it.
+std::string imageOf(int fd);
+std::string ownImage();
+
+}  // namespace faultline::process

@@ -1,0 +1,52 @@
+// The log of our processes: one line an event, never so many that nobody can read them.
+#pragma once
+
+#include <spdlog/sinks/sink.h>
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+
+namespace faultline::process {
+
+enum class LogStream { out, err };
+
+// Sets up the process's log, under the name of the process. A line has time, process, level and text; where
+// the stream is the journal's (JOURNAL_STREAM, systemd.exec(5)) it has the level as the journal reads it
+// ("<4>") and leaves the time to it. Once, before any thread is made.
+void setUpLog(const std::string& name, LogStream stream);
+
+// Hands messages on, each as one line whatever it was made of, and at most `limit` of one level a second:
+// further ones are counted, and the count is told before the next that goes out. Levels do not count for each
+// other, so no flood hides what is worse. Thread-safe.
+class LimitedSink final : public spdlog::sinks::sink {
+ public:
+  static constexpr unsigned LIMIT = 100;
+
+  explicit LimitedSink(std::shared_ptr<spdlog::sinks::sink> to, unsigned limit = LIMIT)
+      : to_(std::move(to)), limit_(limit) {}
+
+  void log(const spdlog::details::log_msg& message) override;
+  void flush() override { to_->flush(); }
+  void set_pattern(const std::string& pattern) override { to_->set_pattern(pattern); }
+  void set_formatter(std::unique_ptr<spdlog::formatter> formatter) override {
+    to_->set_formatter(std::move(formatter));
+  }
+
+ private:
+  struct Second {
+    std::chrono::system_clock::time_point began{};
+    unsigned passed = 0;
+    std::uint64_t leftOut = 0;
+  };
+
+  const std::shared_ptr<spdlog::sinks::sink> to_;
+  const unsigned limit_;
+  std::mutex mutex_;
+  std::array<Second, spdlog::level::n_levels> seconds_;
+};
+
+}  // namespace faultline::process

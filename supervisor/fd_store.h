@@ -1,0 +1,34 @@
+// The file descriptors that a supervisor keeps by name.
+#pragma once
+
+#include <kj/io.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace faultline::supervisor {
+
+// An fd that may be on its way to a coordinator while its name is dropped or kept anew. Never null.
+using SharedFd = std::shared_ptr<const kj::AutoCloseFd>;
+
+// In the order in which names were first kept: a successor may rely on it.
+class FdStore {
+ public:
+  struct Entry {
+    std::string name;
+    SharedFd fd;
+  };
+
+  // Keeps `fd` under `name`, in place of what was kept there.
+  void keep(const std::string& name, kj::AutoCloseFd fd);
+  void drop(const std::string& name);
+  // What is kept under `name`; nothing where that is unknown.
+  SharedFd find(const std::string& name) const;
+  const std::vector<Entry>& entries() const { return entries_; }
+
+ private:
+  std::vector<Entry> entries_;
+};
+
+}  // namespace faultline::supervisor

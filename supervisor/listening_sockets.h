@@ -1,0 +1,52 @@
+// The listening sockets among the fds that a supervisor keeps, and the connections that came by them.
+//
+// A kept fd whose name ends in ".listen" is accepted on; a connection is kept under the same name with
+// ".conn.SEQ" in place of ".listen" until the coordinator has it dropped. So a connection that was accepted
+// outlives every coordinator.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "supervisor/fd_store.h"
+
+namespace faultline::supervisor {
+
+// Single-threaded, as the supervisor is.
+class ListeningSockets {
+ public:
+  // Connections of one listener that may wait to be served; beyond that they wait in the kernel.
+  static constexpr std::size_t MAX_WAITING = 256;
+
+  // `kept` must outlive this; connections are kept in it.
+  explicit ListeningSockets(FdStore& kept);
+
+  // To be told of every fd that is kept: a listening socket is made ready to be polled.
+  void added(const std::string& name);
+
+  struct Ready {
+    std::string name;
+    int fd;  // borrowed
+  };
+  // Those to be polled for connections now.
+  std::vector<Ready> toPoll() const;
+  // Accepts one connection and keeps it. Its name; nothing where none was there after all.
+  std::optional<std::string> accept(const Ready& listener);
+  // When accepting goes on, where it is being held back because fds or memory ran out.
+  std::optional<std::chrono::steady_clock::time_point> heldUntil() const;
+
+ private:
+  std::size_t waiting(const std::string& stem) const;
+
+  FdStore& kept_;
+  std::map<std::string, std::uint64_t> last_;  // highest number given out, by listener
+  std::set<std::string> unusable_;             // no listening sockets: never polled
+  std::optional<std::chrono::steady_clock::time_point> heldUntil_;
+};
+
+}  // namespace faultline::supervisor
