@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 
 namespace faultline::failpoints {
 
@@ -105,8 +104,7 @@ void Failpoints::hitArmed(Point point, std::uint64_t page) {
     case Action::stop:
       raise(SIGSTOP);  // to this thread: sent to the process, it might stop somewhat behind the place
       break;
-    case Action::fail:
-      failure_ = EIO;
+    case Action::pass:
       break;
   }
 }

@@ -1,4 +1,4 @@
-// Named places in the code where a test can hold, kill or stop a process, or have a read of the source fail.
+// Named places in the code where a test can hold, kill or stop a process.
 //
 // Unarmed, hit() is one load and one predictable branch. Armed only over the test-hook capability
 // (rpc/process_hooks.h), which exists only in a server started with --test-hooks.
@@ -11,7 +11,6 @@
 #include <mutex>
 #include <optional>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace faultline::failpoints {
@@ -21,7 +20,7 @@ enum class Action {
   park,  // it waits until it is released
   kill,  // SIGKILL to the own process
   stop,  // SIGSTOP to the own process
-  fail,  // its next read of the source fails with EIO (beforeStage only)
+  pass,  // none: it goes on, once `reached` is signalled
 };
 
 enum class Point {
@@ -93,11 +92,7 @@ class Failpoints {
   std::uint64_t arm(Arm arm);
   void disarm(std::uint64_t number);
 
-  // For whoever reads the source: the errno that this thread's next read is to fail with, once; 0: none is.
-  static int takeFailure() { return failure_ == 0 ? 0 : std::exchange(failure_, 0); }
-
  private:
-  static constinit inline thread_local int failure_ = 0;
   void hitArmed(Point point, std::uint64_t page);
   kj::AutoCloseFd holdArmed(Point point, std::uint64_t page);
   bool awaitsArmed(Point point, std::uint64_t page);

@@ -14,7 +14,7 @@ enum Action {
   park @0;  # the thread waits until it is released
   kill @1;  # SIGKILL to the own process
   stop @2;  # SIGSTOP to the own process
-  fail @3;  # the read of the source that comes next fails with EIO (beforeStage only)
+  pass @3;  # none: `reached` is signalled, and the thread goes on
 }
 
 interface Barrier {

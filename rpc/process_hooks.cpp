@@ -30,8 +30,8 @@ failpoints::Action actionOf(Action action) {
       return failpoints::Action::kill;
     case Action::STOP:
       return failpoints::Action::stop;
-    case Action::FAIL:
-      return failpoints::Action::fail;
+    case Action::PASS:
+      return failpoints::Action::pass;
   }
   KJ_FAIL_REQUIRE("no failpoint has this action", static_cast<unsigned>(action));
 }
@@ -84,8 +84,6 @@ class ProcessHooksServer final : public ProcessHooks::Server {
     const kj::StringPtr name = params.getPoint();
     const auto point = failpoints::pointNamed({name.begin(), name.size()});
     KJ_REQUIRE(point.has_value(), "no failpoint has this name", name);
-    KJ_REQUIRE(params.getAction() != Action::FAIL || *point == failpoints::Point::beforeStage,
-               "only a read of the source can fail: arm beforeStage", name);
     KJ_REQUIRE(params.getAction() == Action::PARK || *point != failpoints::Point::coldRead,
                "a read under way can only be held: park it", name);
     auto noFd = []() -> kj::Promise<kj::AutoCloseFd> { return kj::AutoCloseFd(); };

@@ -13,11 +13,11 @@ constexpr std::uint64_t FEATURE_WP_ASYNC = 1ull << 15;
 }  // namespace
 
 Attachment::Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoCloseFd uffd, int segment,
-                       kj::AutoCloseFd source, AttachmentEvents& events)
+                       const OpenSource& openSource, AttachmentEvents& events)
     : index_(index),
       uffd_(kj::mv(uffd)),
       segment_(shm::Segment::attach(segment)),
-      source_(kj::mv(source), segment_.facts().sourceBytes),
+      source_(openSource(segment_.facts().sourceBytes)),
       removeNegotiated_((segment_.facts().uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0),
       events_(events),
       protect_((segment_.facts().uffdFeatures & FEATURE_WP_ASYNC) != 0) {

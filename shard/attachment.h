@@ -5,12 +5,13 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 
-#include "shard/source.h"
+#include "shard/source/page_source.h"
 #include "shmtracker/segment.h"
 #include "uffd/uffd.h"
 
@@ -28,18 +29,21 @@ class AttachmentEvents {
   ~AttachmentEvents() = default;
 };
 
+// Opens the source of a restore: so many bytes, as its segment says. Must not wait for it.
+using OpenSource = std::function<std::shared_ptr<const PageSource>(std::uint64_t bytes)>;
+
 // Shared by the threads that work on it, ended when the last lets go. Constant but for the flags; any thread.
 class Attachment {
  public:
   // Checks the segment (shm::SegmentError) and that it has slots for shard `index` with `workers` slots.
-  // Takes the fds; borrows `events`.
+  // Takes the uffd; borrows `events`.
   Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoCloseFd uffd, int segment,
-             kj::AutoCloseFd source, AttachmentEvents& events);
+             const OpenSource& openSource, AttachmentEvents& events);
 
   std::uint64_t id() const { return segment_.facts().restoreId; }
   std::uint32_t index() const { return index_; }
   int uffd() const { return uffd_.get(); }
-  const Source& source() const { return source_; }
+  const PageSource& source() const { return *source_; }
   shm::Segment& segment() { return segment_; }
   shm::ShardCounters& counters() { return segment_.shardCounters(index_); }
   // The slot of the segment for this shard's worker `worker`.
@@ -76,7 +80,7 @@ class Attachment {
   const std::uint32_t index_;
   kj::AutoCloseFd uffd_;
   shm::Segment segment_;
-  Source source_;
+  const std::shared_ptr<const PageSource> source_;
   const bool removeNegotiated_;
   AttachmentEvents& events_;
   std::atomic<bool> protect_;

@@ -72,11 +72,10 @@ FaultLoop::FaultLoop(const Committer& committer, WorkerPool& workers, FaultLoopE
       cold_(committer.failpoints()),
       retries_(options.retries),
       careful_(options.carefulFaults) {
-  if (!cold_.available())
-    spdlog::warn(
-        "io_uring is not available here: pages that are not in the page cache are read one after the other");
+  if (!cold_.usesRing())
+    spdlog::info("io_uring is not available here: reader threads read what is not in the page cache");
   watch(epoll_.get(), commandEvent_.get());
-  if (cold_.available()) watch(epoll_.get(), cold_.eventFd());
+  watch(epoll_.get(), cold_.eventFd());
   batch_.reserve(rpc::FaultRing::PAGES_PER_MESSAGE);
   toWake_.reserve(WOKEN_TOGETHER);
   for (unsigned i = 0; i < shm::MAX_WORKERS; i++) buffers_.emplace_back(shm::SMALL_PAGE);
@@ -115,7 +114,7 @@ void FaultLoop::detach(std::uint64_t restore, std::function<void()> done) {
       found->end();
       wakeAll();
       retries_.forget(found);
-      cold_.forget(found);
+      cold_.forget(found->source());
       windows_.forget(found->source());
       std::erase_if(restores_, [found](const AttachmentRef& r) { return r.get() == found; });
     }
@@ -146,10 +145,7 @@ void FaultLoop::run() {
   while (!stopping_) {
     bool worked = runCommands();
     worked |= takeBatches();
-    worked |= cold_.reap([this](const Fault& fault, const void* data, int error) {
-      if (data == nullptr) return sourceFailed(fault, WorkerPool::FAULT_THREAD, error);
-      commit(fault, WorkerPool::FAULT_THREAD, {Content::Kind::bytes, data});
-    }) > 0;
+    worked |= cold_.reap([this](const Fault& fault, const Staged& staged) { readEnded(fault, staged); }) > 0;
     worked |= retryDue();
     wakeAll();
     const bool submitted = cold_.submit();
@@ -279,24 +275,31 @@ void FaultLoop::letGo(Attachment& restore, shm::PageIndex page, const shm::PageL
   windows_.release(restore.source(), at.offset);
 }
 
+// Does not wait.
 Staged FaultLoop::stage(const Fault& fault, const shm::PageLocation& at, unsigned worker, char* buffer,
                         std::uint64_t now) {
-  const Source& source = fault.restore->source();
-  // A page whose read a test holds is cold, even where the page cache has it, or the disk answers at once.
-  if (cold_.available() && committer_.failpoints().awaits(failpoints::Point::coldRead, fault.page))
+  const PageSource& source = fault.restore->source();
+  // A page whose read a test holds is cold, even where the page cache has it.
+  if (committer_.failpoints().awaits(failpoints::Point::coldRead, fault.page))
     return {Staged::Kind::cold, nullptr, 0};
-  if (at.pageSize != shm::SMALL_PAGE)
-    return cold_.available() ? source.stageMapped(at.offset, at.pageSize)
-                             : source.stageMappedWaiting(at.offset, at.pageSize);
+  if (at.pageSize != shm::SMALL_PAGE) return source.tryView(at.offset, at.pageSize);
   if (worker == WorkerPool::FAULT_THREAD && windows_.resident(source, at.offset, now)) {
-    const Staged staged = source.stageInPlace(at.offset, at.pageSize);
+    const Staged staged = stagedAt(source.view(at.offset), at.pageSize);
     // A mapping does not say why a page is lost. A read does.
-    if (staged.kind != Staged::Kind::lost || staged.error != 0) return staged;
+    if (staged.kind != Staged::Kind::lost) return staged;
   }
-  const Staged staged = source.stageCached(at.offset, at.pageSize, buffer);
-  if (staged.kind == Staged::Kind::cold && !cold_.available())
-    return source.stageWaiting(at.offset, at.pageSize, buffer);
-  return staged;
+  return source.tryRead(at.offset, at.pageSize, buffer);
+}
+
+void FaultLoop::readEnded(const Fault& fault, const Staged& staged) {
+  switch (staged.kind) {
+    case Staged::Kind::bytes:
+      return commit(fault, WorkerPool::FAULT_THREAD, {Content::Kind::bytes, staged.data});
+    case Staged::Kind::zero:
+      return commit(fault, WorkerPool::FAULT_THREAD, {Content::Kind::zero});
+    default:
+      return sourceFailed(fault, WorkerPool::FAULT_THREAD, staged.error);
+  }
 }
 
 void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
@@ -325,9 +328,7 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
     case Commit::lost:
       // From where it was mapped, which does not say why. A read does.
       if (++fault.sourceFailures >= SOURCE_TRIES) return sourceFailed(fault, worker, 0);
-      if (cold_.available()) return readCold(fault);
-      retryLater(fault);
-      break;
+      return readCold(fault);
     case Commit::poisoned:
     case Commit::unpoisonable:
       break;  // of poison alone
@@ -358,8 +359,9 @@ void FaultLoop::retryLater(const Fault& fault) {
 
 void FaultLoop::readCold(const Fault& fault) {
   count(fault.restore->counters().coldReads);
+  const auto at = fault.restore->segment().regions().locate(fault.page);
   std::lock_guard lock(outcomesMutex_);
-  cold_.read(fault);
+  cold_.read(fault, fault.restore->source(), at.offset, at.pageSize);
 }
 
 void FaultLoop::sourceFailed(Fault fault, unsigned worker, int error) {

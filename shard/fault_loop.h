@@ -1,7 +1,7 @@
 // The fault thread of a shard: takes fault batches out of the ring and answers them.
 //
 // It does small batches itself, since it is awake already and waking a worker costs more than the copy; large
-// ones it shares with the worker pool. It never waits for a disk (ColdReader), nor for a refusal to end
+// ones it shares with the worker pool. It never waits for a source (ColdReader), nor for a refusal to end
 // (RetryQueue).
 #pragma once
 
@@ -17,10 +17,11 @@
 #include <vector>
 
 #include "rpc/fault_ring.h"
-#include "shard/cold_reader.h"
 #include "shard/committer.h"
-#include "shard/resident_windows.h"
 #include "shard/retry_queue.h"
+#include "shard/source/cold_reader.h"
+#include "shard/source/resident_windows.h"
+#include "shard/source/staging_buffer.h"
 #include "shard/worker_pool.h"
 
 namespace faultline::shard {
@@ -84,6 +85,7 @@ class FaultLoop {
   void poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page, const std::string& reason);
   Staged stage(const Fault& fault, const shm::PageLocation& at, unsigned worker, char* buffer,
                std::uint64_t now);
+  void readEnded(const Fault& fault, const Staged& staged);
   void letGo(Attachment& restore, shm::PageIndex page, const shm::PageLocation& at);
 
   const Committer& committer_;

@@ -14,9 +14,9 @@
 #include "process/log.h"
 #include "process/process.h"
 #include "rpc/connection.h"
-#include "shard/bus_guard.h"
 #include "shard/sandbox.h"
 #include "shard/shard_server.h"
+#include "shard/source/bus_guard.h"
 
 namespace {
 

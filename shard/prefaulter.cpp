@@ -1,13 +1,16 @@
 #include "shard/prefaulter.h"
 
+#include <kj/debug.h>
 #include <sched.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <ctime>
 #include <optional>
 
 #include "process/clock.h"
-#include "shard/bus_guard.h"
+#include "shard/source/bus_guard.h"
+#include "shard/source/readers.h"
 
 namespace faultline::shard {
 
@@ -49,9 +52,13 @@ struct Prefaulter::Job {
   std::atomic<std::uint64_t> faultsSeen{0}, quietFrom{0};  // of the restore, as makeWay() saw them; ns
 
   std::mutex mutex;
-  std::size_t range = 0;  // position, guarded by mutex
-  PageIndex next = 0;     // guarded by mutex
-  unsigned tasks = 0;     // under way, guarded by mutex
+  // All guarded by mutex.
+  std::size_t range = 0;  // position
+  PageIndex next = 0;
+  std::vector<PageRange> again;  // taken, and given back
+  unsigned tasks = 0;            // under way
+  unsigned reading = 0;          // those of them that wait for the source
+  bool ended = false;            // `done` has been called
 
   bool over() const { return cancelled.load(std::memory_order_relaxed) || restore->ended(); }
 
@@ -59,6 +66,11 @@ struct Prefaulter::Job {
   std::optional<PageRange> take() {
     std::lock_guard lock(mutex);
     const auto& regions = restore->segment().regions();
+    if (!again.empty() && !over()) {
+      const PageRange first = again.back();
+      again.pop_back();
+      return first;
+    }
     while (!over() && range < ranges.size()) {
       const PageRange whole = ranges[range];
       const PageIndex first = std::max(next, whole.first);
@@ -78,8 +90,23 @@ struct Prefaulter::Job {
   }
 };
 
+// By which reader threads come back: they may outlive the Prefaulter, where a source hangs.
+struct Prefaulter::Door {
+  std::mutex mutex;
+  Prefaulter* prefaulter;  // guarded by mutex; null: gone
+};
+
+Prefaulter::Prefaulter(const Committer& committer, WorkerPool& workers, unsigned parallel)
+    : committer_(committer), workers_(workers), parallel_(parallel), door_(std::make_shared<Door>()) {
+  door_->prefaulter = this;
+}
+
 Prefaulter::~Prefaulter() {
-  std::vector<std::shared_ptr<Job>> jobs;
+  {
+    std::lock_guard lock(door_->mutex);
+    door_->prefaulter = nullptr;
+  }
+  std::vector<JobRef> jobs;
   {
     std::lock_guard lock(mutex_);
     for (auto& [key, job] : jobs_) jobs.push_back(job);
@@ -89,7 +116,7 @@ Prefaulter::~Prefaulter() {
     for (;;) {
       {
         std::lock_guard lock(job->mutex);
-        if (job->tasks == 0) break;
+        if (job->tasks == job->reading) break;
       }
       nap(PAUSE_NS);
     }
@@ -111,34 +138,62 @@ void Prefaulter::start(AttachmentRef restore, std::uint64_t number, std::vector<
 }
 
 void Prefaulter::cancel(std::uint64_t restore, std::uint64_t number) {
-  std::lock_guard lock(mutex_);
-  const auto found = jobs_.find({restore, number});
-  if (found != jobs_.end()) found->second->cancelled.store(true);
+  std::vector<JobRef> jobs;
+  {
+    std::lock_guard lock(mutex_);
+    const auto found = jobs_.find({restore, number});
+    if (found != jobs_.end()) jobs.push_back(found->second);
+  }
+  stop(jobs);
 }
 
 void Prefaulter::cancelAll(std::uint64_t restore) {
-  std::lock_guard lock(mutex_);
-  for (auto& [key, job] : jobs_)
-    if (key.first == restore) job->cancelled.store(true);
+  std::vector<JobRef> jobs;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto& [key, job] : jobs_)
+      if (key.first == restore) jobs.push_back(job);
+  }
+  stop(jobs);
+}
+
+// A job all of whose tasks wait for the source ends at once: what they bring is dropped.
+void Prefaulter::stop(const std::vector<JobRef>& jobs) {
+  for (const JobRef& job : jobs) {
+    job->cancelled.store(true);
+    {
+      std::lock_guard lock(job->mutex);
+      if (job->ended || job->tasks != job->reading) continue;
+      job->ended = true;
+    }
+    end(job);
+  }
 }
 
 // One window a task, so that workers come by the arena's other work in between.
-void Prefaulter::work(const std::shared_ptr<Job>& job, unsigned worker) {
+void Prefaulter::work(const JobRef& job, unsigned worker) {
   if (job->restore->paused() && !job->over()) {
     nap(PAUSE_NS);
   } else if (const auto range = job->take()) {
-    populate(*job, worker, *range);
+    if (!populate(job, worker, *range)) return;  // it goes on in brought()
   } else {
     return finish(job);
   }
   workers_.enqueue([this, job](unsigned next) { work(job, next); });
 }
 
-void Prefaulter::finish(const std::shared_ptr<Job>& job) {
+void Prefaulter::finish(const JobRef& job) {
   {
     std::lock_guard lock(job->mutex);
-    if (--job->tasks > 0) return;
+    job->tasks--;
+    const bool last = job->tasks == 0 || (job->over() && job->tasks == job->reading);
+    if (!last || job->ended) return;
+    job->ended = true;
   }
+  end(job);
+}
+
+void Prefaulter::end(const JobRef& job) {
   {
     std::lock_guard lock(mutex_);
     jobs_.erase({job->restore->id(), job->number});
@@ -146,25 +201,97 @@ void Prefaulter::finish(const std::shared_ptr<Job>& job) {
   job->done();
 }
 
-void Prefaulter::populate(Job& job, unsigned worker, PageRange range) {
-  Attachment& restore = *job.restore;
+// False where the source has to be waited for first.
+bool Prefaulter::populate(const JobRef& job, unsigned worker, PageRange range) {
+  Attachment& restore = *job->restore;
   const auto& pages = restore.segment().pages();
   const PageIndex first = pages.find(range, PageState::missing);
-  if (first == range.end()) return;
+  if (first == range.end()) return true;
   const PageRange rest{first, range.end() - first};
   const Inflight inflight(restore, worker, rest);
   const auto at = restore.segment().regions().locate(first);
   committer_.failpoints().hit(failpoints::Point::beforeStage, first);
-  const std::uint64_t before = process::nowNs();
-  const Staged staged = restore.source().stageMappedWaiting(at.offset, rest.count * at.pageSize);
-  restore.counters().source.record(process::nowNs() - before);
+  const std::uint64_t before = nowNs();
+  const Staged staged = restore.source().tryView(at.offset, rest.count * at.pageSize);
+  if (staged.kind == Staged::Kind::cold) return !handOver(job, rest);
+  restore.counters().source.record(nowNs() - before);
+  place(*job, worker, rest, staged);
+  return true;
+}
+
+// False where no reader thread could be started: the run is tried again later.
+bool Prefaulter::handOver(const JobRef& job, PageRange run) {
+  const auto at = job->restore->segment().regions().locate(run.first);
+  {
+    std::lock_guard lock(job->mutex);
+    job->reading++;
+  }
+  const auto source = job->restore->source().shared_from_this();
+  const bool begun = source->readers().run(
+      Readers::For::population,
+      [door = door_, weak = std::weak_ptr<Job>(job), source, run, at, length = run.count * at.pageSize] {
+        Brought what = bring(*source, at.offset, length, run);
+        const std::lock_guard lock(door->mutex);
+        if (door->prefaulter != nullptr) door->prefaulter->brought(weak, std::move(what));
+      });
+  if (begun) return true;
+  {
+    std::lock_guard lock(job->mutex);
+    job->reading--;
+    job->again.push_back(run);
+  }
+  nap(PAUSE_NS);
+  return false;
+}
+
+// In a reader thread.
+Prefaulter::Brought Prefaulter::bring(const PageSource& source, std::uint64_t offset, std::uint64_t length,
+                                      PageRange run) {
+  const std::uint64_t before = nowNs();
+  Brought what;
+  what.run = run;
+  what.staged = source.readInPlace(offset, length);
+  if (what.staged.kind == Staged::Kind::cold) {
+    try {
+      what.buffer = std::make_shared<StagingBuffer>(length);
+      what.staged = source.read(offset, length, what.buffer->data());
+    } catch (const kj::Exception&) {
+      what.staged = {Staged::Kind::lost, nullptr, ENOMEM};
+    }
+  }
+  what.took = nowNs() - before;
+  return what;
+}
+
+// In a reader thread; the task that waited goes on in a worker.
+void Prefaulter::brought(const std::weak_ptr<Job>& waiting, Brought what) {
+  const JobRef job = waiting.lock();
+  if (job == nullptr) return;
+  {
+    std::lock_guard lock(job->mutex);
+    job->reading--;
+    if (job->ended) return;
+  }
+  workers_.enqueue([this, job, what = std::move(what)](unsigned worker) {
+    if (!job->over()) {
+      const Inflight inflight(*job->restore, worker, what.run);
+      job->restore->counters().source.record(what.took);
+      place(*job, worker, what.run, what.staged);
+    }
+    work(job, worker);
+  });
+}
+
+void Prefaulter::place(Job& job, unsigned worker, PageRange run, const Staged& staged) {
+  Attachment& restore = *job.restore;
+  const auto at = restore.segment().regions().locate(run.first);
   switch (staged.kind) {
     case Staged::Kind::zero:
-      commitRun(job, worker, rest, {Content::Kind::zero});
+      commitRun(job, worker, run, {Content::Kind::zero});
       break;
     case Staged::Kind::bytes:
-      commitRuns(job, worker, rest, static_cast<const char*>(staged.data));
-      restore.source().release(at.offset, rest.count * at.pageSize);
+      commitRuns(job, worker, run, static_cast<const char*>(staged.data));
+      restore.source().release(at.offset, run.count * at.pageSize);
       break;
     // Left to the faults that may come: they deliver the error, page by page, to whom it concerns.
     default:

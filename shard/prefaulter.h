@@ -1,5 +1,8 @@
 // Background population of the extents that a shard owns, on its worker pool.
 //
+// The workers are shared by all restores, so they wait for no source: what is not in memory is brought by
+// reader threads of the source, and the task goes on when it has come.
+//
 // Demand comes first: before each section a worker looks whether the coordinator has closed the gate since
 // the last one, which it does for every batch of faults; while it does, sections stay short, and they grow as
 // long as nothing else happens.
@@ -14,39 +17,57 @@
 #include <vector>
 
 #include "shard/committer.h"
+#include "shard/source/staging_buffer.h"
 #include "shard/worker_pool.h"
 
 namespace faultline::shard {
 
 class Prefaulter {
  public:
-  Prefaulter(const Committer& committer, WorkerPool& workers, unsigned parallel)
-      : committer_(committer), workers_(workers), parallel_(parallel) {}
-  // Cancels everything and waits for it.
+  Prefaulter(const Committer& committer, WorkerPool& workers, unsigned parallel);
+  // Cancels everything and waits for the workers that are at it; not for a source.
   ~Prefaulter();
 
   // Populates the pages of `ranges` that this shard owns, in order; no ranges: every page it owns. `done` is
   // called in some thread when it is finished or cancelled. Any thread.
   void start(AttachmentRef restore, std::uint64_t job, std::vector<shm::PageRange> ranges,
              std::function<void()> done);
-  // `done` of the job still comes. Unknown jobs are ignored. Any thread.
+  // `done` of the job still comes, and waits for no source. Unknown jobs are ignored. Any thread.
   void cancel(std::uint64_t restore, std::uint64_t job);
   void cancelAll(std::uint64_t restore);
 
  private:
   struct Job;
-  void work(const std::shared_ptr<Job>& job, unsigned worker);
-  void populate(Job& job, unsigned worker, shm::PageRange range);
+  struct Door;
+  using JobRef = std::shared_ptr<Job>;
+  // A run of pages whose bytes a reader thread has brought, in `buffer` where they cannot be used in place.
+  struct Brought {
+    shm::PageRange run;
+    Staged staged;
+    std::shared_ptr<StagingBuffer> buffer;
+    std::uint64_t took = 0;  // ns
+  };
+
+  void work(const JobRef& job, unsigned worker);
+  bool populate(const JobRef& job, unsigned worker, shm::PageRange range);
+  bool handOver(const JobRef& job, shm::PageRange run);
+  static Brought bring(const PageSource& source, std::uint64_t offset, std::uint64_t length,
+                       shm::PageRange run);
+  void brought(const std::weak_ptr<Job>& job, Brought what);
+  void place(Job& job, unsigned worker, shm::PageRange run, const Staged& staged);
   void commitRuns(Job& job, unsigned worker, shm::PageRange range, const char* bytes);
   static void makeWay(Job& job);
   bool commitRun(Job& job, unsigned worker, shm::PageRange run, Content content);
-  void finish(const std::shared_ptr<Job>& job);
+  void finish(const JobRef& job);
+  void stop(const std::vector<JobRef>& jobs);
+  void end(const JobRef& job);
 
   const Committer& committer_;
   WorkerPool& workers_;
   const unsigned parallel_;  // tasks a job
+  const std::shared_ptr<Door> door_;
   std::mutex mutex_;
-  std::map<std::pair<std::uint64_t, std::uint64_t>, std::shared_ptr<Job>> jobs_;  // guarded by mutex_
+  std::map<std::pair<std::uint64_t, std::uint64_t>, JobRef> jobs_;  // guarded by mutex_
 };
 
 }  // namespace faultline::shard

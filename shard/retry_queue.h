@@ -9,17 +9,9 @@
 #include <optional>
 #include <vector>
 
-#include "shard/attachment.h"
+#include "shard/fault.h"
 
 namespace faultline::shard {
-
-struct Fault {
-  Attachment* restore = nullptr;
-  shm::PageIndex page = 0;
-  std::uint64_t readAt = 0;          // ns, CLOCK_MONOTONIC
-  std::uint32_t tries = 0;           // sections that were refused
-  std::uint32_t sourceFailures = 0;  // reads of the source that failed, one after the other
-};
 
 // For one thread. Never allocates after construction.
 class RetryQueue {

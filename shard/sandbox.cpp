@@ -131,8 +131,9 @@ bool enterSandbox() {
   // The kernel looks at 32 bits of a request (fs/ioctl.c).
   for (const unsigned long request : IOCTLS)
     filter.allowIf(SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, request & 0xffffffff));
-  // libc's fstat(); no file is opened by it.
+  // libc's fstat(), and what a source's file is; no file is opened by them.
   filter.allowIf(SCMP_SYS(newfstatat), SCMP_A3(SCMP_CMP_MASKED_EQ, AT_EMPTY_PATH, AT_EMPTY_PATH));
+  filter.allowIf(SCMP_SYS(statx), SCMP_A2(SCMP_CMP_MASKED_EQ, AT_EMPTY_PATH, AT_EMPTY_PATH));
   // Nothing that is written becomes code.
   for (const int call : {SCMP_SYS(mmap), SCMP_SYS(mprotect)})
     filter.allowIf(call, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));

@@ -7,6 +7,7 @@
 #include "rpc/convert.h"
 #include "rpc/fd.h"
 #include "rpc/process_hooks.h"
+#include "shard/source/raw_file.h"
 #include "shmtracker/error.h"
 
 namespace faultline::shard {
@@ -115,9 +116,12 @@ class ShardServer final : public rpc::Shard::Server {
     return kj::joinPromises(fds.finish()).then([this, context](kj::Array<kj::AutoCloseFd> got) mutable {
       auto params = context.getParams();
       AttachmentEvents& events = service_;
+      const OpenSource openSource = [&](std::uint64_t bytes) {
+        return std::make_shared<RawFile>(kj::mv(got[2]), bytes);
+      };
       auto restore =
           std::make_shared<Attachment>(params.getIndex(), WorkerPool::slotsFor(service_.options_.threads),
-                                       kj::mv(got[0]), got[1].get(), kj::mv(got[2]), events);
+                                       kj::mv(got[0]), got[1].get(), openSource, events);
       KJ_REQUIRE(restore->id() == params.getRestore(), "the segment is another restore's", restore->id(),
                  params.getRestore());
       service_.restores_[restore->id()] = restore;

@@ -1,10 +1,5 @@
 // Pages that are not in the page cache: they are read without holding up anything else.
 
-#include <kj/io.h>
-#include <linux/io_uring.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <chrono>
 #include <vector>
 
@@ -18,13 +13,6 @@ constexpr std::uint64_t SLOW = 1;  // the page whose read is held
 
 class Cold : public RaceTest {
  protected:
-  void SetUp() override {
-    RaceTest::SetUp();
-    io_uring_params params{};
-    const kj::AutoCloseFd ring(static_cast<int>(syscall(__NR_io_uring_setup, 1, &params)));
-    if (ring.get() < 0) GTEST_SKIP() << "no io_uring here: cold pages are read one after the other";
-  }
-
   // One shard, so that one thread has all reads.
   static ServerOptions oneShard() { return {.shards = 1}; }
 

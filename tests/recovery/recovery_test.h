@@ -65,8 +65,8 @@ inline std::string actionName(rpc::Action action) {
       return "Stopped";
     case rpc::Action::PARK:
       return "Parked";
-    case rpc::Action::FAIL:
-      return "Failed";
+    case rpc::Action::PASS:
+      return "Passed";
   }
   return "";
 }

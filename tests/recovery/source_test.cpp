@@ -1,8 +1,5 @@
 // A source that cannot give a page: the target gets an error on that page and on no other, never wrong bytes.
 
-#include <cerrno>
-#include <cstring>
-
 #include "tests/recovery/recovery_test.h"
 
 namespace faultline::test {
@@ -80,79 +77,6 @@ TEST(SourceFailure, ABackgroundPopulationOfATruncatedFileGoesOn) {
   for (std::uint64_t page = 0; page < PAGES / 2; page++) ASSERT_TRUE(target.inMemory(page)) << page;
   EXPECT_TRUE(target.holdsImage(0));
   EXPECT_EQ(target.touch(PAGES - 1), Touch::sigbus);
-}
-
-// --- reads that fail (EIO), as those of a disk or a network path do ---
-
-class ReadError : public BothPageSizes {
- protected:
-  static constexpr std::uint64_t PAGE = 3;
-
-  // While the result lives, the next so many reads of what begins with PAGE fail.
-  static std::vector<rpc::Barrier::Client> failReads(Server& server, unsigned times) {
-    auto hooks = shardHooks(server, server.ownerOf(PAGE));
-    std::vector<rpc::Barrier::Client> failing;
-    for (unsigned i = 0; i < times; i++)
-      failing.push_back(arm(server, hooks, "beforeStage", rpc::Action::FAIL, PAGE));
-    return failing;
-  }
-  static std::uint64_t errors(Server& server) {
-    return server.sum(&rpc::ShardStats::Reader::getSourceErrors);
-  }
-};
-BOTH_PAGE_SIZES(ReadError);
-
-TEST_P(ReadError, ThatPassesIsNotNoticedByTheTarget) {
-  Image image(imageBytes());
-  Server server(image);
-  Target target(image, server.socket(), pageSize());
-  server.restore();
-  const auto failing = failReads(server, 2);
-  EXPECT_TRUE(target.holdsImage(PAGE));
-  EXPECT_EQ(errors(server), 2u);
-  expectContent(target, {});
-  EXPECT_EQ(server.sum(&rpc::ShardStats::Reader::getPoisoned), 0u);
-}
-
-// Tried as often as docs/operating.md says, and told to the operator.
-TEST_P(ReadError, ThatStaysIsAnErrorOnThatPageAlone) {
-  Image image(imageBytes());
-  Server server(image);
-  Target target(image, server.socket(), pageSize());
-  server.restore();
-  const auto failing = failReads(server, 4);
-  EXPECT_EQ(target.touch(PAGE), Touch::sigbus);
-  EXPECT_EQ(errors(server), 4u);
-  await([&] {
-    return !server
-                .eventWith({"page " + std::to_string(PAGE) + " is poisoned", image.path(),
-                            "at offset " + std::to_string(PAGE * pageSize()), strerror(EIO)})
-                .empty();
-  });
-  for (std::uint64_t page = 0; page < target.pages(); page++)
-    ASSERT_TRUE(page == PAGE || target.holdsImage(page)) << page;
-  EXPECT_EQ(server.sum(&rpc::ShardStats::Reader::getPoisoned), 1u);
-  // Given back, it is a page of zeros like any other.
-  target.giveBack(PAGE);
-  EXPECT_TRUE(target.isAll(PAGE, 0));
-}
-
-// The background reads many pages at once, and leaves those that it cannot read to the faults that may come.
-TEST_P(ReadError, InTheBackgroundIsLeftToTheFaults) {
-  Image image(imageBytes());
-  Server server(image);
-  Target target(image, server.socket(), pageSize());
-  auto restore = server.restore();
-  const auto failing = failReads(server, 1);
-  auto request = restore.prefaultRequest();
-  auto range = request.initRanges(1)[0];
-  range.setFirst(PAGE);
-  range.setCount(1);
-  auto prefault = server.wait(request.send()).getPrefault();
-  server.wait(prefault.waitRequest().send());
-  EXPECT_EQ(errors(server), 1u);
-  EXPECT_FALSE(target.inMemory(PAGE));
-  EXPECT_TRUE(target.holdsImage(PAGE));
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "shard/attachment.h"
+#include "shard/source/raw_file.h"
 #include "tests/support/image.h"
 #include "tests/support/raw_vmm.h"
 #include "uffd/uffd.h"
@@ -33,11 +34,13 @@ class LocalRestore : private shard::AttachmentEvents {
  public:
   static constexpr unsigned WORKERS = 3;
 
-  // All of the image, in one region; shard 0 owns every page.
-  LocalRestore(const Image& image, std::uint64_t pageSize)
+  // All of the image, in one region; shard 0 owns every page. `source`: what its bytes come from; null: the
+  // image's file.
+  LocalRestore(const Image& image, std::uint64_t pageSize,
+               std::shared_ptr<const shard::PageSource> source = nullptr, std::uint64_t id = 1)
       : pageSize_(pageSize),
         memory_({image.bytes()}, pageSize),
-        segment_(shm::Segment::create({.restoreId = 1,
+        segment_(shm::Segment::create({.restoreId = id,
                                        .name = "vm",
                                        .sourceName = image.path(),
                                        .regions = {{addressOf(0), image.bytes(), 0, pageSize}},
@@ -46,10 +49,15 @@ class LocalRestore : private shard::AttachmentEvents {
                                        .workersPerShard = WORKERS})),
         attachment_(std::make_shared<shard::Attachment>(
             0, WORKERS, kj::AutoCloseFd(fcntl(uffd(), F_DUPFD_CLOEXEC, 0)), segment_.fd(),
-            kj::AutoCloseFd(open(image.path().c_str(), O_RDONLY | O_CLOEXEC)),
+            [&](std::uint64_t bytes) { return source != nullptr ? source : openImage(image, bytes); },
             static_cast<shard::AttachmentEvents&>(*this))) {
     segment_.header().state.store(shm::SegmentState::ready);
     segment_.lock().open();
+  }
+
+  static std::shared_ptr<const shard::PageSource> openImage(const Image& image, std::uint64_t bytes) {
+    return std::make_shared<shard::RawFile>(kj::AutoCloseFd(open(image.path().c_str(), O_RDONLY | O_CLOEXEC)),
+                                            bytes);
   }
 
   int uffd() const { return memory_.uffd(); }

@@ -1,6 +1,6 @@
 // Which parts of a source are used in place: those where faults are dense and the page cache has everything.
 
-#include "shard/resident_windows.h"
+#include "shard/source/resident_windows.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -10,7 +10,8 @@
 #include <cstring>
 #include <memory>
 
-#include "shard/bus_guard.h"
+#include "shard/source/bus_guard.h"
+#include "shard/source/raw_file.h"
 #include "shmtracker/pages.h"
 #include "tests/support/image.h"
 
@@ -42,8 +43,8 @@ class Windows : public testing::Test {
 
   test::Image image_{PIECE + 4 * WINDOW};
   // By pointer: a fixture's destructor must not throw, KJ's fds' may.
-  const std::unique_ptr<Source> file_ = std::make_unique<Source>(openFile(image_.path()), image_.bytes());
-  const Source& source_ = *file_;
+  const std::shared_ptr<RawFile> file_ = std::make_shared<RawFile>(openFile(image_.path()), image_.bytes());
+  const PageSource& source_ = *file_;
   ResidentWindows windows_;
 };
 
@@ -57,11 +58,11 @@ TEST_F(Windows, TheFirstFaultInAWindowIsReadTheOthersAreNot) {
 TEST_F(Windows, InPlaceAreTheBytesOfTheFile) {
   resident(0);
   ASSERT_TRUE(resident(3 * PAGE));
-  const Staged staged = source_.stageInPlace(3 * PAGE, PAGE);
+  const Staged staged = stagedAt(source_.view(3 * PAGE), PAGE);
   ASSERT_EQ(staged.kind, Staged::Kind::bytes);
   EXPECT_EQ(std::memcmp(staged.data, image_.data() + 3 * PAGE, PAGE), 0);
   image_.zero(4 * PAGE, PAGE);
-  EXPECT_EQ(source_.stageInPlace(4 * PAGE, PAGE).kind, Staged::Kind::zero);
+  EXPECT_EQ(stagedAt(source_.view(4 * PAGE), PAGE).kind, Staged::Kind::zero);
 }
 
 TEST_F(Windows, ATruncatedFileIsLostNotDeadly) {
@@ -69,7 +70,7 @@ TEST_F(Windows, ATruncatedFileIsLostNotDeadly) {
   resident(WINDOW);
   ASSERT_TRUE(resident(WINDOW));
   image_.truncate(WINDOW);
-  EXPECT_EQ(source_.stageInPlace(WINDOW, PAGE).kind, Staged::Kind::lost);
+  EXPECT_EQ(stagedAt(source_.view(WINDOW), PAGE).kind, Staged::Kind::lost);
 }
 
 TEST_F(Windows, AgedKnowledgeIsLookedUpAnew) {
@@ -80,7 +81,7 @@ TEST_F(Windows, AgedKnowledgeIsLookedUpAnew) {
 }
 
 TEST_F(Windows, WhatIsNoWholeWindowIsRead) {
-  const Source ragged(openFile(image_.path()), WINDOW + PAGE);
+  const RawFile ragged(openFile(image_.path()), WINDOW + PAGE);
   windows_.resident(ragged, WINDOW, NOW);
   EXPECT_FALSE(windows_.resident(ragged, WINDOW, NOW));
 }
@@ -88,7 +89,7 @@ TEST_F(Windows, WhatIsNoWholeWindowIsRead) {
 // In the same place, as every window is where there is one.
 TEST_F(Windows, SourcesAreToldApart) {
   ResidentWindows one(1);
-  const Source other(openFile(image_.path()), image_.bytes());
+  const RawFile other(openFile(image_.path()), image_.bytes());
   one.resident(source_, 0, NOW);
   ASSERT_TRUE(one.resident(source_, 0, NOW));
   EXPECT_FALSE(one.resident(other, 0, NOW));
@@ -111,8 +112,8 @@ TEST_F(Windows, APartlyCachedWindowIsRead) {
   const iovec to{&byte, 1};
   if (preadv2(file.get(), &to, 1, 9 * PAGE, RWF_NOWAIT) > 0)
     GTEST_SKIP() << "the file system of " << path << " keeps files in memory: set TMPDIR to one on a disk";
-  Source source(openFile(path), 2 * WINDOW);
-  const void* page = source.stageInPlace(8 * PAGE, PAGE).data;
+  RawFile source(openFile(path), 2 * WINDOW);
+  const void* page = stagedAt(source.view(8 * PAGE), PAGE).data;
   source.release(0, 2 * WINDOW);
   for (int fault = 0; fault < 4; fault++) EXPECT_FALSE(windows_.resident(source, 8 * PAGE, NOW));
   EXPECT_FALSE(isMapped(page)) << "the look has mapped what nobody lets go of";
@@ -122,7 +123,7 @@ TEST_F(Windows, WhatIsReleasedIsUnmapped) {
   ResidentWindows one(1);
   one.resident(source_, WINDOW, NOW);
   ASSERT_TRUE(one.resident(source_, WINDOW, NOW));
-  const void* page = source_.stageInPlace(WINDOW, PAGE).data;
+  const void* page = stagedAt(source_.view(WINDOW), PAGE).data;
   ASSERT_TRUE(isMapped(page));
   one.release(source_, 2 * WINDOW);
   EXPECT_TRUE(isMapped(page)) << "another was meant";
@@ -135,7 +136,7 @@ TEST_F(Windows, WhatIsReleasedIsUnmapped) {
 TEST_F(Windows, AgedOnesAreUnmapped) {
   resident(0);
   ASSERT_TRUE(resident(0));
-  const void* page = source_.stageInPlace(0, PAGE).data;
+  const void* page = stagedAt(source_.view(0), PAGE).data;
   windows_.age(NOW + ResidentWindows::BELIEVED);
   EXPECT_TRUE(isMapped(page));
   windows_.age(NOW + 2 * ResidentWindows::BELIEVED);
@@ -148,7 +149,7 @@ TEST_F(Windows, APieceIsUnmappedWithTheLastOfItsWindows) {
     resident(window);
     ASSERT_TRUE(resident(window));
   }
-  const void* between = source_.stageInPlace(2 * WINDOW, PAGE).data;
+  const void* between = stagedAt(source_.view(2 * WINDOW), PAGE).data;
   windows_.release(source_, WINDOW);
   EXPECT_TRUE(isMapped(between));
   EXPECT_TRUE(resident(3 * WINDOW));
@@ -171,7 +172,7 @@ TEST_F(Windows, WhatHasAgedGoesForAnother) {
   ResidentWindows one(1);
   one.resident(source_, 0, NOW);
   ASSERT_TRUE(one.resident(source_, 0, NOW));
-  const void* page = source_.stageInPlace(0, PAGE).data;
+  const void* page = stagedAt(source_.view(0), PAGE).data;
   const std::uint64_t later = NOW + ResidentWindows::BELIEVED + 1;
   one.resident(source_, PIECE, later);
   EXPECT_TRUE(one.resident(source_, PIECE, later));

@@ -4,8 +4,8 @@
 
 #include <cerrno>
 
-#include "shard/read_progress.h"
 #include "shard/retry_queue.h"
+#include "shard/source/read_progress.h"
 
 namespace faultline::shard {
 namespace {

@@ -67,7 +67,7 @@ Server::Server(const Image& image, ServerOptions options)
                                         "--socket",
                                         socket_,
                                         "--memory",
-                                        image.path(),
+                                        options.memory.empty() ? image.path() : options.memory,
                                         "--name",
                                         "vm",
                                         "--shards",
@@ -131,7 +131,10 @@ void Server::reconnect() {
 }
 
 rpc::Restore::Client Server::restore(unsigned n) {
-  const std::string name = restoreName(n);
+  return restoreNamed(restoreName(n));
+}
+
+rpc::Restore::Client Server::restoreNamed(const std::string& name) {
   await([&] {
     auto response = wait(client_->coordinator().listRequest().send());
     for (auto info : response.getRestores())

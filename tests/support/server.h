@@ -26,6 +26,7 @@ struct ServerOptions {
   bool prefault = false;
   bool keepServing = true;
   std::vector<std::string> more = {};  // further arguments of `faultline serve`
+  std::string memory = {};             // the file that is served; empty: the image's
   std::string logFile = {};            // where it logs, at level info; empty: stderr, next to nothing
   // Called in the server's process before it becomes `faultline`: what it is to be denied.
   std::function<void()> before = {};
@@ -52,6 +53,7 @@ class Server {
 
   // The restore of the `n`th target (0-based) once it serves.
   rpc::Restore::Client restore(unsigned n = 0);
+  rpc::Restore::Client restoreNamed(const std::string& name);
   static std::string restoreName(unsigned n = 0) { return n == 0 ? "vm" : "vm-" + std::to_string(n + 1); }
   // Its segment, for looking at the lock and the tracker.
   shm::Segment segment(unsigned n = 0);

@@ -19,4 +19,7 @@ SourceContent contentOf(const void* start, std::size_t bytes);
 // memory; waits for the disk. False where one cannot be read. Any thread.
 bool touchPages(const void* start, std::size_t bytes, std::size_t stride = 4096);
 
+// Copies `bytes` bytes from `start` to `to`. False where they cannot be read. Any thread.
+bool copyOut(const void* start, std::size_t bytes, void* to);
+
 }  // namespace faultline::shard

@@ -17,48 +17,48 @@
 #include <cstdint>
 #include <vector>
 
-#include "shard/source.h"
+#include "shard/source/page_source.h"
 
 namespace faultline::shard {
 
 // For one thread. Allocates nothing after construction.
 class ResidentWindows {
  public:
-  static constexpr std::uint64_t WINDOW = Source::WINDOW, PIECE = Source::PIECE;  // bytes
-  static constexpr std::size_t MOST = 64;                                         // pieces: 128 MiB
-  static constexpr std::uint64_t BELIEVED = 1'000'000'000;                        // ns
+  static constexpr std::uint64_t WINDOW = PageSource::WINDOW, PIECE = PageSource::PIECE;  // bytes
+  static constexpr std::size_t MOST = 64;                                                 // pieces: 128 MiB
+  static constexpr std::uint64_t BELIEVED = 1'000'000'000;                                // ns
 
   explicit ResidentWindows(std::size_t most = MOST);
 
-  // A fault wants the page at `offset` (bytes) of `source`, at the time `now` (ns): true if stageInPlace() of
-  // it will not wait. `source` must outlive this, or be forgotten.
-  bool resident(const Source& source, std::uint64_t offset, std::uint64_t now);
+  // A fault wants the page at `offset` (bytes) of `source`, at the time `now` (ns): true if its
+  // view() may be used without waiting. `source` must outlive this, or be forgotten.
+  bool resident(const PageSource& source, std::uint64_t offset, std::uint64_t now);
   // Whether the window of `offset` is mapped, and still wanted.
-  bool maps(const Source& source, std::uint64_t offset);
+  bool maps(const PageSource& source, std::uint64_t offset);
   // None of the pages of the window of `offset` is expected to be wanted again.
-  void release(const Source& source, std::uint64_t offset);
+  void release(const PageSource& source, std::uint64_t offset);
   // Lets go of all that have aged. To be called now and then: nobody may come by their places again.
   void age(std::uint64_t now);
   // `source` goes away, and with it what is mapped of it.
-  void forget(const Source& source);
+  void forget(const PageSource& source);
 
  private:
   // A piece, or nothing; its windows by bits.
   struct Place {
-    const Source* source = nullptr;  // null: nothing
+    const PageSource* source = nullptr;  // null: nothing
     std::uint64_t piece = 0;
     std::uint32_t asked = 0;     // for the first time
     std::uint32_t mapped = 0;    // and still wanted
     std::uint64_t mappedAt = 0;  // ns; the first of them
 
-    bool holds(const Source& other, std::uint64_t offset) const {
+    bool holds(const PageSource& other, std::uint64_t offset) const {
       return source == &other && piece == offset / PIECE;
     }
     bool aged(std::uint64_t now) const { return mapped != 0 && now - mappedAt > BELIEVED; }
   };
   static_assert(PIECE / WINDOW == 32);
   static std::uint32_t bitOf(std::uint64_t offset) { return 1u << (offset / WINDOW % 32); }
-  Place& placeOf(const Source& source, std::uint64_t offset);
+  Place& placeOf(const PageSource& source, std::uint64_t offset);
   static void unmap(Place& place);
 
   std::vector<Place> places_;

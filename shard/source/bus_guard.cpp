@@ -1,9 +1,10 @@
-#include "shard/bus_guard.h"
+#include "shard/source/bus_guard.h"
 
 #include <setjmp.h>
 #include <signal.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace faultline::shard {
 
@@ -60,6 +61,10 @@ bool touchPages(const void* start, std::size_t bytes, std::size_t stride) {
   return readable([=] {
     for (std::size_t at = 0; at < bytes; at += stride) static_cast<const volatile char*>(start)[at];
   });
+}
+
+bool copyOut(const void* start, std::size_t bytes, void* to) {
+  return readable([=] { std::memcpy(to, start, bytes); });
 }
 
 }  // namespace faultline::shard

@@ -1,4 +1,4 @@
-#include "shard/resident_windows.h"
+#include "shard/source/resident_windows.h"
 
 #include <algorithm>
 
@@ -6,7 +6,7 @@ namespace faultline::shard {
 
 ResidentWindows::ResidentWindows(std::size_t most) : places_(most) {}
 
-bool ResidentWindows::resident(const Source& source, std::uint64_t offset, std::uint64_t now) {
+bool ResidentWindows::resident(const PageSource& source, std::uint64_t offset, std::uint64_t now) {
   const std::uint64_t start = offset / WINDOW * WINDOW;
   if (start + WINDOW > source.bytes()) return false;  // no whole window: always read
   const std::uint32_t bit = bitOf(offset);
@@ -18,18 +18,18 @@ bool ResidentWindows::resident(const Source& source, std::uint64_t offset, std::
   }
   if ((place.mapped & bit) != 0) return true;
   place.asked ^= bit;  // where it is not to be had, every other fault tries
-  if ((place.asked & bit) != 0 || !source.mapIfCached(start, WINDOW)) return false;
+  if ((place.asked & bit) != 0 || source.tryView(start, WINDOW).kind != Staged::Kind::bytes) return false;
   if (place.mapped == 0) place.mappedAt = now;
   place.mapped |= bit;
   return true;
 }
 
-bool ResidentWindows::maps(const Source& source, std::uint64_t offset) {
+bool ResidentWindows::maps(const PageSource& source, std::uint64_t offset) {
   const Place& place = placeOf(source, offset);
   return place.holds(source, offset) && (place.mapped & bitOf(offset)) != 0;
 }
 
-void ResidentWindows::release(const Source& source, std::uint64_t offset) {
+void ResidentWindows::release(const PageSource& source, std::uint64_t offset) {
   if (!maps(source, offset)) return;
   Place& place = placeOf(source, offset);
   place.mapped &= ~bitOf(offset);
@@ -41,16 +41,16 @@ void ResidentWindows::age(std::uint64_t now) {
     if (place.aged(now)) unmap(place);
 }
 
-void ResidentWindows::forget(const Source& source) {
+void ResidentWindows::forget(const PageSource& source) {
   for (Place& place : places_)
     if (place.source == &source) place = {};
 }
 
 // Neighbours in neighbouring places: what is asked for in order does not meet itself. What is as far apart as
 // there are places meets others: threads in step with each other may be.
-ResidentWindows::Place& ResidentWindows::placeOf(const Source& source, std::uint64_t offset) {
+ResidentWindows::Place& ResidentWindows::placeOf(const PageSource& source, std::uint64_t offset) {
   const std::uint64_t piece = offset / PIECE;
-  const std::uint64_t first = reinterpret_cast<std::uintptr_t>(&source) / alignof(Source);
+  const std::uint64_t first = reinterpret_cast<std::uintptr_t>(&source) / alignof(PageSource);
   return places_[(first + piece + piece / places_.size()) % places_.size()];
 }
 

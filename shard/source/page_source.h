@@ -1,0 +1,105 @@
+// Where a snapshot's bytes come from, as the rest of a shard sees it.
+//
+// The fault thread serves every restore of its shard, so it may wait for none of their sources. What a source
+// can do is therefore cut by who waits: the calls that never wait, and those that wait as long as the store
+// does and are made by the source's own reader threads (readers.h). ColdReader turns the second kind into one
+// that completes later. A new kind of source implements this class; neither FaultLoop nor Prefaulter knows
+// which it has.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+namespace faultline::shard {
+
+class Readers;
+
+// Bytes of the source on their way to a page.
+struct Staged {
+  enum class Kind {
+    bytes,  // at `data`, resident
+    zero,   // all zero: there is nothing to copy
+    cold,   // not to be had without waiting
+    lost,   // cannot be read: `error` (errno; 0 means that the source ends before it)
+  };
+  Kind kind = Kind::zero;
+  const void* data = nullptr;
+  int error = 0;
+};
+
+// What the `length` bytes at `data` are: bytes, or zero; lost where they are in a mapping whose file has been
+// cut.
+Staged stagedAt(const void* data, std::size_t length);
+
+// Which content it is: a file that is another, or is another's state, differs in one of them.
+struct SourceIdentity {
+  std::uint64_t device = 0, inode = 0;
+  std::uint64_t bytes = 0;
+  std::int64_t modified = 0, changed = 0;  // ns since 1970: mtime, ctime
+  bool operator==(const SourceIdentity&) const = default;
+};
+
+// Bytes that one plain read of a file gives.
+struct FileRange {
+  int file;
+  std::uint64_t offset;
+};
+
+// Constant after construction but for what it learns; any thread. Offsets and lengths are in bytes, multiples
+// of 4096, and lie within bytes(). Owned by shared_ptr: a thread that waits for it may outlive its restore.
+class PageSource : public std::enable_shared_from_this<PageSource> {
+ public:
+  // Bytes. What one page fault maps of small pages of the page cache (mm/memory.c, fault_around_pages), and
+  // the most that it maps where they are large (one entry, or since Linux 6.18 all of a large page). What is
+  // used in place is aligned to both in memory as it is in the source.
+  static constexpr std::uint64_t WINDOW = 64u << 10, PIECE = 2u << 20;
+
+  virtual ~PageSource() noexcept(false);  // as KJ's fds
+  PageSource(const PageSource&) = delete;
+
+  std::uint64_t bytes() const { return bytes_; }
+  // As it was when it was opened.
+  virtual SourceIdentity identity() const = 0;
+
+  // --- Never waits: for the fault thread and the copy workers. ---
+
+  // The bytes, in `buffer` or elsewhere until the next call with that buffer. `cold` where they would have to
+  // be waited for, or where that cannot be told.
+  virtual Staged tryRead(std::uint64_t offset, std::size_t length, void* buffer) const = 0;
+  // The bytes where they are: a copy of them will not wait. The caller gives them back by release(); of a
+  // window, all of its piece.
+  virtual Staged tryView(std::uint64_t offset, std::size_t length) const = 0;
+  // Where tryView() has found the bytes of a range that contains `offset`, until they are released.
+  virtual const void* view(std::uint64_t offset) const = 0;
+  // Gives views back, so that what this process has mapped stays bounded. Ranges without a view are left
+  // alone.
+  virtual void release(std::uint64_t offset, std::size_t length) const = 0;
+  // True where the range is known to be zero for as long as the source is served: not a hole that another
+  // layer or a fetch may fill. False where that is not known yet.
+  virtual bool zeroForGood(std::uint64_t offset, std::size_t length) const = 0;
+  // Where a plain read that the kernel can do without a thread of ours (io_uring) gives the bytes. Nothing:
+  // only read() can.
+  virtual std::optional<FileRange> plainRead(std::uint64_t offset, std::size_t length) const = 0;
+
+  // --- Waits as long as the store does: for reader threads alone. ---
+
+  // Reads the bytes into `buffer`; never `cold`.
+  virtual Staged read(std::uint64_t offset, std::size_t length, void* buffer) const = 0;
+  // Makes the bytes resident where they are, as tryView() finds them. `cold`: they cannot be used in place,
+  // so read() is to be used.
+  virtual Staged readInPlace(std::uint64_t offset, std::size_t length) const = 0;
+
+  // The threads that may wait for this source.
+  Readers& readers() const { return *readers_; }
+
+ protected:
+  explicit PageSource(std::uint64_t bytes);
+
+ private:
+  const std::uint64_t bytes_;
+  const std::unique_ptr<Readers> readers_;
+};
+
+}  // namespace faultline::shard

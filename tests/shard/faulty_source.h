@@ -1,0 +1,91 @@
+// A source that fails, stalls and ends when a test says so. Its bytes are an image's.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#include "shard/source/page_source.h"
+#include "tests/support/image.h"
+
+namespace faultline::test {
+
+// Everything is cold until warm() says otherwise. Any thread.
+class FaultySource final : public shard::PageSource {
+ public:
+  explicit FaultySource(const Image& image)
+      : PageSource(image.bytes()), content_(image.data(), image.data() + image.bytes()) {}
+
+  // The next `times` reads that wait fail with `error`; 0: as at the end of a file.
+  void fail(int error, unsigned times) {
+    const std::lock_guard lock(mutex_);
+    error_ = error;
+    failing_ = times;
+  }
+  // Reads of this page of 4 KiB, or of what contains it, wait until goOn().
+  void stall(std::uint64_t offset) {
+    const std::lock_guard lock(mutex_);
+    stalled_ = offset;
+  }
+  void goOn() {
+    const std::lock_guard lock(mutex_);
+    stalled_ = NONE;
+    changed_.notify_all();
+  }
+  void truncate(std::uint64_t bytes) { end_ = bytes; }
+  void warm(bool is) { warm_ = is; }
+  unsigned reads() const { return reads_; }
+
+  shard::SourceIdentity identity() const override { return {}; }
+  shard::Staged tryRead(std::uint64_t offset, std::size_t length, void* buffer) const override {
+    if (!warm_) return {shard::Staged::Kind::cold, nullptr, 0};
+    return bytesAt(offset, length, buffer);
+  }
+  shard::Staged tryView(std::uint64_t, std::size_t) const override {
+    return {shard::Staged::Kind::cold, nullptr, 0};
+  }
+  const void* view(std::uint64_t) const override { return nullptr; }
+  void release(std::uint64_t, std::size_t) const override {}
+  bool zeroForGood(std::uint64_t, std::size_t) const override { return false; }
+  std::optional<shard::FileRange> plainRead(std::uint64_t, std::size_t) const override {
+    return std::nullopt;
+  }
+  shard::Staged read(std::uint64_t offset, std::size_t length, void* buffer) const override {
+    reads_++;
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return stalled_ < offset || stalled_ >= offset + length; });
+      if (failing_ > 0) {
+        failing_--;
+        return {shard::Staged::Kind::lost, nullptr, error_};
+      }
+    }
+    return bytesAt(offset, length, buffer);
+  }
+  shard::Staged readInPlace(std::uint64_t, std::size_t) const override {
+    return {shard::Staged::Kind::cold, nullptr, 0};
+  }
+
+ private:
+  static constexpr std::uint64_t NONE = ~0ull;
+
+  shard::Staged bytesAt(std::uint64_t offset, std::size_t length, void* buffer) const {
+    if (offset + length > end_) return {shard::Staged::Kind::lost, nullptr, 0};
+    std::memcpy(buffer, content_.data() + offset, length);
+    return shard::stagedAt(buffer, length);
+  }
+
+  const std::vector<char> content_;  // a read may outlive the test
+  std::atomic<std::uint64_t> end_{NONE};
+  std::atomic<bool> warm_{false};
+  mutable std::atomic<unsigned> reads_{0};
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  mutable unsigned failing_ = 0;  // guarded by mutex_
+  int error_ = 0;                 // guarded by mutex_
+  std::uint64_t stalled_ = NONE;  // guarded by mutex_
+};
+
+}  // namespace faultline::test
