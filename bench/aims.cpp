@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 
+#include "bench/aim_table.h"
 #include "bench/bulk.h"
 #include "bench/cold.h"
 #include "bench/handler.h"
@@ -20,70 +21,39 @@ namespace faultline::bench {
 
 namespace {
 
-using Aim = Verdict::Aim;
-
-constexpr std::uint64_t MIB = 1u << 20, GIB = 1u << 30;
 constexpr std::array PLACEMENTS = {Placement::oneCpu, Placement::across, Placement::free};
 
 double mebibytes(std::uint64_t bytes) {
   return static_cast<double>(bytes) / static_cast<double>(MIB);
 }
 
-double micro(std::uint64_t ns) {
-  return static_cast<double>(ns) * 1e-3;
-}
-
-class Aims {
+// One fault at a time, and what is none: prefault, attach, memory.
+class Aims : public AimTable {
  public:
-  explicit Aims(const AimOptions& options)
-      : options_(options),
-        image_(makeImage(options.directory + "/image", options.quick ? 512 * MIB : GIB, 64 * MIB)) {}
+  using AimTable::AimTable;
 
-  std::vector<Verdict> measure() {
+  std::vector<Verdict> measureAll() {
     printHead();
     oneThread();
     manyThreads();
+    cpuTime();
     hugePages();
+    patternAims(*this);
+    populationAims(*this);
+    holeAims(*this);
     prefault();
     faultsDuringPrefault();
+    beside5000Removals();
     cold();
     gate();
     attach();
     shardMemory();
     memory();
     for (const bool allOwn : {false, true}) manyShards(allOwn);
-    return std::move(verdicts_);
+    return verdicts();
   }
 
  private:
-  bool wanted(const std::string& what) const { return what.find(options_.only) != std::string::npos; }
-
-  void add(Verdict verdict) {
-    print(verdict);
-    verdicts_.push_back(std::move(verdict));
-  }
-
-  Workload demand(Placement placement, unsigned threads) const {
-    return {.bytes = (options_.quick ? 64 : 128) * MIB, .threads = threads, .placement = placement};
-  }
-
-  Measured measure(const Workload& workload, const std::string& socket) const {
-    makeWarm(image_);
-    return run(workload, image_, socket);
-  }
-  double p50(const Workload& workload, const std::string& socket) const {
-    return micro(measure(workload, socket).latency.quantile(0.5));
-  }
-  double perSecond(const Workload& workload, const std::string& socket) const {
-    return measure(workload, socket).perSecond();
-  }
-  std::unique_ptr<Handler> floorAt(Placement placement) const {
-    return std::make_unique<PlainHandler>("floor", options_.directory, image_.path, placement);
-  }
-  std::unique_ptr<Faultline> faultline(FaultlineOptions options) const {
-    return std::make_unique<Faultline>(options_.directory, image_.path, options);
-  }
-
   void oneThread() {
     for (const Placement placement : PLACEMENTS) oneThread(placement, false);
     if (mayPollIdle()) oneThread(Placement::free, true);
@@ -101,10 +71,19 @@ class Aims {
     const auto ours = faultline({.placement = placement, .pollIdle = pollIdle});
     const Workload workload = demand(placement, 1);
     const Comparison result = compare(
-        options_.rounds, [&] { return p50(workload, ours->socket()); },
-        [&] { return p50(workload, floor->socket()); });
-    add({what, "us", result.ours, result.theirs, "floor", result.ratio, Aim::atMost,
-         placement == Placement::oneCpu ? 2.0 : 1.5});
+        rounds(), [&] { return p50(workload, ours->backing()); },
+        [&] { return p50(workload, floor->backing()); });
+    if (placement == Placement::oneCpu) floorOnOneCpu_ = result.theirs;
+    const bool crosses = placement == Placement::across || (!pollIdle && floorCrosses(result.theirs));
+    add({what, "us", result.ours, result.theirs, "floor", result.ratio, Aim::atMost, crosses ? 1.5 : 2.0});
+  }
+
+  // Whether the floor, left free, has to wake another CPU: half of its time is that, and ours has no more of
+  // it.
+  bool floorCrosses(double freely) {
+    if (floorOnOneCpu_ == 0)
+      floorOnOneCpu_ = p50(demand(Placement::oneCpu, 1), floorAt(Placement::oneCpu)->backing());
+    return freely > 2 * floorOnOneCpu_;
   }
 
   void manyThreads() {
@@ -120,38 +99,69 @@ class Aims {
         fmt::format("4 KiB faults/s, {} threads, {}", threads, placed(placement, pollIdle));
     if (!wanted(what)) return;
     const Workload workload = demand(placement, threads);
-    const auto ours = faultline({.placement = placement, .pollIdle = pollIdle});
+    const auto ours = faultline({.placement = placement, .pollIdle = pollIdle, .around = "off"});
     const auto floor = floorAt(placement);
-    const PlainHandler calls("calls", options_.directory, image_.path, placement);
+    const PlainHandler calls("calls", directory(), image().path, placement);
     const std::vector<Comparison> results = compareWithEach(
-        options_.rounds, 2, [&] { return perSecond(workload, ours->socket()); },
-        [&](std::size_t i) { return perSecond(workload, i == 0 ? floor->socket() : calls.socket()); });
+        rounds(), 2, [&] { return perSecond(workload, ours->backing()); },
+        [&](std::size_t i) { return perSecond(workload, i == 0 ? floor->backing() : calls.backing()); });
     add({what, "/s", results[0].ours, results[0].theirs, "floor", results[0].ratio, Aim::atLeast, 0.8});
     add({what, "/s", results[1].ours, results[1].theirs, "one call a fault", results[1].ratio, Aim::atLeast,
          2.5});
   }
 
-  void hugePages() {
-    const std::string what = "2 MiB faults/s, 1 thread, free";
+  // CPU time of all processes of a server, a touched page.
+  void cpuTime() {
+    const std::string what = "CPU time a 4 KiB fault, all our processes, 8 threads";
     if (!wanted(what)) return;
-    Workload workload = demand(Placement::free, 1);
-    workload.pageSize = 2 * MIB;
-    workload.bytes = 128 * MIB;
-    if (freeHugePages() < workload.bytes / workload.pageSize + 1)
-      return leaveOut(what, "needs 65 free huge pages: echo 128 > /proc/sys/vm/nr_hugepages");
+    const auto ours = faultline({.around = "off"});
+    const auto floor = floorAt(Placement::free);
+    const Workload workload = demand(Placement::free, 8);
+    const auto time = [&](const Handler& server) {
+      return 1e6 * measure(workload, server.backing()).serverSecondsATouch();
+    };
+    const Comparison result = compare(
+        rounds(), [&] { return time(*ours); }, [&] { return time(*floor); });
+    add({what, "us", result.ours, result.theirs, "floor", result.ratio, Aim::atMost, 2.0});
+  }
+
+  void hugePages() {
+    for (const unsigned threads : {1u, 4u}) hugePages(threads);
+  }
+
+  // Of more than 1000 faults over all rounds. A restore takes a millisecond to begin, as long as some faults:
+  // it has begun before they are counted.
+  void hugePages(unsigned threads) {
+    const std::string what =
+        fmt::format("2 MiB faults/s, {} thread{}, free", threads, threads == 1 ? "" : "s");
+    if (!wanted(what)) return;
+    const std::uint64_t pages = 112;
+    const Workload workload{
+        .bytes = pages * 2 * MIB, .pageSize = 2 * MIB, .threads = threads, .restoreBegun = true};
+    if (freeHugePages() < pages + 1)
+      return leaveOut(what, "needs 113 free huge pages: echo 128 > /proc/sys/vm/nr_hugepages");
     const auto ours = faultline({});
     const auto floor = floorAt(Placement::free);
+    const unsigned runs = static_cast<unsigned>(1000 / (pages * rounds())) + 1;
+    const auto rate = [&](const Handler& server) {
+      double faults = 0, seconds = 0;
+      for (unsigned i = 0; i < runs; i++) {
+        const Measured measured = measure(workload, server.backing());
+        faults += static_cast<double>(measured.touches);
+        seconds += measured.seconds;
+      }
+      return faults / seconds;
+    };
     const Comparison result = compare(
-        options_.rounds, [&] { return perSecond(workload, ours->socket()); },
-        [&] { return perSecond(workload, floor->socket()); });
+        rounds(), [&] { return rate(*ours); }, [&] { return rate(*floor); });
     add({what, "/s", result.ours, result.theirs, "floor", result.ratio, Aim::atLeast, 0.9});
   }
 
   // GiB/s.
   double prefaultOnce(const Faultline& ours, bool negotiateRemove) const {
-    makeWarm(image_);
-    return static_cast<double>(image_.dataBytes) / static_cast<double>(GIB) /
-           bench::prefault(ours, {.bytes = image_.dataBytes, .negotiateRemove = negotiateRemove}).seconds;
+    makeWarm(image());
+    return static_cast<double>(image().dataBytes) / static_cast<double>(GIB) /
+           bench::prefault(ours, {.bytes = image().dataBytes, .negotiateRemove = negotiateRemove}).seconds;
   }
 
   void prefault() {
@@ -166,10 +176,10 @@ class Aims {
       if (!wanted(what)) continue;
       const auto ours = faultline({.prefault = true});
       const Comparison result = compare(
-          options_.rounds, [&] { return prefaultOnce(*ours, remove); },
-          [&, size = call] { return bulkCopy(2, size, image_.dataBytes, 4096, Placement::free); });
+          rounds(), [&] { return prefaultOnce(*ours, remove); },
+          [&, size = call] { return bulkCopy(2, size, image().dataBytes, 4096, Placement::free); });
       add({what, "GiB/s", result.ours, result.theirs, fmt::format("bulk, {} KiB calls", call >> 10),
-           result.ratio, Aim::atLeast, 0.9});
+           result.ratio, Aim::atLeast, 0.95});
       if (!remove) add({what + ", speed", "GiB/s", result.ours, 0, "", result.ours, Aim::atLeast, 2.5});
     }
   }
@@ -180,33 +190,54 @@ class Aims {
     const auto busy = faultline({.prefault = true});
     const auto idle = faultline({});
     Workload workload = demand(Placement::free, 1);
-    workload.regionBytes = image_.dataBytes;  // so that the prefault is not over before the touches
+    workload.regionBytes = image().dataBytes;  // so that the prefault is not over before the touches
     auto p99 = [&](Faultline& server) {
-      return micro(measure(workload, server.socket()).latency.quantile(0.99));
+      return micro(measure(workload, server.backing()).latency.quantile(0.99));
     };
     const Comparison result = compare(
-        options_.rounds, [&] { return p99(*busy); }, [&] { return p99(*idle); });
+        rounds(), [&] { return p99(*busy); }, [&] { return p99(*idle); });
     add({what, "us", result.ours, result.theirs, "without prefault", result.ratio, Aim::atMost, 2.0});
   }
 
+  // The disk's rate, or where it is faster than we are at our best, ours.
   void cold() {
-    const std::string what = "cold 4 KiB reads/s, 32 threads";
+    const std::string what = "cold 4 KiB reads/s, 32 threads, one page in 16";
     if (!wanted(what)) return;
-    const auto ours = faultline({});
     if (!haveFio()) return leaveOut(what, "needs fio: ./scripts/deps --bench");
-    Workload workload = demand(Placement::free, 32);
-    workload.bytes = 32 * MIB;
+    const auto ours = faultline({});
+    const Workload workload{.bytes = image().dataBytes, .threads = 32, .pattern = Pattern::sparse};
+    const auto rate = [&] { return run(workload, image(), ours->backing()).perSecond(); };
     const Comparison result = compare(
-        options_.rounds,
+        rounds(),
         [&] {
-          makeCold(image_);
-          return run(workload, image_, ours->socket()).perSecond();
+          makeCold(image());
+          return rate();
         },
         [&] {
-          makeCold(image_);
-          return fioReads(image_, 32, workload.bytes);
+          makeCold(image());
+          const double disk = fioReads(image(), 32, image().dataBytes / 16);
+          makeWarm(image());
+          return std::min(disk, rate());
         });
-    add({what, "/s", result.ours, result.theirs, "fio, depth 32, direct", result.ratio, Aim::atLeast, 0.9});
+    add({what, "/s", result.ours, result.theirs, "fio direct, own warm", result.ratio, Aim::atLeast, 0.85});
+  }
+
+  // What clusters cost who waits for something else.
+  void beside5000Removals() {
+    const std::string what = "beside 5000 removals/s, 4 threads: ";
+    if (!wanted(what + "madvise p99") && !wanted(what + "fault p99")) return;
+    Workload workload = demand(Placement::free, 4);
+    workload.removesPerSecond = 5000;
+    const auto ours = faultline({}), single = faultline({.around = "off"});
+    const auto runs = interleave<Measured>(rounds(), {[&] { return measure(workload, ours->backing()); },
+                                                      [&] { return measure(workload, single->backing()); }});
+    const auto line = [&](const std::string& name, target::LatencyHistogram Measured::*histogram) {
+      const Comparison result = compareBy<Measured>(
+          runs[0], runs[1], [&](const Measured& m) { return micro((m.*histogram).quantile(0.99)); });
+      add({what + name, "us", result.ours, result.theirs, "single pages", result.ratio, Aim::atMost, 1.5});
+    };
+    line("madvise p99", &Measured::givingBack);
+    line("fault p99", &Measured::latency);
   }
 
   void gate() {
@@ -217,23 +248,23 @@ class Aims {
       Workload with = demand(Placement::free, threads), without = with;
       without.negotiateRemove = false;
       const Comparison result = compare(
-          options_.rounds, [&] { return perSecond(with, ours->socket()); },
-          [&] { return perSecond(without, ours->socket()); });
+          rounds(), [&] { return perSecond(with, ours->backing()); },
+          [&] { return perSecond(without, ours->backing()); });
       add({what, "/s", result.ours, result.theirs, "without REMOVE", result.ratio, Aim::atLeast, 0.85});
     }
   }
 
   void attach() {
-    const std::string path = options_.directory + "/sparse";
+    const std::string path = directory() + "/sparse";
     const BenchImage sparse{path, makeImage(path, 2 * MIB, 0).dataBytes};
     std::filesystem::resize_file(path, 64 * GIB);
     for (const unsigned shards : {2u, 16u}) {
       const std::string what = fmt::format("attach to first page, 64 GiB sparse, {} shards", shards);
       if (!wanted(what)) continue;
-      const Faultline ours(options_.directory, path, {.shards = shards});
+      const Faultline ours(directory(), path, {.shards = shards});
       std::vector<double> times;
-      for (unsigned round = 0; round < options_.rounds; round++)
-        times.push_back(1e3 * attachSeconds(sparse, 64 * GIB, ours.socket()));
+      for (unsigned round = 0; round < rounds(); round++)
+        times.push_back(1e3 * attachSeconds(sparse, 64 * GIB, ours.backing()));
       const double time = median(times);
       add({what, "ms", time, 0, "", time, Aim::atMost, 10});
     }
@@ -242,7 +273,7 @@ class Aims {
 
   // The largest, when every page of a region of that size has come, its target still there.
   Resident shardAfter(bool populated, std::uint64_t bytes) const {
-    makeWarm(image_, bytes);
+    makeWarm(image(), bytes);
     const auto ours = faultline({.prefault = populated});
     const std::vector<pid_t> shards = ours->shardPids();
     Resident largest;
@@ -253,12 +284,12 @@ class Aims {
     if (populated)
       bench::prefault(*ours, {.bytes = bytes}, 0, look);
     else
-      run({.bytes = bytes, .threads = 8}, image_, ours->socket(), look);
+      run({.bytes = bytes, .threads = 8}, image(), ours->backing(), {.whileThere = look});
     return largest;
   }
 
   void shardMemory() {
-    const std::uint64_t large = image_.dataBytes, small = large / 4;
+    const std::uint64_t large = image().dataBytes, small = large / 4;
     const std::string against = fmt::format("after {} MiB", small / MIB);
     for (const bool populated : {false, true}) {
       const std::string what =
@@ -280,12 +311,12 @@ class Aims {
   void memory() {
     const std::string what = "memory: tracker and journal, 4 GiB region";
     if (!wanted(what)) return;
-    const std::string path = options_.directory + "/sparse";
+    const std::string path = directory() + "/sparse";
     makeImage(path, 2 * MIB, 0);
     std::filesystem::resize_file(path, 4 * GIB);
     const BenchImage sparse{path, 4 * GIB};
-    Faultline server(options_.directory, path, {});
-    const IdleTarget target({.bytes = sparse.dataBytes}, server.socket());
+    Faultline server(directory(), path, {});
+    const IdleTarget target({.bytes = sparse.dataBytes}, server.backing());
     const auto client = server.connect();
     auto response = client->wait(restoreAfter(*client, 0).infoRequest().send());
     const double percent =
@@ -308,26 +339,20 @@ class Aims {
     for (const unsigned shards : {1u, 2u, 4u, 8u}) few.push_back(start(shards));
     const auto many = start(16);
     const std::vector<Comparison> results = compareWithEach(
-        options_.rounds, few.size(), [&] { return perSecond(workload, many->socket()); },
-        [&](std::size_t i) { return perSecond(workload, few[i]->socket()); });
+        rounds(), few.size(), [&] { return perSecond(workload, many->backing()); },
+        [&](std::size_t i) { return perSecond(workload, few[i]->backing()); });
     const Comparison& result = *std::ranges::min_element(results, {}, &Comparison::ratio);
     add({what, "/s", result.ours, result.theirs, "best of 1, 2, 4, 8", result.ratio,
          allOwn ? Aim::none : Aim::atLeast, 0.85});
   }
 
-  static void leaveOut(const std::string& what, const std::string& why) {
-    fmt::print(stderr, "left out: {}: {}\n", what, why);
-  }
-
-  const AimOptions options_;
-  const BenchImage image_;
-  std::vector<Verdict> verdicts_;
+  double floorOnOneCpu_ = 0;  // us; 0: not measured yet
 };
 
 }  // namespace
 
 std::vector<Verdict> measureAims(const AimOptions& options) {
-  return Aims(options).measure();
+  return Aims(options).measureAll();
 }
 
 }  // namespace faultline::bench

@@ -14,6 +14,7 @@ struct AimOptions {
   unsigned rounds = 5;
   std::string only;    // lines whose name contains this; empty: all
   bool quick = false;  // smaller images, the same lines
+  std::string before;  // directory of the programs of an earlier build, for the lines that compare with it
 };
 
 // Measures and prints, line by line. Lines that this machine cannot give (no hugetlb pages, no fio) are named

@@ -20,24 +20,25 @@ std::vector<Part> measureParts(const Faultline& server, const BenchImage& image,
   std::uint64_t read = 0, readTimes = 0;
   const auto client = server.connect();
   const std::uint64_t before = newestRestore(*client);
-  const Measured measured = run(workload, image, server.socket(), [&] {
-    auto response = client->wait(restoreAfter(*client, before).statsRequest().send());
-    const auto stats = response.getStats();
-    read = stats.getFaults();
-    readTimes = stats.getReadTimes();
-    closing = mean(stats.getDrain());
-    closed = std::max(closing, mean(stats.getClosed()));
-    double samples = 0;
-    for (auto shard : stats.getShards()) {
-      const auto weight = static_cast<double>(shard.getEventToDone().getSamples());
-      samples += weight;
-      served += weight * mean(shard.getEventToDone());
-      gate += weight * mean(shard.getGateWait());
-      source += weight * mean(shard.getSource());
-      copy += weight * mean(shard.getCopy());
-    }
-    for (double* sum : {&served, &gate, &source, &copy}) *sum /= std::max(samples, 1.0);
-  });
+  const Measured measured =
+      run(workload, image, server.backing(), {.whileThere = [&] {
+            auto response = client->wait(restoreAfter(*client, before).statsRequest().send());
+            const auto stats = response.getStats();
+            read = stats.getFaults();
+            readTimes = stats.getReadTimes();
+            closing = mean(stats.getDrain());
+            closed = std::max(closing, mean(stats.getClosed()));
+            double samples = 0;
+            for (auto shard : stats.getShards()) {
+              const auto weight = static_cast<double>(shard.getEventToDone().getSamples());
+              samples += weight;
+              served += weight * mean(shard.getEventToDone());
+              gate += weight * mean(shard.getGateWait());
+              source += weight * mean(shard.getSource());
+              copy += weight * mean(shard.getCopy());
+            }
+            for (double* sum : {&served, &gate, &source, &copy}) *sum /= std::max(samples, 1.0);
+          }});
   if (read != measured.faults) return {};
   const double faults = static_cast<double>(std::max<std::uint64_t>(measured.faults, 1));
   const double whole = 1e9 * measured.seconds / faults;

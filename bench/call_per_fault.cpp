@@ -19,7 +19,7 @@ namespace {
 
 class Copier final : public rpc::Shard::Server {
  public:
-  Copier(const PlainTarget& target, const ResidentSource& source) : target_(target), source_(source) {}
+  Copier(const PlainTarget& target, const MappedSource& source) : target_(target), source_(source) {}
 
  protected:
   kj::Promise<void> faults(FaultsContext context) override {
@@ -30,11 +30,11 @@ class Copier final : public rpc::Shard::Server {
 
  private:
   const PlainTarget& target_;
-  const ResidentSource& source_;
+  const MappedSource& source_;
 };
 
 // A child of its own for each target, so that both ends begin with the fds that they need.
-void copyInChild(const PlainTarget& target, const ResidentSource& source, kj::AutoCloseFd socket) {
+void copyInChild(const PlainTarget& target, const MappedSource& source, kj::AutoCloseFd socket) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   auto io = kj::setupAsyncIo();
   rpc::Acceptor acceptor(kj::heap<Copier>(target, source));
@@ -56,7 +56,7 @@ kj::Promise<void> readOn(const PlainTarget& target, rpc::Shard::Client copier,
       [&target, copier, &readable]() mutable { return readOn(target, kj::mv(copier), readable); });
 }
 
-void serveOne(const PlainTarget& target, const ResidentSource& source) {
+void serveOne(const PlainTarget& target, const MappedSource& source) {
   auto [ours, theirs] = rpc::streamPair();
   if (fork() == 0) {
     ours = nullptr;
@@ -76,8 +76,8 @@ void serveOne(const PlainTarget& target, const ResidentSource& source) {
 
 }  // namespace
 
-void serveByCalls(const std::string& socket, const std::string& memory) {
-  const ResidentSource source(memory);
+void serveByCalls(const std::string& socket, const std::string& memory, Readiness readiness) {
+  const MappedSource source(memory, readiness);
   const kj::AutoCloseFd listening = rpc::listenAt(socket);
   signal(SIGCHLD, SIG_IGN);
   for (;;) {

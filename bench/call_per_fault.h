@@ -4,10 +4,12 @@
 
 #include <string>
 
+#include "bench/plain_handler.h"
+
 namespace faultline::bench {
 
 // One process reads the uffd and makes a call for each fault; its child answers it with UFFDIO_COPY. Never
 // returns, except by exception.
-[[noreturn]] void serveByCalls(const std::string& socket, const std::string& memory);
+[[noreturn]] void serveByCalls(const std::string& socket, const std::string& memory, Readiness readiness);
 
 }  // namespace faultline::bench

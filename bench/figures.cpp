@@ -21,18 +21,12 @@ Comparison compare(unsigned rounds, const std::function<double()>& ours,
 std::vector<Comparison> compareWithEach(unsigned rounds, std::size_t others,
                                         const std::function<double()>& ours,
                                         const std::function<double(std::size_t)>& theirs) {
-  std::vector<double> a;
-  std::vector<std::vector<double>> b(others), ratios(others);
-  for (unsigned round = 0; round < rounds; round++) {
-    double mine = 0;
-    if (round % 2 == 0) mine = ours();
-    for (std::size_t i = 0; i < others; i++) b[i].push_back(theirs(i));
-    if (round % 2 == 1) mine = ours();
-    a.push_back(mine);
-    for (std::size_t i = 0; i < others; i++) ratios[i].push_back(b[i].back() > 0 ? mine / b[i].back() : 0);
-  }
+  std::vector<std::function<double()>> runs{ours};
+  for (std::size_t i = 0; i < others; i++) runs.push_back([&theirs, i] { return theirs(i); });
+  const auto figures = interleave<double>(rounds, runs);
   std::vector<Comparison> results;
-  for (std::size_t i = 0; i < others; i++) results.push_back({median(a), median(b[i]), median(ratios[i])});
+  for (std::size_t i = 0; i < others; i++)
+    results.push_back(compareBy<double>(figures[0], figures[i + 1], [](double figure) { return figure; }));
   return results;
 }
 

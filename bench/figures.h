@@ -27,6 +27,31 @@ std::vector<Comparison> compareWithEach(unsigned rounds, std::size_t others,
                                         const std::function<double()>& ours,
                                         const std::function<double(std::size_t)>& theirs);
 
+// Runs each once a round, in turn, the last first in every other round. [run][round].
+template <typename T>
+std::vector<std::vector<T>> interleave(unsigned rounds, const std::vector<std::function<T()>>& runs) {
+  std::vector<std::vector<T>> results(runs.size());
+  for (unsigned round = 0; round < rounds; round++)
+    for (std::size_t i = 0; i < runs.size(); i++) {
+      const std::size_t next = round % 2 == 0 ? i : runs.size() - 1 - i;
+      results[next].push_back(runs[next]());
+    }
+  return results;
+}
+
+// Of one figure of the runs of two, round by round.
+template <typename T>
+Comparison compareBy(const std::vector<T>& ours, const std::vector<T>& theirs,
+                     const std::function<double(const T&)>& figure) {
+  std::vector<double> a, b, ratios;
+  for (std::size_t round = 0; round < ours.size(); round++) {
+    a.push_back(figure(ours[round]));
+    b.push_back(figure(theirs[round]));
+    ratios.push_back(b.back() > 0 ? a.back() / b.back() : 0);
+  }
+  return {median(a), median(b), median(ratios)};
+}
+
 // A line of the table of aims.
 struct Verdict {
   std::string what;

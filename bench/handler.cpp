@@ -1,6 +1,7 @@
 #include "bench/handler.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <kj/debug.h>
 #include <sched.h>
 #include <signal.h>
@@ -63,39 +64,49 @@ bool Handler::ended() const {
 }
 
 PlainHandler::PlainHandler(const std::string& kind, const std::string& directory, const std::string& memory,
-                           Placement placement)
+                           Placement placement, Readiness readiness)
     : Handler(freshName(directory, kind)) {
-  start({process::siblingExecutable("faultline-bench"), kind, "--socket", socket(), "--memory", memory},
-        placement);
+  std::vector<std::string> arguments{
+      process::siblingExecutable("faultline-bench"), kind, "--socket", socket(), "--memory", memory};
+  if (readiness == Readiness::asNeeded) arguments.push_back("--cold");
+  start(std::move(arguments), placement);
+  for (const std::uint64_t from = process::nowNs(); access(socket().c_str(), F_OK) != 0; usleep(1000)) {
+    if (ended()) throw std::runtime_error("faultline-bench " + kind + " ended at once");
+    if (process::nowNs() - from > START_NS)
+      throw std::runtime_error("faultline-bench " + kind + " does not start");
+  }
 }
+
+namespace {
+bool hasOption(const std::string& program, const std::string& option) {
+  return std::system(("'" + program + "' serve --help 2>/dev/null | grep -q -- " + option).c_str()) == 0;
+}
+}  // namespace
 
 unsigned ownersOf(const FaultlineOptions& options) {
   return std::min(options.shards, options.owners != 0 ? options.owners : std::thread::hardware_concurrency());
 }
 
 Faultline::Faultline(const std::string& directory, const std::string& memory, const FaultlineOptions& options)
-    : Handler(freshName(directory, "faultline")), control_(socket() + ".control") {
-  std::vector<std::string> arguments{process::siblingExecutable("faultline"),
-                                     "serve",
-                                     "--control",
-                                     control_,
-                                     "--socket",
-                                     socket(),
-                                     "--memory",
-                                     memory,
-                                     "--name",
-                                     "bench",
-                                     "--shards",
-                                     std::to_string(options.shards),
-                                     "--owners",
-                                     std::to_string(options.owners),
-                                     "--workers",
-                                     std::to_string(options.workers),
-                                     "--keep-serving",
-                                     options.prefault ? "--prefault" : "--no-prefault",
-                                     "--log-level",
-                                     "warn"};
-  if (options.pollIdle) arguments.insert(arguments.end(), {"--cpu-latency-us", "0"});
+    : Handler(freshName(directory, "faultline")),
+      program_(options.build.empty() ? process::siblingExecutable("faultline")
+                                     : options.build + "/faultline"),
+      control_(socket() + ".control") {
+  std::vector<std::string> arguments{program_,         "serve",
+                                     "--control",      control_,
+                                     "--socket",       socket(),
+                                     "--memory",       memory,
+                                     "--name",         "bench",
+                                     "--shards",       std::to_string(options.shards),
+                                     "--owners",       std::to_string(options.owners),
+                                     "--workers",      std::to_string(options.workers),
+                                     "--keep-serving", options.prefault ? "--prefault" : "--no-prefault",
+                                     "--log-level",    "warn"};
+  const auto add = [&](std::initializer_list<std::string> more) { arguments.insert(arguments.end(), more); };
+  if (options.pollIdle) add({"--cpu-latency-us", "0"});
+  if (!options.around.empty() && hasOption(program_, "--around")) add({"--around", options.around});
+  if (!options.workingSet.empty()) add({"--working-set", options.workingSet});
+  if (options.recordWorkingSet) add({"--record-working-set"});
   start(std::move(arguments), options.placement);
   // The socket is there a moment before it can be connected to.
   for (const std::uint64_t from = process::nowNs();; usleep(1000)) {
@@ -130,6 +141,13 @@ std::pair<std::uint64_t, std::string> newest(rpc::ControlClient& client) {
 }
 }  // namespace
 
+void Faultline::saveWorkingSet(const std::string& file) const {
+  const auto client = connect();
+  const std::string command = fmt::format("'{}' working-set save {} --output '{}' --control '{}' >/dev/null",
+                                          program_, newest(*client).second, file, control_);
+  if (std::system(command.c_str()) != 0) throw std::runtime_error("cannot save a working set: " + command);
+}
+
 std::uint64_t newestRestore(rpc::ControlClient& client) {
   return newest(client).first;
 }
@@ -146,7 +164,7 @@ Prefault prefault(const Faultline& server, const IdleMemory& memory, unsigned re
                   const std::function<void()>& whileThere) {
   const auto client = server.connect();
   const std::uint64_t newest = newestRestore(*client), before = process::nowNs();
-  const IdleTarget target(memory, server.socket());
+  const IdleTarget target(memory, server.backing());
   Remover remover(removesPerSecond, Placement::free, [&] { target.giveBack(); });
   client->wait(restoreAfter(*client, newest).waitCompleteRequest().send());
   const std::uint64_t took = process::nowNs() - before;

@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "bench/backing.h"
 #include "bench/image.h"
 #include "bench/placement.h"
+#include "bench/plain_handler.h"
 #include "bench/workload.h"
 #include "rpc/client.h"
 
@@ -21,6 +23,7 @@ class Handler {
   virtual ~Handler();
   Handler(const Handler&) = delete;
   const std::string& socket() const { return socket_; }
+  Backing backing() const { return {Backing::Kind::server, socket_, pid_}; }
 
  protected:
   explicit Handler(std::string socket) : socket_(std::move(socket)) {}
@@ -35,11 +38,12 @@ class Handler {
   const std::string socket_;
 };
 
-// A handler of this program's own: `kind` is a subcommand of faultline-bench.
+// A handler of this program's own: `kind` is a subcommand of faultline-bench. Listens when the constructor
+// returns. While one is there, the file is mapped and cannot be dropped from the page cache.
 class PlainHandler final : public Handler {
  public:
   PlainHandler(const std::string& kind, const std::string& directory, const std::string& memory,
-               Placement placement);
+               Placement placement, Readiness readiness = Readiness::resident);
 };
 
 struct FaultlineOptions {
@@ -49,6 +53,11 @@ struct FaultlineOptions {
   bool prefault = false;
   Placement placement = Placement::free;
   bool pollIdle = false;  // --cpu-latency-us 0
+  std::string around =
+      {};  // --around; left out where the build has no such option: it brings single pages then
+  std::string workingSet = {};  // --working-set: a file
+  bool recordWorkingSet = false;
+  std::string build = {};  // the directory of another build's programs; empty: our own
 };
 
 // How many shards of such a server own memory of each restore, where it may use every CPU.
@@ -62,9 +71,11 @@ class Faultline final : public Handler {
   // Each owns an event loop: one at a time in a thread, whichever server it is of.
   std::unique_ptr<rpc::ControlClient> connect() const;
   std::vector<pid_t> shardPids() const;
+  // That of the restore that began last, whose target is there; the server must record.
+  void saveWorkingSet(const std::string& file) const;
 
  private:
-  const std::string control_;
+  const std::string program_, control_;
 };
 
 // Number of the restore that began last; 0: there is none.

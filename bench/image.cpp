@@ -40,6 +40,20 @@ BenchImage makeImage(const std::string& path, std::uint64_t dataBytes, std::uint
   return {path, dataBytes};
 }
 
+BenchImage makeStripedImage(const std::string& path, std::uint64_t bytes, const BenchImage::Stripe& stripe) {
+  BenchImage image = makeImage(path, bytes, 0);
+  const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) fail("open", path);
+  const kj::AutoCloseFd file(fd);
+  for (std::uint64_t at = stripe.data; at < bytes; at += stripe.data + stripe.hole)
+    if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(at),
+                  static_cast<off_t>(std::min(stripe.hole, bytes - at))) != 0)
+      fail("make holes in", path);
+  if (fdatasync(fd) != 0) fail("write", path);
+  image.stripe = stripe;
+  return image;
+}
+
 void makeWarm(const BenchImage& image, std::uint64_t bytes) {
   const int fd = open(image.path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) fail("open", image.path);

@@ -15,6 +15,7 @@
 #include "bench/handler.h"
 #include "bench/image.h"
 #include "bench/matrix.h"
+#include "bench/rivals.h"
 #include "bench/workload.h"
 
 namespace {
@@ -23,19 +24,29 @@ using namespace faultline::bench;
 
 const std::map<std::string, Placement> PLACEMENTS = {
     {"one", Placement::oneCpu}, {"across", Placement::across}, {"free", Placement::free}};
-const std::map<std::string, Touch> TOUCHES = {
-    {"read", Touch::read}, {"write", Touch::write}, {"zero", Touch::zero}, {"removed", Touch::removed}};
+const std::map<std::string, Touch> TOUCHES = {{"read", Touch::read},
+                                              {"write", Touch::write},
+                                              {"zero", Touch::zero},
+                                              {"zero-write", Touch::zeroWrite},
+                                              {"removed", Touch::removed}};
+const std::map<std::string, Pattern> PATTERNS = {
+    {"random", Pattern::random}, {"sequential", Pattern::sequential}, {"clusters", Pattern::clusters},
+    {"sparse", Pattern::sparse}, {"scattered", Pattern::scattered},   {"runs", Pattern::runs}};
 
 void addPlainHandler(CLI::App& app, const std::string& name, const std::string& description,
-                     void (*serve)(const std::string&, const std::string&)) {
+                     void (*serve)(const std::string&, const std::string&, Readiness)) {
   struct Paths {
     std::string socket, memory;
+    bool cold = false;
   };
   auto paths = std::make_shared<Paths>();
   CLI::App* command = app.add_subcommand(name, description);
   command->add_option("--socket", paths->socket, "Where to listen for handshakes")->required();
   command->add_option("--memory", paths->memory, "The memory file")->required();
-  command->callback([paths, serve] { serve(paths->socket, paths->memory); });
+  command->add_flag("--cold", paths->cold, "Do not read the memory file beforehand");
+  command->callback([paths, serve] {
+    serve(paths->socket, paths->memory, paths->cold ? Readiness::asNeeded : Readiness::resident);
+  });
 }
 
 void addImage(CLI::App& app) {
@@ -70,9 +81,14 @@ void addClient(CLI::App& app) {
   command->add_option("--page-size", spec->workload.pageSize, "4096 or 2097152")->capture_default_str();
   command->add_option("--threads", spec->workload.threads, "Faulting threads")->capture_default_str();
   command->add_option("--targets", spec->workload.targets, "Targets")->capture_default_str();
-  command->add_option("--touch", spec->workload.touch, "read, write, zero or removed")
+  command->add_option("--touch", spec->workload.touch, "read, write, zero, zero-write or removed")
       ->transform(CLI::CheckedTransformer(TOUCHES));
-  command->add_flag("--sequential", spec->workload.sequential, "Touch in order, not at random");
+  command
+      ->add_option(
+          "--pattern", spec->workload.pattern,
+          "random, sequential, clusters (of 64 KiB), sparse (one page in 16), scattered (5 % one by one) "
+          "or runs (5 % in runs of 8 to 64)")
+      ->transform(CLI::CheckedTransformer(PATTERNS));
   command->add_flag("--no-remove", spec->noRemove, "Do not negotiate REMOVE events");
   command->add_option("--removes-per-second", spec->workload.removesPerSecond, "Give a page back so often");
   command->add_option("--placement", spec->workload.placement, "Of the touching threads: one, across, free")
@@ -80,8 +96,10 @@ void addClient(CLI::App& app) {
   command->callback([spec] {
     spec->workload.bytes = spec->mib << 20;
     spec->workload.negotiateRemove = !spec->noRemove;
-    const Measured measured = run(spec->workload, {"", spec->imageMib << 20}, spec->socket);
-    const nlohmann::json json = {{"faults", measured.faults},
+    const Measured measured = run(spec->workload, {"", spec->imageMib << 20}, {.socket = spec->socket});
+    const nlohmann::json json = {{"touches", measured.touches},
+                                 {"touchesPerSecond", measured.touchesPerSecond()},
+                                 {"faults", measured.faults},
                                  {"perSecond", measured.perSecond()},
                                  {"p50", measured.latency.quantile(0.5)},
                                  {"p99", measured.latency.quantile(0.99)},
@@ -99,6 +117,10 @@ void addAims(CLI::App& app) {
   command->add_option("--rounds", options->rounds, "Rounds of each comparison")->capture_default_str();
   command->add_option("--only", options->only, "Only lines whose name contains this");
   command->add_flag("--quick", options->quick, "Smaller images");
+  command
+      ->add_option("--before", options->before,
+                   "The directory of an earlier build's programs, to compare with where the aim is no loss")
+      ->check(CLI::ExistingDirectory);
   command->add_option("--json", *output, "Write the table there as well");
   command->callback([options, output] {
     nlohmann::json table = nlohmann::json::array();
@@ -120,29 +142,59 @@ void addBulk(CLI::App& app) {
   command->callback([spec] { print(measureBulk(spec->rounds, spec->mebibytes << 20)); });
 }
 
-// For correctness, not for time: every handler, every kind of touch.
+struct Rival {
+  std::string name;
+  Backing backing;
+  bool keepsBooks = false;  // of what was given back: the others bring the snapshot there
+};
+
+void check(const Rival& rival, const std::string& what, Workload workload, const BenchImage& image) {
+  workload.everyByte = true;
+  try {
+    if (run(workload, image, rival.backing).touches == 0) throw std::runtime_error("no page was touched");
+  } catch (const std::exception& error) {
+    throw std::runtime_error(fmt::format("{}, {}: {}", rival.name, what, error.what()));
+  }
+}
+
+// For correctness, not for time: every handler, every kind of touch, every pattern, every byte.
 void smoke(const std::string& directory) {
   const BenchImage image = makeImage(directory + "/image", 16 << 20, 16 << 20);
   const PlainHandler floor("floor", directory, image.path, Placement::free);
+  const PlainHandler around("around", directory, image.path, Placement::free);
   const PlainHandler calls("calls", directory, image.path, Placement::free);
-  const Faultline faultline(directory, image.path, {});
-  for (const auto& [name, touch] : TOUCHES)
-    for (const Handler* handler : std::initializer_list<const Handler*>{&floor, &calls, &faultline}) {
-      // The others keep no books of what was given back: they would copy the snapshot there.
-      if (touch == Touch::removed && handler != &faultline) continue;
-      const Workload workload{
-          .bytes = 8 << 20, .threads = 4, .targets = 2, .touch = touch, .removesPerSecond = 1000};
-      const Measured measured = run(workload, image, handler->socket());
-      if (measured.faults == 0)
-        throw std::runtime_error(fmt::format("{} at {}: no faults", name, handler->socket()));
+  const Faultline faultline(directory, image.path, {}), populating(directory, image.path, {.prefault = true});
+  const Rival file{"mapped file", {.kind = Backing::Kind::file}};
+  const Rival rivals[] = {file,
+                          {"floor", floor.backing()},
+                          {"around", around.backing()},
+                          {"calls", calls.backing()},
+                          {"faultline", faultline.backing(), true},
+                          {"faultline, populating", populating.backing(), true}};
+  for (const Rival& rival : rivals) {
+    for (const auto& [name, touch] : TOUCHES) {
+      if (touch == Touch::removed && !rival.keepsBooks) continue;
+      check(rival, name,
+            {.bytes = 8 << 20, .threads = 4, .targets = 2, .touch = touch, .removesPerSecond = 1000}, image);
     }
+    for (const auto& [name, pattern] : PATTERNS)
+      check(rival, name, {.bytes = 16 << 20, .threads = 3, .pattern = pattern}, image);
+    secondsOfRestoresAtOnce(3, {.bytes = 4 << 20, .everyByte = true}, image, rival.backing);
+  }
+  const BenchImage striped =
+      makeStripedImage(directory + "/striped", 16 << 20, {.data = 1 << 20, .hole = 3 << 20});
+  check({"faultline", Faultline(directory, striped.path, {}).backing()}, "holes", {.bytes = 16 << 20},
+        striped);
+  check({"anonymous", {.kind = Backing::Kind::anonymous}}, "holes",
+        {.bytes = 8 << 20, .touch = Touch::zeroWrite, .hugePages = true}, image);
   measureBulk(1, 8 << 20);
-  fmt::print("every page right\n");
+  measureRivals({.directory = directory, .rounds = 1, .bytes = 16 << 20});
+  fmt::print("every byte right\n");
 }
 
 void addSmoke(CLI::App& app) {
   auto directory = std::make_shared<std::string>();
-  CLI::App* command = app.add_subcommand("smoke", "Run every handler a little, and check every page");
+  CLI::App* command = app.add_subcommand("smoke", "Run every handler a little, and check every byte");
   command->add_option("--directory", *directory, "For image and sockets; must exist")->required();
   command->callback([directory] { smoke(*directory); });
 }
@@ -169,6 +221,28 @@ void addMatrix(CLI::App& app) {
   });
 }
 
+void addRivals(CLI::App& app) {
+  struct Spec {
+    RivalOptions options;
+    std::uint64_t mebibytes = 1024;
+    std::string output;
+  };
+  auto spec = std::make_shared<Spec>();
+  CLI::App* command =
+      app.add_subcommand("rivals", "How long until memory has been touched, by who brings it and by pattern");
+  command->add_option("--directory", spec->options.directory, "For the image; on a disk, with as much free")
+      ->required();
+  command->add_option("--rounds", spec->options.rounds, "Rounds of each comparison")->capture_default_str();
+  command->add_option("--mib", spec->mebibytes, "Each target's memory")->capture_default_str();
+  command->add_option("--output", spec->output, "Write rivals.csv there as well");
+  command->callback([spec] {
+    spec->options.bytes = spec->mebibytes << 20;
+    const nlohmann::json rows = measureRivals(spec->options);
+    fmt::print("{}", toText(rows));
+    if (!spec->output.empty()) std::ofstream(spec->output + "/rivals.csv") << toCsv(rows);
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -176,12 +250,14 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   addAims(app);
   addMatrix(app);
+  addRivals(app);
   addBulk(app);
   addSmoke(app);
   addImage(app);
   addClient(app);
   addPlainHandler(app, "floor", "A handler that does the least there is to do: what the kernel allows",
                   serveFloor);
+  addPlainHandler(app, "around", "The same, but it copies the aligned 64 KiB around each fault", serveAround);
   addPlainHandler(app, "calls", "A handler that hands each fault over by a Cap'n Proto call", serveByCalls);
   try {
     app.parse(argc, argv);

@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <utility>
 #include <vector>
 
 #include "bench/breakdown.h"
+#include "bench/figures.h"
 #include "bench/handler.h"
 #include "bench/huge_pages.h"
 #include "bench/image.h"
@@ -21,6 +24,11 @@ constexpr std::uint64_t HUGE_PAGE = 2 * MIB;
 constexpr std::uint64_t HUGE_BYTES = 192 * MIB;
 constexpr std::uint64_t HUGE_PAGES = HUGE_BYTES / HUGE_PAGE + 16;  // and one a target that is given back
 constexpr unsigned REMOVES_PER_SECOND = 5000;                      // asked for
+constexpr unsigned DRAWN_ROUNDS = 5, HISTOGRAM_ROUNDS = 3;
+
+double micro(std::uint64_t ns) {
+  return static_cast<double>(ns) * 1e-3;
+}
 
 class Matrix {
  public:
@@ -35,6 +43,7 @@ class Matrix {
       sweep(usual, options_.full ? Sweep::full : Sweep::axes);
       if (ownersOf(usual) != shards) sweep(allOwn, Sweep::usual);
     }
+    rivals();
     histogram();
     breakdown();
     return std::move(result_);
@@ -55,7 +64,7 @@ class Matrix {
     }
   }
 
-  void faults(const FaultlineOptions& options, const Cell& cell, const Faultline& server) {
+  Workload workloadOf(const Cell& cell) const {
     const bool busy = cell.mode == Cell::Mode::both;
     Workload workload;
     workload.bytes = cell.pageSize != 4096 ? HUGE_BYTES / (busy ? 2 : 1) : (cell.cold ? 8 : 32) * MIB;
@@ -66,9 +75,35 @@ class Matrix {
     workload.touch = cell.touch;
     workload.negotiateRemove = cell.removeEvents;
     workload.removesPerSecond = cell.removals ? REMOVES_PER_SECOND : 0;
-    cell.cold ? makeCold(image_) : makeWarm(image_, std::max(workload.bytes, workload.regionBytes));
-    const Measured measured = run(workload, image_, server.socket());
-    put(options, cell, measured.perSecond(), measured.removals, measured.seconds, &measured.latency);
+    return workload;
+  }
+
+  // What the plots draw is measured more than once, so that they can draw the noise too.
+  static bool isDrawn(const Cell& cell) {
+    return cell.mode == Cell::Mode::faults && cell.away() == 0 && cell.targets == 1;
+  }
+
+  void faults(const FaultlineOptions& options, const Cell& cell, const Handler& server,
+              const std::string& handler = "faultline") {
+    const Workload workload = workloadOf(cell);
+    std::vector<Figures> runs;
+    for (unsigned round = 0; round < (isDrawn(cell) ? DRAWN_ROUNDS : 1); round++) {
+      cell.cold ? makeCold(image_) : makeWarm(image_, std::max(workload.bytes, workload.regionBytes));
+      const Measured measured = run(workload, image_, server.backing());
+      const auto us = [&](double q) { return micro(measured.latency.quantile(q)); };
+      runs.push_back(
+          {measured.touchesPerSecond(), us(0.5), us(0.99), us(0.999), measured.seconds, measured.removals});
+    }
+    put(handler, options, cell, runs);
+  }
+
+  // The same cells as are drawn, of the others.
+  void rivals() {
+    for (const std::string kind : {"floor", "around", "calls"}) {
+      const PlainHandler rival(kind, options_.directory, image_.path, Placement::free);
+      for (const Cell& cell : demandCells(Sweep::usual))
+        if (isDrawn(cell)) faults({.shards = 0}, cell, rival, kind);
+    }
   }
 
   void prefault(const FaultlineOptions& options, const Cell& cell, const Faultline& server) {
@@ -77,19 +112,35 @@ class Matrix {
     const Prefault took = bench::prefault(
         server, {.bytes = bytes, .pageSize = cell.pageSize, .negotiateRemove = cell.removeEvents},
         cell.removals ? REMOVES_PER_SECOND : 0);
-    put(options, cell, static_cast<double>(bytes) / static_cast<double>(cell.pageSize) / took.seconds,
-        took.removals, took.seconds, nullptr);
+    put("faultline", options, cell,
+        {{static_cast<double>(bytes) / static_cast<double>(cell.pageSize) / took.seconds, 0, 0, 0,
+          took.seconds, took.removals}});
   }
 
-  void put(const FaultlineOptions& options, const Cell& cell, double pagesPerSecond, std::uint64_t removals,
-           double seconds, const target::LatencyHistogram* latency) {
-    const auto us = [&](double q) {
-      return latency == nullptr ? 0.0 : static_cast<double>(latency->quantile(q)) * 1e-3;
+  // One run of a cell.
+  struct Figures {
+    double pagesPerSecond, p50, p99, p999;  // us
+    double seconds;
+    std::uint64_t removals;
+  };
+
+  void put(const std::string& handler, const FaultlineOptions& options, const Cell& cell,
+           const std::vector<Figures>& runs) {
+    const auto all = [&](double Figures::*figure) {
+      std::vector<double> values;
+      for (const Figures& run : runs) values.push_back(run.*figure);
+      return values;
     };
+    const auto middle = [&](double Figures::*figure) { return median(all(figure)); };
+    const auto least = [&](double Figures::*figure) { return std::ranges::min(all(figure)); };
+    const auto most = [&](double Figures::*figure) { return std::ranges::max(all(figure)); };
+    const double pages = middle(&Figures::pagesPerSecond), seconds = runs.back().seconds;
+    const std::uint64_t removals = runs.back().removals;
     result_.cells.push_back(
-        {{"mode", nameOf(cell.mode)},
+        {{"handler", handler},
+         {"mode", nameOf(cell.mode)},
          {"shards", options.shards},
-         {"owners", ownersOf(options)},
+         {"owners", options.shards == 0 ? 0 : ownersOf(options)},
          {"threads", cell.threads},
          {"targets", cell.targets},
          {"page_size", cell.pageSize},
@@ -98,37 +149,56 @@ class Matrix {
          {"remove_events", cell.removeEvents},
          {"removals", removals},
          {"removals_per_second", seconds > 0 ? static_cast<double>(removals) / seconds : 0.0},
-         {"pages_per_second", pagesPerSecond},
-         {"gib_per_second", pagesPerSecond * static_cast<double>(cell.pageSize) / (1u << 30)},
-         {"p50_us", us(0.5)},
-         {"p99_us", us(0.99)},
-         {"p999_us", us(0.999)}});
+         {"runs", runs.size()},
+         {"pages_per_second", pages},
+         {"pages_per_second_least", least(&Figures::pagesPerSecond)},
+         {"pages_per_second_most", most(&Figures::pagesPerSecond)},
+         {"gib_per_second", pages * static_cast<double>(cell.pageSize) / (1u << 30)},
+         {"p50_us", middle(&Figures::p50)},
+         {"p50_us_least", least(&Figures::p50)},
+         {"p50_us_most", most(&Figures::p50)},
+         {"p99_us", middle(&Figures::p99)},
+         {"p99_us_least", least(&Figures::p99)},
+         {"p99_us_most", most(&Figures::p99)},
+         {"p999_us", middle(&Figures::p999)}});
     fmt::print(stderr, "\r{} cells", result_.cells.size());
     std::fflush(stderr);
   }
 
-  // As the target saw them.
+  // As the target saw them: the share of faults that took longer, down to one in 30,000. Each run by itself,
+  // so that the noise is seen.
   void histogram() {
-    const Faultline server(options_.directory, image_.path, {});
-    for (const unsigned threads : {1u, 8u, 32u}) {
-      makeWarm(image_);
-      const Measured measured = run({.threads = threads}, image_, server.socket());
-      for (unsigned thousandths = 1; thousandths < 1000; thousandths++) {
-        const double q = thousandths * 1e-3;
-        result_.histogram.push_back({{"threads", threads},
-                                     {"fraction", q},
-                                     {"us", static_cast<double>(measured.latency.quantile(q)) * 1e-3}});
-      }
-    }
+    const Faultline ours(options_.directory, image_.path, {});
+    const PlainHandler floor("floor", options_.directory, image_.path, Placement::free);
+    for (unsigned round = 0; round < HISTOGRAM_ROUNDS; round++)
+      for (const unsigned threads : {1u, 8u, 32u})
+        for (const auto& [name, backing] :
+             {std::pair{"faultline", ours.backing()}, std::pair{"floor", floor.backing()}}) {
+          makeWarm(image_);
+          const Measured measured = run({.threads = threads}, image_, backing);
+          for (int step = 0; step <= 90; step++) {
+            const double slower = std::pow(10, -step / 20.0);
+            result_.histogram.push_back({{"handler", name},
+                                         {"threads", threads},
+                                         {"run", round},
+                                         {"slower", slower},
+                                         {"us", micro(measured.latency.quantile(1 - slower))}});
+          }
+        }
   }
 
   void breakdown() {
     for (const Placement placement : {Placement::oneCpu, Placement::across, Placement::free}) {
       Faultline server(options_.directory, image_.path, {.placement = placement});
       makeWarm(image_);
+      const auto put = [&](const std::string& part, double us) {
+        result_.breakdown.push_back({{"placement", nameOf(placement)}, {"part", part}, {"us", us}});
+      };
       for (const Part& part : breakDown(server, image_, {.placement = placement}))
-        result_.breakdown.push_back(
-            {{"placement", nameOf(placement)}, {"part", part.name}, {"us", part.ns * 1e-3}});
+        put(part.name, part.ns * 1e-3);
+      const PlainHandler floor("floor", options_.directory, image_.path, placement);
+      const Measured measured = run({.placement = placement}, image_, floor.backing());
+      put("floor", 1e6 * measured.seconds / static_cast<double>(measured.touches));
     }
     fmt::print(stderr, "\n");
   }

@@ -12,11 +12,12 @@ struct MatrixOptions {
   bool full = false;      // every combination; else one axis after the other around a usual case
 };
 
-// An array of cells, each an object of numbers and words; the same keys in all. Progress goes to stderr.
-// Also what the plots need: `histogram` and `breakdown`.
+// An array of cells, each an object of numbers and words; the same keys in all. The usual cells are there for
+// the rivals too, and are measured several times: medians, and the least and the most. Progress goes to
+// stderr. Also what the plots need: `histogram` and `breakdown`.
 struct MatrixResult {
   nlohmann::json cells = nlohmann::json::array();
-  nlohmann::json histogram = nlohmann::json::array();  // {threads, fraction, us}
+  nlohmann::json histogram = nlohmann::json::array();  // {handler, threads, run, slower, us}
   nlohmann::json breakdown = nlohmann::json::array();  // {placement, part, us}
 };
 

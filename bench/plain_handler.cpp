@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
@@ -46,7 +47,7 @@ PlainTarget acceptPlainly(int listening) {
   return target;
 }
 
-ResidentSource::ResidentSource(const std::string& path) {
+MappedSource::MappedSource(const std::string& path, Readiness readiness) {
   int fd;
   KJ_SYSCALL(fd = open(path.c_str(), O_RDONLY | O_CLOEXEC), path);
   const kj::AutoCloseFd file(fd);
@@ -54,11 +55,12 @@ ResidentSource::ResidentSource(const std::string& path) {
   KJ_SYSCALL(fstat(fd, &status));
   void* start = mmap(nullptr, static_cast<std::size_t>(status.st_size), PROT_READ, MAP_SHARED, fd, 0);
   if (start == MAP_FAILED) KJ_FAIL_SYSCALL("map the source", errno, path);
-  madvise(start, static_cast<std::size_t>(status.st_size), MADV_POPULATE_READ);
+  if (readiness == Readiness::resident)
+    madvise(start, static_cast<std::size_t>(status.st_size), MADV_POPULATE_READ);
   start_ = static_cast<const char*>(start);
 }
 
-void copyPlainly(const PlainTarget& target, const ResidentSource& source, std::uint64_t address) {
+void copyPlainly(const PlainTarget& target, const MappedSource& source, std::uint64_t address) {
   const PlainRegion* region = target.find(address);
   if (region == nullptr) return;
   const std::uint64_t page = address & ~(region->pageSize - 1);
@@ -69,6 +71,33 @@ void copyPlainly(const PlainTarget& target, const ResidentSource& source, std::u
   if (ioctl(target.uffd.get(), UFFDIO_COPY, &copy) == 0) return;
   // Present, or refused while a removal waits to be read: the thread looks, or faults, again.
   uffdio_range range{page, region->pageSize};
+  ioctl(target.uffd.get(), UFFDIO_WAKE, &range);
+}
+
+void copyAround(const PlainTarget& target, const MappedSource& source, std::uint64_t address,
+                std::uint64_t window) {
+  const PlainRegion* region = target.find(address);
+  if (region == nullptr) return;
+  const std::uint64_t size = std::max(window, region->pageSize);
+  const std::uint64_t begin = std::max(region->base, address & ~(size - 1));
+  const std::uint64_t end = std::min(region->base + region->size, (address & ~(size - 1)) + size);
+  for (std::uint64_t at = begin; at < end;) {
+    uffdio_copy copy{};
+    copy.dst = at;
+    copy.src = reinterpret_cast<std::uint64_t>(source.at(region->offset + (at - region->base)));
+    copy.len = end - at;
+    if (ioctl(target.uffd.get(), UFFDIO_COPY, &copy) == 0) {
+      if (at == begin) return;  // woken by the copy
+      break;
+    }
+    if (copy.copy > 0)
+      at += static_cast<std::uint64_t>(copy.copy);  // up to a page that is there
+    else if (copy.copy == -EEXIST)
+      at += region->pageSize;
+    else
+      break;  // refused while a removal waits to be read: the thread faults again
+  }
+  uffdio_range range{begin, end - begin};
   ioctl(target.uffd.get(), UFFDIO_WAKE, &range);
 }
 

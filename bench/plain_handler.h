@@ -1,5 +1,5 @@
 // What the page handlers share that faultline is compared with: one process that takes targets by the
-// handshake and answers their faults out of a resident mapping. They check nothing and survive nothing.
+// handshake and answers their faults out of a mapping. They check nothing and survive nothing.
 #pragma once
 
 #include <kj/io.h>
@@ -25,10 +25,12 @@ struct PlainTarget {
 // Takes the handshake of the connection that waits. Throws where it makes no sense.
 PlainTarget acceptPlainly(int listening);
 
-// The memory file, mapped and made resident.
-class ResidentSource {
+enum class Readiness { resident, asNeeded };  // whether the memory file is read before the first target comes
+
+// The memory file, mapped.
+class MappedSource {
  public:
-  explicit ResidentSource(const std::string& path);
+  MappedSource(const std::string& path, Readiness readiness);
   const char* at(std::uint64_t offset) const { return start_ + offset; }
 
  private:
@@ -36,6 +38,11 @@ class ResidentSource {
 };
 
 // Copies the page of the fault at `address`, or wakes whoever waits for it where it is there.
-void copyPlainly(const PlainTarget& target, const ResidentSource& source, std::uint64_t address);
+void copyPlainly(const PlainTarget& target, const MappedSource& source, std::uint64_t address);
+
+// Copies what is missing of the aligned `window` bytes around the fault at `address`, as far as its region
+// goes.
+void copyAround(const PlainTarget& target, const MappedSource& source, std::uint64_t address,
+                std::uint64_t window);
 
 }  // namespace faultline::bench

@@ -1,63 +1,141 @@
-# gnuplot -e "data='DIR'" bench/plots.gp : the report's pictures, from the CSV files that faultline-bench wrote to DIR.
+# gnuplot -e "data='DIR'; machine='WORDS'" bench/plots.gp : the report's pictures, from the CSV files that faultline-bench
+# wrote to DIR. `machine`: where it was measured, to be named in each picture.
 set datafile separator ','
-set terminal svg size 900,560 font 'sans,13' background 'white'
-set grid
-set key outside right top
-shards = "1 2 4 8 16"
-threads = "1 2 4 8 32"
+small = 'sans,11'
+named(title) = title."\n{/*0.75 ".machine."}"
+# A CSV file's rows for which awk's `condition` holds, as awk's `columns` say; c["NAME"] is the number of a column.
+rows(file, condition, columns) = sprintf("< awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next } %s { print %s }' '%s/%s'", condition, columns, data, file)
 
-# Cells of the usual case, one line a thread count: 4 KiB, read, warm, no removals, one target. `than`: of the cells of as many
-# shards '<' takes that with the fewest owners (as many as CPUs), '>' that with the most (as many as shards).
-cell(t, column, than) = sprintf("< awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next } $c[\"mode\"] == \"faults\" && $c[\"threads\"] == %s && $c[\"targets\"] == 1 && $c[\"page_size\"] == 4096 && $c[\"touch\"] == \"read\" && $c[\"source\"] == \"warm\" && $c[\"removals\"] == 0 { s = $c[\"shards\"]; o = $c[\"owners\"] + 0; if (!(s in owners) || o %s owners[s]) { owners[s] = o; value[s] = $c[\"%s\"] } } END { n = split(\"%s\", all, \" \"); for (i = 1; i <= n; i++) if (all[i] in value) print all[i] \",\" value[all[i]] }' %s/matrix.csv", t, than, column, shards, data)
+# --- rivals.svg: how long until it has been touched ---
+
+set terminal svg size 1000,1240 font small background 'white'
+set output data.'/rivals.svg'
+stats rows('rivals.csv', '1', '$c["mib"]') using 1 name 'MIB' nooutput
+patterns = "'random' 'sequential' 'clusters of 64 KiB' 'one page in 16' '5 % one by one' '5 % in runs of 8 to 64'"
+titles = "'every page, at random' 'every page, in order' 'every page, 64 KiB after 64 KiB at random' 'one page in 16' '5 % of the pages, one by one' '5 % of the pages, in runs of 8 to 64'"
+rivals = "'mapped file (reads)' 'mapped file (writes)' 'faultline' 'faultline (lazily)' '64 KiB around' 'single pages'"
+array colour[6] = ["0x9a9a9a", "0xc4c4c4", "0x1f5fbf", "0x7fb0ee", "0xe08a2e", "0xf2c48d"]
+set multiplot layout 6,2 title named(sprintf('Seconds until four threads have touched what they want of %d MiB (shorter is better)', MIB_max)) margins 0.17,0.985,0.03,0.92 spacing 0.03,0.045
+unset key
+unset xtics
+set border 2
+set style fill solid 1.0 noborder
+do for [p=1:6] {
+  # One scale for both pictures of a line, so that the bars of warm and cold can be compared.
+  of = sprintf('$c["pattern"] == "%s"', word(patterns, p))
+  set xrange [*:*]
+  set yrange [*:*]
+  stats rows('rivals.csv', of, '$c["most_seconds"]') using 1 name 'ROW' nooutput
+  do for [source in "warm cold"] {
+    set title '{/:Bold '.word(titles, p).'}, '.(source eq 'warm' ? 'in the page cache' : 'from the disk') offset 0,-0.6
+    if (source eq 'warm') { set ytics out nomirror; set ytics ("mapped file (reads)" 1, "mapped file (writes)" 2, "{/:Bold faultline}" 3, "faultline (lazily)" 4, "handler, 64 KiB around" 5, "handler, single pages" 6) } else { unset ytics }
+    bars = of.sprintf(' && $c["source"] == "%s"', source)
+    set xrange [*:*]
+    set yrange [*:*]
+    stats rows('rivals.csv', bars, '$c["seconds"]') using 1 name 'PANEL' nooutput
+    set xrange [0:ROW_max * 1.42]
+    set yrange [6.6:0.4]
+    values = rows('rivals.csv', bars, '$c["seconds"] "," $c["least_seconds"] "," $c["most_seconds"]')
+    label(s) = (s < 0.0995 ? sprintf('%.0f ms', 1000 * s) : sprintf('%.2f s', s)).(s == PANEL_min ? '  {/:Bold fastest}' : '')
+    plot values using (0):($0+1):(0):1:($0+0.6):($0+1.4):(int(colour[int($0)+1])) with boxxyerror linecolor rgb variable, \
+         values using 1:($0+1):2:3 with xerrorbars pointtype 0 linecolor rgb '#404040', \
+         values using 3:($0+1):(label($1)) with labels left offset 0.8,0
+  }
+}
+unset multiplot
+reset
+set datafile separator ','
+
+# --- By shards: throughput.svg, latency.svg ---
+
+threads = "1 2 4 8 32"
+usual(t) = sprintf('$c["mode"] == "faults" && $c["threads"] == %s && $c["targets"] == 1 && $c["page_size"] == 4096 && $c["touch"] == "read" && $c["source"] == "warm" && $c["removals"] == 0 && $c["remove_events"] == "true"', t)
+# owners = CPUs is the default: of the cells of as many shards the one with the fewest owners; owners = shards is that with
+# the most. Where both are the same there is one cell, and it is in both lines.
+dealt(t, figure, than) = sprintf("< awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next } $c[\"handler\"] == \"faultline\" && %s { s = $c[\"shards\"]; o = $c[\"owners\"] + 0; if (!(s in owners) || o %s owners[s]) { owners[s] = o; value[s] = $c[\"%s\"] \",\" $c[\"%s_least\"] \",\" $c[\"%s_most\"] } } END { for (s = 1; s <= 16; s *= 2) if (s in value) print s \",\" value[s] }' '%s/matrix.csv'", usual(t), than, figure, figure, figure, data)
+# A rival has no shards: its least and most, from the left edge to the right.
+band(t, handler, figure) = rows('matrix.csv', sprintf('$c["handler"] == "%s" && ', handler).usual(t), sprintf('$c["%s"] "," $c["%s_least"] "," $c["%s_most"]', figure, figure, figure))
 
 set xlabel 'shards'
 set logscale x 2
-set xtics (1, 2, 4, 8, 16)
-set output data.'/throughput.svg'
-set title '4 KiB demand faults, warm source, by shards'
-set ylabel 'faults a second'
-set yrange [0:*]
-plot for [i=1:words(threads)] cell(word(threads, i), 'pages_per_second', '<') using 1:2 with linespoints linewidth 2 linecolor i title word(threads, i).' threads, owners = CPUs', \
-     for [i=1:words(threads)] cell(word(threads, i), 'pages_per_second', '>') using 1:2 with linespoints dashtype 2 linecolor i title word(threads, i).' threads, owners = shards'
+set xrange [0.85:19]
+set xtics ("1" 1, "2" 2, "4" 4, "8" 8, "16" 16)
+set grid ytics
+set style fill transparent solid 0.18 noborder
 
-set output data.'/latency.svg'
-set terminal svg size 900,900 font 'sans,13' background 'white'
-set multiplot layout 2,1 title '4 KiB demand faults, latency by shards (solid p50, dashed p99)'
-set ylabel 'microseconds'
-set yrange [10:10000]
-set logscale y
-do for [dealt in "CPUs shards"] {
-  set title 'owners = '.dealt
-  than = dealt eq 'CPUs' ? '<' : '>'
-  plot for [i=1:words(threads)] cell(word(threads, i), 'p50_us', than) using 1:2 with linespoints linewidth 2 linecolor i title word(threads, i).' threads p50', \
-       for [i=1:words(threads)] cell(word(threads, i), 'p99_us', than) using 1:2 with linespoints dashtype 2 linecolor i title word(threads, i).' threads p99'
+set terminal svg size 1000,760 font small background 'white'
+set output data.'/throughput.svg'
+set multiplot layout 2,3 title named('4 KiB demand faults, warm source: pages a second by shards (medians, and the least and the most of five runs)') margins 0.07,0.985,0.08,0.86 spacing 0.06,0.13
+set yrange [0:*]
+set format y '%.0s%c'
+do for [t in threads] {
+  set title t.' thread'.(t eq '1' ? '' : 's')
+  if (t ne '32') { unset key } else { set key at screen 0.985,0.34 right top spacing 1.4 }
+  plot for [r in "floor calls"] band(t, r, 'pages_per_second') using (0.85):1:(0.85):(19):2:3 with boxxyerror linecolor rgb (r eq 'floor' ? '#e08a2e' : '#707070') notitle, \
+       for [r in "floor calls"] band(t, r, 'pages_per_second') using (0.85):1:(18.15):(0) with vectors nohead linewidth 2 linecolor rgb (r eq 'floor' ? '#e08a2e' : '#707070') title (r eq 'floor' ? 'the floor: one process, one thread' : 'one call a fault'), \
+       dealt(t, 'pages_per_second', '<') using 1:2:3:4 with yerrorlines linewidth 2 pointtype 7 pointsize 0.6 linecolor rgb '#1f5fbf' title 'faultline, owners = CPUs (default)', \
+       dealt(t, 'pages_per_second', '>') using 1:2:3:4 with yerrorlines linewidth 1 dashtype 2 pointtype 6 pointsize 0.6 linecolor rgb '#1f5fbf' title 'faultline, owners = shards'
 }
 unset multiplot
-set terminal svg size 900,560 font 'sans,13' background 'white'
 
+set output data.'/latency.svg'
+set multiplot layout 2,3 title named('4 KiB demand faults, warm source: latency by shards (medians, and the least and the most of five runs)') margins 0.07,0.985,0.08,0.86 spacing 0.06,0.13
+set logscale y
+set yrange [5:20000]
+set format y '%.0f us'
+do for [t in threads] {
+  set title t.' thread'.(t eq '1' ? '' : 's')
+  if (t ne '32') { unset key } else { set key at screen 0.985,0.38 right top spacing 1.4 }
+  plot for [q in "p50 p99"] band(t, 'floor', q.'_us') using (0.85):1:(0.85):(19):2:3 with boxxyerror linecolor rgb (q eq 'p50' ? '#e08a2e' : '#f2c48d') notitle, \
+       for [q in "p50 p99"] band(t, 'floor', q.'_us') using (0.85):1:(18.15):(0) with vectors nohead linewidth 2 linecolor rgb (q eq 'p50' ? '#e08a2e' : '#f2c48d') title 'the floor, '.q, \
+       for [q in "p50 p99"] dealt(t, q.'_us', '<') using 1:2:3:4 with yerrorlines linewidth 2 pointtype 7 pointsize 0.6 linecolor rgb (q eq 'p50' ? '#1f5fbf' : '#7fb0ee') title 'faultline, owners = CPUs, '.q, \
+       for [q in "p50 p99"] dealt(t, q.'_us', '>') using 1:2:3:4 with yerrorlines linewidth 1 dashtype 2 pointtype 6 pointsize 0.6 linecolor rgb (q eq 'p50' ? '#1f5fbf' : '#7fb0ee') title 'faultline, owners = shards, '.q
+}
+unset multiplot
+reset
+set datafile separator ','
+
+# --- histogram.svg: the tail ---
+
+set terminal svg size 1000,620 font small background 'white'
 set output data.'/histogram.svg'
-set title 'Latency of a 4 KiB fault as the target saw it, 2 shards'
+set title named("Latency of a 4 KiB fault as the target saw it, 2 shards: how many take longer (three runs each)")
 set xlabel 'microseconds'
-set logscale x 10
-set xtics auto
-unset logscale y
-set ylabel 'share of faults at most this slow'
-set yrange [0:1]
-histogram(t) = sprintf("< awk -F, 'NR > 1 && $2 == %s { print $3 \",\" $1 }' %s/histogram.csv", t, data)
-plot for [t in "1 8 32"] histogram(t) using 1:2 with lines linewidth 2 title t.' threads'
+set ylabel 'share of the faults that take longer'
+set logscale xy
+set xrange [2:*]
+set yrange [3e-5:1]
+set ytics ("all" 1, "1 in 2" 0.5, "1 in 10" 0.1, "1 in 100 (p99)" 0.01, "1 in 1000" 0.001, "1 in 10,000" 0.0001)
+set mxtics 10
+set grid xtics ytics
+set key inside right top
+tail(handler, t, run) = rows('histogram.csv', sprintf('$c["handler"] == "%s" && $c["threads"] == %s && $c["run"] == %d', handler, t, run), '$c["us"] "," $c["slower"]')
+array hue[3] = ["#1f5fbf", "#2f8f4e", "#b03a5b"]
+plot for [i=1:3] for [run=0:2] tail('faultline', word("1 8 32", i), run) using 1:2 with lines linewidth (run == 0 ? 2 : 1) linecolor rgb hue[i] title (run == 0 ? 'faultline, '.word("1 8 32", i).' thread'.(i == 1 ? '' : 's') : ''), \
+     for [i=1:3] for [run=0:2] tail('floor', word("1 8 32", i), run) using 1:2 with lines linewidth 1 dashtype 2 linecolor rgb hue[i] title (run == 0 ? 'the floor, '.word("1 8 32", i).' thread'.(i == 1 ? '' : 's') : '')
+reset
+set datafile separator ','
 
+# --- breakdown.svg ---
+
+set terminal svg size 1000,640 font small background 'white'
 set output data.'/breakdown.svg'
-set title 'Where the time of one 4 KiB fault goes, one thread, 2 shards (mean)'
-unset logscale x
-unset xlabel
+set title named('Where the time of one 4 KiB fault goes: one thread, 2 shards, means')
 set ylabel 'microseconds'
-set yrange [0:*]
-set style data histograms
-set style histogram rowstacked
+array shade[7] = ["#c8c8d8", "#f2c48d", "#7fb0ee", "#b0b0b0", "#a8d8a8", "#5fae6f", "#d9a3b8"]
+# Each placement's parts, one upon the other: place, from, to, the part's own time.
+upon(name) = sprintf("< awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next } $c[\"part\"] !~ /^floor/ { p = $c[\"placement\"]; if (!(p in place)) place[p] = n++; from = sum[p] + 0; sum[p] += $c[\"us\"]; if ($c[\"part\"] == \"%s\") print place[p] \",\" from \",\" sum[p] \",\" $c[\"us\"] }' '%s/breakdown.csv'", name, data)
+stats upon('wake') using 3 name 'WHOLE' nooutput
+set yrange [0:WHOLE_max * 1.08]
+set xrange [-0.6:2.6]
+set xtics ('target and handler on one CPU' 0, 'on different CPUs' 1, 'free' 2)
+set grid ytics
 set style fill solid 0.8 border -1
-set boxwidth 0.6
-set xtics ('one CPU' 0, 'across CPUs' 1, 'free' 2)
-set key outside bottom center horizontal
-part(name) = sprintf("< awk -F, '$1 == \"%s\" { print $3 }' %s/breakdown.csv", name, data)
+set key outside right center vertical reverse Left
 parts = "'kernel queue' 'coordinator' 'hand-over' 'wait for the gate' 'source' 'copy' 'wake'"
-plot for [p in parts] part(p) using 1 title p
+floor = rows('breakdown.csv', '$c["part"] ~ /^floor/', '$c["us"]')
+plot for [i=words(parts):1:-1] upon(word(parts, i)) using 1:2:($1-0.28):($1+0.28):2:3 with boxxyerror linecolor rgb shade[i] title word(parts, i), \
+     for [i=1:words(parts)] upon(word(parts, i)) using 1:(($2+$3)/2):($4 > WHOLE_max * 0.012 ? sprintf('%.1f', $4) : '') with labels font ',9' notitle, \
+     upon('wake') using 1:3:(sprintf('{/:Bold %.1f us}', $3)) with labels offset 0,0.7 notitle, \
+     floor using ($0+0.30):1:(0.14):(0) with vectors nohead linewidth 3 linecolor rgb '#202020' title 'all of it in the floor', \
+     floor using ($0+0.37):1:(sprintf('%.1f', $1)) with labels offset 0,0.7 notitle

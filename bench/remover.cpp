@@ -5,6 +5,8 @@
 #include <ctime>
 #include <utility>
 
+#include "process/clock.h"
+
 namespace faultline::bench {
 
 Remover::Remover(unsigned perSecond, Placement placement, std::function<void()> giveBack) {
@@ -15,8 +17,9 @@ Remover::Remover(unsigned perSecond, Placement placement, std::function<void()> 
     const std::uint64_t pause = 1'000'000'000ull / perSecond;
     const timespec wait{static_cast<time_t>(pause / 1'000'000'000), static_cast<long>(pause % 1'000'000'000)};
     while (!over_.load()) {
+      const std::uint64_t before = process::nowNs();
       giveBack();
-      rounds_++;
+      latency_.add(process::nowNs() - before);
       nanosleep(&wait, nullptr);
     }
   });
@@ -29,7 +32,7 @@ Remover::~Remover() {
 std::uint64_t Remover::stop() {
   over_.store(true);
   if (thread_.joinable()) thread_.join();
-  return rounds_;
+  return latency_.count();
 }
 
 }  // namespace faultline::bench

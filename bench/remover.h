@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "bench/placement.h"
+#include "client/latency_histogram.h"
 
 namespace faultline::bench {
 
@@ -21,10 +22,12 @@ class Remover {
 
   // Rounds that were done.
   std::uint64_t stop();
+  // What each round took, in ns. After stop().
+  const target::LatencyHistogram& latency() const { return latency_; }
 
  private:
   std::atomic<bool> over_{false};
-  std::uint64_t rounds_ = 0;  // of the thread
+  target::LatencyHistogram latency_;  // of the thread
   std::thread thread_;
 };
 

@@ -7,14 +7,13 @@
 #include <algorithm>
 #include <barrier>
 #include <memory>
-#include <numeric>
 #include <random>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
+#include "bench/cpu_time.h"
 #include "bench/remover.h"
-#include "faultline_client.h"
 #include "process/clock.h"
 
 namespace faultline::bench {
@@ -23,32 +22,20 @@ using process::nowNs;
 
 namespace {
 
-constexpr unsigned CONNECT_MS = 10'000;
 // A touch that took less met a page that was there: a fault costs thousands.
 constexpr std::uint64_t NO_FAULT_NS = 1'000;
+// The same after a pause, when the caches are cold.
+constexpr std::uint64_t NO_FAULT_AFTER_PAUSE_NS = 4'000;
 
-struct CloseTarget {
-  void operator()(faultline_target* target) const { faultline_target_close(target); }
-};
-using OwnTarget = std::unique_ptr<faultline_target, CloseTarget>;
-
-OwnTarget open(const std::vector<faultline_region>& regions, bool negotiateRemove) {
-  char why[256];
-  faultline_target* target;
-  if (faultline_target_open(regions.data(), regions.size(), negotiateRemove ? 0 : FAULTLINE_NO_REMOVE,
-                            &target, why, sizeof why) != 0)
-    throw std::runtime_error(why);
-  return OwnTarget(target);
+Removals removalsOf(bool negotiated) {
+  return negotiated ? Removals::told : Removals::untold;
 }
 
-void connect(const OwnTarget& target, const std::string& socket) {
-  char why[256];
-  if (faultline_target_connect(target.get(), socket.c_str(), CONNECT_MS, why, sizeof why) != 0)
-    throw std::runtime_error(why);
+bool inHole(Touch touch) {
+  return touch == Touch::zero || touch == Touch::zeroWrite;
 }
-
-char* addressOf(const OwnTarget& target, unsigned region) {
-  return static_cast<char*>(faultline_target_address(target.get(), region));
+bool writes(Touch touch) {
+  return touch == Touch::write || touch == Touch::zeroWrite;
 }
 
 std::uint64_t touch(char* address, bool write) {
@@ -60,28 +47,47 @@ std::uint64_t touch(char* address, bool write) {
 // The touched range and one page more, which is given back where REMOVE traffic is wanted.
 class Target {
  public:
-  Target(const Workload& workload, std::uint64_t pages, const BenchImage& image, const std::string& socket)
-      : pageSize_(workload.pageSize), hole_(workload.touch == Touch::zero) {
-    offset_ = hole_ ? image.dataBytes : 0;
-    target_ =
-        open({{pages * pageSize_, offset_, pageSize_}, {pageSize_, 0, pageSize_}}, workload.negotiateRemove);
-    connect(target_, socket);
-    removed_ = workload.touch == Touch::removed;
-    if (removed_) madvise(page(0), pages * pageSize_, MADV_DONTNEED);
+  Target(const Workload& workload, std::uint64_t pages, const BenchImage& image, const Backing& backing)
+      : workload_(workload),
+        image_(image),
+        pages_(pages),
+        offset_(inHole(workload.touch) ? image.dataBytes : 0),
+        memory_(backing, image,
+                {{pages * workload.pageSize, offset_, workload.pageSize},
+                 {workload.pageSize, 0, workload.pageSize}},
+                removalsOf(workload.negotiateRemove)) {
+    if (workload.hugePages) madvise(page(0), pages * workload.pageSize, MADV_HUGEPAGE);
   }
 
-  char* page(std::uint64_t n) const { return addressOf(target_, 0) + n * pageSize_; }
-  void giveBack() const { madvise(addressOf(target_, 1), pageSize_, MADV_DONTNEED); }
-  std::uint64_t expected(std::uint64_t n) const {
-    return hole_ || removed_ ? 0 : imageWord(offset_ + n * pageSize_);
+  void connect() {
+    memory_.connect();
+    if (workload_.touch == Touch::removed) madvise(page(0), pages_ * workload_.pageSize, MADV_DONTNEED);
+    if (workload_.restoreBegun) bench::touch(memory_.address(1), false);
+  }
+
+  const Workload& workload() const { return workload_; }
+  char* page(std::uint64_t n) const { return memory_.address(0) + n * workload_.pageSize; }
+  void giveBack() const { madvise(memory_.address(1), workload_.pageSize, MADV_DONTNEED); }
+
+  bool right(std::uint64_t n, std::uint64_t word) const { return word == expected(n, 0); }
+  bool everyByteRight(std::uint64_t n) const {
+    const auto* words = reinterpret_cast<const volatile std::uint64_t*>(page(n));
+    for (std::uint64_t i = 0; i < workload_.pageSize / sizeof *words; i++)
+      if (words[i] != (i == 1 && writes(workload_.touch) ? 1 : expected(n, i))) return false;
+    return true;
   }
 
  private:
-  OwnTarget target_;
-  const std::uint64_t pageSize_;
-  const bool hole_;
-  bool removed_ = false;
-  std::uint64_t offset_ = 0;
+  std::uint64_t expected(std::uint64_t n, std::uint64_t word) const {
+    return workload_.touch == Touch::removed
+               ? 0
+               : image_.word(offset_ + n * workload_.pageSize + word * sizeof word);
+  }
+
+  const Workload workload_;
+  const BenchImage image_;
+  const std::uint64_t pages_, offset_;
+  TargetMemory memory_;
 };
 
 void runOn(const cpu_set_t& cpus) {
@@ -91,20 +97,25 @@ void runOn(const cpu_set_t& cpus) {
 struct Toucher {
   const Target* target = nullptr;
   std::vector<std::uint32_t> order;
-  target::LatencyHistogram latency;
+  target::LatencyHistogram latency, anyTouch;
   std::uint64_t wrong = 0, endedAt = 0, touchTimes = 0;
 
-  void run(bool write) {
-    std::uint64_t before = process::nowNs();
+  void run() {
+    const Workload& workload = target->workload();
+    const bool write = writes(workload.touch);
+    const std::uint64_t noFault = workload.pauseUs == 0 ? NO_FAULT_NS : NO_FAULT_AFTER_PAUSE_NS;
+    std::uint64_t before = nowNs();
     for (const std::uint32_t n : order) {
       const std::uint64_t word = touch(target->page(n), write);
-      const std::uint64_t after = process::nowNs();
-      if (after - before >= NO_FAULT_NS) {
-        latency.add(after - before);
+      const std::uint64_t took = nowNs() - before;
+      anyTouch.add(took);
+      if (took >= noFault) {
+        latency.add(took);
         touchTimes += before;
       }
-      if (word != target->expected(n)) wrong++;
-      before = process::nowNs();
+      if (!target->right(n, word) || (workload.everyByte && !target->everyByteRight(n))) wrong++;
+      if (workload.pauseUs != 0) usleep(workload.pauseUs);
+      before = nowNs();
     }
     endedAt = before;
   }
@@ -113,98 +124,145 @@ struct Toucher {
 }  // namespace
 
 std::string nameOf(Touch touch) {
-  static const char* names[] = {"read", "write", "zero", "removed"};
+  static const char* names[] = {"read", "write", "zero", "first write of a hole", "removed"};
   return names[static_cast<int>(touch)];
 }
 
-Measured run(const Workload& workload, const BenchImage& image, const std::string& socket,
-             const std::function<void()>& whileThere) {
-  const unsigned targets = std::max(workload.targets, 1u), threads = std::max(workload.threads, targets);
-  const std::uint64_t pagesEach = workload.bytes / workload.pageSize / targets;
-  const std::uint64_t regionPages = std::max(pagesEach, workload.regionBytes / workload.pageSize);
-  const unsigned threadsEach = (threads + targets - 1) / targets;
-  if (regionPages * workload.pageSize > image.dataBytes)
+namespace {
+
+// How a workload is dealt out.
+struct Shape {
+  unsigned targets, threads;
+  std::uint64_t pagesEach, regionPages;  // of each target: touched at most, mapped
+};
+
+Shape shapeOf(const Workload& workload, const BenchImage& image) {
+  Shape shape{std::max(workload.targets, 1u), 0, 0, 0};
+  shape.threads = std::max(workload.threads, shape.targets);
+  shape.pagesEach = workload.bytes / workload.pageSize / shape.targets;
+  shape.regionPages = std::max(shape.pagesEach, workload.regionBytes / workload.pageSize);
+  const unsigned threadsEach = (shape.threads + shape.targets - 1) / shape.targets;
+  if (shape.regionPages * workload.pageSize > image.dataBytes)
     throw std::runtime_error("the image is smaller than the " +
-                             std::to_string(regionPages * workload.pageSize) + " bytes that a target wants");
-  if (pagesEach < threadsEach)
+                             std::to_string(shape.regionPages * workload.pageSize) +
+                             " bytes that a target wants");
+  if (shape.pagesEach < threadsEach)
     throw std::runtime_error(std::to_string(workload.bytes) + " bytes are too few for a page of " +
                              std::to_string(workload.pageSize) + " bytes a thread");
+  return shape;
+}
 
-  std::vector<std::unique_ptr<Target>> restored;
-  for (unsigned i = 0; i < targets; i++)
-    restored.push_back(std::make_unique<Target>(workload, regionPages, image, socket));
-
-  std::vector<Toucher> touchers(threads);
+// Each thread of a target has a contiguous piece of the order.
+std::vector<Toucher> touchersOf(const Workload& workload, const Shape& shape,
+                                const std::vector<std::unique_ptr<Target>>& targets) {
+  std::vector<Toucher> touchers(shape.threads);
   std::mt19937_64 random(7);
-  for (unsigned t = 0; t < targets; t++) {
-    std::vector<std::uint32_t> order(regionPages);
-    std::iota(order.begin(), order.end(), 0u);
-    if (!workload.sequential) std::shuffle(order.begin(), order.end(), random);
-    order.resize(pagesEach);
-    // Each thread of a target has a contiguous piece of the order.
-    const unsigned mine = threads / targets + (t < threads % targets ? 1 : 0);
+  for (unsigned t = 0; t < shape.targets; t++) {
+    std::vector<std::uint32_t> order = orderOf(workload.pattern, shape.regionPages, random);
+    order.resize(std::min(order.size(), shape.pagesEach));
+    const unsigned mine = shape.threads / shape.targets + (t < shape.threads % shape.targets ? 1 : 0);
+    const auto cut = [&](unsigned i) {
+      return order.begin() + static_cast<std::ptrdiff_t>(order.size() * i / mine);
+    };
     for (unsigned i = 0; i < mine; i++) {
-      Toucher& toucher = touchers[t + i * targets];
-      toucher.target = restored[t].get();
-      toucher.order.assign(order.begin() + static_cast<std::ptrdiff_t>(pagesEach * i / mine),
-                           order.begin() + static_cast<std::ptrdiff_t>(pagesEach * (i + 1) / mine));
+      Toucher& toucher = touchers[t + i * shape.targets];
+      toucher.target = targets[t].get();
+      toucher.order.assign(cut(i), cut(i + 1));
     }
   }
+  return touchers;
+}
 
-  const cpu_set_t cpus = targetCpus(workload.placement);
-  const bool write = workload.touch == Touch::write;
-  std::barrier together(threads + 1);
-  std::vector<std::thread> running;
-  for (Toucher& toucher : touchers)
-    running.emplace_back([&] {
-      runOn(cpus);
-      together.arrive_and_wait();
-      toucher.run(write);
-    });
-  Remover remover(workload.removesPerSecond, workload.placement, [&] {
-    for (const auto& target : restored) target->giveBack();
-  });
-  const std::uint64_t startedAt = process::nowNs();
-  together.arrive_and_wait();
-  for (std::thread& thread : running) thread.join();
+Measured sumOf(const std::vector<Toucher>& touchers, std::uint64_t connectedFrom, std::uint64_t startedAt) {
   Measured measured;
-  measured.removals = remover.stop() * targets;
-  if (whileThere) whileThere();
-
   std::uint64_t endedAt = startedAt, wrong = 0;
   for (const Toucher& toucher : touchers) {
     measured.latency.add(toucher.latency);
-    measured.faults += toucher.latency.count();
+    measured.anyTouch.add(toucher.anyTouch);
     measured.touchTimes += toucher.touchTimes;
     wrong += toucher.wrong;
     endedAt = std::max(endedAt, toucher.endedAt);
   }
   if (wrong != 0) throw std::runtime_error(std::to_string(wrong) + " pages came with wrong bytes");
+  measured.faults = measured.latency.count();
+  measured.touches = measured.anyTouch.count();
   measured.seconds = static_cast<double>(endedAt - startedAt) * 1e-9;
+  measured.wholeSeconds = static_cast<double>(endedAt - connectedFrom) * 1e-9;
   return measured;
 }
 
-IdleTarget::IdleTarget(const IdleMemory& memory, const std::string& socket) : pageSize_(memory.pageSize) {
-  OwnTarget target = open({{memory.bytes, 0, memory.pageSize}, {memory.pageSize, 0, memory.pageSize}},
-                          memory.negotiateRemove);
-  connect(target, socket);
-  target_ = target.release();
+}  // namespace
+
+Measured run(const Workload& workload, const BenchImage& image, const Backing& backing,
+             const RunHooks& hooks) {
+  const Shape shape = shapeOf(workload, image);
+  std::vector<std::unique_ptr<Target>> targets;
+  for (unsigned i = 0; i < shape.targets; i++)
+    targets.push_back(std::make_unique<Target>(workload, shape.regionPages, image, backing));
+  std::vector<Toucher> touchers = touchersOf(workload, shape, targets);
+
+  const cpu_set_t cpus = targetCpus(workload.placement);
+  std::barrier ready(shape.threads + 1), together(shape.threads + 1);
+  std::vector<std::thread> running;
+  for (Toucher& toucher : touchers)
+    running.emplace_back([&] {
+      runOn(cpus);
+      ready.arrive_and_wait();
+      together.arrive_and_wait();
+      toucher.run();
+    });
+  ready.arrive_and_wait();
+  if (hooks.beforeConnecting) hooks.beforeConnecting();
+  const double serverBefore = cpuSeconds(backing.process);
+  const std::uint64_t connectedFrom = nowNs();
+  std::string refused;
+  try {
+    for (const auto& target : targets) target->connect();
+  } catch (const std::exception& error) {
+    refused = error.what();
+    for (Toucher& toucher : touchers) toucher.order.clear();
+  }
+  Remover remover(refused.empty() ? workload.removesPerSecond : 0, workload.placement, [&] {
+    for (const auto& target : targets) target->giveBack();
+  });
+  const std::uint64_t startedAt = nowNs();
+  together.arrive_and_wait();
+  for (std::thread& thread : running) thread.join();
+  const double serverSeconds = cpuSeconds(backing.process) - serverBefore;
+  const std::uint64_t removals = remover.stop() * shape.targets;
+  if (!refused.empty()) throw std::runtime_error(refused);
+  if (hooks.whileThere) hooks.whileThere();
+
+  Measured measured = sumOf(touchers, connectedFrom, startedAt);
+  measured.serverSeconds = serverSeconds;
+  measured.removals = removals;
+  measured.givingBack = remover.latency();
+  return measured;
 }
 
-IdleTarget::~IdleTarget() {
-  faultline_target_close(target_);
+IdleTarget::IdleTarget(const IdleMemory& memory, const Backing& backing)
+    : memory_(memory),
+      target_(backing, {}, {{memory.bytes, 0, memory.pageSize}, {memory.pageSize, 0, memory.pageSize}},
+              removalsOf(memory.negotiateRemove)) {
+  target_.connect();
 }
 
 void IdleTarget::giveBack() const {
-  madvise(faultline_target_address(target_, 1), pageSize_, MADV_DONTNEED);
+  madvise(target_.address(1), memory_.pageSize, MADV_DONTNEED);
 }
 
-double attachSeconds(const BenchImage& image, std::uint64_t bytes, const std::string& socket) {
-  const OwnTarget target = open({{bytes, 0, 4096}}, true);
-  const std::uint64_t before = process::nowNs();
-  connect(target, socket);
-  const bool right = touch(addressOf(target, 0), false) == imageWord(0);
-  const std::uint64_t took = process::nowNs() - before;
+double IdleTarget::giveAllBack() const {
+  const std::uint64_t before = nowNs();
+  madvise(target_.address(0), memory_.bytes, MADV_DONTNEED);
+  return static_cast<double>(nowNs() - before) * 1e-9;
+}
+
+double attachSeconds(const BenchImage& image, std::uint64_t bytes, const Backing& backing) {
+  TargetMemory target(backing, image, {{bytes, 0, 4096}}, Removals::told);
+  const std::uint64_t before = nowNs();
+  target.connect();
+  const bool right = touch(target.address(0), false) == imageWord(0);
+  const std::uint64_t took = nowNs() - before;
   if (!right) throw std::runtime_error("the first page of " + image.path + " came with wrong bytes");
   return static_cast<double>(took) * 1e-9;
 }

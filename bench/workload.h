@@ -1,55 +1,82 @@
-// The target's side of a measurement: memory that is faulted in through a handshake socket, whoever serves
-// it.
+// The target's side of a measurement: memory that is faulted in, whoever brings it.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 
+#include "bench/backing.h"
 #include "bench/image.h"
+#include "bench/pattern.h"
 #include "bench/placement.h"
+#include "bench/target_memory.h"
 #include "client/latency_histogram.h"
-#include "faultline_client.h"
 
 namespace faultline::bench {
 
 enum class Touch {
-  read,     // of pages with content
-  write,    // the same
-  zero,     // reads of pages that are a hole of the source
-  removed,  // reads of pages that the target gave back before
+  read,       // of pages with content
+  write,      // the same
+  zero,       // reads of pages that are a hole of the source
+  zeroWrite,  // writes of those
+  removed,    // reads of pages that the target gave back before
 };
 
 std::string nameOf(Touch touch);
 
 struct Workload {
-  std::uint64_t bytes = 128u << 20;  // touched, over all targets; rounded down to whole pages
+  std::uint64_t bytes = 128u << 20;  // touched at most, over all targets; rounded down to whole pages
   std::uint64_t regionBytes = 0;     // of each target's memory, where more than what is touched
   std::uint64_t pageSize = 4096;
   unsigned threads = 1;  // that fault, over all targets; at least one a target
   unsigned targets = 1;
   Touch touch = Touch::read;
-  bool sequential = false;        // else in random order
-  bool negotiateRemove = true;    // UFFD_FEATURE_EVENT_REMOVE
-  unsigned removesPerSecond = 0;  // a page of its own is given back again and again
+  Pattern pattern = Pattern::random;  // over the whole region; what is more than `bytes` of it is left out
+  bool negotiateRemove = true;        // UFFD_FEATURE_EVENT_REMOVE
+  unsigned removesPerSecond = 0;      // a page of its own is given back again and again
+  unsigned pauseUs = 0;               // of each thread between its touches
+  bool hugePages = false;             // MADV_HUGEPAGE
+  bool restoreBegun = false;          // a page beside the others is touched first
+  bool everyByte = false;             // of a touched page is compared, not its first word alone: not for time
   Placement placement = Placement::free;
 };
 
 struct Measured {
-  target::LatencyHistogram latency;  // ns, of each fault as its thread saw it
-  std::uint64_t faults = 0;          // touches, without those that found the page there
-  std::uint64_t touchTimes = 0;      // ns: when those began, the sum modulo 2^64
-  std::uint64_t removals = 0;        // pages that were given back meanwhile
-  double seconds = 0;                // from the first touch to the last
+  target::LatencyHistogram latency;     // ns, of each fault as its thread saw it
+  target::LatencyHistogram anyTouch;    // ns, those that found the page there included
+  target::LatencyHistogram givingBack;  // ns, of each madvise of `removesPerSecond`
+  std::uint64_t touches = 0;
+  std::uint64_t faults = 0;      // touches, without those that found the page there
+  std::uint64_t touchTimes = 0;  // ns: when those began, the sum modulo 2^64
+  std::uint64_t removals = 0;    // pages that were given back meanwhile
+  double seconds = 0;            // from the first touch to the last
+  double wholeSeconds = 0;       // from before the first handshake to the last touch
+  double serverSeconds = 0;      // CPU time of the server's processes in those; 0 where they are not known
 
   double perSecond() const { return seconds > 0 ? static_cast<double>(faults) / seconds : 0; }
+  double touchesPerSecond() const { return seconds > 0 ? static_cast<double>(touches) / seconds : 0; }
+  double serverSecondsATouch() const {
+    return touches > 0 ? serverSeconds / static_cast<double>(touches) : 0;
+  }
+};
+
+struct RunHooks {
+  std::function<void()> beforeConnecting = nullptr;  // all is mapped and prepared
+  std::function<void()> whileThere = nullptr;        // all is touched, the targets are still there
 };
 
 // Restores and touches. Throws std::runtime_error where there is no server, the machine does not allow it, or
 // a page has other bytes than it must have: the figures would mean nothing. Threads are started and joined
-// inside; one call at a time. `whileThere` is called when all is touched and the targets are still there.
-Measured run(const Workload& workload, const BenchImage& image, const std::string& socket,
-             const std::function<void()>& whileThere = nullptr);
+// inside; one call at a time.
+Measured run(const Workload& workload, const BenchImage& image, const Backing& backing,
+             const RunHooks& hooks = {});
+
+// Seconds until all is touched of `restores` targets, each a process of its own that does what `workload`
+// says from its handshake on, all begun at once. Throws as run() does. The calling process must have no other
+// thread.
+double secondsOfRestoresAtOnce(unsigned restores, const Workload& workload, const BenchImage& image,
+                               const Backing& backing);
 
 struct IdleMemory {
   std::uint64_t bytes;  // of the image's content
@@ -60,19 +87,19 @@ struct IdleMemory {
 // A target that has done its handshake and touches nothing.
 class IdleTarget {
  public:
-  IdleTarget(const IdleMemory& memory, const std::string& socket);
-  ~IdleTarget();
-  IdleTarget(const IdleTarget&) = delete;
+  IdleTarget(const IdleMemory& memory, const Backing& backing);
 
   // One page beside the others, again and again.
   void giveBack() const;
+  // All of it, in one madvise; what that took, in seconds.
+  double giveAllBack() const;
 
  private:
-  const std::uint64_t pageSize_;
-  faultline_target* target_ = nullptr;
+  const IdleMemory memory_;
+  TargetMemory target_;
 };
 
 // Seconds from before the handshake of a region of `bytes` to the end of the first touch.
-double attachSeconds(const BenchImage& image, std::uint64_t bytes, const std::string& socket);
+double attachSeconds(const BenchImage& image, std::uint64_t bytes, const Backing& backing);
 
 }  // namespace faultline::bench
