@@ -1,6 +1,6 @@
 // The chaos run: targets read, write and give back pages at random while shards and coordinators are killed
-// at random moments. Every page is checked against a shadow copy, all the time and once more at the end. It
-// ends by counting kills, not by time, and the seed repeats what is random about it.
+// at random moments. Every page is checked against a shadow copy, all the time and once more at the end. The
+// run ends by counting kills, not by time, and the seed repeats what is random about it.
 
 #include <signal.h>
 #include <time.h>
@@ -26,7 +26,7 @@ using namespace faultline::test;
 
 constexpr std::uint64_t PAGE = 4096;
 
-// What one target's pages must hold. A page belongs to one thread, so its truth needs no lock.
+// Content that a target's page must have. A page belongs to one thread, so its truth needs no lock.
 enum class Truth : std::uint8_t { snapshot, zeros, written };
 
 class Driver {

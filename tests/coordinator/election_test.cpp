@@ -1,4 +1,4 @@
-// Who may serve, between several processes.
+// The election between several processes: only the winner may serve.
 
 #include "coordinator/election.h"
 

@@ -156,7 +156,7 @@ TEST_F(Connection, ABodyInPiecesIsReadUntilItIsComplete) {
   EXPECT_EQ(reader.take().regions.size(), 1u);
 }
 
-// What a coordinator that dies half way leaves to its successor.
+// A coordinator that dies half way leaves the whole message to its successor.
 TEST_F(Connection, ASecondReaderFindsItAllAgain) {
   const std::string body = BODY;
   send(body.substr(0, 10), {uffd_});

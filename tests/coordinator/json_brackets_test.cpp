@@ -1,4 +1,4 @@
-// Where a JSON text begins and ends, and how deep it is, whatever the pieces it comes in.
+// Begin, end and depth of a JSON text, whatever the pieces it comes in.
 
 #include "coordinator/json_brackets.h"
 

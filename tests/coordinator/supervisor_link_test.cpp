@@ -1,4 +1,4 @@
-// What a coordinator makes of the words of its supervisor, where it has no room for an fd.
+// A coordinator without room for an fd, and the messages of its supervisor.
 
 #include "coordinator/supervisor_link.h"
 

@@ -80,8 +80,8 @@ struct Alone {
   std::optional<UffdReader> reader;
 };
 
-// An event that it cannot follow, with a removal behind it that it has read and not published: from then on
-// nobody may believe the page table, and the gate is opened by the very failure.
+// The reader meets an event that it cannot follow, with a removal behind it that is read and not published.
+// From then on the page table must not be believed, and the failure itself opens the gate.
 TEST(UffdReader, ABatchThatFailsLeavesNoTableToBeBelieved) {
   Alone alone(UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP);
   std::thread unmapping([&] { munmap(alone.memory + Alone::BYTES / 2, Alone::BYTES / 2); });
@@ -100,8 +100,8 @@ TEST(UffdReader, ABatchThatFailsLeavesNoTableToBeBelieved) {
   munmap(alone.memory, Alone::BYTES / 2);
 }
 
-// A target can give back all its memory from as many threads as the journal takes messages. That costs one
-// walk through the page table, or nobody else would be served meanwhile.
+// A target can give back all its memory from as many threads as the journal takes messages. Marking them
+// costs one walk through the page table, or no other target would be served meanwhile.
 TEST(UffdReader, MarksAPageOnceHoweverOftenABatchRemovesIt) {
   Alone alone(UFFD_FEATURE_EVENT_REMOVE);
   uffd_msg removal{};

@@ -11,7 +11,7 @@
 namespace faultline::coordinator {
 namespace {
 
-// What a predecessor's restore, with so many copy workers a shard, leaves.
+// The state that a predecessor's restore leaves, with so many copy workers a shard.
 Inheritance restoreWith(std::uint32_t threads) {
   shm::Immutable facts{};
   facts.workersPerShard = slotsFor(threads);

@@ -208,7 +208,7 @@ TEST_F(TheDeathOfTheVmm, DuringATakeoverIsNoticedAfterIt) {
   EXPECT_EQ(server.status().getIncarnation(), 2u);
 }
 
-// Nobody waits for a page any more, and no page is on its way.
+// No thread waits for a page any more, and no page is on its way.
 TEST_F(TheDeathOfTheVmm, IsNoticedByItsMemoryWhereThereIsNothingElse) {
   auto child = vmm(V1_6, [](RawVmm& vmm) { vmm.hangUp(); });
   const auto server = serve(child, Denied::anyPidfd);

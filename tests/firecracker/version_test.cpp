@@ -75,7 +75,7 @@ TEST_F(Firecracker, ADraftWithAMemoryFdIsRefused) {
   EXPECT_EQ(server_.status().getRestores().size(), 0u);
 }
 
-// What a stream socket may do to one sendmsg of theirs.
+// A stream socket may cut one sendmsg of Firecracker's into pieces.
 TEST_F(Firecracker, ABodyThatComesInPiecesIsReadToItsEnd) {
   RawVmm vmm({4 * MIB});
   vmm.connect(server_.socket());
@@ -94,8 +94,8 @@ TEST_F(Firecracker, HundredsOfRegionsInOneMessage) {
   for (unsigned region = 0; region < REGIONS; region++) expectServed(vmm, region, region * 8192);
 }
 
-// As many as are served: more than a socket's buffer holds, so the VMM cannot have sent all of it before the
-// server has taken some.
+// The largest number of regions that is served: more than a socket's buffer holds, so the VMM cannot have
+// sent all of it before the server has taken some.
 TEST(FirecrackerMessage, ThousandsOfRegions) {
   constexpr std::uint64_t REGIONS = 4096;
   Image image(REGIONS * 4096);

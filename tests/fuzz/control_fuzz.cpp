@@ -1,4 +1,4 @@
-// What comes with calls of the control interface: refused with a message, or inside of what there is.
+// Arguments of calls of the control interface: refused with a message, or within the bounds of the restore.
 //
 // Input: a byte that says what, and a Cap'n Proto message of it.
 

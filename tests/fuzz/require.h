@@ -1,4 +1,4 @@
-// What must hold for whatever input: a fuzzer takes the end of the process for a finding.
+// require(): a condition that must hold for every input. A fuzzer takes the end of the process for a finding.
 #pragma once
 
 #include <cstdio>

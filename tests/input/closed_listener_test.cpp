@@ -1,4 +1,4 @@
-// What becomes of targets that have connected, and not said their handshake, when their listener is closed.
+// Targets that have connected and not sent their handshake when their listener is closed.
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -37,7 +37,7 @@ TEST(ClosedListener, HangsUpOnWhoeverHasNotSaidItsHandshake) {
   for (std::uint64_t page = 0; page < target.pages(); page++) ASSERT_TRUE(target.holdsImage(page)) << page;
 }
 
-// A second close() is for the one that was closed, not for whoever has taken its name since.
+// A second close() is for the listener that was closed, not for one that has taken its name since.
 TEST(ClosedListener, LeavesItsNameToTheNext) {
   Image image(64 * 4096);
   Server server(image);

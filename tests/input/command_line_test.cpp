@@ -1,4 +1,4 @@
-// What the command line refuses: the exit code, and a message with the thing, the value and the way out.
+// Refusals of the command line: the exit code, and a message with the thing, the value and the way out.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -35,7 +35,7 @@ Outcome run(const std::string& arguments, const std::string& by = "") {
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128, text};
 }
 
-// As a user to whom files' modes apply: root is one without these two capabilities.
+// Runs as a user to whom files' modes apply: root is one without these two capabilities.
 Outcome runAsAnyUser(const std::string& arguments) {
   return run(arguments, geteuid() == 0 ? "setpriv --bounding-set=-dac_override,-dac_read_search " : "");
 }

@@ -72,13 +72,13 @@ class RefusedTarget : public testing::Test {
     EXPECT_LE(recv(connection.get(), &byte, 1, 0), 0);  // waits until the server closes it
     EXPECT_THAT(server_.wait(listener_.lastErrorRequest().send()).getMessage().cStr(), HasSubstr(says));
   }
-  // The same for a handshake of this body, with these fds.
+  // A handshake of this body with these fds is refused with a message that says `says`.
   void expectRefused(const std::string& body, const std::vector<int>& fds, const std::string& says) {
     const kj::AutoCloseFd connection = connect();
     ASSERT_TRUE(sendWithFds(connection.get(), body, fds));
     expectRefused(connection, says);
   }
-  // The same with the running target's userfaultfd.
+  // A handshake of this body with the running target's userfaultfd is refused.
   void expectRefused(const std::string& body, const std::string& says) {
     expectRefused(body, {target_.uffd()}, says);
   }
@@ -231,7 +231,7 @@ TEST_F(LateTarget, OneThatStopsInTheMiddle) {
   expectRefused("[{\"base_host_virt", SAYS);
 }
 
-// What a handshake is refused for, the control interface refuses as well: events that nobody follows.
+// The control interface refuses events that are not followed, as the handshake does.
 TEST_F(RefusedTarget, OneWhoseEventsAreNotFollowed) {
   server_.restore();
   const kj::AutoCloseFd uffd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));

@@ -1,4 +1,4 @@
-// What guest and VMM have agreed on. Read by the assembler, too.
+// The contract between guest and VMM. Read by the assembler, too.
 #pragma once
 
 // Ports, each 32 bits wide.
@@ -26,7 +26,7 @@
 
 namespace faultline::kvm {
 
-// What a vCPU does with a page, by its number.
+// Use of a page by a vCPU, by the page's number.
 enum class Use { readOnly, written, givenBackAfterRead, givenBackUntouched };
 constexpr Use useOf(std::uint64_t page) {
   if (page % 8 == 5) return Use::givenBackUntouched;

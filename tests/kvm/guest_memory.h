@@ -1,8 +1,8 @@
 // A guest's memory, restored through a page server.
 //
-// This and vm.h are an example, too, of what a VMM has to do: map each part as Firecracker does (private,
-// anonymous, not reserved, perhaps of huge pages), register it with a userfaultfd, send that with the
-// handshake, and touch nothing before. The client library does all of it (client/faultline_client.h).
+// With vm.h, an example of what a VMM has to do: map each part as Firecracker does (private, anonymous, not
+// reserved, perhaps of huge pages), register it with a userfaultfd, send that with the handshake, and touch
+// nothing before. The client library does all of it (client/faultline_client.h).
 #pragma once
 
 #include <cstdint>
@@ -29,12 +29,12 @@ class GuestMemory {
 
   // Does the handshake: from here on the memory may be used.
   void restoreFrom(const std::string& socket);
-  // Takes the memory back from the server: whoever waits for a page goes on, with zeros.
+  // Takes the memory back from the server: a thread that waits for a page goes on, with zeros.
   void abandon();
 
   const std::vector<MemoryPart>& parts() const { return parts_; }
   std::uint64_t pageSize() const { return pageSize_; }
-  // Where the VMM has it.
+  // Address in the VMM.
   unsigned char* host(std::uint64_t guestAddress) const;
   // Gives the page back to the host: it reads as zeros from then on.
   void discard(std::uint64_t guestAddress);

@@ -50,7 +50,7 @@ class Figures {
                             {{info_.getRoot<rpc::RestoreInfo>().asReader(), stats().asReader()}});
   }
 
-  // As the server fills one.
+  // Fills a Latency as the server does.
   static void fill(rpc::Latency::Builder to, const std::vector<std::uint64_t>& ns) {
     auto buckets = to.initBuckets(shm::Histogram::BUCKETS);
     std::uint64_t sum = 0;

@@ -50,7 +50,7 @@ class Http {
     for (ssize_t got; (got = recv(fd_.get(), part, sizeof part, 0)) > 0;) text.append(part, got);
     return text;
   }
-  // One answer; the connection stays open.
+  // Asks, and returns one answer; the connection stays open.
   std::string ask(const std::string& method, const std::string& path) const {
     send(method + " " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
     std::string text;
@@ -214,14 +214,15 @@ TEST_F(Scrape, RefusesWhatIsNoScrape) {
   EXPECT_EQ(valueOf(scrape(), "faultline_up"), 1);
 }
 
-// So many that say nothing: further ones are turned away, and these in the end, so that there is room again.
+// All places are taken by connections that say nothing. Further ones are turned away, and these in the end,
+// so that there is room again.
 TEST_F(Scrape, IsNotHeldUpForLongByThoseThatSayNothing) {
   std::vector<Http> silent;
   for (unsigned i = 0; i < 40; i++) silent.push_back(connect());
   await([&] { return valueOf(scrape(), "faultline_up") == 1; });
 }
 
-// They ask again and again and never take an answer, in all the places there are.
+// All places are taken by connections that ask again and again and never take an answer.
 TEST_F(Scrape, IsNotHeldUpForLongByThoseThatDoNotRead) {
   const Directory directory;
   const std::string path = directory / "metrics";

@@ -1,5 +1,5 @@
-// What the kernel may answer to a copy besides done, there already and not now: that the range, the memory or
-// the source has gone.
+// Answers of the kernel to a copy besides done, there already and not now: the range, the memory or the
+// source has gone.
 
 #include <fcntl.h>
 #include <sys/mount.h>
@@ -23,7 +23,7 @@ class Answers : public RaceTest {};
 BOTH_PAGE_SIZES(Answers);
 
 // Interleaving (ENOENT): the worker is in its section as the target takes the page back from its userfaultfd.
-// The kernel lets the thread go on with zeros; nobody waits for the copy, which finds no range.
+// The kernel lets the thread go on with zeros; no thread waits for the copy, which finds no range.
 TEST_P(Answers, APageThatIsTakenBackIsDropped) {
   Image image(imageBytes());
   Server server(image);
@@ -44,7 +44,7 @@ TEST_P(Answers, APageThatIsTakenBackIsDropped) {
 
 // Interleaving (EFAULT): the source's bytes are at hand, the worker is in its section, as the file is cut
 // before them. Small pages have been read into a buffer and come whole. Huge ones are copied out of the file
-// itself: what is not there any more is an error for whoever touches it, and not zeros.
+// itself: a thread that touches what is not there any more gets an error, and not zeros.
 TEST_P(Answers, ASourceThatIsCutBeforeTheCopy) {
   constexpr std::uint64_t CUT = 9;
   Image image(imageBytes());
@@ -68,9 +68,9 @@ TEST_P(Answers, ASourceThatIsCutBeforeTheCopy) {
   EXPECT_TRUE(target.holdsImage(CUT - 1));
 }
 
-// Interleaving (EFAULT): the same in the background, which copies small pages out of the file itself, too,
-// and several at once (huge ones not). What could be copied is in place; the rest is missing still, and an
-// error to whoever touches it.
+// Interleaving (EFAULT): the file is cut before a copy in the background, which copies small pages out of the
+// file itself, too, and several at once (huge ones not). The pages before the cut are in place; the rest is
+// missing still, and an error to a thread that touches it.
 TEST_P(Answers, ASourceThatIsCutBeforeARunIsCopied) {
   const std::uint64_t begin = 8, count = pageSize() == SMALL ? 4 : 1, cut = begin + count / 2;
   Image image(imageBytes());
@@ -154,8 +154,8 @@ class OutOfMemory : public RaceTest {
 BOTH_PAGE_SIZES(OutOfMemory);
 
 // A page of bytes and one of zeros: both are tried again, each after a pause of 1 us at first, twice as long
-// each time, up to 1 ms. One of the two has been refused half of the times, 31 pauses and 22 ms after its
-// first at the least.
+// each time, up to 1 ms. At least one page has been refused half of the times, 31 pauses and 22 ms after its
+// first.
 TEST_P(OutOfMemory, FaultsAreAnsweredOnceThereIsSome) {
   Image image(PAGES * pageSize());
   image.zero(2 * pageSize(), pageSize());
@@ -189,7 +189,7 @@ TEST_P(OutOfMemory, APopulationGoesOnOnceThereIsSome) {
   expectImage(image, vmm);
 }
 
-// Who has memory of another kind is served meanwhile.
+// A target with memory of another kind is served meanwhile.
 TEST_P(OutOfMemory, AnotherTargetDoesNotWait) {
   Image image(PAGES * pageSize());
   Server server(image);

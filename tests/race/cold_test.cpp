@@ -13,7 +13,7 @@ constexpr std::uint64_t SLOW = 1;  // the page whose read is held
 
 class Cold : public RaceTest {
  protected:
-  // One shard, so that one thread has all reads.
+  // With one shard, one thread has all reads.
   static ServerOptions oneShard() { return {.shards = 1}; }
 
   static std::uint64_t coldReads(Server& server, unsigned n = 0) {
@@ -33,7 +33,7 @@ class Cold : public RaceTest {
 
   // Far from each other: what the kernel reads ahead for one must not warm the next.
   std::uint64_t apart(std::uint64_t n) const { return SLOW + n * pages() / 8; }
-  // What Image puts into a page's first byte, without a look that would warm it.
+  // The first byte that Image gives a page, without a look that would warm the page.
   unsigned char expected(std::uint64_t page) const {
     return static_cast<unsigned char>(1 + page * (pageSize() / SMALL) % 251);
   }

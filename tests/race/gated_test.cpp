@@ -41,7 +41,7 @@ TEST_P(Gated, FaultThenRemove) {
   auto given = target_->giveBackLater(1);
   await([&] { return target_->eventInFlight(); });
   resume();
-  EXPECT_EQ(read.get(), 0);  // both were in one batch: the removal counts first
+  EXPECT_EQ(read.get(), 0);  // read and removal were in one batch: the removal counts first
   given.get();
   EXPECT_TRUE(target_->isAll(1, 0));
 }
@@ -62,7 +62,7 @@ TEST_P(Gated, FaultOnOnePageRemoveOfAnother) {
   EXPECT_TRUE(target_->isAll(4, 0));
 }
 
-// Interleaving: the end of a restore meets a removal that nobody has read: its caller must not be left
+// Interleaving: the end of a restore meets a removal that is not read. The removal's caller must not be left
 // waiting for a reader that will never come.
 TEST_P(Gated, ARemovalThatWaitsWhenTheRestoreEndsIsAnswered) {
   serve();
@@ -90,7 +90,7 @@ TEST_P(Gated, ARemovalThatWaitsWhenTheServiceEndsIsAnswered) {
   EXPECT_TRUE(target_->isAll(0, 0));
 }
 
-// No interleaving: what the other tests rest on.
+// No interleaving: the other tests rest on pause and resume.
 TEST_P(Gated, PausingTwiceAndResumingTwiceAreRefused) {
   servePaused();
   EXPECT_THROW(server_->wait(restore_.pauseRequest().send()), kj::Exception);
@@ -99,9 +99,8 @@ TEST_P(Gated, PausingTwiceAndResumingTwiceAreRefused) {
   EXPECT_TRUE(target_->holdsImage(0));
 }
 
-// Interleaving: a worker comes out from before its section as a removal waits that nobody reads, so every
-// copy on the uffd is refused. Its page is answered in the end without help from the test, and without a hot
-// loop.
+// Interleaving: a worker comes out from before its section as a removal waits unread, so every copy on the
+// uffd is refused. Its page is answered in the end without help from the test, and without a hot loop.
 TEST_P(Gated, ARefusedPageIsAnsweredInTheEnd) {
   serve();
   auto barrier = server_->barrier(7, rpc::FaultPoint::BEFORE_READ_LOCK);
@@ -112,12 +111,12 @@ TEST_P(Gated, ARefusedPageIsAnsweredInTheEnd) {
   await([&] { return target_->eventInFlight(); });
   const auto begun = std::chrono::steady_clock::now();
   server_->wait(barrier.releaseRequest().send());
-  // Each try comes after a pause, 1 us at first, twice as long each time, up to 1 ms: 31 of them are 22 ms.
+  // A try comes after a pause, 1 us at first, twice as long each time, up to 1 ms: 31 pauses are 22 ms.
   shm::Segment segment = server_->segment();
   shm::ShardCounters& counters = segment.shardCounters(server_->ownerOf(7));
   await([&] { return counters.refused.load() >= 32; });
   EXPECT_GE(std::chrono::steady_clock::now() - begun, std::chrono::milliseconds(22));
-  // No slot is held while it waits for its next try.
+  // A page that waits for its next try holds no slot.
   for (unsigned slot = 0; slot < segment.activeSlots(); slot++)
     await([&] { return segment.lock().tryLockShared(slot).has_value(); });
   resume();

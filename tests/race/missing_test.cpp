@@ -1,5 +1,4 @@
-// Pages that were never populated come with the source's bytes, for whoever asks and however many ask at
-// once.
+// Pages that were never populated come with the source's bytes, however many threads ask at once.
 
 #include <random>
 #include <thread>

@@ -17,7 +17,7 @@ class Parked : public OneTarget {};
 BOTH_PAGE_SIZES(Parked);
 
 // Interleaving: the worker has the source's bytes in hand, no lock; the page is given back, the removal
-// published; the worker goes on. It must look at the state again, under the lock.
+// published; the worker goes on. The worker must look at the state again, under the lock.
 TEST_P(Parked, StaleSource) {
   image_.fill(pageSize(), pageSize(), SENTINEL);
   serve();
@@ -51,9 +51,9 @@ TEST_P(Parked, TheWindowAfterRead) {
   read.get();
 }
 
-// Interleaving: the page is given back while a worker is parked inside its section, never let go. It delays
-// the madvise by the lock's deadline and no more: it is killed, its shard replaced, and nothing that it meant
-// to do happens.
+// Interleaving: the page is given back while a worker is parked inside its section, never let go. The worker
+// delays the madvise by the lock's deadline and no more: its shard is killed and replaced, and its copy never
+// happens.
 TEST_P(Parked, NoMadviseDeadlock) {
   image_.fill(pageSize(), pageSize(), SENTINEL);
   serve({.lockDeadlineMs = std::nullopt});
@@ -88,8 +88,8 @@ TEST_P(Parked, AFaultOnAFaultedPageIsAnswered) {
   EXPECT_TRUE(target_->isAll(3, 0));
 }
 
-// Interleaving: a page comes by another way after its fault was queued. The kernel wakes nobody on EEXIST:
-// whoever waits for a page that somebody else has put there must be woken.
+// Interleaving: a page comes by another way after its fault was queued. The kernel wakes no thread on EEXIST,
+// so the worker must wake the threads that wait for the page.
 TEST_P(Parked, APageThatIsThereAlreadyWakesItsWaiters) {
   serve();
   server_->wait(restore_.pauseRequest().send());
@@ -103,8 +103,8 @@ TEST_P(Parked, APageThatIsThereAlreadyWakesItsWaiters) {
   ASSERT_EQ(ioctl(target_->uffd(), UFFDIO_COPY, &copy), 0);
   server_->wait(restore_.resumeRequest().send());
   EXPECT_EQ(read.get(), image_.at(target_->offset(2)));
-  // Of a huge page the kernel says the same where there is no memory for it: to take it for there would give
-  // zeros to the next who faults.
+  // For a huge page EEXIST may also mean that there is no memory for it. Taken for populated, it would give
+  // zeros to the next fault.
   if (pageSize() == SMALL)
     awaitState(2, rpc::PageState::FAULTED);
   else

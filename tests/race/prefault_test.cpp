@@ -29,7 +29,7 @@ class Prefault : public OneTarget {
 };
 BOTH_PAGE_SIZES(Prefault);
 
-// No interleaving: nobody touches anything meanwhile.
+// No interleaving: no thread touches the memory meanwhile.
 TEST_P(Prefault, PopulatesEverything) {
   image_.zero(pageSize(), pageSize());
   image_.hole(pageSize() * 3, pageSize() * 2);
@@ -44,7 +44,7 @@ TEST_P(Prefault, PopulatesEverything) {
   EXPECT_EQ(server_->wait(restore_.statsRequest().send()).getStats().getFaults(), 0u);
 }
 
-// No interleaving: the same, of some pages.
+// No interleaving: some pages are populated, and no others.
 TEST_P(Prefault, OfRangesPopulatesThoseOnly) {
   serve();
   auto prefault = start({{9, 2}, {1, 3}});
@@ -85,9 +85,9 @@ TEST_P(Prefault, RemovedInTheMiddleOfASection) {
   EXPECT_TRUE(target_->holdsImage(3));
 }
 
-// Interleaving: a page in the middle of a run has come by another way, and nobody has noted it: the kernel
-// stops before it, the rest goes on behind it. Of a huge page nobody can tell whether it is there or memory
-// is short; after a while the rest goes on, too.
+// Interleaving: a page in the middle of a run has come by another way, and is not noted: the kernel stops
+// before it, the rest goes on behind it. A huge page may be there, or memory be short: EEXIST does not tell.
+// After a while the rest goes on, too.
 TEST_P(Prefault, GoesOnBehindAPageThatIsThere) {
   serve();
   uffdio_copy copy{};
@@ -104,7 +104,7 @@ TEST_P(Prefault, GoesOnBehindAPageThatIsThere) {
   }
 }
 
-// Interleaving: the population is inside a section as it is cancelled. That section is the last one.
+// Interleaving: the population is inside a section as it is cancelled. The section is the last one.
 TEST_P(Prefault, CancelledHalfWayStopsAndServesOn) {
   serve({.shards = 1, .workers = 1});
   const std::uint64_t extent = pageSize() == SMALL ? 512 : 4, section = pageSize() == SMALL ? 4 : 1;

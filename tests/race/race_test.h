@@ -1,4 +1,4 @@
-// What the race tests share: what a page's state is, as the server says, and what most of them begin with.
+// Fixtures of the race tests: a page's state, as the server says, and the begin of most tests.
 #pragma once
 
 #include <optional>
@@ -25,7 +25,7 @@ class RaceTest : public BothPageSizes {
   }
 };
 
-// One target of one server, its memory all the image.
+// A server with one target, whose memory is all the image.
 class OneTarget : public RaceTest {
  protected:
   ~OneTarget() noexcept override {}  // KJ's may throw

@@ -1,5 +1,5 @@
-// More than one of us dies at once. As long as the supervisor holds the fds, the target waits and is served
-// later.
+// Several processes of the server die at once. The supervisor holds the fds, so the target waits and is
+// served later.
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -85,7 +85,7 @@ TEST(ManyDeaths, AllButTheSupervisor) {
   target.giveBack(FIRST, COUNT);
   std::vector<pid_t> pids = {server.coordinatorPid()};
   for (unsigned index = 0; index < SHARDS; index++) pids.push_back(server.shardPid(index));
-  // Both queued, nobody to read them.
+  // Fault and removal are queued, and no process reads them.
   for (const pid_t pid : pids) kill(pid, SIGSTOP);
   auto read = target.readLater(FIRST + COUNT + 1);
   auto given = target.giveBackLater(FIRST + COUNT + 5);
@@ -100,8 +100,8 @@ TEST(ManyDeaths, AllButTheSupervisor) {
   EXPECT_EQ(server.status().getIncarnation(), 2u);
 }
 
-// The gate of a dead coordinator stays closed until its successor has seen every section end. Here one never
-// does, and as the restore is paused only the recovery itself can be what fences it.
+// The gate of a dead coordinator stays closed until its successor has seen every section end. A section that
+// never ends is fenced; the restore is paused, so only the recovery itself can be what fences it.
 TEST(ManyDeaths, ASuccessorWaitsForTheSectionInFlight) {
   Image image(PAGES * SMALL);
   Server server(image, {.shards = SHARDS, .lockDeadlineMs = 50});

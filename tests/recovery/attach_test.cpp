@@ -1,4 +1,4 @@
-// What becomes of an attach that is under way, or fails, when a shard or a target has gone meanwhile.
+// An attach that is under way, or fails, when a shard or a target has gone meanwhile.
 
 #include "tests/recovery/recovery_test.h"
 #include "tests/recovery/segment_bytes.h"
@@ -13,7 +13,8 @@ bool asleep(pid_t pid) {
   return stat.substr(stat.rfind(')')).rfind(") S", 0) == 0;
 }
 
-// The target goes while a shard has not answered its attach: whoever asked for it is no more when it does.
+// The target goes while a shard has not answered its attach: the restore that asked for it is no more when it
+// does.
 TEST(Attach, ThatIsAnsweredAfterTheTargetsEndIsTakenBack) {
   Image image(PAGES * SMALL);
   Server server(image, {.shards = 1});
@@ -76,7 +77,7 @@ TEST(Attach, AResumeBeforeItIsAnsweredReachesTheShard) {
 TEST(Attach, ThatFailsAfterAShardsDeathFailsThatRestoreAlone) {
   TwoRestores two;
   SegmentBytes bytes(two.server);
-  bytes[0] ^= 0xff;  // whoever maps it from now on does not believe it
+  bytes[0] ^= 0xff;  // a shard that maps it from now on does not believe it
   kill(two.server.shardPid(1), SIGKILL);
   awaitRestarts(two.server, 1, 1);
   EXPECT_EQ(two.target.touch(EXTENT), Touch::sigbus);
@@ -102,7 +103,8 @@ TEST(Attach, OfARestoreThatHasFailedIsTakenBackAtItsEnd) {
     await([&] { return uffdsOf(server.shardPid(shard)) == 0; });
 }
 
-// A successor greets the shards that it finds: one that does not answer is replaced, and nobody waits for it.
+// A successor greets the shards that it finds: one that does not answer is replaced, and nothing waits for
+// it.
 TEST(Attach, AShardThatStandsStillDoesNotHoldUpTheNextCoordinator) {
   Image image(PAGES * SMALL);
   Server server(image, {.shards = SHARDS, .watchdogMs = WATCHDOG_MS});

@@ -33,7 +33,7 @@ TEST_P(CoordinatorDeath, LosesNoRemovalAndNoFault) {
   Server server(image, {.shards = SHARDS, .watchdogMs = WATCHDOG_MS});
   Target target(image, server.socket(), SMALL);
   auto restore = server.restore();
-  EXPECT_TRUE(target.holdsImage(FIRST + 1));  // one of the pages was there
+  EXPECT_TRUE(target.holdsImage(FIRST + 1));  // a page of the range is populated
   server.wait(restore.pauseRequest().send());
   auto given = target.giveBackLater(FIRST, COUNT);
   await([&] { return target.eventInFlight(); });
@@ -74,7 +74,8 @@ INSTANTIATE_TEST_SUITE_P(At, CoordinatorDeath, testing::ValuesIn(everyDeath()), 
 
 class HandshakeDeath : public testing::TestWithParam<Death> {};
 
-// It dies in the middle of a handshake. The target has sent its one message and will never send another.
+// The coordinator dies in the middle of a handshake. The target has sent its one message and will never send
+// another.
 TEST_P(HandshakeDeath, TheTargetIsServedAllTheSame) {
   const auto [place, action] = GetParam();
   Image image(PAGES * SMALL);
@@ -86,7 +87,7 @@ TEST_P(HandshakeDeath, TheTargetIsServedAllTheSame) {
   server.reconnect();
   EXPECT_EQ(server.status().getIncarnation(), 2u);
   expectContent(target, {});
-  // Once, not twice.
+  // The target is served once, not twice.
   EXPECT_EQ(server.status().getRestores().size(), 1u);
 }
 
@@ -110,7 +111,7 @@ TEST_P(ShardStartDeath, TheSuccessorStartsIt) {
   server.restore();
   auto barrier = arm(server, coordinatorHooks(server), place.point, action);
   kill(server.shardPid(1), SIGKILL);
-  auto read = target.readLater(EXTENT);  // of the shard that was killed
+  auto read = target.readLater(EXTENT);  // owned by the shard that was killed
   EXPECT_EQ(read.get(), image.at(target.offset(EXTENT)));
   server.reconnect();
   EXPECT_EQ(server.status().getIncarnation(), 2u);

@@ -1,5 +1,5 @@
-// Bytes of the segment that rot while nobody lives are found when it is adopted: rebuilt from what is
-// redundant, or the restore fails loudly and alone. Never wrong bytes.
+// Bytes of the segment that rot while no process of the server lives are found when it is adopted: rebuilt
+// from what is redundant, or the restore fails loudly and alone. Never wrong bytes.
 
 #include <random>
 
@@ -26,7 +26,7 @@ void flipWhileDead(std::size_t offset, unsigned char mask, Errors errors = Error
   ASSERT_LT(offset, bytes.size());
   std::vector<pid_t> pids = {server.coordinatorPid()};
   for (unsigned index = 0; index < SHARDS; index++) pids.push_back(server.shardPid(index));
-  // Everybody stands still, the byte is changed, everybody dies.
+  // All processes stand still, the byte is changed, all processes die.
   for (const pid_t pid : pids) kill(pid, SIGSTOP);
   bytes[offset] ^= mask;
   for (const pid_t pid : pids) kill(pid, SIGKILL);
@@ -79,8 +79,7 @@ TEST(Corruption, AByteThatRotsNeverBecomesWrongBytesOfTheTarget) {
     flipWhileDead(offset, static_cast<unsigned char>(1 + random() % 255));
 }
 
-// That a page was populated, in one of the two places only: it is taken for one that was not, and nothing is
-// lost.
+// A page that is noted as populated in only one of the two places is taken for missing, and nothing is lost.
 TEST(Corruption, ABitThatFollowsFromTheRestCostsNothing) {
   const shm::Layout layout = shm::Layout::of(1, PAGES / EXTENT, PAGES, 4);
   const std::size_t word = offsetof(shm::PageWord, faulted);

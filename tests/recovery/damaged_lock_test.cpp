@@ -1,4 +1,4 @@
-// A lock word that rots while everybody lives costs its own restore, and no other one.
+// A lock word that rots while all processes live costs its own restore, and no other one.
 
 #include "tests/recovery/recovery_test.h"
 
@@ -12,7 +12,8 @@ TEST(DamagedLock, ASlotThatNobodyWillEverGiveBackFailsItsRestoreAlone) {
   two.target.giveBack(5);
   EXPECT_EQ(two.target.touch(9), Touch::sigbus);
   expectContent(two.bystander, {});
-  // Its own shard for the slot, and all of them once: then nobody can be inside a section of it.
+  // Restarts: the slot's own shard, and all shards once. After that no shard can be inside a section of the
+  // restore.
   for (auto shard : two.server.status().getShards()) EXPECT_LE(shard.getRestarts(), 2u) << shard.getIndex();
 }
 

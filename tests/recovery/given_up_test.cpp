@@ -1,6 +1,6 @@
-// A restore that is given up while a worker is inside its commit section: whoever then reads the uffd to
-// answer faults with errors tells a removal's caller to go on, and what the worker copies after that would be
-// old bytes.
+// A restore that is given up while a worker is inside its commit section: the undertaker then reads the uffd
+// to answer faults with errors, and so lets a removal's caller go on; a copy by the worker after that would
+// be old bytes.
 
 #include "tests/recovery/parked_worker.h"
 #include "tests/recovery/recovery_test.h"

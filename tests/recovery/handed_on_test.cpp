@@ -11,7 +11,7 @@ namespace faultline::test {
 namespace {
 
 constexpr std::uint64_t PAGE = EXTENT + 1;  // the second shard's
-constexpr int NOT_A_MUTEX = 0x7777;         // of no kind that anybody can lock
+constexpr int NOT_A_MUTEX = 0x7777;         // not a kind of mutex that can be locked
 
 // A target in a process of its own, which ends when it is told to.
 class HandedOn : public ::testing::Test {
@@ -77,7 +77,7 @@ TEST_F(HandedOn, ARestoreThatCannotBeTakenOverIsForgottenWithItsTarget) {
   awaitNoUffds(server_->coordinatorPid());
   awaitNoUffds(server_->supervisor());
   for (unsigned shard = 0; shard < SHARDS; shard++) awaitRestarts(*server_, shard, 1);
-  // Nobody has to be ended for it any more.
+  // No shard has to be ended for it any more.
   std::vector<pid_t> before, after;
   for (unsigned shard = 0; shard < SHARDS; shard++) before.push_back(server_->shardPid(shard));
   nextCoordinator();

@@ -10,8 +10,8 @@
 
 namespace faultline::test {
 
-// A shard's worker that populates one page in the background, parked at `point`. Nobody waits for the page,
-// so nobody asks for it again.
+// A shard's worker that populates one page in the background, parked at `point`. No thread waits for the
+// page, so it is not asked for again.
 class ParkedWorker {
  public:
   ParkedWorker(Server& server, const std::string& point, std::uint64_t page, unsigned n = 0)
@@ -48,7 +48,7 @@ class ParkedWorker {
     EXPECT_EQ(write(resume_, &value, sizeof value), static_cast<ssize_t>(sizeof value));
     signal(SIGCONT);
   }
-  // The same, and returns when it has copied the page, or can do so no more.
+  // Lets the worker go, and returns when it has copied the page, or can do so no more.
   void release(const Target& target, std::uint64_t page) {
     letGo();
     await([&] { return ended() || target.inMemory(page); });

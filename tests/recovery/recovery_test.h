@@ -1,4 +1,4 @@
-// What the recovery tests share: arming failpoints, and judging a target after everything.
+// Helpers of the recovery tests: arming failpoints, and judging a target after everything.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -56,7 +56,7 @@ struct TwoRestores {
   Target bystander{image, server.socket(), SMALL};
 };
 
-// What is done to the thread, or the process, that comes by a place; in names of tests.
+// An action on the thread or process that comes by a failpoint, as names of tests have it.
 inline std::string actionName(rpc::Action action) {
   switch (action) {
     case rpc::Action::KILL:

@@ -115,9 +115,9 @@ TEST(ShardDeathElsewhere, InTheMiddleOfABackgroundPopulation) {
 class ShardDeathInPlace : public BothPageSizes {};
 BOTH_PAGE_SIZES(ShardDeathInPlace);
 
-// It dies between its copy and its note of it: the target reads the page, as it is in place. A population
-// meets EEXIST there, which of a huge page may as well mean that there is no memory: such a page stays
-// missing in the books, and its restore does not complete by itself.
+// The shard dies between its copy and its note of the copy: the target reads the page, which is in place. A
+// population meets EEXIST there. For a huge page EEXIST may also mean that there is no memory, so the page
+// stays missing in the table, and the restore does not complete by itself.
 TEST_P(ShardDeathInPlace, APageThatNobodyNoted) {
   Image image(imageBytes());
   Server server(image, {.shards = 2, .keepServing = false});

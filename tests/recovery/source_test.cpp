@@ -21,7 +21,7 @@ TEST(SourceFailure, ATruncatedFilePoisonsThePagesThatAreGone) {
   EXPECT_TRUE(target.isAll(PAGES - 1, 0));
 }
 
-// What its target has given back meanwhile is owed zeros and not the source's bytes: nothing is lost.
+// A page that the target has given back meanwhile is owed zeros and not the source's bytes: nothing is lost.
 TEST(SourceFailure, APageGivenBackMeanwhileIsNotLost) {
   Image image(PAGES * SMALL);
   Server server(image);
@@ -50,7 +50,7 @@ TEST(SourceFailure, APageGivenBackMeanwhileIsNotLost) {
   EXPECT_NE(lost[0].find("page " + std::to_string(PAGES - 2) + " "), std::string::npos) << lost[0];
 }
 
-// Each target has its own file: who serves both loses nothing of the other.
+// Two targets of one server with a file each: truncating one file costs the other target nothing.
 TEST(SourceFailure, ATruncatedFileHitsItsOwnTargetAlone) {
   Image cut(PAGES * SMALL), whole(PAGES * SMALL);
   const std::string otherSocket = cut.directory() + "/other";

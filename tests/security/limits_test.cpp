@@ -1,5 +1,5 @@
-// Whoever is not to be served, and what is too much, is refused with a message; the restores that run notice
-// nothing.
+// A peer that is not to be served, or a request that is too large, is refused with a message; the restores
+// that run notice nothing.
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -51,7 +51,7 @@ int touchAs(uid_t uid, const std::string& socket, Expect expected) {
            if (faultline_target_open(&region, 1, 0, &target, why, sizeof why) != 0) _exit(2);
            if (setuid(uid) != 0) _exit(2);
            const int connected = faultline_target_connect(target, socket.c_str(), 5000, why, sizeof why);
-           // Who is refused for what it is may hear so before it has said a word.
+           // A peer that is refused for its uid may be told so before it has sent anything.
            if (expected == Expect::refused && (connected == -EPIPE || connected == -ECONNRESET)) _exit(0);
            if (connected != 0) _exit(2);
            if (expected == Expect::refused) _exit(faultline_target_wait_peer(target, -1) == 0 ? 0 : 1);
@@ -71,7 +71,7 @@ TEST(OtherUsers, AreRefusedUnlessTheOperatorLetsThemIn) {
     Server server(image, options);
     const Target running(image, server.socket(), 4096);
     server.restore();
-    // The socket's mode lets nobody else in; where an operator has opened it, the uid is still looked at.
+    // The socket's mode keeps other users out; where an operator has opened it, the uid is still looked at.
     ASSERT_EQ(chmod(image.directory().c_str(), 0755), 0);
     ASSERT_EQ(chmod(server.socket().c_str(), 0666), 0);
     EXPECT_EQ(touchAs(NOBODY, server.socket(), any ? Expect::served : Expect::refused), 0);
@@ -103,7 +103,7 @@ TEST(Restores, BeyondTheLimitAreRefusedAndOthersRunOn) {
   EXPECT_TRUE(third.holdsImage(5));
 }
 
-// One that gives memory back as fast as it can delays others by no more than its own turn.
+// A target that gives memory back as fast as it can delays others by no more than its own turn.
 TEST(RemovalFloods, StopNobodyElse) {
   Image image(PAGES * 4096);
   Server server(image);
@@ -176,7 +176,7 @@ TEST(OpenFiles, WhereTheyRunOutTargetsWaitAndRestoresRunOn) {
   for (std::uint64_t page = 0; page < PAGES; page++) EXPECT_TRUE(late.holdsImage(page)) << page;
 }
 
-// So much is locked that the next target would be one too many.
+// Memory is locked up to the limit, so the next target would be one too many.
 TEST(LockableMemory, WhereItRunsOutRestoresRunOn) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "the sanitizer makes mlock() do nothing";

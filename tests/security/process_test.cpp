@@ -1,4 +1,4 @@
-// What a running shard, and the others, hold and may do, as the kernel says.
+// Fds and rights of a running shard, coordinator and supervisor, as the kernel says.
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -84,8 +84,8 @@ TEST(ShardProcess, HoldsOfARestoreNothingOnceThatIsOver) {
   EXPECT_EQ(uffdsOf(shard), 0u);
 }
 
-// Of what whoever starts the service has open, and of what supervisor and coordinator hold, a shard has
-// nothing but its channel.
+// A shard has nothing but its channel: no fd of the process that starts the service, none of supervisor or
+// coordinator.
 TEST(ShardProcess, InheritsNothing) {
   Image image(64 * 4096);
   const int leaked = open(image.path().c_str(), O_RDONLY);  // without O_CLOEXEC

@@ -1,4 +1,5 @@
-// What a shard's sandbox lets through and what not, tried by a process that has entered it.
+// A shard's sandbox: system calls that it lets through and that it refuses, tried by a process that has
+// entered it.
 
 #include "shard/sandbox.h"
 

@@ -20,9 +20,9 @@ using test::await;
 class CommitRun : public test::BothPageSizes {};
 INSTANTIATE_TEST_SUITE_P(Pages, CommitRun, testing::Values(test::SMALL, test::HUGE), test::pageSizeName);
 
-// Interleaving: the copy is half through its run as pages before and behind that place are given back. It is
-// held there by its own source, whose second half is missing memory of another userfaultfd; the kernel looks
-// for removals again once it has those bytes (mm/userfaultfd.c, mfill_atomic).
+// Interleaving: the copy is half through its run as pages before and behind that place are given back. The
+// copy is held there by its own source, whose second half is missing memory of another userfaultfd; the
+// kernel looks for removals again once it has those bytes (mm/userfaultfd.c, mfill_atomic).
 TEST_P(CommitRun, IsStoredAsFarAsItCameBeforeARemoval) {
   constexpr std::uint64_t COUNT = 4, HALF = 2;
   test::Image image(COUNT * pageSize());

@@ -21,7 +21,7 @@
 
 namespace faultline::test {
 
-// Faults on the userfaultfd that nobody has read.
+// Unread faults on the userfaultfd.
 inline unsigned pendingFaults(int uffd) {
   std::ifstream info("/proc/self/fdinfo/" + std::to_string(uffd));
   unsigned pending = 0;
@@ -93,7 +93,7 @@ class LocalRestore : private shard::AttachmentEvents {
     segment_.journal().clear(messages.size());
     return faults;
   }
-  // What is not in memory reads as zeros from here on.
+  // Ends the restore: pages that are not in memory read as zeros from here on.
   void end() const { uffd::unregister(uffd(), addressOf(0), segment_.facts().sourceBytes); }
 
  private:

@@ -1,4 +1,4 @@
-// One memory file as a source: what it gives without waiting, and what it gives to those who wait.
+// RawFile: bytes that it gives without waiting, and bytes that it gives to callers that wait.
 
 #include "shard/source/raw_file.h"
 
@@ -108,7 +108,7 @@ TEST_F(File, SaysWhichItIs) {
   EXPECT_EQ(source_->identity().bytes, image_.bytes());
 }
 
-// tmpfs has no RWF_NOWAIT. What is not in memory there is a hole, or in swap.
+// tmpfs has no RWF_NOWAIT. A part that is not in memory there is a hole, or in swap.
 TEST(FileInMemory, IsServedWithoutWaiting) {
   test::Image image(2 * PIECE);
   const int memory = memfd_create("source", MFD_CLOEXEC);

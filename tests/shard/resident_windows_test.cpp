@@ -106,7 +106,7 @@ TEST_F(Windows, APartlyCachedWindowIsRead) {
   ASSERT_EQ(pwrite(file.get(), image_.data(), 2 * WINDOW, 0), static_cast<ssize_t>(2 * WINDOW));
   ASSERT_EQ(fdatasync(file.get()), 0);
   posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
-  posix_fadvise(file.get(), 0, 0, POSIX_FADV_RANDOM);  // no more than is asked for
+  posix_fadvise(file.get(), 0, 0, POSIX_FADV_RANDOM);  // switches read-ahead off
   char byte;
   ASSERT_EQ(pread(file.get(), &byte, 1, 8 * PAGE), 1);
   const iovec to{&byte, 1};
@@ -132,7 +132,7 @@ TEST_F(Windows, WhatIsReleasedIsUnmapped) {
   EXPECT_FALSE(one.resident(source_, WINDOW, NOW));
 }
 
-// Those that nobody comes by again go as well.
+// Windows that are not used again go as well.
 TEST_F(Windows, AgedOnesAreUnmapped) {
   resident(0);
   ASSERT_TRUE(resident(0));
@@ -157,7 +157,7 @@ TEST_F(Windows, APieceIsUnmappedWithTheLastOfItsWindows) {
   EXPECT_FALSE(isMapped(between));
 }
 
-// What a shard maps stays bounded, whatever the size of the memory.
+// The mappings of a shard stay bounded, whatever the size of the memory.
 TEST_F(Windows, WhereNoneFitsItIsReadUntilAnotherGoes) {
   ResidentWindows one(1);
   one.resident(source_, 0, NOW);

@@ -25,7 +25,7 @@ class Pages : public testing::Test {
   void remove(PageRange range) { pages_.markRemoved(segment_.lock().lock(1, {}), range); }
 };
 
-// The table of design section 3.
+// The table "A page's states" of docs/protocol.md.
 TEST_F(Pages, NoTransitionLeadsBackToMissing) {
   EXPECT_EQ(pages_.state(5), PageState::missing);
   remove({5, 1});

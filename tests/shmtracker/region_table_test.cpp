@@ -110,7 +110,8 @@ TEST(NotServableTogether, OverlapAndNothingAndTooMany) {
   EXPECT_THAT(*whyNotServable(std::vector<Region>{{8192, 8192, 0, 4096}, {4096, 8192, 0, 4096}}, MIB),
               testing::HasSubstr("overlap: name each address once"));
   EXPECT_THAT(*whyNotServable({}, MIB), testing::HasSubstr("no region"));
-  // Each within the source, and all of the same bytes of it: a table of states without bounds.
+  // Regions that are all within the source, and all of the same bytes of it, would need a table of states
+  // without bounds.
   std::vector<Region> same;
   for (std::uint64_t i = 0; i < 3; i++) same.push_back({i * MIB, MIB, 0, 4096});
   EXPECT_THAT(*whyNotServable(same, MIB),

@@ -1,4 +1,4 @@
-// What a test and the file system that it runs share. In memory of both processes.
+// State that a test shares with the file system that it runs, in memory of both processes.
 #pragma once
 
 #include <linux/futex.h>
@@ -14,7 +14,7 @@ namespace faultline::test {
 struct FuseControl {
   static constexpr std::uint64_t NOWHERE = ~0ull, EVERYWHERE = ~0ull - 1;
 
-  std::atomic<std::uint32_t> version{0};  // of the fields below that a test sets; a futex
+  std::atomic<std::uint32_t> version{0};  // version of the fields below that a test sets; a futex
   std::atomic<std::uint64_t> stalled{NOWHERE};
   std::atomic<std::uint64_t> failing{NOWHERE};
   std::atomic<int> error{0};
@@ -32,7 +32,7 @@ struct FuseControl {
     version++;
     syscall(SYS_futex, &version, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
   }
-  // Until a test has changed something, or now and then: a change may come just before.
+  // Waits until a test has changed something, at most 20 ms: a change may come just before the wait.
   void awaitChange() {
     const timespec most{0, 20'000'000};
     syscall(SYS_futex, &version, FUTEX_WAIT, version.load(), &most, nullptr, 0);

@@ -18,10 +18,10 @@ class FuseFile {
   enum class Cache {
     page,
     none
-  };  // none: each read asks the file system, and the file cannot be mapped shared
+  };  // no cache: each read asks the file system, and the file cannot be mapped shared
 
-  // Whether this machine can: the program was built (libfuse3), /dev/fuse is there, mounts are allowed. Why
-  // not: empty where it can.
+  // Reason why this machine cannot run it (not built, as libfuse3 is missing; no /dev/fuse; mounts not
+  // allowed). Empty where it can.
   static std::string whyNot();
 
   // The bytes are the image's; it must outlive this.
@@ -34,12 +34,12 @@ class FuseFile {
   // Reads that touch `offset` (bytes), or all, wait until goOn().
   void stall(std::uint64_t offset = FuseControl::EVERYWHERE);
   void goOn() { stall(FuseControl::NOWHERE); }
-  // They fail with `error`, until mend().
+  // Reads at `offset` fail with `error`, until mend().
   void fail(int error, std::uint64_t offset = FuseControl::EVERYWHERE);
   void mend() { fail(0, FuseControl::NOWHERE); }
 
   unsigned reads() const { return control_->reads; }
-  unsigned waiting() const { return control_->waiting; }  // that are stalled now
+  unsigned waiting() const { return control_->waiting; }  // reads that are stalled now
   unsigned failed() const { return control_->failed; }
 
  private:

@@ -55,9 +55,9 @@ void Image::truncate(std::uint64_t bytes) {
 
 bool Image::makeCold() {
   std::vector<unsigned char> resident(bytes_ / 4096);
-  // Pages that somebody just now looks at are passed over.
+  // The kernel passes over pages that another process just now looks at.
   for (unsigned tries = 0; tries < 1000; tries++) {
-    // What is mapped stays.
+    // Mapped pages would stay.
     if (fsync(fd_) != 0 || madvise(map_, bytes_, MADV_DONTNEED) != 0 ||
         posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED) != 0 || mincore(map_, bytes_, resident.data()) != 0)
       throw std::runtime_error("cannot drop " + path_ + " from the page cache");

@@ -17,7 +17,7 @@ class Image {
   const std::string& path() const { return path_; }
   const std::string& directory() const { return directory_; }
   std::uint64_t bytes() const { return bytes_; }
-  // What the image holds at `offset`.
+  // The image's byte at `offset`.
   unsigned char at(std::uint64_t offset) const { return static_cast<unsigned char>(map_[offset]); }
   const char* data() const { return map_; }
 
@@ -26,7 +26,7 @@ class Image {
   void zero(std::uint64_t offset, std::uint64_t length) { fill(offset, length, 0); }
   void hole(std::uint64_t offset, std::uint64_t length);
   void truncate(std::uint64_t bytes);
-  // Out of the page cache, until somebody looks at it again. false: its file system keeps files in memory.
+  // Drops the file from the page cache, until its next use. false: its file system keeps files in memory.
   bool makeCold();
 
  private:

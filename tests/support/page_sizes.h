@@ -1,4 +1,4 @@
-// Both page sizes, for tests of what holds for each.
+// The page sizes, for tests of what holds for each.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-// One message with fds on a Unix socket, as a VMM's handshake is.
+// Sends one message with fds on a Unix socket, as a VMM's handshake is.
 #pragma once
 
 #include <sys/socket.h>

@@ -102,7 +102,7 @@ Server::~Server() {
   }
   close(pidfd);
   waitpid(pid_, nullptr, 0);
-  // Nothing is left: no socket file, no process of its group.
+  // The server must leave no socket file, and no process of its group.
   for (const std::string& path : {socket_, control_})
     if (access(path.c_str(), F_OK) == 0) ADD_FAILURE() << "the server left " << path << " behind";
   if (kill(-pid_, 0) == 0) {

@@ -18,17 +18,17 @@ namespace faultline::test {
 
 struct ServerOptions {
   unsigned shards = 2;
-  unsigned owners = 64;  // of each restore: every shard, however few CPUs there are
+  unsigned owners = 64;  // owners of each restore: every shard, however few CPUs there are
   unsigned workers = 2;
-  // None within a test's time, unless it is about the fence. Nothing: as shipped.
+  // Too long to pass within a test, unless the test is about the fence. Empty: as shipped.
   std::optional<unsigned> lockDeadlineMs = 60'000;
   unsigned watchdogMs = 60'000;
   bool prefault = false;
   bool keepServing = true;
   std::vector<std::string> more = {};  // further arguments of `faultline serve`
   std::string memory = {};             // the file that is served; empty: the image's
-  std::string logFile = {};            // where it logs, at level info; empty: stderr, next to nothing
-  // Called in the server's process before it becomes `faultline`: what it is to be denied.
+  std::string logFile = {};            // log file, at level info; empty: stderr, next to nothing
+  // Called in the server's process before it becomes `faultline`: takes rights away.
   std::function<void()> before = {};
 };
 

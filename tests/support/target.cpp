@@ -38,7 +38,7 @@ void onSigbus(int, siginfo_t*, void*) {
   signal(SIGBUS, SIG_DFL);  // not ours: the access is tried again, and ends the program
 }
 
-// Once for the process: threads that touch at the same time must not take the handler from each other.
+// Installs the handler once for the process: threads that touch at one time must not take it from each other.
 void expectSigbus() {
   static const bool installed = [] {
     struct sigaction action {};
@@ -79,7 +79,7 @@ Target::Target(const Image& image, const std::string& socket, std::uint64_t page
 Target::~Target() {
   for (const Part& part : parts_)
     uffd::unregister(uffd(), reinterpret_cast<std::uint64_t>(part.address), part.count * pageSize_);
-  // A removal that nobody reads any more: read it ourselves, its caller goes on.
+  // A removal may be left unread. Reading it here lets its caller go on.
   uffd_msg message;
   while (uffd::eventInFlight(uffd()) && ::read(uffd(), &message, sizeof message) > 0) continue;
   for (std::thread& thread : threads_) thread.join();

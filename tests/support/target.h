@@ -30,7 +30,7 @@ class Target {
   std::uint64_t pages() const { return pages_; }
   std::uint64_t pageSize() const { return pageSize_; }
   volatile unsigned char* address(std::uint64_t page) const;
-  // Where the page is in the image.
+  // The page's offset in the image.
   std::uint64_t offset(std::uint64_t page) const;
   int uffd() const { return faultline_target_uffd(target_); }
 
@@ -42,7 +42,7 @@ class Target {
   bool isAll(std::uint64_t page, unsigned char byte) const;
   void giveBack(std::uint64_t page, std::uint64_t count = 1) const;
 
-  // The same in a thread of its own.
+  // Reads the page in a thread of its own.
   std::future<unsigned char> readLater(std::uint64_t page);
   std::future<void> writeLater(std::uint64_t page, unsigned char byte);
   // Reads a page that may be poisoned.
@@ -54,7 +54,7 @@ class Target {
   // A REMOVE is queued, or its caller has not run on yet (consumes nothing).
   bool eventInFlight() const;
   struct Queued {
-    unsigned pending = 0;  // faults that nobody has read
+    unsigned pending = 0;  // unread faults
     unsigned total = 0;    // threads that wait for a page
   };
   Queued queued() const;

@@ -1,4 +1,4 @@
-// What a restore records: the order of first touch, each page once, and only what needed the source.
+// The recording of a restore: the order of first touch, each page once, and only what needed the source.
 
 #include <signal.h>
 

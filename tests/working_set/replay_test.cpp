@@ -49,7 +49,7 @@ TEST(Replay, WhatWasRecordedIsThereBeforeTheFirstTouch) {
   for (std::uint64_t page = 0; page < target.pages(); page++) ASSERT_TRUE(target.holdsImage(page)) << page;
 }
 
-// One shard with one worker populates strictly in the recorded order: held before each page in turn, exactly
+// A shard with one worker populates strictly in the recorded order: held before each page in turn, exactly
 // those in front of it are there.
 TEST(Replay, TheOrderIsThatOfTheRecording) {
   const Pages order = {900, 2, 1500, 40, 7, 1100};

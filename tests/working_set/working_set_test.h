@@ -1,4 +1,4 @@
-// What the tests of whole recordings share: a server, a recording in a file, and the pages it stands for.
+// Fixture of the tests of whole recordings: a server, a recording in a file, and the pages it stands for.
 #pragma once
 
 #include <gmock/gmock.h>
@@ -25,7 +25,7 @@ inline constexpr std::uint64_t PAGES = 4 * EXTENT;
 
 using Pages = std::vector<std::uint64_t>;
 
-// These pages of `target` in this order, as parts of the image.
+// The parts of the image behind `pages` of `target`, in this order.
 inline std::vector<cli::SourceRange> rangesOf(const Target& target, const Pages& pages) {
   std::vector<cli::SourceRange> ranges;
   for (const std::uint64_t page : pages) {
@@ -50,7 +50,7 @@ inline std::string writeSet(const Image& image, const Pages& pages, std::uint64_
   return fileBeside(image);
 }
 
-// What the server's restore has recorded by now, through the tool and a file.
+// The recording of the server's restore up to now, through the tool and a file.
 inline cli::WorkingSet saved(Server& server, const Image& image) {
   const auto result = run({"working-set", "save", Server::restoreName(), "--control", server.control(),
                            "--output", fileBeside(image)});
