@@ -51,8 +51,8 @@ static long readNumber(const char* path, long otherwise) {
   return strtol(text, NULL, 10);
 }
 
-/* Memory that is not reserved can be mapped where there is no huge page at all, and would never come. Where
-   /sys is not to be seen, as in some containers, the mapping alone decides. */
+/* Memory that is not reserved can be mapped where there is no huge page at all, and would never come.
+   Without a readable /sys, as in some containers, the mapping alone decides. */
 static int requireHugePages(size_t index, const struct Why* why) {
 #define POOL "/sys/kernel/mm/hugepages/hugepages-2048kB/"
   if (readNumber(POOL "nr_hugepages", 1) + readNumber(POOL "nr_overcommit_hugepages", 0) > 0) return 0;

@@ -14,7 +14,7 @@
  * line there (at most `why_size` bytes with the final NUL; may be NULL) which names the thing, the value and
  * the way out. A target may be used by any thread, but opened, connected and closed by one at a time.
  *
- * Where no page server answers any more, a touched page is waited for, for ever: the memory holds either the
+ * If no page server answers any more, a touched page is waited for, for ever: the memory holds either the
  * right bytes or nothing. A page that the server cannot give raises SIGBUS (BUS_MCEERR_AR). */
 #ifndef FAULTLINE_CLIENT_H
 #define FAULTLINE_CLIENT_H
@@ -28,7 +28,7 @@ extern "C" {
 
 typedef struct faultline_target faultline_target;
 
-/* One region of memory and the range of the snapshot's memory file that belongs in it. All in bytes,
+/* A region of memory and the range of the snapshot's memory file that belongs in it. All in bytes,
  * multiples of page_size, which is 4096, or 2097152 for hugetlb memory. */
 typedef struct faultline_region {
   uint64_t size;   /* not 0 */
@@ -47,11 +47,11 @@ enum {
 
 /* Maps the regions (private, anonymous, not reserved), makes a userfaultfd as Firecracker does
  * (/dev/userfaultfd, else the system call; non-blocking, close-on-exec, faults from the kernel included) and
- * registers the regions for missing pages. Nothing may touch the memory before faultline_target_connect has
- * returned. `flags`: of the enum above. `*target` is set on success only.
+ * registers the regions for missing pages. The memory must not be touched before faultline_target_connect
+ * has returned. `flags`: of the enum above. `*target` is set on success only.
  * -EINVAL: arguments; -EPERM, -ENOSYS: userfaultfd is not allowed, or not there; -ENOMEM: address space, or
- * hugetlb pages are asked for and the machine has none. That there are enough huge pages is not checked: they
- * are taken as they are touched. */
+ * hugetlb pages are asked for and the machine has none. The number of huge pages is not checked: they are taken
+ * as they are touched. */
 int faultline_target_open(const faultline_region* regions, size_t count, unsigned flags,
                           faultline_target** target, char* why, size_t why_size);
 
@@ -62,7 +62,7 @@ int faultline_target_connect(faultline_target* target, const char* socket_path, 
                              char* why, size_t why_size);
 
 size_t faultline_target_regions(const faultline_target* target);
-/* Where region number `region` of faultline_target_open's list is mapped; NULL where there is none such. */
+/* The address of region number `region` of faultline_target_open's list; NULL where there is no such region. */
 void* faultline_target_address(const faultline_target* target, size_t region);
 /* Borrowed; valid until close. */
 int faultline_target_uffd(const faultline_target* target);
@@ -75,14 +75,14 @@ int faultline_target_socket(const faultline_target* target);
  * and go on serving all the same: this alone is no reason to end. */
 int faultline_target_wait_peer(const faultline_target* target, int timeout_ms);
 
-/* Unregisters, unmaps and closes everything. Nothing may use the memory any more; no thread may be waiting
- * for a page of it, nor in an madvise of it: that one ends only when its event is read. NULL is allowed. */
+/* Unregisters, unmaps and closes everything. The memory must not be used any more; no thread may be waiting
+ * for a page of it, nor in an madvise of it: an madvise ends only when its event is read. NULL is allowed. */
 void faultline_target_close(faultline_target* target);
 
 /* The handshake alone, for memory and a userfaultfd of the caller's own: `addresses[i]` is where region i is
  * mapped, and `uffd` is set up (UFFDIO_API), non-blocking and registered for missing pages of all regions.
  * Returns the connected socket (close-on-exec), to be kept open for the target's life, or a negative errno:
- * -ENOENT, -ECONNREFUSED: nobody listens there; -EAGAIN: the server does not take the connection; others of
+ * -ENOENT, -ECONNREFUSED: no process listens there; -EAGAIN: the server does not take the connection; others of
  * connect(2) and sendmsg(2). */
 int faultline_handshake(const char* socket_path, int uffd, const faultline_region* regions,
                         void* const* addresses, size_t count, unsigned timeout_ms, char* why,

@@ -76,7 +76,7 @@ static int connectTo(const char* path, unsigned timeout_ms, uint64_t deadline, c
   }
 }
 
-/* The JSON array of the regions. Both sizes in bytes: so Firecracker has it, whatever the name says. To be
+/* The JSON array of the regions. Sizes are in bytes, as Firecracker has them, whatever the name says. To be
  * freed; NULL: no memory. */
 static char* makeBody(const faultline_region* regions, void* const* addresses, size_t count, size_t* bytes) {
   char* body = count < SIZE_MAX / ENTRY_MAX - 1 ? malloc((count + 1) * ENTRY_MAX) : NULL;

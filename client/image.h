@@ -7,7 +7,7 @@
 
 namespace faultline::target {
 
-// What the user gave does not fit together.
+// Arguments of the user do not fit together.
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };

@@ -9,8 +9,8 @@
 
 namespace faultline::target {
 
-// Nanoseconds. Each power of two is cut into 128 equal buckets; below 256 ns every bucket is one nanosecond.
-// One thread at a time.
+// A histogram of nanoseconds. A power of two is cut into 128 equal buckets; below 256 ns every bucket is one
+// nanosecond. Not safe for several threads at a time.
 class LatencyHistogram {
  public:
   void add(std::uint64_t ns) {
@@ -28,7 +28,7 @@ class LatencyHistogram {
   std::uint64_t count() const { return count_; }
   std::uint64_t max() const { return max_; }
 
-  // What `fraction` (0 to 1) of them did not exceed; 0 where there are none.
+  // The value that `fraction` (0 to 1) of the values do not exceed; 0 where there are none.
   std::uint64_t quantile(double fraction) const {
     const auto rank = static_cast<std::uint64_t>(std::ceil(fraction * static_cast<double>(count_)));
     std::uint64_t seen = 0;

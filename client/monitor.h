@@ -12,7 +12,7 @@ namespace faultline::target {
 
 struct MonitorOptions {
   unsigned timeoutSeconds = 0;      // 0: none
-  bool showProgress = false;        // one line on stderr, redrawn
+  bool showProgress = false;        // a line on stderr, redrawn
   std::function<void()> onTimeout;  // in the monitor's thread; does not return
 };
 

@@ -11,8 +11,8 @@ namespace {
 // Below this a touch found its page in place: a fault alone takes longer.
 constexpr std::uint64_t FAULT_NS = 300;
 
-// Page faults of this thread. One that waited for a userfaultfd counts as a minor one, as measured on Linux
-// 6.18 at both page sizes: exactly one a wait, none where the page was there.
+// Page faults of this thread. A fault that waited for a userfaultfd counts as a minor one, as measured on
+// Linux 6.18 at both page sizes: exactly one a wait, none where the page was there.
 long faultsOfThread() {
   rusage usage;
   getrusage(RUSAGE_THREAD, &usage);

@@ -22,16 +22,16 @@ struct LostPage {
 // The first touch of a page, as the thread saw it.
 struct Touch {
   std::uint64_t begin = 0, end = 0;  // CLOCK_MONOTONIC, ns
-  bool faulted = false;              // it had to wait for the page
+  bool faulted = false;              // the thread had to wait for the page
 };
 
-// Any thread; `seat` is the thread's own on the board. What is found wrong ends the run: stopped().
+// Any thread; `seat` is the thread's own on the board. A wrong page ends the run: stopped().
 class PageJudge {
  public:
   PageJudge(const RestoredMemory& memory, PageOracle& oracle, WaitBoard& board, std::uint64_t pageSize)
       : memory_(memory), oracle_(oracle), board_(board), pageSize_(pageSize) {}
 
-  // Each touches every byte of the page. False: it is not right, or can't be had.
+  // Touch every byte of the page. False: the page is not right, or can't be had.
   bool look(std::size_t seat, std::uint64_t page, Touch& touch);
   bool lookForZeros(std::size_t seat, std::uint64_t page);
   bool write(std::size_t seat, std::uint64_t page);
@@ -40,7 +40,7 @@ class PageJudge {
   void breakOff(const std::string& what);
   bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
 
-  // Once all threads have ended.
+  // To be called once all threads have ended.
   const std::optional<Mismatch>& mismatch() const { return mismatch_; }
   const std::optional<LostPage>& lostPage() const { return lostPage_; }
   const std::string& broken() const { return broken_; }

@@ -12,7 +12,7 @@ bool allZero(const char* memory, std::uint64_t bytes) {
   return memory[0] == 0 && std::memcmp(memory, memory + 1, bytes - 1) == 0;
 }
 
-// As it is now: the kernel changes it under us.
+// The word as it is now: the kernel changes it under us.
 std::uint64_t wordAt(const char* memory, std::uint64_t word) {
   return reinterpret_cast<const volatile std::uint64_t*>(memory)[word];
 }

@@ -1,4 +1,4 @@
-// What a page of a restored target may hold, as the target itself knows it: the server is not asked.
+// Content that a page of a restored target may hold, as the target itself knows it: the server is not asked.
 #pragma once
 
 #include <atomic>
@@ -10,7 +10,7 @@
 
 namespace faultline::target {
 
-// What a page must hold.
+// Content that a page must hold.
 enum class Content : std::uint8_t { snapshot, zeros, pattern };
 
 struct Mismatch {
@@ -24,12 +24,12 @@ struct Mismatch {
 // A truth kept beside the memory, one byte a page. A page starts with the snapshot's bytes; a madvise makes
 // it zeros, once it has returned; a write makes it its pattern.
 //
-// Readers take no lock, so a page may be given back while it is being faulted in or compared. Then it may
-// hold what it held before, and from some byte on zeros, which the madvise put there; not what it held before
-// once more behind a zero. Nothing but this window is lenient: a page whose madvise has returned before a
-// look begins must be zeros, one whose madvise begins after the look has ended must be untouched.
+// Readers take no lock, so a page may be given back while it is being faulted in or compared. Such a page may
+// hold its old bytes, and zeros of the madvise from some byte on; an old byte behind a zero is a mismatch.
+// Outside of this window the check is strict: a page whose madvise has returned before a look begins must be
+// zeros, one whose madvise begins after the look has ended must be untouched.
 //
-// Any thread. Giving back and writing exclude each other, page by page, by waiting.
+// Safe for any thread. Giving back and writing exclude each other, page by page, by waiting.
 class PageOracle {
  public:
   explicit PageOracle(const Image& image);
@@ -44,12 +44,13 @@ class PageOracle {
   void beginWriting(std::uint64_t page) { begin(page, WRITING); }
   void endWriting(std::uint64_t page) { end(page, Content::pattern); }
 
-  // A look at a page: begun before its first byte is touched, then compared. Not while somebody writes it.
+  // A look at a page: begun before its first byte is touched, then compared. Not while a thread writes the
+  // page.
   class Look {
    public:
     Look(const PageOracle& oracle, std::uint64_t page)
         : oracle_(oracle), page_(page), before_(oracle.states_[page].load(std::memory_order_seq_cst)) {}
-    // Compares every byte at `memory`, where the page is. Nothing: it is right.
+    // Compares every byte at `memory`, where the page is. Empty: the page is right.
     std::optional<Mismatch> compare(const char* memory) const;
 
    private:
@@ -58,9 +59,10 @@ class PageOracle {
     const std::uint8_t before_;
   };
 
-  // Compares with zeros, whoever is giving the page back: for who knows that its own madvise has returned.
+  // Compares with zeros, even while another thread gives the page back: for a thread whose own madvise has
+  // returned.
   std::optional<Mismatch> compareWithZeros(std::uint64_t page, const char* memory) const;
-  // What the page holds; at rest.
+  // Content of the page while no thread changes it.
   Content content(std::uint64_t page) const {
     return contentOf(states_[page].load(std::memory_order_acquire));
   }
@@ -70,7 +72,7 @@ class PageOracle {
   void writePattern(std::uint64_t page, char* memory) const;
 
  private:
-  // A state is a Content, and who is changing it at the moment.
+  // A state is a Content, and the kind of change under way.
   enum Busy : std::uint8_t { REMOVING = 4, WRITING = 8 };
   static constexpr Content contentOf(std::uint8_t state) { return static_cast<Content>(state & 3); }
 

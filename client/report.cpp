@@ -23,7 +23,7 @@ __attribute__((format(printf, 1, 2))) std::string format(const char* pattern, ..
   return text;
 }
 
-// Where a byte of a page is.
+// The place of a byte of a page.
 struct Place {
   Number page, byte, address, imageOffset;
 };

@@ -1,4 +1,4 @@
-// What a run found, for people and for programs; and the exit codes.
+// The report of a run, for people and for programs; and the exit codes.
 #pragma once
 
 #include "client/target_run.h"
@@ -11,7 +11,7 @@ enum class Format { text, json };
 
 // Prints to stdout; returns the exit code.
 int report(const Run& run, const RunOptions& options, const RunResult& result, Format format);
-// The same of a run that did not end in time. Any thread.
+// Reports a run that did not end in time, and returns the exit code. Any thread.
 int reportTimeout(const Run& run, const RunOptions& options, unsigned seconds, Format format);
 
 }  // namespace faultline::target

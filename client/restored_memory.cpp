@@ -21,7 +21,7 @@ std::uint64_t poolNumber(const char* name) {
 
 // Every page will be touched, and memory that is not reserved is not refused where it is mapped.
 void requireHugePages(std::uint64_t pages) {
-  if (!std::filesystem::exists(POOL)) return;  // no /sys here, as in some containers
+  if (!std::filesystem::exists(POOL)) return;  // /sys is missing, as in some containers
   const std::uint64_t free = poolNumber("free_hugepages") + poolNumber("nr_overcommit_hugepages");
   const std::uint64_t taken = poolNumber("resv_hugepages") + poolNumber("surplus_hugepages");
   const std::uint64_t available = free > taken ? free - taken : 0;

@@ -1,5 +1,4 @@
-// What a run does, before it begins: all of it follows from the options and the seed. Only how the threads
-// interleave does not.
+// The plan of a run. All of it follows from the options and the seed; how the threads interleave does not.
 #pragma once
 
 #include <cstdint>

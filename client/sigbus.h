@@ -8,7 +8,7 @@
 namespace faultline::target {
 
 struct BusError {
-  const char* address;  // that was touched
+  const char* address;  // the touched address
   bool poisoned;        // BUS_MCEERR_AR, as UFFDIO_POISON makes it; else there was no memory for the page
 };
 
@@ -16,7 +16,7 @@ struct BusError {
 void installSigbusHandler();
 
 namespace detail {
-extern constinit thread_local sigjmp_buf* guard;  // of the guarded() that this thread is in
+extern constinit thread_local sigjmp_buf* guard;  // set by the guarded() that this thread is in
 extern constinit thread_local BusError raised;
 }  // namespace detail
 

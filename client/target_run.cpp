@@ -13,7 +13,8 @@ namespace faultline::target {
 
 namespace {
 
-// So often a toucher tells the giving thread where it is, in pages: it costs a system call where that waits.
+// Pages after which a toucher tells the giving thread where it is: a system call, where the giving thread
+// waits.
 constexpr std::uint64_t TELL = 64;
 // How long a toucher waits for the giving thread to come to a meeting: it only makes the meeting likely.
 constexpr std::uint64_t MEETING_NS = 500'000;

@@ -23,7 +23,7 @@ struct RunOptions {
   std::uint64_t pageSize = 4096;
   Order order = Order::random;
   unsigned regions = 1;
-  double giveBackPercent = 0;  // of the pages, by a thread of its own while the others fault
+  double giveBackPercent = 0;  // of the pages, given back by a thread of its own while others fault
   double writePercent = 0;
   bool remove = true;  // ask for REMOVE events
   std::uint64_t seed = 1;
@@ -37,9 +37,9 @@ struct RunResult {
   std::uint64_t givenBack = 0;       // pages, counted as often as they were
   double seconds = 0;                // from the end of the handshake until every page was looked at once
   std::uint64_t firstPageNs = 0;     // from the end of the handshake to the first page that was there
-  LatencyHistogram touches;          // of each page's first touch
-  LatencyHistogram faults;           // those of them that waited for the page
-  LatencyHistogram madvises;         // of each madvise
+  LatencyHistogram touches;          // first touch of each page
+  LatencyHistogram faults;           // first touches that waited for the page
+  LatencyHistogram madvises;         // every madvise
   std::optional<Mismatch> mismatch;  // the first found
   std::optional<LostPage> lostPage;
 };
@@ -90,11 +90,11 @@ class Run {
   const std::vector<std::vector<std::uint64_t>> touches_;
   const std::vector<Removal> removals_;
   PageOracle oracle_;
-  WaitBoard board_;  // one seat a touching thread, one for the giving one
+  WaitBoard board_;  // a seat for each touching thread, and one for the giving thread
   PageJudge judge_;
   static constexpr std::uint64_t NONE = UINT64_MAX;
   struct alignas(64) Position {
-    std::atomic<std::uint64_t> pages{0};      // of the thread's share, touched so far
+    std::atomic<std::uint64_t> pages{0};      // pages of the thread's share touched so far
     std::atomic<std::uint64_t> meetAt{NONE};  // the giving thread waits to meet it there
   };
   std::vector<Position> positions_;

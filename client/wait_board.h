@@ -1,4 +1,4 @@
-// Who waits for what at the moment: for the one who must tell why nothing moves.
+// The pages that threads wait for at the moment: for a report on why nothing moves.
 #pragma once
 
 #include <atomic>
@@ -9,7 +9,7 @@
 
 namespace faultline::target {
 
-// One seat a thread. Written by its thread; read by any.
+// A board with a seat for each thread. A seat is written by its thread, and read by any.
 class WaitBoard {
  public:
   struct Waiting {
@@ -25,7 +25,7 @@ class WaitBoard {
   }
   void leave(std::size_t seat) { seats_[seat].page.store(NONE, std::memory_order_release); }
 
-  // Those who have been at it for at least `atLeastNs`.
+  // The seats that have waited for at least `atLeastNs`.
   std::vector<Waiting> waiting(std::uint64_t atLeastNs) const {
     std::vector<Waiting> found;
     const std::uint64_t now = process::nowNs();
