@@ -24,7 +24,7 @@ void signalEvent(int fd) {
   KJ_SYSCALL(write(fd, &one, sizeof one));
 }
 
-// Waits until somebody signals `fd`; for ever where it is -1.
+// Waits until the eventfd `fd` is signalled; for ever where it is -1.
 void waitForEvent(int fd) {
   std::uint64_t value;
   while (fd < 0) pause();

@@ -15,18 +15,18 @@
 
 namespace faultline::failpoints {
 
-// What an armed point does to the thread that arrives there.
+// Effect of an armed point on the thread that arrives there.
 enum class Action {
-  park,  // it waits until it is released
+  park,  // waits until it is released
   kill,  // SIGKILL to the own process
   stop,  // SIGSTOP to the own process
-  pass,  // none: it goes on, once `reached` is signalled
+  pass,  // goes on, once `reached` is signalled
 };
 
 enum class Point {
   // shard, in the order a fault meets them
   beforeStage,     // before source bytes are looked for
-  coldRead,        // they are read from the disk: the read waits, not the thread (hold(), not hit())
+  coldRead,        // source bytes are read from the disk: the read waits, not the thread (hold(), not hit())
   beforeReadLock,  // source bytes staged, no lock held
   beforeCopy,      // in the section, state checked, before the ioctl
   afterCopy,       // in the section, after the ioctl, before the state is stored
@@ -45,14 +45,14 @@ enum class Point {
   shardStarting,      // a shard process was started and is not connected yet
   // coordinator, in the order of an adoption
   adoptClaimed,   // fds taken over, gate closed
-  adoptDrained,   // no section in flight
+  adoptDrained,   // sections in flight: none
   adoptReplayed,  // journal published
-  adoptOpened,    // gate open, nobody woken
+  adoptOpened,    // gate open, no thread woken
 };
 
 inline constexpr std::uint64_t ANY_PAGE = ~0ull;
 
-// Nothing for an unknown name.
+// Empty for an unknown name.
 std::optional<Point> pointNamed(std::string_view name);
 std::string_view nameOf(Point point);
 
@@ -96,7 +96,7 @@ class Failpoints {
   void hitArmed(Point point, std::uint64_t page);
   kj::AutoCloseFd holdArmed(Point point, std::uint64_t page);
   bool awaitsArmed(Point point, std::uint64_t page);
-  // Takes what is armed there, and says that somebody has come by.
+  // Takes what is armed there, and signals the arrival.
   std::optional<Arm> arrive(Point point, std::uint64_t page);
 
   struct Armed {

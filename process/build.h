@@ -24,14 +24,14 @@ struct BuildFacts {
   std::uint32_t layoutVersion = 0, layoutHash = 0;  // shmtracker/layout.h
 
   static BuildFacts own();
-  // One line, as `faultline-coordinator --build` says it.
+  // The facts as one line, the output of `faultline-coordinator --build`.
   std::string text() const;
-  // Nothing where `text` is no such line.
+  // Empty where `text` is no such line.
   static std::optional<BuildFacts> parse(const std::string& text);
 };
 
-// What `--build` does: says our own facts to whoever started us (process::CHANNEL_FD), or to stdout. An exit
-// code.
+// The command `--build`: sends the facts of this build to the parent process (process::CHANNEL_FD), or writes
+// them to stdout. Returns an exit code.
 int sayBuild();
 
 // Why processes of `next` cannot go on with what those of `now` have, with both values; nothing: they can.

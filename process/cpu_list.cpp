@@ -29,7 +29,7 @@ std::string write(const cpu_set_t& cpus) {
   return text;
 }
 
-// One CPU or a range of them, first-last.
+// Adds a CPU, or a range of them, first-last.
 bool add(const std::string& part, cpu_set_t& cpus) {
   int first = 0, last = 0;
   const char* end = part.data() + part.size();

@@ -5,7 +5,7 @@
 
 namespace faultline::process {
 
-// What is wrong with `list` for this process (said with what would be right), or an empty string.
+// Reason why `list` is not right for this process (with what would be right), or an empty string.
 std::string whyNotCpuList(const std::string& list);
 
 // The calling thread, and all that it starts from now on, runs on these CPUs only. `list` must be right;

@@ -1,4 +1,4 @@
-// The log of our processes: one line an event, never so many that nobody can read them.
+// The log of our processes: one line an event, and a limit, so that it stays readable.
 #pragma once
 
 #include <spdlog/sinks/sink.h>
@@ -16,7 +16,7 @@ enum class LogStream { out, err };
 
 // Sets up the process's log, under the name of the process. A line has time, process, level and text; where
 // the stream is the journal's (JOURNAL_STREAM, systemd.exec(5)) it has the level as the journal reads it
-// ("<4>") and leaves the time to it. Once, before any thread is made.
+// ("<4>") and leaves the time to it. To be called once, before any thread is made.
 void setUpLog(const std::string& name, LogStream stream);
 
 // Hands messages on, each as one line whatever it was made of, and at most `limit` of one level a second:

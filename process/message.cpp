@@ -27,7 +27,7 @@ std::string withoutExpression(const std::string& operand) {
 std::string messageOf(const kj::Exception& exception) {
   std::string text = exception.getDescription().cStr();
   if (text.starts_with("remote exception: ")) text = text.substr(18);
-  // As KJ_REQUIRE composes it: "expected a == b; what it means; a = 1; b = 2".
+  // The text of KJ_REQUIRE is "expected a == b; what it means; a = 1; b = 2".
   std::vector<std::string> parts = split(text, "; ");
   if (parts.size() > 1 && parts.front().starts_with("expected ")) parts.erase(parts.begin());
   std::string message = parts.front();

@@ -24,7 +24,7 @@ struct ChildOptions {
   // now; -1: what is there.
   int image = -1;
   int channelAs = CHANNEL_FD;
-  bool ownGroup = false;  // not the terminal's to interrupt: who starts it ends it
+  bool ownGroup = false;  // not the terminal's to interrupt: its parent ends it
 };
 
 // Starts `executable` with `arguments` (argv[1..]). The child has our standard streams, `channel` as the fd
@@ -33,16 +33,16 @@ struct ChildOptions {
 ChildProcess startProcess(const std::string& executable, const std::vector<std::string>& arguments,
                           int channel, const ChildOptions& options = {});
 
-// Where the running program lies.
+// The directory of the running program.
 std::string ownDirectory();
 // The path of an executable that is installed beside it.
 std::string siblingExecutable(const std::string& name);
 
-// What tools that list processes call us: started from an open program, we would be a number to them.
+// Sets the name that tools show for this process: started from an open program, it would be a number.
 void nameProcess(const std::string& name);
 
-// What this process was started with, besides stdin, stdout and stderr, goes to none that it starts. First of
-// all.
+// Marks all fds besides stdin, stdout and stderr close-on-exec, so that no child inherits one that this process was
+// started with. To be called first of all in main().
 void passNoFdsOn();
 
 // For a process that sees guests' memory: it leaves no core dump, and no other process of the same user may
@@ -57,7 +57,7 @@ std::string describeExit(int pidfd);
 // SIGKILLs and waits until the process has ended, at most `patience`. false: it has not. Blocks.
 bool killAndWait(int pidfd, std::chrono::milliseconds patience);
 bool hasEnded(int pidfd);
-// killAndWait() of a child that nobody else reaps.
+// killAndWait() of a child that no other code reaps.
 void endChild(int pidfd, std::chrono::milliseconds patience);
 
 }  // namespace faultline::process

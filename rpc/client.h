@@ -16,7 +16,7 @@ namespace faultline::rpc {
 // client and ask for the restore by name).
 class ControlClient {
  public:
-  // Connects. Throws DISCONNECTED naming the path where nobody listens.
+  // Connects. Throws DISCONNECTED naming the path where no server listens.
   explicit ControlClient(const std::string& socketPath);
   ~ControlClient() noexcept(false);
 

@@ -32,7 +32,7 @@ kj::AutoCloseFd streamSocket() {
   return kj::AutoCloseFd(fd);
 }
 
-// 0, or why nobody can be reached at `address`.
+// 0, or the errno of a failed connect to `address`.
 int tryConnect(int fd, const sockaddr_un& address) {
   return connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ? 0 : errno;
 }

@@ -1,4 +1,4 @@
-// One Cap'n Proto connection over a Unix stream socket, fds included.
+// A Cap'n Proto connection over a Unix stream socket, fds included.
 #pragma once
 
 #include <capnp/capability.h>
@@ -48,9 +48,9 @@ std::pair<kj::AutoCloseFd, kj::AutoCloseFd> streamPair();
 // Connects to a listening Unix stream socket. Throws DISCONNECTED naming the path and the reason.
 kj::AutoCloseFd connectTo(const std::string& path);
 
-// Makes a listening Unix stream socket at `path`, mode 0600. A socket file that nobody listens on any more is
-// replaced; one that is in use, or a file of another kind, is refused. Throws FAILED naming path, reason and
-// way out.
+// Makes a listening Unix stream socket at `path`, mode 0600. A socket file that no process listens on any
+// more is replaced; one that is in use, or a file of another kind, is refused. Throws FAILED naming path,
+// reason and way out.
 kj::AutoCloseFd listenAt(const std::string& path);
 
 }  // namespace faultline::rpc

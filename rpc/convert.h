@@ -1,5 +1,5 @@
-// Between the words of the schemas and those of the tracker. What comes from a peer is checked where it is
-// used.
+// Conversions between the words of the schemas and those of the tracker. A peer's values are checked where
+// they are used.
 #pragma once
 
 #include <cstdint>

@@ -22,7 +22,7 @@ constexpr std::uint64_t MAGIC = 0x31676e69726c6166;  // "falring1"
 constexpr int SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
 struct Cell {
-  std::uint64_t words;  // of the message
+  std::uint64_t words;  // size of the message
   capnp::word message[CELL_WORDS - 1];
 };
 // Root pointer, struct (two data words, one pointer), the list.

@@ -1,9 +1,10 @@
 // The way of fault batches from the coordinator to one shard: a ring of Cap'n Proto messages (FaultBatch of
 // shard.capnp) in a memfd, with an eventfd as doorbell.
 //
-// Why beside the RPC: a call costs about 23 us of CPU over both ends, this a few hundred ns plus one wake. It
-// has no recovery of its own: whoever takes over either end makes a new ring, and UFFDIO_WAKE brings back
-// what was in the old one. One producer thread, one consumer thread. Neither end allocates or locks.
+// Why beside the RPC: a call costs about 23 us of CPU over both ends, this a few hundred ns plus one wake.
+// The ring has no recovery of its own: a process that takes over either end makes a new ring, and UFFDIO_WAKE
+// brings back what was in the old one. A ring has one producer thread and one consumer thread. Neither end
+// allocates or locks.
 #pragma once
 
 #include <kj/io.h>
@@ -36,7 +37,7 @@ class FaultRing {
   // --- producer ---
   // Queues the faults, in as many messages as it takes; all or none. false: no room, or the ring is damaged.
   bool push(std::uint64_t restore, std::uint64_t readAt, std::span<const std::uint64_t> pages);
-  // Wakes the consumer if it sleeps. Once after all pushes of a drain.
+  // Wakes the consumer if it sleeps. To be called once after all pushes of a drain.
   void ring();
 
   // --- consumer ---
@@ -44,10 +45,10 @@ class FaultRing {
   // A message that is no valid FaultBatch throws; it is skipped by the next call.
   bool pop(const std::function<void(FaultBatch::Reader)>& visit);
   bool empty() const;
-  // To be called before sleeping on doorbellFd(), edge-triggered since nobody reads it: true means sleep,
-  // false that something has just come.
+  // To be called before sleeping on doorbellFd(), edge-triggered since the doorbell is never read: true means
+  // sleep, false that a message has just come.
   bool prepareToSleep();
-  // After waking, by whatever: the doorbell need not ring.
+  // To be called after waking for any reason: the doorbell need not ring.
   void awake();
 
  private:

@@ -1,7 +1,8 @@
 // File descriptors over Cap'n Proto.
 //
 // Cap'n Proto 0.9.2 drops fds without a word where either end allows none, so every connection of ours allows
-// MAX_FDS on both ends (rpc/connection.h), and whoever expects an fd must check that it came: requireFd does.
+// MAX_FDS on both ends (rpc/connection.h), and code that expects an fd must check that it came: requireFd
+// does.
 #pragma once
 
 #include <kj/async.h>
@@ -13,12 +14,12 @@ namespace faultline::rpc {
 
 // A capability that carries `fd`; closes it when the last reference is gone.
 Fd::Client makeFd(kj::AutoCloseFd fd);
-// The same for a duplicate of a borrowed fd.
+// A capability that carries a duplicate of `borrowed`.
 Fd::Client makeFdFrom(int borrowed);
 
 // A duplicate of the fd that came with `client`, close-on-exec. Throws FAILED naming `what` where none came.
 kj::Promise<kj::AutoCloseFd> requireFd(Fd::Client client, kj::StringPtr what);
-// The same; -1 where none came.
+// A duplicate of the fd that came with `client`, close-on-exec; -1 where none came.
 kj::Promise<kj::AutoCloseFd> optionalFd(Fd::Client client);
 
 }  // namespace faultline::rpc

@@ -1,6 +1,6 @@
 // The userfaultfd ioctls that a page server needs, each with its answer as a value.
 //
-// What the kernel answers here is normal work, not an error: see ioctl_userfaultfd(2), fs/userfaultfd.c and
+// The kernel's answers here are normal work, not errors: see ioctl_userfaultfd(2), fs/userfaultfd.c and
 // mm/userfaultfd.c. All functions may be called from any thread of any process that has the fd; none
 // allocates or throws. Addresses and lengths are in bytes, aligned to the page size of the range.
 #pragma once
@@ -18,7 +18,7 @@ enum class Outcome {
   done,         // all of it
   partial,      // some of it (Result::bytes), then EAGAIN or a page that was there: go on behind it
   refused,      // EAGAIN, nothing done: an event of this uffd is in flight
-  present,      // EEXIST: the first page is there already. The kernel wakes nobody: wake()
+  present,      // EEXIST: the first page is there already. The kernel wakes no thread: wake()
   rangeGone,    // ENOENT: no registered range there any more
   targetGone,   // ESRCH: the address space is gone
   noMemory,     // ENOMEM
@@ -56,7 +56,7 @@ Result zero(int uffd, std::uint64_t to, std::uint64_t length, Waiters waiters);
 Result poison(int uffd, std::uint64_t to, std::uint64_t length);
 // Makes every thread that waits in the range fault again. errno, or 0.
 int wake(int uffd, std::uint64_t start, std::uint64_t length);
-// The same for every range there is, known or not. errno, or 0.
+// Makes every thread that waits in any range of the uffd, known or not, fault again. errno, or 0.
 int wakeAll(int uffd);
 // Takes the range back from the uffd: its threads go on, missing pages read as zeros. errno, or 0.
 int unregister(int uffd, std::uint64_t start, std::uint64_t length);
@@ -67,11 +67,11 @@ int unprotect(int uffd, std::uint64_t start, std::uint64_t length);
 // Consumes nothing: an all-zero UFFDIO_COPY answers EAGAIN then, and EINVAL otherwise.
 bool eventInFlight(int uffd);
 
-// True where the address space is gone. Changes nothing: asks for a copy of what nobody can read.
+// True where the address space is gone. Changes nothing: asks for a copy from an address that cannot be read.
 bool targetGone(int uffd);
 
-// Threads that wait for a page: those whose fault nobody has read, and those that are being answered. From
-// the fd's fdinfo (fs/userfaultfd.c, userfaultfd_show_fdinfo); nothing where that cannot be read.
+// Threads that wait for a page: those whose fault is unread, and those that are being answered. From the fd's
+// fdinfo (fs/userfaultfd.c, userfaultfd_show_fdinfo); nothing where that cannot be read.
 std::optional<std::uint64_t> waitingThreads(int uffd);
 
 // True where `fd` is a userfaultfd.
