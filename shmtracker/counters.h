@@ -1,5 +1,5 @@
-// Counters and latency histograms in the segment: written with relaxed atomics by whoever does the work,
-// read by anyone at any time, no lock. They are what `status` and the metrics report.
+// Counters and latency histograms in the segment: written with relaxed atomics by the process that does the
+// work, read by any process at any time, without a lock. `status` and the metrics report them.
 #pragma once
 
 #include <atomic>
@@ -56,7 +56,7 @@ struct alignas(128) ShardCounters {
   Counter poisoned;
   Counter dropped;         // ENOENT: the range is gone
   Counter outOfMemory;     // ENOMEM, each retry counted
-  Counter prefaulted;      // of copied and zeroed: those that no fault asked for
+  Counter prefaulted;      // part of copied and zeroed: pages that no fault asked for
   Counter coldReads;       // pages that had to wait for the source's disk
   Counter sourceBytes;     // bytes taken from the source
   Counter sourceErrors;    // failed reads of the source, each retry counted

@@ -1,4 +1,4 @@
-// The one exception of shmtracker: a segment that cannot be made, mapped or believed.
+// The exception of shmtracker: a segment that cannot be made, mapped or believed.
 #pragma once
 
 #include <stdexcept>
@@ -6,8 +6,9 @@
 
 namespace faultline::shm {
 
-// Thrown by creation, attachment and validation, never by the paths a fault takes.
-// what() names the thing, the value found and the way out.
+// Thrown by creation, attachment and validation; by the lock where a lock word is damaged, or a holder cannot
+// be fenced. A fault's path meets it in lockShared(), and the committer turns it into an outcome of the
+// fault. what() names the thing and the value found. (Journal::read() throws std::system_error instead.)
 class SegmentError : public std::runtime_error {
  public:
   explicit SegmentError(const std::string& message) : std::runtime_error(message) {}

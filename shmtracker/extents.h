@@ -16,7 +16,7 @@ class Extents {
   explicit Extents(std::span<ExtentOwner> owners) : owners_(owners) {}
 
   std::uint32_t count() const { return static_cast<std::uint32_t>(owners_.size()); }
-  // Always < shards, whatever the memory holds: a damaged owner is anybody's.
+  // Always < shards, whatever the memory holds: a damaged owner may be any shard.
   std::uint32_t owner(std::uint32_t extent, std::uint32_t shards) const {
     return owners_[extent].load(std::memory_order_relaxed) % shards;
   }
@@ -26,7 +26,7 @@ class Extents {
   // Deals the extents out in turn, so that neighbours have different owners: to `owners` (1 .. shards) of the
   // `shards` shards, from `first` on, round.
   void deal(std::uint32_t shards, std::uint32_t owners, std::uint32_t first);
-  // The same to all of them.
+  // Deals the extents out to all `shards` shards.
   void deal(std::uint32_t shards) { deal(shards, shards, 0); }
 
  private:

@@ -16,7 +16,7 @@ struct PageRange {
   bool operator==(const PageRange&) const = default;
 };
 
-// The three states of design section 3. No transition leads back to `missing`.
+// The states of a page (docs/protocol.md, "A page's states"). A transition never leads back to `missing`.
 enum class PageState : std::uint8_t { missing, faulted, removed };
 
 inline constexpr std::uint64_t SMALL_PAGE = 4096;     // bytes

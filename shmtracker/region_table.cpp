@@ -21,8 +21,8 @@ std::uint64_t pages(const RegionEntry& entry) {
   return entry.size >> entry.pageShift;
 }
 
-// Each byte of the source belongs in one place (docs/firecracker.md); a little more is let pass, and what a
-// target can make us track stays within bounds that the operator knows: those of the file.
+// A byte of the source belongs in one place (docs/firecracker.md); a little more is let pass. The pages
+// tracked for a target so stay within a bound that the operator knows: the size of the file.
 constexpr std::uint64_t MAX_TIMES_MAPPED = 2;
 
 std::string describe(std::size_t index, const Region& region) {
@@ -158,7 +158,7 @@ PageRange RegionTable::pagesOfExtent(std::uint32_t extent) const {
 
 std::vector<Region> RegionTable::regions() const {
   std::vector<Region> regions;
-  // Of a table that has yet to be checked the shift may be anything; no page has 0 bytes.
+  // The table may be unchecked, and the shift have any value; 0 bytes are no valid page size.
   for (const RegionEntry& e : entries_)
     regions.push_back({e.base, e.size, e.offset, e.pageShift < 64 ? 1ull << e.pageShift : 0});
   return regions;

@@ -1,5 +1,5 @@
 // Address to page to source offset: the one lookup, in one place. A source offset is never computed from an
-// address anywhere else, so that events which move ranges can be served one day by changing this table.
+// address anywhere else.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 namespace faultline::shm {
 
-// Where a page is, on both sides.
+// The place of a page, in the target and in the source.
 struct PageLocation {
   std::uint64_t address;      // in the target, of the page's first byte
   std::uint64_t offset;       // in the source, bytes
@@ -27,8 +27,8 @@ struct PageLocation {
 // together not much larger than the source.
 std::optional<std::string> whyNotServable(std::span<const Region> regions, std::uint64_t sourceBytes);
 
-// A view of the region table in the segment, sorted by address. Constant after the segment's creation, so any
-// thread of any process may use it without a lock.
+// A view of region entries, sorted by address: the segment's, or the copy that Segment makes of them at
+// attach. Constant after the segment's creation, so any thread of any process may use it without a lock.
 class RegionTable {
  public:
   explicit RegionTable(std::span<const RegionEntry> entries) : entries_(entries) {}

@@ -23,7 +23,8 @@ class RobustMutex {
  public:
   explicit RobustMutex(pthread_mutex_t& mutex) : mutex_(&mutex) {}
 
-  // Once, by the segment's creator, before anybody else can see it; or when nobody else is alive.
+  // To be called by the segment's creator before another process can see the segment, or when no other
+  // process that maps it is alive.
   static void initialise(pthread_mutex_t& mutex);
 
   LockResult lock();

@@ -22,7 +22,8 @@ constexpr std::uint32_t CLOSED_WITH_WAITERS = 2;
 // A closed gate usually opens within a few microseconds; sleeping and being woken costs more than that.
 constexpr int GATE_SPINS = 200;
 constexpr int SLOT_SPINS = 200;
-// A dead coordinator wakes nobody, its successor does; the timeout only bounds what a lost wake could cost.
+// A dead coordinator wakes no reader, its successor does; the timeout only bounds what a lost wake could
+// cost.
 constexpr timespec GATE_NAP{0, 100'000'000};
 // How long a holder that the fence declared dead may still take to let go.
 constexpr std::chrono::seconds FENCED_EXIT{5};

@@ -2,14 +2,14 @@
 //
 // Readers are the shards' workers, each with a slot of its own; a read section is one look at the state, one
 // ioctl, one store. The writer is the coordinator: it closes the gate, waits until every slot has been free
-// once ("drain"), and only then calls read(uffd) and publishes what it read. So no read section ever spans a
-// read(), which is what keeps old bytes out of removed pages (docs/protocol.md).
+// once ("drain"), and only then calls read(uffd) and publishes what it read. A read section therefore never
+// spans a read(), which is what keeps old bytes out of removed pages (docs/protocol.md).
 //
 //   reader: lock slot -> gate open? -> section -> unlock slot        (closed: unlock, wait for the gate)
 //   writer: close gate -> lock and unlock each slot -> ... -> open gate
 //
 // Either the reader locks its slot after the writer's visit, then the mutex hand-over shows it the closed
-// gate; or before, then the writer waits for it. No other ordering is needed.
+// gate; or before, then the writer waits for it. Further ordering is not needed.
 //
 // A writer that dies leaves the gate closed: fail closed. Only its successor opens it, after drain and
 // replay.
@@ -64,9 +64,9 @@ class [[nodiscard]] ExclusiveGuard {
   RwLock* lock_;
 };
 
-// What the writer does about readers in its way.
+// The writer's policy for readers in its way.
 struct DrainPolicy {
-  std::chrono::nanoseconds deadline{250'000'000};  // of the whole drain; then the holder is fenced
+  std::chrono::nanoseconds deadline{250'000'000};  // for the whole drain; then the holder is fenced
   // Called once a slot is held past the deadline. Must return only when the holder can do nothing more
   // (killed, and its exit seen). false: it could not be fenced; the drain throws SegmentError.
   std::function<bool(unsigned slot)> fence;
@@ -79,22 +79,24 @@ class RwLock {
  public:
   RwLock(LockWords& words, std::span<Slot> slots) : words_(&words), slots_(slots) {}
 
-  // By the segment's creator, or by a successor that knows that nobody else is alive. Leaves the gate closed.
+  // To be called by the segment's creator, or by a successor that knows that no other process with the
+  // segment is alive. Leaves the gate closed.
   void initialise();
 
-  // Enters the read side through `slot` (< slots). One thread a slot at a time. Waits while the gate is
-  // closed, so never call it while the thread's own restore needs the coordinator to answer it something.
+  // Enters the read side through `slot` (< slots). A slot is used by a single thread at a time. Waits while
+  // the gate is closed, so never call it while the thread's own restore needs the coordinator to answer it
+  // something.
   SharedGuard lockShared(unsigned slot);
-  // The same without waiting: nothing where the gate is closed or the slot is held.
+  // Enters the read side without waiting; empty where the gate is closed or the slot is held.
   std::optional<SharedGuard> tryLockShared(unsigned slot);
 
-  // Closes the gate and drains the first `activeSlots` slots. One writer: the coordinator.
+  // Closes the gate and drains the first `activeSlots` slots. The coordinator is the only writer.
   ExclusiveGuard lock(unsigned activeSlots, const DrainPolicy& policy);
   // The two halves of lock(), for the writer that must act between them.
   void close();
   ExclusiveGuard drain(unsigned activeSlots, const DrainPolicy& policy);
-  // One step of a drain, for a writer that has other work while a reader is slow: goes on from `next`, and
-  // waits at most `patience` for each slot. Nothing: slot `next` is held; call again, or fence its holder
+  // A step of a drain, for a writer that has other work while a reader is slow: goes on from `next`, and
+  // waits at most `patience` for each slot. Empty: slot `next` is held; call again, or fence its holder
   // first.
   std::optional<ExclusiveGuard> drainFrom(unsigned& next, unsigned activeSlots,
                                           std::chrono::nanoseconds patience,
