@@ -80,6 +80,7 @@ int main(int argc, char** argv) {
   process::keepMemoryPrivate();
   shard::installBusGuard();
   try {
+    shard::dropCapabilities();
     serve(options);
   } catch (const std::exception& error) {
     spdlog::critical("{}", error.what());

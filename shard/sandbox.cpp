@@ -3,12 +3,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <kj/debug.h>
+#include <linux/capability.h>
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -41,7 +44,6 @@ constexpr int ALWAYS[] = {
     SCMP_SYS(shutdown),
     SCMP_SYS(getsockopt),
     SCMP_SYS(close),
-    SCMP_SYS(fcntl),
     SCMP_SYS(fstat),
     SCMP_SYS(lseek),
     SCMP_SYS(dup),
@@ -91,6 +93,11 @@ constexpr int ALWAYS[] = {
 constexpr unsigned long IOCTLS[] = {UFFDIO_COPY,       UFFDIO_ZEROPAGE,     UFFDIO_WAKE, uffd::POISON_REQUEST,
                                     UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT, FIONBIO,     FIOCLEX};
 
+// Of fcntl. Not among them: what has the kernel signal others (F_SETOWN, F_SETSIG, F_NOTIFY, F_SETLEASE),
+// what changes an open file for all who share it (F_SETFL, by which a userfaultfd would become blocking),
+// locks, and sizes of pipes.
+constexpr int FCNTLS[] = {F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_GET_SEALS};
+
 class Filter {
  public:
   Filter() : context_(seccomp_init(OTHERWISE)) { KJ_REQUIRE(context_ != nullptr, "seccomp_init"); }
@@ -121,6 +128,21 @@ class Filter {
 
 }  // namespace
 
+void dropCapabilities() {
+#ifdef FAULTLINE_SANITIZED
+  return;  // a leak is looked for by a thread that traces the others
+#endif
+  // Segments stay locked in memory, for which CAP_IPC_LOCK may have stood. Best effort: then the limit has to
+  // do.
+  const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
+  setrlimit(RLIMIT_MEMLOCK, &unlimited);
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  const __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {};
+  KJ_SYSCALL(syscall(SYS_capset, &header, none), "give up the capabilities");
+  // Were none held, these would be empty already.
+  prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+}
+
 bool enterSandbox() {
 #ifdef FAULTLINE_SANITIZED
   return false;
@@ -131,6 +153,9 @@ bool enterSandbox() {
   // The kernel looks at 32 bits of a request (fs/ioctl.c).
   for (const unsigned long request : IOCTLS)
     filter.allowIf(SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, request & 0xffffffff));
+  for (const int command : FCNTLS)
+    filter.allowIf(SCMP_SYS(fcntl),
+                   SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, static_cast<scmp_datum_t>(command)));
   // libc's fstat(), and what a source's file is; no file is opened by them.
   filter.allowIf(SCMP_SYS(newfstatat), SCMP_A3(SCMP_CMP_MASKED_EQ, AT_EMPTY_PATH, AT_EMPTY_PATH));
   filter.allowIf(SCMP_SYS(statx), SCMP_A2(SCMP_CMP_MASKED_EQ, AT_EMPTY_PATH, AT_EMPTY_PATH));

@@ -7,8 +7,13 @@
 
 namespace faultline::shard {
 
+// Gives up every capability, for good. To be called first of all, before there is another thread:
+// capabilities are each thread's own. Throws kj::Exception where that fails.
+void dropCapabilities();
+
 // No new privileges, and a seccomp filter for every thread of the process, those to come included: calls that
-// a shard needs are allowed (an ioctl only if it is one of a userfaultfd's), all others fail with EPERM. Not
+// a shard needs are allowed (of ioctl and fcntl only the commands that
+// it uses), all others fail with EPERM. Not
 // undone by anything (seccomp(2)). Throws kj::Exception where the kernel does not do it. False: this build
 // has none, since a sanitizer's runtime needs more than can be named.
 bool enterSandbox();

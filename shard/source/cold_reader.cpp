@@ -1,7 +1,6 @@
 #include "shard/source/cold_reader.h"
 
 #include <kj/debug.h>
-#include <liburing.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -15,6 +14,7 @@
 #include <vector>
 
 #include "shard/source/read_progress.h"
+#include "shard/source/read_ring.h"
 #include "shard/source/readers.h"
 #include "shard/source/staging_buffer.h"
 
@@ -230,9 +230,7 @@ struct ColdReader::State {
 };
 
 ColdReader::ColdReader(failpoints::Failpoints& points) : state_(std::make_unique<State>(points)) {
-  if (io_uring_queue_init(SMALL_READS, &state_->ring, 0) != 0) return;
-  state_->haveRing = true;
-  io_uring_register_eventfd(&state_->ring, state_->ended->event.get());
+  state_->haveRing = makeReadRing(state_->ring, SMALL_READS, state_->ended->event.get());
 }
 
 ColdReader::~ColdReader() {

@@ -41,16 +41,21 @@ SourceIdentity identityOf(int file) {
           .changed = nanoseconds(status.stx_ctime)};
 }
 
-// mincore() says of a file that is neither ours nor writable for us that all of it is there (mm/mincore.c,
-// can_do_mincore).
+// Of others mincore() says that all of it is there (mm/mincore.c, can_do_mincore).
 bool tellsResidency(int file) {
   struct statx status {};
-  return statWithoutWaiting(file, status) && (geteuid() == 0 || status.stx_uid == geteuid());
+  return statWithoutWaiting(file, status) && status.stx_uid == geteuid();
 }
 
 // Only files of tmpfs and hugetlbfs have seals (mm/memfd.c, memfd_file_seals_ptr).
 bool isInMemory(int file) {
   return fcntl(file, F_GET_SEALS) >= 0;
+}
+
+// A shared mapping of it can be made.
+bool isMappable(int file) {
+  void* start = mmap(nullptr, PAGE, PROT_READ, MAP_SHARED, file, 0);
+  return start != MAP_FAILED && munmap(start, PAGE) == 0;
 }
 
 // The last close of a file of a FUSE or network file system asks the server (FLUSH).
@@ -77,13 +82,20 @@ RawFile::RawFile(kj::AutoCloseFd file, std::uint64_t bytes)
       residencyTold_(tellsResidency(file_.get())),
       inMemory_(isInMemory(file_.get())),
       holes_(bytes) {
+  // To be known before: an mmap() that fails with MAP_FIXED may have unmapped what was there.
+  if (!isMappable(file_.get())) return;
   void* reserved =
       mmap(nullptr, bytes + PIECE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (reserved == MAP_FAILED) KJ_FAIL_SYSCALL("find room for the source", errno, bytes);
+  if (reserved == MAP_FAILED) return;
   reserved_ = static_cast<char*>(reserved);
   char* aligned = reserved_ + (PIECE - reinterpret_cast<std::uintptr_t>(reserved_) % PIECE);
   void* start = mmap(aligned, bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, file_.get(), 0);
-  if (start == MAP_FAILED) return;
+  if (start == MAP_FAILED) {
+    // Between the two there may be mappings of others by now.
+    munmap(reserved_, static_cast<std::size_t>(aligned - reserved_));
+    munmap(aligned + bytes, PIECE - static_cast<std::size_t>(aligned - reserved_));
+    return;
+  }
   mapping_ = aligned;
   // What is read through the mapping comes into the page cache in pieces of 2 MiB where the file system has
   // them (mm/filemap.c, do_sync_mmap_readahead): fewer, larger reads, and one entry to map. Best effort.
@@ -91,7 +103,7 @@ RawFile::RawFile(kj::AutoCloseFd file, std::uint64_t bytes)
 }
 
 RawFile::~RawFile() noexcept(false) {
-  munmap(reserved_, bytes() + PIECE);
+  if (mapping_ != nullptr) munmap(reserved_, bytes() + PIECE);
   if (nowait_.load() == Nowait::no && !inMemory_) closeElsewhere(kj::mv(file_));
 }
 
@@ -138,8 +150,8 @@ Staged RawFile::tryView(std::uint64_t offset, std::size_t length) const {
 }
 
 bool RawFile::usableInPlace() const {
-  return mapping_ != nullptr && residencyTold_ &&
-         (inMemory_ || nowait_.load(std::memory_order_relaxed) != Nowait::no);
+  if (mapping_ == nullptr) return false;
+  return inMemory_ ? residencyTold_ : nowait_.load(std::memory_order_relaxed) != Nowait::no;
 }
 
 // A page that the touch of its neighbours has not mapped, being locked just then, is mapped by whoever reads
@@ -155,7 +167,8 @@ bool RawFile::mapIfResident(std::uint64_t offset, std::size_t length) const {
     if (!usableInPlace() || got == -EAGAIN) return false;
     if (got == 1) touchPages(start, 1);
   }
-  if (resident(offset, length) && touchPages(start, length, WINDOW)) return true;
+  const bool there = residencyTold_ ? resident(offset, length) : readable(offset, length);
+  if (there && touchPages(start, length, WINDOW)) return true;
   if (length > WINDOW) release(offset, length);
   return false;
 }
@@ -206,6 +219,17 @@ bool RawFile::isHole(std::uint64_t offset, std::size_t length) const {
   if (errno != ENXIO) return false;
   const off_t end = lseek(file_.get(), 0, SEEK_END);
   return end >= 0 && static_cast<std::uint64_t>(end) >= offset + length;
+}
+
+// All of it can be read without waiting. Costs a copy of it.
+bool RawFile::readable(std::uint64_t offset, std::size_t length) const {
+  thread_local char scratch[64u << 10];
+  for (std::size_t done = 0; done < length;) {
+    const std::size_t part = std::min(length - done, sizeof scratch);
+    if (readNow(offset + done, part, scratch) != static_cast<ssize_t>(part)) return false;
+    done += part;
+  }
+  return true;
 }
 
 bool RawFile::resident(std::uint64_t offset, std::size_t length) const {

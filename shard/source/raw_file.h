@@ -17,12 +17,14 @@ namespace faultline::shard {
 //   in memory (tmpfs, hugetlbfs)        mincore, then a read                mincore, then the mapping
 //   others (FUSE, overlayfs, squashfs,  mincore, then a copy out of the     no: what is mapped can vanish
 //   behind erofs, NFS)                         mapping: a read may ask the server  our back at any time
-//   cannot be mapped, or its residency  no: each page is cold               no
-//   is not told to us
+//   cannot be mapped                    no: each page is cold               no
+//
+// mincore() says of a file that is neither ours nor writable for us that all of it is there, and a shard has
+// no capability by which each file would be its own. Of such files only reads with RWF_NOWAIT are believed: a
+// view is tried by one. Where these are not to be had either, each page is cold.
 class RawFile final : public PageSource {
  public:
-  // Maps `bytes` bytes of the file, if it can be mapped; serves it by reads otherwise. Does not wait. Throws
-  // kj::Exception where there is no room in the address space.
+  // Maps `bytes` bytes of the file, if it can be mapped; serves it by reads otherwise. Does not wait.
   RawFile(kj::AutoCloseFd file, std::uint64_t bytes);
   ~RawFile() noexcept(false) override;
 
@@ -48,6 +50,7 @@ class RawFile final : public PageSource {
   bool isHole(std::uint64_t offset, std::size_t length) const;
   bool usableInPlace() const;
   bool resident(std::uint64_t offset, std::size_t length) const;
+  bool readable(std::uint64_t offset, std::size_t length) const;
   bool mapIfResident(std::uint64_t offset, std::size_t length) const;
 
   kj::AutoCloseFd file_;

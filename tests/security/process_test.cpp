@@ -50,6 +50,8 @@ TEST(ShardProcess, EveryThreadOfItIsFilteredAndGainsNoPrivileges) {
     const std::string status = textOf(thread.path() / "status");
     EXPECT_THAT(status, HasSubstr("NoNewPrivs:\t1\n"));
     EXPECT_THAT(status, HasSubstr("Seccomp:\t2\n"));
+    for (const char* set : {"CapEff", "CapPrm", "CapInh", "CapAmb"})
+      EXPECT_THAT(status, HasSubstr(std::string(set) + ":\t0000000000000000\n"));
     threads++;
   }
   EXPECT_GE(threads, 2u);
