@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <map>
 
 #include "cli/errors.h"
 #include "process/cpu_list.h"
@@ -62,6 +63,8 @@ std::vector<std::string> ServiceOptions::coordinatorArguments() const {
                                         std::to_string(watchdogMs),
                                         "--handshake-timeout-ms",
                                         std::to_string(handshakeTimeoutMs),
+                                        "--source-patience-ms",
+                                        std::to_string(sourcePatienceMs),
                                         "--max-restores",
                                         std::to_string(maxRestores),
                                         "--log-level",
@@ -108,6 +111,15 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
                   "How long a target may take for its handshake")
       ->check(CLI::Range(10u, 600'000u))
       ->capture_default_str();
+  command
+      .add_option(
+          "--source-patience", options.sourcePatienceMs,
+          "How long reads of a page may go on failing (EIO, ETIMEDOUT, ...) before it is given up: 500ms, "
+          "30s, 5min, 1h;\n0s: at the first error. A read that takes long does not fail")
+      ->transform(CLI::AsNumberWithUnit(
+          std::map<std::string, std::uint64_t>{{"ms", 1}, {"s", 1000}, {"min", 60'000}, {"h", 3'600'000}},
+          CLI::AsNumberWithUnit::UNIT_REQUIRED, "TIME"))
+      ->default_str("30s");
   command
       .add_option("--max-restores", options.maxRestores,
                   "Restores at the same time; further targets are refused")

@@ -26,6 +26,7 @@ struct ServiceOptions {
   std::uint64_t lockDeadlineMs = 250;
   std::uint64_t watchdogMs = 2000;
   std::uint64_t handshakeTimeoutMs = 10'000;
+  std::uint64_t sourcePatienceMs = 30'000;
   std::uint32_t maxRestores = 1024;
   std::optional<std::uint32_t> cpuLatencyUs;
   bool testHooks = false;

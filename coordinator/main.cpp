@@ -45,7 +45,7 @@ int main(int argc, char** argv) {
       "faultline-coordinator is started by `faultline serve` and `faultline restore`; it is not run by "
       "hand."};
   coordinator::Options options;
-  std::uint64_t lockDeadline = 250, watchdog = 2000, handshake = 10'000;
+  std::uint64_t lockDeadline = 250, watchdog = 2000, handshake = 10'000, patience = 30'000;
   app.add_option("--shards", options.shards, "Shard processes")->check(CLI::Range(1u, shm::MAX_SHARDS));
   app.add_option("--owners", options.owners, "Shards a restore is dealt out to; 0: as many as there are CPUs")
       ->check(CLI::Range(0u, shm::MAX_SHARDS));
@@ -57,6 +57,8 @@ int main(int argc, char** argv) {
                  "How long a shard may hold the lock before it is killed");
   app.add_option("--watchdog-ms", watchdog, "How often the supervisor wants to hear from us, at the least");
   app.add_option("--handshake-timeout-ms", handshake, "How long a target may take for its handshake");
+  app.add_option("--source-patience-ms", patience,
+                 "How long reads of a page may go on failing before it is given up");
   app.add_option("--max-restores", options.maxRestores, "Restores at the same time");
   app.add_option("--cpu-latency-us", options.cpuLatencyUs, "What CPUs may take to wake while faults flow");
   app.add_flag("--test-hooks", options.testHooks, "Offer the test hooks");
@@ -74,6 +76,7 @@ int main(int argc, char** argv) {
   options.lockDeadline = std::chrono::milliseconds(lockDeadline);
   options.watchdog = std::chrono::milliseconds(watchdog);
   options.handshakeTimeout = std::chrono::milliseconds(handshake);
+  options.sourcePatience = std::chrono::milliseconds(patience);
 
   spdlog::set_level(spdlog::level::from_str(options.logLevel));
   process::setUpLog("coordinator", process::LogStream::out);

@@ -286,9 +286,10 @@ std::map<std::uint64_t, std::vector<shm::PageIndex>> Service::suspectsOf(std::ui
   return suspects;
 }
 
-void Service::shardDied(std::uint32_t index) {
-  for (auto& [id, pages] : suspectsOf(index))
-    for (const shm::PageIndex page : pages) deaths_[{id, page}]++;
+void Service::shardDied(std::uint32_t index, Death death) {
+  for (auto& [id, pages] : suspectsOf(index))  // each time: what one left is not the next one's
+    for (const shm::PageIndex page : pages)
+      if (death == Death::ofItself) deaths_[{id, page}]++;
   for (const auto& [id, restore] : restores_) restore->shardDied(index);
 }
 

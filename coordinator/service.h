@@ -74,7 +74,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   void connectionAccepted(const std::string& name, kj::AutoCloseFd fd);
   std::map<std::uint64_t, std::vector<shm::PageIndex>> suspectsOf(std::uint32_t shard);
 
-  void shardDied(std::uint32_t index) override;
+  void shardDied(std::uint32_t index, Death death) override;
   kj::Promise<void> shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) override;
   kj::Promise<void> shardLeaves(ShardHandle& shard) override;
   rpc::ShardEvents::Client eventsFor(std::uint32_t index) override;

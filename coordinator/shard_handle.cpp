@@ -42,9 +42,14 @@ kj::Own<rpc::Connection> connect(kj::AsyncIoContext& io, process::FdChannel& cha
 }
 
 process::ChildProcess startShard(const Options& options, std::uint32_t index, bool careful, int channel) {
-  std::vector<std::string> arguments = {"--threads",   std::to_string(threadsOf(options)),
-                                        "--name",      "shard-" + std::to_string(index),
-                                        "--log-level", options.logLevel};
+  std::vector<std::string> arguments = {"--threads",
+                                        std::to_string(threadsOf(options)),
+                                        "--name",
+                                        "shard-" + std::to_string(index),
+                                        "--log-level",
+                                        options.logLevel,
+                                        "--source-patience-ms",
+                                        std::to_string(options.sourcePatience.count())};
   if (careful) arguments.insert(arguments.end(), {"--careful", std::to_string(CAREFUL_FAULTS)});
   if (options.testHooks) arguments.push_back("--test-hooks");
   return process::startProcess(process::siblingExecutable("faultline-shard"), arguments, channel,

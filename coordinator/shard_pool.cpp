@@ -252,10 +252,11 @@ void ShardPool::died(std::uint32_t index) {
   shm::count(totals_.shardRestarts[index]);
   seat.diedAt = now;
   seat.up = false;
+  const Death death = seat.killed == handle.pid() ? Death::byUs : Death::ofItself;
   seat.killed = 0;
   link_.drop(shardName(index, "channel"));
   link_.drop(shardName(index, "pidfd"));
-  owner_.shardDied(index);
+  owner_.shardDied(index, death);
   // The handle goes only now: calls under way on it may still be failing.
   auto old = kj::mv(seat.handle);
   seat.handle = nullptr;

@@ -14,11 +14,14 @@
 
 namespace faultline::coordinator {
 
+// How a shard has come to its end. That we killed it (watchdog, fence) says nothing of the pages it was at.
+enum class Death { ofItself, byUs };
+
 // What the owner of the pool has to do when shards come and go. Loop thread.
 class ShardPoolEvents {
  public:
   // A shard process has died; it is being replaced.
-  virtual void shardDied(std::uint32_t index) = 0;
+  virtual void shardDied(std::uint32_t index, Death death) = 0;
   // A shard answers, and up() gives it: attach everything it serves (`has`: what it has attached already),
   // wake its waiters.
   virtual kj::Promise<void> shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) = 0;

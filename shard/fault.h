@@ -15,6 +15,7 @@ struct Fault {
   std::uint64_t readAt = 0;          // ns, CLOCK_MONOTONIC
   std::uint32_t tries = 0;           // sections that were refused
   std::uint32_t sourceFailures = 0;  // reads of the source that failed, one after the other
+  std::uint64_t failingSince = 0;    // ns; the first of them
 };
 
 }  // namespace faultline::shard

@@ -12,6 +12,7 @@
 #include <ctime>
 
 #include "process/clock.h"
+#include "shard/source/source_errors.h"
 
 namespace faultline::shard {
 
@@ -20,9 +21,8 @@ using shm::count;
 
 namespace {
 
-// Reads of the source that may fail before its page is given up; errors of a disk or a network path often
-// pass.
-constexpr std::uint32_t SOURCE_TRIES = 4;
+// Of one fault, whose bytes vanish from where they are mapped: then the file has been cut.
+constexpr std::uint32_t VANISHED_TRIES = 4;
 // Of one fault, before its threads look for themselves whether the page is there: some 60 ms.
 constexpr std::uint32_t UNCLEAR_TRIES = 64;
 constexpr std::uint64_t SUBMIT_AGAIN = 1'000'000;  // ns, after the kernel took not all reads
@@ -45,19 +45,9 @@ kj::AutoCloseFd newEpoll() {
   return kj::AutoCloseFd(fd);
 }
 
-bool transient(int error) {
-  return error == EIO || error == EAGAIN || error == EINTR || error == ENOMEM;
-}
-
 // Pages whose threads are woken together: each of them wants a CPU at once, perhaps this one. More at once
 // make the first wait.
 constexpr std::size_t WOKEN_TOGETHER = 8;
-
-std::string describeLoss(Attachment& restore, shm::PageIndex page, int error) {
-  const auto at = restore.segment().regions().locate(page);
-  return "source " + restore.segment().sourceName() + " at offset " + std::to_string(at.offset) + ": " +
-         (error == 0 ? "the file ends before it (truncated?)" : std::strerror(error));
-}
 
 }  // namespace
 
@@ -317,17 +307,19 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
     case Commit::retry:
       fault.tries++;
       fault.sourceFailures = 0;  // they have passed
+      fault.failingSince = 0;
       retryLater(fault);
       break;
     case Commit::unclear:
       // In the end its threads look for themselves: they go on, or fault again.
       if (++fault.tries > UNCLEAR_TRIES) return requeue(restore, fault.page);
       fault.sourceFailures = 0;
+      fault.failingSince = 0;
       retryLater(fault);
       break;
     case Commit::lost:
       // From where it was mapped, which does not say why. A read does.
-      if (++fault.sourceFailures >= SOURCE_TRIES) return sourceFailed(fault, worker, 0);
+      if (++fault.sourceFailures >= VANISHED_TRIES) return sourceFailed(fault, worker, 0);
       return readCold(fault);
     case Commit::poisoned:
     case Commit::unpoisonable:
@@ -367,8 +359,23 @@ void FaultLoop::readCold(const Fault& fault) {
 void FaultLoop::sourceFailed(Fault fault, unsigned worker, int error) {
   Attachment& restore = *fault.restore;
   count(restore.counters().sourceErrors);
-  if (transient(error) && ++fault.sourceFailures < SOURCE_TRIES) return retryLater(fault);
-  poisonNow(restore, worker, fault.page, describeLoss(restore, fault.page, error));
+  const std::uint64_t now = nowNs();
+  if (fault.failingSince == 0) fault.failingSince = now;
+  if (mayPass(error) && now - fault.failingSince < options_.sourcePatience) {
+    fault.sourceFailures++;
+    return retryLater(fault);
+  }
+  poisonNow(restore, worker, fault.page, describeLoss(fault, error));
+}
+
+std::string FaultLoop::describeLoss(const Fault& fault, int error) const {
+  shm::Segment& segment = fault.restore->segment();
+  const auto at = segment.regions().locate(fault.page);
+  std::string loss = "source " + segment.sourceName() + " at offset " + std::to_string(at.offset) + ": " +
+                     (error == 0 ? "the file ends before it (truncated?)" : std::strerror(error));
+  if (mayPass(error))
+    loss += ", for " + std::to_string(options_.sourcePatience / 1'000'000) + " ms (--source-patience)";
+  return loss;
 }
 
 void FaultLoop::poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page,

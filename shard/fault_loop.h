@@ -43,6 +43,8 @@ struct FaultLoopOptions {
   std::size_t shareFrom = 48;
   unsigned carefulFaults = 0;  // so many first faults are served one by one (after a predecessor's death)
   std::size_t retries = RetryQueue::CAPACITY;  // refused faults that wait here; others, in the kernel
+  std::uint64_t sourcePatience =
+      30'000'000'000;  // ns that reads of one page may go on failing before it is lost
 };
 
 class FaultLoop {
@@ -82,6 +84,7 @@ class FaultLoop {
   void retryLater(const Fault& fault);
   void readCold(const Fault& fault);
   void sourceFailed(Fault fault, unsigned worker, int error);
+  std::string describeLoss(const Fault& fault, int error) const;
   void poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page, const std::string& reason);
   Staged stage(const Fault& fault, const shm::PageLocation& at, unsigned worker, char* buffer,
                std::uint64_t now);

@@ -65,6 +65,9 @@ int main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "Copy workers besides the fault thread")
       ->check(CLI::Range(1u, 14u));
   app.add_option("--careful", options.loop.carefulFaults, "Serve so many first faults one by one");
+  std::uint64_t patience = 30'000;
+  app.add_option("--source-patience-ms", patience,
+                 "How long reads of a page may go on failing before it is given up");
   app.add_option("--name", name, "What to be called in the log");
   app.add_flag("--test-hooks", options.testHooks, "Let tests arm failpoints");
   app.add_option("--log-level", logLevel, "trace, debug, info, warn, error");
@@ -73,6 +76,7 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   if (build) return process::sayBuild();
   process::nameProcess("faultline-shard");
+  options.loop.sourcePatience = patience * 1'000'000;
 
   spdlog::set_level(spdlog::level::from_str(logLevel));
   process::setUpLog(name, process::LogStream::out);

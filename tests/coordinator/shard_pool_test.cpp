@@ -14,7 +14,7 @@ class Owner final : public ShardPoolEvents {
  public:
   explicit Owner(kj::Promise<void> attached) : attached_(attached.fork()) {}
 
-  void shardDied(std::uint32_t) override {}
+  void shardDied(std::uint32_t, Death) override {}
   kj::Promise<void> shardUp(ShardHandle&, std::vector<std::uint64_t>) override {
     asked_.fulfiller->fulfill();
     return attached_.addBranch();

@@ -24,7 +24,7 @@ namespace {
 
 class NoOwner final : public ShardPoolEvents {
  public:
-  void shardDied(std::uint32_t) override {}
+  void shardDied(std::uint32_t, Death) override {}
   kj::Promise<void> shardUp(ShardHandle&, std::vector<std::uint64_t>) override { return kj::READY_NOW; }
   kj::Promise<void> shardLeaves(ShardHandle&) override { return kj::READY_NOW; }
   rpc::ShardEvents::Client eventsFor(std::uint32_t) override {

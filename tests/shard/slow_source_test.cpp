@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cstring>
 #include <future>
 #include <mutex>
 
@@ -114,15 +115,45 @@ TEST_P(SlowSource, ErrorsThatPassAreNotNoticed) {
   EXPECT_EQ(lost_.count, 0u);
 }
 
+TEST_P(SlowSource, ErrorsMayLastAsLongAsTheOperatorsPatience) {
+  loop_.attach(restore_.attachment());
+  source_->fail(ETIMEDOUT, 6);
+  EXPECT_EQ(fault(restore_, 3).get(), image_.at(3 * pageSize()));
+  EXPECT_EQ(restore_.attachment()->counters().sourceErrors.load(), 6u);
+  EXPECT_EQ(lost_.count, 0u);
+}
+
+TEST_P(SlowSource, ErrorsThatLastLongerLoseThePageAlone) {
+  constexpr std::uint64_t PATIENCE = 50'000'000;
+  FaultLoop impatient(committer_, workers_, lost_, {.sourcePatience = PATIENCE});
+  impatient.attach(restore_.attachment());
+  source_->fail(EIO, ~0u);
+  const std::uint64_t before = process::nowNs();
+  impatient.serve(restore_.attachment()->id(), before, {3});
+  await([&] { return lost_.count == 1; });
+  EXPECT_GE(process::nowNs() - before, PATIENCE);
+  EXPECT_GE(source_->reads(), 3u);
+  const std::lock_guard lock(lost_.mutex);
+  EXPECT_EQ(lost_.pages, std::vector<shm::PageIndex>{3});
+  EXPECT_NE(lost_.last.find(strerror(EIO)), std::string::npos) << lost_.last;
+  EXPECT_NE(lost_.last.find("--source-patience"), std::string::npos) << lost_.last;
+}
+
+// Wrong bytes do not become right ones.
+TEST_P(SlowSource, AnErrorThatDoesNotPassLosesThePageAtOnce) {
+  loop_.attach(restore_.attachment());
+  source_->fail(EBADMSG, 1);
+  loop_.serve(restore_.attachment()->id(), process::nowNs(), {3});
+  await([&] { return lost_.count == 1; });
+  EXPECT_EQ(source_->reads(), 1u);
+}
+
 TEST_P(SlowSource, ItsEndLosesThePageAlone) {
   loop_.attach(restore_.attachment());
   source_->truncate(4 * pageSize());
-  std::future<unsigned char> read;
-  const std::uint64_t page = 4;
-  // Poisoned, so SIGBUS for who touches it: given back before that.
-  auto waiting = std::async(std::launch::async, [&] { await([&] { return lost_.count == 1; }); });
+  constexpr shm::PageIndex page = 4;
   loop_.serve(restore_.attachment()->id(), process::nowNs(), {page});
-  waiting.get();
+  await([&] { return lost_.count == 1; });
   const std::lock_guard lock(lost_.mutex);
   EXPECT_EQ(lost_.pages, std::vector<shm::PageIndex>{page});
   EXPECT_NE(lost_.last.find("truncated"), std::string::npos) << lost_.last;
