@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "cli/errors.h"
+#include "process/content_size.h"
 
 namespace faultline::cli {
 
@@ -19,11 +20,11 @@ kj::AutoCloseFd openMemory(const std::string& path) {
   fstat(fd.get(), &status);
   if (S_ISDIR(status.st_mode))
     throw CommandError(USAGE, "memory file " + path + " is a directory; give the snapshot's memory file");
-  if (!S_ISREG(status.st_mode))
+  const auto bytes = process::contentBytes(fd.get());
+  if (!bytes.has_value())
     throw CommandError(USAGE, "memory file " + path +
-                                  " is no regular file (a device, a pipe?); give the snapshot's memory file");
-  if (status.st_size == 0)
-    throw CommandError(USAGE, "memory file " + path + " is empty; was the snapshot written?");
+                                  " is no regular file and no block device; give the snapshot's memory file");
+  if (*bytes == 0) throw CommandError(USAGE, "memory file " + path + " is empty; was the snapshot written?");
   return fd;
 }
 

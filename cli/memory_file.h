@@ -7,8 +7,8 @@
 
 namespace faultline::cli {
 
-// Opens a snapshot's memory file for reading. CommandError(USAGE) where it is missing, a directory, empty, or
-// not readable.
+// Opens a snapshot's memory for reading: a file, or a block device. CommandError(USAGE) where it is missing, something
+// else, empty, or not readable.
 kj::AutoCloseFd openMemory(const std::string& path);
 
 }  // namespace faultline::cli

@@ -1,6 +1,5 @@
 #include "cli/snapshot_identity.h"
 
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include <cstring>
 
 #include "cli/errors.h"
+#include "process/content_size.h"
 
 namespace faultline::cli {
 
@@ -21,9 +21,9 @@ SnapshotIdentity identityOf(int memory) {
   auto fail = [](const std::string& why) -> CommandError {
     return {FAILED, "the memory file can't be read to tell which snapshot it is: " + why};
   };
-  struct stat status {};
-  if (fstat(memory, &status) != 0) throw fail(std::strerror(errno));
-  const auto bytes = static_cast<std::uint64_t>(status.st_size);
+  const auto size = process::contentBytes(memory);
+  if (!size.has_value()) throw fail(std::strerror(errno));
+  const std::uint64_t bytes = *size;
   const std::uint64_t blocks = bytes / BLOCK + (bytes % BLOCK != 0);
   const std::uint64_t samples = std::min(blocks, SAMPLES);
   // CRC-64/XZ.

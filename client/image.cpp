@@ -1,6 +1,8 @@
 #include "client/image.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,11 +26,13 @@ Image::Image(const std::string& path, std::uint64_t pageSize) : pageSize_(pageSi
   struct stat status {};
   fstat(fd, &status);
   bytes_ = S_ISREG(status.st_mode) ? static_cast<std::uint64_t>(status.st_size) : 0;
+  if (S_ISBLK(status.st_mode) && ioctl(fd, BLKGETSIZE64, &bytes_) != 0) bytes_ = 0;
   void* start = MAP_FAILED;
   if (bytes_ > 0 && bytes_ % pageSize == 0) start = mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd, 0);
   const int error = errno;
   close(fd);
-  if (!S_ISREG(status.st_mode)) refuse(path, "it is not a regular file");
+  if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
+    refuse(path, "it is not a regular file and not a block device");
   if (bytes_ == 0 || bytes_ % pageSize != 0)
     refuse(path, "its " + std::to_string(bytes_) + " bytes are not a multiple of the page size " +
                      std::to_string(pageSize));

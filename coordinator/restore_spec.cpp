@@ -1,7 +1,6 @@
 #include "coordinator/restore_spec.h"
 
 #include <kj/debug.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <ctime>
@@ -9,6 +8,7 @@
 
 #include "coordinator/shard_handle.h"
 #include "process/clock.h"
+#include "process/content_size.h"
 
 namespace faultline::coordinator {
 
@@ -25,12 +25,12 @@ std::uint64_t newId() {
 }
 
 std::uint64_t sizeOf(int source, const std::string& name) {
-  struct stat status {};
-  KJ_SYSCALL(fstat(source, &status), "look at the source", name.c_str());
-  KJ_REQUIRE(S_ISREG(status.st_mode), "the source is no regular file: give the snapshot's memory file",
+  const auto bytes = process::contentBytes(source);
+  KJ_REQUIRE(bytes.has_value(),
+             "the source is no regular file and no block device: give the snapshot's memory file",
              name.c_str());
-  KJ_REQUIRE(status.st_size > 0, "the source is empty: give the snapshot's memory file", name.c_str());
-  return static_cast<std::uint64_t>(status.st_size);
+  KJ_REQUIRE(*bytes > 0, "the source is empty: give the snapshot's memory file", name.c_str());
+  return *bytes;
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
 #include "coordinator/working_set.h"
 
 #include <kj/debug.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 
+#include "process/content_size.h"
 #include "process/duplicate.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
@@ -76,9 +76,7 @@ class RecordedWorkingSetServer final : public rpc::RecordedWorkingSet::Server {
 }  // namespace
 
 WorkingSet workingSetFrom(rpc::WorkingSet::Reader reader, int source) {
-  struct stat status {};
-  KJ_SYSCALL(fstat(source, &status));
-  const auto sourceBytes = static_cast<std::uint64_t>(status.st_size);
+  const std::uint64_t sourceBytes = process::contentBytes(source).value_or(0);
   WorkingSet set;
   const auto list = reader.getRanges();
   KJ_REQUIRE(list.size() <= WorkingSet::MAX_RANGES, "the working set has too many ranges; 1048576 are taken",

@@ -173,7 +173,7 @@ TEST(BadInput, MemoryFilesThatAreNone) {
   expectRefused(directory, {empty, socket, empty + " is empty"});
   expectRefused(directory,
                 {"/dev/zero", socket,
-                 "/dev/zero is no regular file (a device, a pipe?); give the snapshot's memory file"});
+                 "/dev/zero is no regular file and no block device; give the snapshot's memory file"});
 }
 
 TEST(BadInput, MemoryFilesThatMayNotBeRead) {

@@ -2,7 +2,6 @@
 // executables.
 
 #include <gtest/gtest.h>
-#include <seccomp.h>
 
 #include <cerrno>
 #include <cstring>
@@ -10,6 +9,7 @@
 #include "process/clock.h"
 #include "tests/race/race_test.h"
 #include "tests/recovery/recovery_test.h"
+#include "tests/sources/refuse_io_uring.h"
 #include "tests/support/fuse_file.h"
 
 namespace faultline::test {
@@ -28,14 +28,6 @@ class Fuse : public RaceTest {
   std::uint64_t far() const { return pages() / 2; }
 };
 BOTH_PAGE_SIZES(Fuse);
-
-// io_uring refused, as container runtimes do it.
-void refuseIoUring() {
-  scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
-  seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(io_uring_setup), 0);
-  seccomp_load(filter);
-  seccomp_release(filter);
-}
 
 TEST_P(Fuse, AFileIsServed) {
   Image image(imageBytes());
@@ -138,7 +130,7 @@ TEST_P(Fuse, AnErrorThatPassesIsNotNoticedByTheTarget) {
 TEST_P(Fuse, AnErrorThatStaysIsAnErrorOnThatPageAlone) {
   Image image(imageBytes());
   FuseFile file(image, FuseFile::Cache::none);
-  Server server(image, {.memory = file.path()});
+  Server server(image, {.more = {"--source-patience", "200ms"}, .memory = file.path()});
   Target target(image, server.socket(), pageSize());
   server.restore();
   file.fail(EIO, far() * pageSize());
