@@ -197,9 +197,11 @@ struct ColdReader::State {
     unsigned count = 0;
     io_uring_cqe* completion = nullptr;
     while (io_uring_peek_cqe(&ring, &completion) == 0) {
-      auto& read = *static_cast<Read*>(io_uring_cqe_get_data(completion));
+      auto* asked = static_cast<Read*>(io_uring_cqe_get_data(completion));
       const int result = completion->res;
       io_uring_cqe_seen(&ring, completion);
+      if (asked == nullptr) continue;  // none of ours
+      Read& read = *asked;
       count++;
       auto next = read.progress.after(result);
       if (next == ReadProgress::Next::readOn && !read.keep->forgotten) {
