@@ -34,8 +34,8 @@ std::vector<Part> measureParts(const Faultline& server, const BenchImage& image,
               samples += weight;
               served += weight * mean(shard.getEventToDone());
               gate += weight * mean(shard.getGateWait());
-              source += weight * mean(shard.getSource());
-              copy += weight * mean(shard.getCopy());
+              source += weight * mean(shard.getStaging());
+              copy += weight * mean(shard.getCopying());
             }
             for (double* sum : {&served, &gate, &source, &copy}) *sum /= std::max(samples, 1.0);
           }});

@@ -13,6 +13,7 @@
 #include "cli/format.h"
 #include "cli/memory_file.h"
 #include "cli/own_service.h"
+#include "cli/policy_options.h"
 #include "cli/restore_view.h"
 #include "cli/scratch.h"
 #include "cli/service_options.h"
@@ -21,6 +22,7 @@
 #include "cli/target_process.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
+#include "rpc/hooks.capnp.h"
 #include "shmtracker/segment.h"
 
 namespace faultline::cli {
@@ -172,11 +174,10 @@ class Demo {
     auto request = session_->coordinator().listenRequest();
     auto spec = request.initSpec();
     spec.setName(NAME);
-    spec.setSourceName(image_.c_str());
-    spec.setPrefault(options_.prefault);
-    spec.setKeepServing(true);  // until the target has looked at everything twice
+    spec.initPolicy().setPrefault(options_.prefault);
+    spec.getPolicy().setKeepServing(true);  // until the target has looked at everything twice
     request.setSocket(rpc::makeFd(socket_.take()));
-    request.setSource(rpc::makeFd(openMemory(image_)));
+    fill(request.initSource(), openMemory(image_).get(), image_);
     listener_ = session_->wait(request.send()).getListener();
   }
 
@@ -224,7 +225,9 @@ class Demo {
   // the shared memory itself, which we hold.
   void holdSegment() {
     if (restore_ == nullptr) return;
-    auto hooks = session_->wait(session_->coordinator().testHooksRequest().send()).getHooks();
+    auto hooks =
+        session_->wait(session_->coordinator().castAs<rpc::TestCoordinator>().testHooksRequest().send())
+            .getHooks();
     auto request = hooks.segmentRequest();
     request.setRestore(NAME);
     auto response = session_->wait(request.send());

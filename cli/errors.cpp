@@ -4,9 +4,34 @@
 
 #include <cstdio>
 
-#include "process/message.h"
+#include "rpc/refusal.h"
 
 namespace faultline::cli {
+
+Exit exitOf(rpc::Reason reason) {
+  switch (reason) {
+    case rpc::Reason::FAILED:
+      return FAILED;
+    case rpc::Reason::BAD_INPUT:
+    case rpc::Reason::BAD_SOURCE:
+    case rpc::Reason::BAD_TARGET:
+      return USAGE;
+    case rpc::Reason::UNSUPPORTED:
+      return ENVIRONMENT;
+    case rpc::Reason::NOT_FOUND:
+    case rpc::Reason::ENDED:
+      return NOT_FOUND;
+    case rpc::Reason::NAME_TAKEN:
+    case rpc::Reason::WRONG_PHASE:
+    case rpc::Reason::PAGES_MISSING:
+    case rpc::Reason::LIMIT_REACHED:
+    case rpc::Reason::FORBIDDEN:
+    case rpc::Reason::NOT_READY:
+    case rpc::Reason::OTHER_BUILD:
+      return REFUSED;
+  }
+  return FAILED;
+}
 
 int guarded(const std::function<int()>& body) {
   try {
@@ -15,8 +40,9 @@ int guarded(const std::function<int()>& body) {
     fprintf(stderr, "faultline: %s\n", error.what());
     return error.code;
   } catch (const kj::Exception& error) {
-    fprintf(stderr, "faultline: %s\n", process::messageOf(error).c_str());
-    return error.getType() == kj::Exception::Type::DISCONNECTED ? DISCONNECTED : FAILED;
+    const rpc::Refusal refusal = rpc::refusalOf(error);
+    fprintf(stderr, "faultline: %s\n", refusal.message.c_str());
+    return error.getType() == kj::Exception::Type::DISCONNECTED ? DISCONNECTED : exitOf(refusal.reason);
   } catch (const std::exception& error) {
     fprintf(stderr, "faultline: %s\n", error.what());
     return FAILED;

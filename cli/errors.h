@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "rpc/reasons.capnp.h"
+
 namespace faultline::cli {
 
 enum Exit : int {
@@ -13,11 +15,18 @@ enum Exit : int {
   USAGE = 2,         // the command line, or a file or path named on it
   ENVIRONMENT = 3,   // the machine does not allow it
   DISCONNECTED = 4,  // no server there, or it has gone
+  NOT_FOUND = 5,     // the server has nothing of that name, or it has ended
+  REFUSED = 6,       // not as things stand: pages would be lost, the restore is paused already, ...
+  INCOMPLETE = 7,    // pages are missing that were to be there
 };
 
 inline const char* EXIT_CODES =
     "Exit codes: 0 done, 1 failed (the message says what), 2 wrong usage or input,\n"
-    "            3 not possible on this machine, 4 no server reachable, or it has gone";
+    "            3 not possible on this machine, 4 no server reachable, or it has gone,\n"
+    "            5 nothing of that name, 6 refused as things stand, 7 pages are missing";
+
+// Of a command whose call was refused.
+Exit exitOf(rpc::Reason reason);
 
 // Ends the command with this code and message.
 struct CommandError : std::runtime_error {

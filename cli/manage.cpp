@@ -25,7 +25,8 @@ struct ManageOptions {
   bool force = false, wait = false, json = false;
 };
 
-using Action = std::function<void(rpc::ControlClient&, const ManageOptions&)>;
+// Returns an exit code.
+using Action = std::function<int(rpc::ControlClient&, const ManageOptions&)>;
 
 CLI::App* add(CLI::App& app, Result& chosen, const char* name, const char* help, const char* more,
               Action action, const std::shared_ptr<ManageOptions>& options) {
@@ -36,8 +37,7 @@ CLI::App* add(CLI::App& app, Result& chosen, const char* name, const char* help,
   command->callback([options, &chosen, action = std::move(action)] {
     chosen = [options, action] {
       rpc::ControlClient client(options->control);
-      action(client, *options);
-      return OK;
+      return action(client, *options);
     };
   });
   return command;
@@ -58,7 +58,7 @@ std::string checkRange(const std::string& text) {
   return parseRange(text).has_value() ? "" : "\"" + text + "\" is not FIRST:COUNT in pages, as in 0:512";
 }
 
-void prefault(rpc::ControlClient& client, const ManageOptions& options) {
+int prefault(rpc::ControlClient& client, const ManageOptions& options) {
   auto request = client.restore(options.name).prefaultRequest();
   auto ranges = request.initRanges(static_cast<unsigned>(options.ranges.size()));
   for (unsigned i = 0; i < options.ranges.size(); i++) {
@@ -67,11 +67,16 @@ void prefault(rpc::ControlClient& client, const ManageOptions& options) {
     ranges[i].setCount(count);
   }
   auto prefault = client.wait(request.send()).getPrefault();
-  if (!options.wait) return;
+  if (!options.wait) return OK;
   client.wait(prefault.waitRequest().send());
   auto progress = client.wait(prefault.progressRequest().send());
-  printf("%llu of %llu pages are still missing\n", static_cast<unsigned long long>(progress.getMissing()),
-         static_cast<unsigned long long>(progress.getTotal()));
+  const auto missing = static_cast<unsigned long long>(progress.getMissing());
+  if (progress.getTotal() > 0)
+    printf("%llu of %llu pages are still missing\n", missing,
+           static_cast<unsigned long long>(progress.getTotal()));
+  else
+    printf("the restore has ended; %llu pages were missing\n", missing);
+  return missing == 0 ? OK : INCOMPLETE;
 }
 
 bool answers(rpc::ControlClient& client) {
@@ -86,18 +91,19 @@ bool answers(rpc::ControlClient& client) {
 }
 
 // A service that ends may be gone before its answer is; one whose coordinator has just died is there again.
-void shutdown(rpc::ControlClient& client, const ManageOptions& options) {
+int shutdown(rpc::ControlClient& client, const ManageOptions& options) {
   for (bool there = true; there;) {
     auto request = client.coordinator().shutdownRequest();
     request.setForce(options.force);
     try {
       client.wait(request.send());
-      return;
+      return OK;
     } catch (const kj::Exception& error) {
       if (error.getType() != kj::Exception::Type::DISCONNECTED) throw;
     }
     there = answers(client);
   }
+  return OK;
 }
 
 }  // namespace
@@ -113,10 +119,16 @@ void addManage(CLI::App& app, Result& chosen) {
   onRestore("pause", "Stop answering a restore's faults for a while",
             "Faults and removals queue up in the kernel; the target's threads wait.\n"
             "Example: faultline pause vm1",
-            [](auto& client, auto& o) { client.wait(client.restore(o.name).pauseRequest().send()); });
+            [](auto& client, auto& o) {
+              client.wait(client.restore(o.name).pauseRequest().send());
+              return OK;
+            });
   onRestore("resume", "Answer a paused restore's faults again",
             "Begins with what has queued up meanwhile.\nExample: faultline resume vm1",
-            [](auto& client, auto& o) { client.wait(client.restore(o.name).resumeRequest().send()); });
+            [](auto& client, auto& o) {
+              client.wait(client.restore(o.name).resumeRequest().send());
+              return OK;
+            });
   onRestore("detach", "End a restore and release its target",
             "The target runs on without a server. Refused while pages are missing: prefault them first. A "
             "restore is\n"
@@ -126,6 +138,7 @@ void addManage(CLI::App& app, Result& chosen) {
               auto request = client.restore(o.name).detachRequest();
               request.setForce(o.force);
               client.wait(request.send());
+              return OK;
             })
       ->add_flag("--force", options->force, "Also with pages missing: the target reads zeros there");
   CLI::App* populate =
@@ -140,7 +153,8 @@ void addManage(CLI::App& app, Result& chosen) {
       ->add_option("--range", options->ranges,
                    "FIRST:COUNT in pages (repeatable); default: every page, all shards in parallel")
       ->check(checkRange);
-  populate->add_flag("--wait", options->wait, "Return when it is done");
+  populate->add_flag("--wait", options->wait,
+                     "Return when it is done, with 0 only where nothing is missing any more");
   onRestore("reshard", "Deal a restore's pages out to another number of shards",
             "While it is served; shards are started as needed.\nExample: faultline reshard vm1 --shards 4",
             [](auto& client, auto& o) {
@@ -148,6 +162,7 @@ void addManage(CLI::App& app, Result& chosen) {
               request.setRestore(o.name.c_str());
               request.setShards(o.shards);
               client.wait(request.send());
+              return OK;
             })
       ->add_option("--shards", options->shards, "To so many shards")
       ->required()

@@ -172,15 +172,17 @@ std::string stateText(const std::vector<RestoreFigures>& restores) {
     prefaulting.add(labels, r.getPrefaulting() ? 1 : 0);
     waiting.add(labels, r.getWaitingThreads());
     tracker.add(labels, r.getSegmentBytes());
-    const std::pair<const char*, std::uint64_t> states[] = {
-        {"missing", r.getMissing()}, {"faulted", r.getFaulted()}, {"removed", r.getRemoved()}};
+    const std::pair<const char*, std::uint64_t> states[] = {{"missing", r.getMissing()},
+                                                            {"faulted", r.getFaulted()},
+                                                            {"removed", r.getRemoved()},
+                                                            {"released", r.getReleased()}};
     for (const auto& [state, count] : states) {
       Labels ofState = labels;
       ofState.emplace_back("state", state);
       pages.add(ofState, count);
     }
     labels.emplace_back("id", std::to_string(r.getId()));
-    labels.emplace_back("source", r.getSource().cStr());
+    labels.emplace_back("source", r.getSourceName().cStr());
     labels.emplace_back("phase", phaseName(r.getPhase()));
     info.add(labels, 1);
   }
@@ -294,8 +296,8 @@ std::string shardsText(const std::vector<RestoreFigures>& restores) {
     extents.add(labels, shard.getExtents());
     answered.addHistogram(labels, shard.getEventToDone());
     gate.addHistogram(labels, shard.getGateWait());
-    source.addHistogram(labels, shard.getSource());
-    copy.addHistogram(labels, shard.getCopy());
+    source.addHistogram(labels, shard.getStaging());
+    copy.addHistogram(labels, shard.getCopying());
   });
   return text + ends.text() + extents.text() + answered.text() + gate.text() + source.text() + copy.text();
 }

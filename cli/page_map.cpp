@@ -25,6 +25,8 @@ PageKind kindOf(rpc::PageState state) {
       return PageKind::faulted;
     case rpc::PageState::REMOVED:
       return PageKind::removed;
+    case rpc::PageState::RELEASED:
+      return PageKind::released;
     default:
       return PageKind::missing;
   }
@@ -74,19 +76,19 @@ PageMap PageMap::of(rpc::ControlClient& client, rpc::Restore::Client restore) {
   map.pages = client.wait(restore.infoRequest().send()).getInfo().getPages();
   for (std::uint64_t next = 0; next < map.pages;) {
     auto request = restore.pageStatesRequest();
-    request.initRange().setFirst(next);
+    request.initPages().setFirst(next);
     auto response = client.wait(request.send());
     for (auto run : response.getRuns())
-      map.states.push_back({run.getRange().getFirst(), run.getRange().getCount(), kindOf(run.getState())});
+      map.states.push_back({run.getPages().getFirst(), run.getPages().getCount(), kindOf(run.getState())});
     requireProgress(response.getRuns().size(), next, map.pages);
     next = map.states.back().first + map.states.back().count;
   }
   for (std::uint64_t next = 0; next < map.pages;) {
     auto request = restore.ownersRequest();
-    request.initRange().setFirst(next);
+    request.initPages().setFirst(next);
     auto response = client.wait(request.send());
     for (auto run : response.getRuns())
-      map.owners.push_back({run.getRange().getFirst(), run.getRange().getCount(), run.getShard()});
+      map.owners.push_back({run.getPages().getFirst(), run.getPages().getCount(), run.getShard()});
     requireProgress(response.getRuns().size(), next, map.pages);
     next = map.owners.back().first + map.owners.back().count;
   }
@@ -99,6 +101,8 @@ Colour colourOf(PageKind state) {
       return {66, 133, 244};
     case PageKind::removed:
       return {251, 140, 0};
+    case PageKind::released:
+      return {0, 150, 136};
     default:
       return {48, 48, 48};
   }

@@ -9,7 +9,7 @@
 
 namespace faultline::cli {
 
-enum class PageKind : std::uint8_t { missing, faulted, removed };
+enum class PageKind : std::uint8_t { missing, faulted, removed, released };
 
 struct StateRun {
   std::uint64_t first, count;

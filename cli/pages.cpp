@@ -26,6 +26,8 @@ const char* nameOf(PageKind state) {
       return "faulted";
     case PageKind::removed:
       return "removed";
+    case PageKind::released:
+      return "released";
     default:
       return "missing";
   }
@@ -50,7 +52,7 @@ void print(const std::vector<Run>& runs, bool asJson, const char* key, Value val
 void printLegend(const PageDrawing& drawing, const PageMap& map, const std::string& path) {
   printf("%s: %u x %u, a cell is %llu pages, row by row\n", path.c_str(), drawing.width(), drawing.height(),
          static_cast<unsigned long long>(drawing.pagesPerCell));
-  printf("  left   grey missing, blue faulted, orange removed\n  right  by owner:");
+  printf("  left   grey missing, blue faulted, orange removed, green released\n  right  by owner:");
   std::uint32_t shards = 0;
   for (const OwnerRange& run : map.owners) shards = std::max(shards, run.shard + 1);
   for (std::uint32_t shard = 0; shard < shards; shard++) {
@@ -84,8 +86,8 @@ void addPages(CLI::App& app, Result& chosen) {
   auto options = std::make_shared<PagesOptions>();
   CLI::App* command = app.add_subcommand("pages", "Print the states of a restore's pages, or draw them");
   command->description(
-      "Print the states of a restore's pages, one line a run: first page, pages, state (missing, faulted or "
-      "removed).\n\n"
+      "Print the states of a restore's pages, one line a run: first page, pages, state (missing, faulted, "
+      "removed or released).\n\n"
       "Examples:\n"
       "  faultline pages vm1 | awk '$3 == \"removed\" {n += $2} END {print n}'\n"
       "  faultline pages vm1 --png vm1.png      its working set, and who is asked for it, at a glance");

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/format.h"
+#include "rpc/refusal.h"
 
 namespace faultline::cli {
 
@@ -25,6 +26,7 @@ json toJson(const char* event, const RestoreView& view, const Rates& rates) {
           {"missing", view.missing},
           {"faulted", view.faulted},
           {"removed", view.removed},
+          {"released", view.released},
           {"poisoned", view.poisoned},
           {"faults", view.faults},
           {"age_ns", view.ageNs},
@@ -78,11 +80,12 @@ void Progress::show(const RestoreView& view) {
   last_ = view;
 }
 
-void Progress::finish(const RestoreView& view, const std::string& reason) {
+void Progress::finish(const RestoreView& view, rpc::EndReason reason, const std::string& text) {
   const Rates rates = ratesBetween(nullptr, view);
   if (output_ == Output::json) {
     json summary = toJson("end", view, rates);
-    summary["reason"] = reason;
+    summary["reason"] = rpc::nameOf(reason);
+    summary["text"] = text;
     summary["fault_p50_ns"] = view.latency.quantile(0.5);
     summary["fault_p99_ns"] = view.latency.quantile(0.99);
     return print(jsonLine(summary), true);
@@ -93,7 +96,7 @@ void Progress::finish(const RestoreView& view, const std::string& reason) {
               humanNs(view.latency.quantile(0.5)) + " (p50), " + humanNs(view.latency.quantile(0.99)) +
               " (p99)",
           true);
-  print(view.name + ": " + reason, true);
+  print(view.name + ": " + text, true);
 }
 
 void Progress::say(const std::string& text) {

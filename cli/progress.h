@@ -19,7 +19,7 @@ class Progress {
   // Shows it if the last time is long enough ago: 0.2 s on a terminal, 1 s elsewhere.
   void show(const RestoreView& view);
   // The last word. `reason`: why it is over.
-  void finish(const RestoreView& view, const std::string& reason);
+  void finish(const RestoreView& view, rpc::EndReason reason, const std::string& text);
   void say(const std::string& text);
 
  private:

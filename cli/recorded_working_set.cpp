@@ -53,7 +53,8 @@ class Collector {
 WorkingSet fetchWorkingSet(rpc::ControlClient& client, rpc::RecordedWorkingSet::Client recorded) {
   auto snapshot = client.wait(recorded.snapshotRequest().send());
   const auto regions = rpc::regionsFrom(snapshot.getRegions());
-  const kj::AutoCloseFd source = client.wait(rpc::requireFd(snapshot.getSource(), "source"));
+  const kj::AutoCloseFd source =
+      client.wait(rpc::requireFd(snapshot.getSource().getLayers()[0].getFile(), "source"));
   WorkingSet set;
   set.snapshot = identityOf(source.get());
   const auto why = shm::whyNotServable(regions, set.snapshot.bytes);
@@ -64,7 +65,7 @@ WorkingSet fetchWorkingSet(rpc::ControlClient& client, rpc::RecordedWorkingSet::
   Collector collector(regions, set);
   for (std::uint64_t from = 0;;) {
     auto request = recorded.pagesRequest();
-    request.setFrom(from);
+    request.setFirst(from);
     auto response = client.wait(request.send());
     for (const std::uint64_t page : response.getPages()) collector.add(page);
     from += response.getPages().size();

@@ -10,6 +10,7 @@
 #include "cli/errors.h"
 #include "cli/memory_file.h"
 #include "cli/own_service.h"
+#include "cli/policy_options.h"
 #include "cli/progress.h"
 #include "cli/recorded_working_set.h"
 #include "cli/restore_options.h"
@@ -17,9 +18,9 @@
 #include "cli/session.h"
 #include "cli/socket_file.h"
 #include "cli/working_set_file.h"
-#include "process/message.h"
 #include "rpc/connection.h"
 #include "rpc/fd.h"
+#include "rpc/refusal.h"
 
 namespace faultline::cli {
 
@@ -30,8 +31,8 @@ struct RestoreOptions {
   std::string control;
   std::string memory, socket, name = "restore";
   std::string workingSet, record;  // files
-  std::string onLost = "poison";
-  bool prefault = true, keepServing = false, anyUser = false, json = false;
+  PolicyOptions policy;
+  bool anyUser = false, json = false;
 };
 
 // How often the server is asked, more often than it is shown: the last figures are taken before the end.
@@ -97,15 +98,11 @@ class RestoreCommand {
     auto request = session_->coordinator().listenRequest();
     auto spec = request.initSpec();
     spec.setName(options_.name.c_str());
-    spec.setSourceName(options_.memory.c_str());
-    spec.setPrefault(options_.prefault);
-    spec.setRecordWorkingSet(!options_.record.empty());
-    spec.setOnLost(options_.onLost == "kill" ? rpc::OnLost::KILL : rpc::OnLost::POISON);
-    if (workingSet_.has_value()) fill(spec.initWorkingSet(), *workingSet_);
-    spec.setKeepServing(options_.keepServing);
+    fill(spec.initPolicy(), options_.policy, workingSet_.has_value() ? &*workingSet_ : nullptr);
     spec.setAnyUser(options_.anyUser);
     request.setSocket(rpc::makeFd(kj::mv(socket)));
-    request.setSource(rpc::makeFd(kj::mv(memory_)));
+    fill(request.initSource(), memory_.get(), options_.memory);
+    memory_ = nullptr;
     listener_ = session_->wait(request.send()).getListener();
   }
 
@@ -171,7 +168,7 @@ class RestoreCommand {
       KJ_IF_MAYBE (listener, listener_) {
         return listener->closeRequest().send().ignoreResult();
       }
-      auto request = session_->coordinator().closeListenerRequest();
+      auto request = session_->coordinator().unlistenRequest();
       request.setName(options_.name.c_str());
       return request.send().ignoreResult();
     }();
@@ -208,6 +205,12 @@ class RestoreCommand {
     }
   }
 
+  struct End {
+    rpc::EndReason reason = rpc::EndReason::NOT_ENDED;
+    std::string text;
+    std::uint64_t missing = 0;  // pages
+  };
+
   // With one coordinator.
   int followOnce(const std::string& name) {
     if (restore_ == nullptr) restore_ = session_->client().restore(name);
@@ -222,14 +225,14 @@ class RestoreCommand {
                       if (response.getInfo().getAgeNs() > view_.ageNs) view_.take(response.getInfo());
                     })
                     .eagerlyEvaluate([](kj::Exception&&) {});  // it was over before
-    std::string reason;
+    End end;
     auto ended = restore.waitEndedRequest()
                      .send()
-                     .then([&reason](capnp::Response<rpc::Restore::WaitEndedResults> response) {
-                       reason = response.getReason().cStr();
+                     .then([&end](capnp::Response<rpc::Restore::WaitEndedResults> response) {
+                       end = {response.getReason(), response.getText().cStr(), response.getMissing()};
                      })
                      .fork();
-    while (reason.empty()) {
+    while (end.reason == rpc::EndReason::NOT_ENDED) {
       look(restore);
       const bool interrupted =
           session_->wait(ended.addBranch()
@@ -240,7 +243,7 @@ class RestoreCommand {
     }
     session_->wait(kj::mv(last));
     saveRecorded();
-    return conclude(reason);
+    return conclude(end);
   }
 
   void look(rpc::Restore::Client& restore) {
@@ -313,24 +316,23 @@ class RestoreCommand {
       recordFailure_ = error.what();
     } catch (const kj::Exception& error) {
       if (isDisconnect(error)) throw;
-      recordFailure_ = process::messageOf(error);
+      recordFailure_ = rpc::refusalOf(error).message;
     }
     progress_.say(recordFailure_);
   }
 
-  int conclude(const std::string& reason) {
-    progress_.finish(view_, reason);
-    if (view_.phase == rpc::Phase::FAILED)
-      throw CommandError(FAILED, "restore " + view_.name + " has failed: " + view_.failure);
+  int conclude(const End& end) {
+    progress_.finish(view_, end.reason, end.text);
+    if (end.reason >= rpc::EndReason::PAGE_LOST || end.reason == rpc::EndReason::TARGET_KILLED)
+      throw CommandError(FAILED, "restore " + view_.name + " has failed: " + end.text);
     if (view_.poisoned > 0)
       throw CommandError(FAILED, std::to_string(view_.poisoned) + " pages of restore " + view_.name +
                                      " could not be read from " + options_.memory +
                                      ": the target got SIGBUS on them");
     // A target that has gone needs no more pages; one that was let go without them does.
-    const bool gone = reason.find("gone") != std::string::npos;
-    if (view_.missing > 0 && !gone)
-      throw CommandError(FAILED, "restore " + view_.name + " ended (" + reason + ") with " +
-                                     std::to_string(view_.missing) + " pages missing");
+    if (end.missing > 0 && end.reason != rpc::EndReason::TARGET_GONE)
+      throw CommandError(INCOMPLETE, "restore " + view_.name + " ended (" + end.text + ") with " +
+                                         std::to_string(end.missing) + " pages missing");
     if (!recordFailure_.empty()) throw CommandError(FAILED, recordFailure_);
     return OK;
   }
@@ -381,9 +383,7 @@ void addRestore(CLI::App& app, Result& chosen) {
   command->add_option("--control", options->control,
                       std::string("Use the server with this control socket; default: the one at ") +
                           DEFAULT_CONTROL + " if it answers, else a service of our own");
-  CLI::Option* prefault =
-      command->add_flag("--prefault,!--no-prefault", options->prefault,
-                        "Populate every page in the background (the default), or only answer faults");
+  CLI::Option* prefault = addPolicyOptions(*command, options->policy);
   CLI::Option* workingSet =
       command->add_option("--working-set", options->workingSet,
                           "Populate this recorded working set before everything else, in its order");
@@ -392,9 +392,6 @@ void addRestore(CLI::App& app, Result& chosen) {
                    "Record what the target touches first and write it to this file at the end, or when "
                    "interrupted;\nwithout background population unless --prefault is given")
       ->excludes(workingSet);
-  command->add_flag("--keep-serving", options->keepServing,
-                    "Go on serving after the last page, until the target goes");
-  addOnLost(*command, options->onLost);
   command->add_flag("--any-user", options->anyUser, "Accept a target of any user, not only root and our own");
   command->add_flag("--json", options->json, "Print JSON, an object a line");
   addServiceOptions(*command, options->service);
@@ -402,7 +399,8 @@ void addRestore(CLI::App& app, Result& chosen) {
                   ".\n            0 also when the target has gone before it had every page");
   command->callback([options, &chosen, prefault] {
     // A page that is populated before it is touched would be missing from a recording.
-    if (!options->record.empty() && prefault->count() == 0) options->prefault = false;
+    options->policy.recordWorkingSet = !options->record.empty();
+    if (options->policy.recordWorkingSet && prefault->count() == 0) options->policy.prefault = false;
     chosen = [options] { return RestoreCommand(*options).run(); };
   });
 }

@@ -18,14 +18,4 @@ const CLI::Validator& restoreName() {
   return validator;
 }
 
-void addOnLost(CLI::App& command, std::string& policy) {
-  command
-      .add_option(
-          "--on-lost", policy,
-          "What a target gets when a page is lost (its source is gone for good, or nobody can serve it\n"
-          "any more): poison, an error on each such page as it touches it (SIGBUS), or kill, SIGKILL")
-      ->check(CLI::IsMember({"poison", "kill"}))
-      ->capture_default_str();
-}
-
 }  // namespace faultline::cli

@@ -14,7 +14,4 @@ void addControl(CLI::App& command, std::string& path);
 // A check of the names of restores and listeners: they are part of the names of kept fds.
 const CLI::Validator& restoreName();
 
-// Adds --on-lost.
-void addOnLost(CLI::App& command, std::string& policy);
-
 }  // namespace faultline::cli

@@ -6,13 +6,14 @@ namespace faultline::cli {
 
 void RestoreView::take(rpc::RestoreInfo::Reader info) {
   name = info.getName().cStr();
-  failure = info.getFailure().cStr();
+  failure = info.getFailureText().cStr();
   phase = info.getPhase();
   targetPid = info.getTargetPid();
   pages = info.getPages();
   missing = info.getMissing();
   faulted = info.getFaulted();
   removed = info.getRemoved();
+  released = info.getReleased();
   segmentBytes = info.getSegmentBytes();
   ageNs = info.getAgeNs();
   bytes = 0;

@@ -13,7 +13,7 @@ struct RestoreView {
   std::string name, failure;
   rpc::Phase phase = rpc::Phase::SERVING;
   std::uint32_t targetPid = 0;
-  std::uint64_t pages = 0, missing = 0, faulted = 0, removed = 0;
+  std::uint64_t pages = 0, missing = 0, faulted = 0, removed = 0, released = 0;
   std::uint64_t bytes = 0;  // of the target's memory
   std::uint64_t segmentBytes = 0;
   std::uint64_t ageNs = 0;

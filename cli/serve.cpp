@@ -7,17 +7,18 @@
 #include <filesystem>
 #include <list>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "cli/commands.h"
 #include "cli/errors.h"
 #include "cli/memory_file.h"
-#include "cli/recorded_working_set.h"
+#include "cli/policy_options.h"
 #include "cli/restore_options.h"
 #include "cli/service_options.h"
 #include "cli/socket_file.h"
 #include "cli/working_set_file.h"
-#include "rpc/control.capnp.h"
+#include "rpc/kept.capnp.h"
 #include "supervisor/supervisor.h"
 
 namespace faultline::cli {
@@ -26,9 +27,10 @@ namespace {
 
 struct ServeOptions {
   ServiceOptions service;
-  std::string control = DEFAULT_CONTROL, onLost = "poison";
+  PolicyOptions policy;
+  std::string control = DEFAULT_CONTROL;
   std::vector<std::string> sockets, memories, names, workingSets;
-  bool prefault = true, keepServing = false, anyUser = false, record = false;
+  bool anyUser = false;
 
   std::string name(std::size_t i) const { return i < names.size() ? names[i] : "vm" + std::to_string(i + 1); }
 };
@@ -59,16 +61,15 @@ kj::AutoCloseFd listenSpec(const ServeOptions& options, std::size_t i, int memor
   KJ_SYSCALL(fd = memfd_create("faultline-listener", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   kj::AutoCloseFd result(fd);
   capnp::MallocMessageBuilder message;
-  auto spec = message.initRoot<rpc::ListenSpec>();
+  auto kept = message.initRoot<rpc::KeptListener>();
+  kept.setSourceName(options.memories[i].c_str());
+  auto spec = kept.initSpec();
   spec.setName(options.name(i).c_str());
-  spec.setSourceName(options.memories[i].c_str());
-  spec.setPrefault(options.prefault);
-  spec.setKeepServing(options.keepServing);
   spec.setAnyUser(options.anyUser);
-  spec.setRecordWorkingSet(options.record);
-  spec.setOnLost(options.onLost == "kill" ? rpc::OnLost::KILL : rpc::OnLost::POISON);
+  std::optional<WorkingSet> workingSet;
   if (i < options.workingSets.size())
-    fill(spec.initWorkingSet(), readWorkingSetFor(options.workingSets[i], memory, options.memories[i]));
+    workingSet = readWorkingSetFor(options.workingSets[i], memory, options.memories[i]);
+  fill(spec.initPolicy(), options.policy, workingSet.has_value() ? &*workingSet : nullptr);
   capnp::writeMessageToFd(fd, message);
   KJ_SYSCALL(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
   return result;
@@ -152,17 +153,14 @@ void addServe(CLI::App& app, Result& chosen) {
       ->add_option("--name", options->names,
                    "What to call the restores of the --socket at the same place; default: vm1, vm2, ...")
       ->check(restoreName());
-  command->add_flag("--prefault,!--no-prefault", options->prefault,
-                    "Populate every page in the background (the default), or only answer faults");
+  addPolicyOptions(*command, options->policy);
   command->add_option("--working-set", options->workingSets,
                       "Populate this recorded working set first, for the --socket at the same place "
                       "(repeatable)");
-  command->add_flag("--record-working-set", options->record,
+  command->add_flag("--record-working-set", options->policy.recordWorkingSet,
                     "Note what each target touches first, for `faultline working-set save`; give "
                     "--no-prefault as well, else\n"
                     "pages that are populated before they are touched are not seen");
-  command->add_flag("--keep-serving", options->keepServing, "Do not release a target when it has every page");
-  addOnLost(*command, options->onLost);
   command->add_flag("--any-user", options->anyUser, "Accept targets of any user, not only root and our own");
   command->footer(
       std::string(EXIT_CODES) +

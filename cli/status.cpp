@@ -9,6 +9,7 @@
 #include "cli/restore_options.h"
 #include "cli/restore_view.h"
 #include "cli/session.h"
+#include "rpc/refusal.h"
 
 namespace faultline::cli {
 
@@ -55,21 +56,24 @@ json statsJson(rpc::RestoreStats::Reader stats) {
                              {"extents", s.getExtents()},
                              {"event_to_done", latencyJson(s.getEventToDone())},
                              {"gate_wait", latencyJson(s.getGateWait())},
-                             {"source", latencyJson(s.getSource())},
-                             {"copy", latencyJson(s.getCopy())}});
+                             {"source", latencyJson(s.getStaging())},
+                             {"copy", latencyJson(s.getCopying())}});
   return out;
 }
 
 json restoreJson(rpc::RestoreInfo::Reader r) {
+  const bool failed = r.getPhase() == rpc::Phase::FAILED;
   return {{"name", r.getName().cStr()},
           {"phase", phaseName(r.getPhase())},
-          {"source", r.getSource().cStr()},
+          {"source", r.getSourceName().cStr()},
           {"target_pid", r.getTargetPid()},
           {"pages", r.getPages()},
           {"missing", r.getMissing()},
           {"faulted", r.getFaulted()},
           {"removed", r.getRemoved()},
-          {"failure", r.getFailure().cStr()},
+          {"released", r.getReleased()},
+          {"failure", r.getFailureText().cStr()},
+          {"failure_reason", failed ? rpc::nameOf(r.getFailure()) : ""},
           {"prefaulting", r.getPrefaulting()},
           {"waiting_threads", r.getWaitingThreads()},
           {"segment_bytes", r.getSegmentBytes()},

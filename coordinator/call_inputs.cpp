@@ -1,15 +1,16 @@
 #include "coordinator/call_inputs.h"
 
-#include <kj/debug.h>
-
 #include <algorithm>
 
+#include "rpc/convert.h"
+#include "rpc/refusal.h"
 #include "shmtracker/layout.h"
 
 namespace faultline::coordinator {
 
 namespace {
 
+constexpr unsigned MAX_PREFAULT_RANGES = 65536;
 constexpr std::size_t MAX_NAME = 50, MAX_DIRECTORY = 500;  // bytes
 
 bool printable(char c) {
@@ -19,20 +20,39 @@ bool printable(char c) {
 }  // namespace
 
 void requireName(const std::string& name) {
-  KJ_REQUIRE(!name.empty() && name.size() <= MAX_NAME && name.find_first_of(".:/") == std::string::npos &&
-                 std::all_of(name.begin(), name.end(), printable),
-             "a name has 1 to 50 characters, none of them '.', ':', '/' or blank: choose another",
-             name.c_str());
+  if (name.empty() || name.size() > MAX_NAME || name.find_first_of(".:/") != std::string::npos ||
+      !std::all_of(name.begin(), name.end(), printable))
+    rpc::refuse(rpc::Reason::BAD_INPUT,
+                "a name has 1 to 50 characters, none of them '.', ':', '/' or blank: choose another");
 }
 
 void requireShards(std::uint32_t shards) {
   static_assert(shm::MAX_SHARDS == 64);
-  KJ_REQUIRE(shards >= 1 && shards <= shm::MAX_SHARDS, "a restore can have 1 to 64 shards", shards);
+  if (shards < 1 || shards > shm::MAX_SHARDS)
+    rpc::refuse(rpc::Reason::BAD_INPUT, "a restore can have 1 to 64 shards, not " + std::to_string(shards));
+}
+
+std::vector<shm::PageRange> prefaultRangesFrom(capnp::List<rpc::PageRange>::Reader list,
+                                               std::uint64_t pages) {
+  if (list.size() > MAX_PREFAULT_RANGES)
+    rpc::refuse(rpc::Reason::BAD_INPUT,
+                std::to_string(list.size()) + " ranges to populate; 65536 are taken at once");
+  auto ranges = rpc::rangesFrom(list, pages);
+  std::uint64_t left = pages;
+  for (const shm::PageRange range : ranges) {
+    if (range.count > left)
+      rpc::refuse(rpc::Reason::BAD_INPUT,
+                  "the ranges to populate name a page twice: together they have more than the " +
+                      std::to_string(pages) + " pages of the restore");
+    left -= range.count;
+  }
+  return ranges;
 }
 
 void requireBuildDirectory(const std::string& directory) {
-  KJ_REQUIRE(directory.size() <= MAX_DIRECTORY && !directory.empty() && directory.front() == '/',
-             "an upgrade takes the absolute path of a directory, of at most 500 bytes", directory);
+  if (directory.empty() || directory.size() > MAX_DIRECTORY || directory.front() != '/')
+    rpc::refuse(rpc::Reason::BAD_INPUT,
+                "an upgrade takes the absolute path of a directory, of at most 500 bytes");
 }
 
 }  // namespace faultline::coordinator

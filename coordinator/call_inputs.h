@@ -1,9 +1,13 @@
-// What comes with calls of the control interface and concerns no restore that is there yet. Each throws
-// (FAILED), naming the value and the way out.
+// What comes with calls of the control interface and is checked before anything else. Each refuses
+// (badInput), naming the way out.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
+
+#include "rpc/control.capnp.h"
+#include "shmtracker/pages.h"
 
 namespace faultline::coordinator {
 
@@ -11,6 +15,8 @@ namespace faultline::coordinator {
 void requireName(const std::string& name);
 // Of a restore.
 void requireShards(std::uint32_t shards);
+// Of a population, for a restore of so many pages: at most 65536 ranges, and each page in one of them.
+std::vector<shm::PageRange> prefaultRangesFrom(capnp::List<rpc::PageRange>::Reader list, std::uint64_t pages);
 // Of a build that is to take over.
 void requireBuildDirectory(const std::string& directory);
 

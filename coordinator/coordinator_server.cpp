@@ -1,6 +1,5 @@
 #include "coordinator/coordinator_server.h"
 
-#include <kj/debug.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -10,8 +9,10 @@
 #include "coordinator/service.h"
 #include "process/build.h"
 #include "process/clock.h"
+#include "rpc/answering.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
+#include "rpc/hooks.capnp.h"
 #include "uffd/uffd.h"
 
 namespace faultline::coordinator {
@@ -28,14 +29,35 @@ void fill(rpc::ServiceTotals::Builder to, const ServiceTotals& totals) {
   rpc::fill(to.initCoordinatorRecovery(), totals.coordinatorRecovery);
 }
 
-class ListenerServer final : public rpc::Listener::Server {
+// The one file that a source is made of.
+kj::Promise<kj::AutoCloseFd> fileOf(rpc::SourceSpec::Reader source) {
+  if (source.isUri())
+    rpc::refuse(rpc::Reason::UNSUPPORTED,
+                "sources by URI are not served by this build: give the memory file");
+  const auto layers = source.getLayers();
+  if (layers.size() == 0) rpc::refuse(rpc::Reason::BAD_INPUT, "no source was given: give the memory file");
+  if (layers.size() > 1)
+    rpc::refuse(rpc::Reason::UNSUPPORTED,
+                "a source of " + std::to_string(layers.size()) +
+                    " layers is not served by this build: merge them into one file");
+  if (!layers[0].hasFile()) rpc::refuse(rpc::Reason::BAD_INPUT, "the source's layer comes without a file");
+  return rpc::requireFd(layers[0].getFile(), "source");
+}
+
+std::string nameOf(rpc::SourceSpec::Reader source) {
+  return source.isLayers() && source.getLayers().size() > 0 ? source.getLayers()[0].getName().cStr() : "";
+}
+
+class ListenerServer final : public rpc::Answering<rpc::Listener> {
  public:
   ListenerServer(Service& service, std::shared_ptr<Listener> listener)
       : service_(service), listener_(std::move(listener)) {}
 
+  // Each call is about a target of its own, in the order of the calls.
   kj::Promise<void> nextRestore(NextRestoreContext context) override {
-    return listener_->whenMoreThan(seen_).then([this, context]() mutable {
-      auto restore = service_.find(listener_->names()[seen_++]);
+    const std::size_t mine = asked_++;
+    return listener_->whenMoreThan(mine).then([this, context, mine]() mutable {
+      auto restore = service_.find(listener_->names()[mine]);
       restore->fill(context.getResults().initInfo());
       context.getResults().setRestore(makeRestoreServer(restore));
     });
@@ -47,55 +69,65 @@ class ListenerServer final : public rpc::Listener::Server {
   }
 
   kj::Promise<void> lastError(LastErrorContext context) override {
-    context.getResults().setMessage(listener_->lastError().c_str());
-    context.getResults().setRefused(listener_->refused());
+    auto results = context.getResults();
+    results.setMessage(listener_->lastError().message.c_str());
+    results.setReason(listener_->lastError().reason);
+    results.setRefused(listener_->refused());
     return kj::READY_NOW;
   }
 
  private:
   Service& service_;
   std::shared_ptr<Listener> listener_;
-  std::size_t seen_ = 0;
+  std::size_t asked_ = 0;
 };
 
-class ShardEventsServer final : public rpc::ShardEvents::Server {
+// A shard is trusted with the restores that it was asked to serve, and with nothing that can be looked up.
+class ShardEventsServer final : public rpc::Answering<rpc::ShardEvents> {
  public:
   ShardEventsServer(Service& service, std::uint32_t index) : service_(service), index_(index) {}
 
+  // The kernel says the same to us, whoever asks.
   kj::Promise<void> targetGone(TargetGoneContext context) override {
-    const auto found = service_.restores().find(context.getParams().getRestore());
-    if (found != service_.restores().end())
-      found->second->end("the target's memory has gone", Restore::Release::no);
+    auto restore = served(context.getParams().getRestore());
+    if (!restore->endIfGone())
+      service_.pool().fence(index_, "it says that the target of restore " + restore->name() +
+                                        " has gone, which is not so, and serves it no more");
     return kj::READY_NOW;
   }
 
   kj::Promise<void> pagePoisoned(PagePoisonedContext context) override {
     auto params = context.getParams();
-    note(params.getRestore(), params.getPage(), "is poisoned", params.getReason());
+    note(*served(params.getRestore()), params.getPage(), "is poisoned", params.getReason());
     return kj::READY_NOW;
   }
 
   kj::Promise<void> pageLost(PageLostContext context) override {
     auto params = context.getParams();
-    note(params.getRestore(), params.getPage(), "is lost", params.getReason());
-    const auto found = service_.restores().find(params.getRestore());
-    if (found != service_.restores().end()) found->second->pageLost(params.getPage());
+    auto restore = served(params.getRestore());
+    note(*restore, params.getPage(), "is lost", params.getReason());
+    restore->pageLost(params.getPage());
     return kj::READY_NOW;
   }
 
   kj::Promise<void> restoreFailed(RestoreFailedContext context) override {
     auto params = context.getParams();
-    const auto found = service_.restores().find(params.getRestore());
-    if (found != service_.restores().end()) found->second->fail(params.getReason().cStr());
+    auto restore = served(params.getRestore());
+    const bool failure =
+        params.getWhy() >= rpc::EndReason::PAGE_LOST && params.getWhy() <= rpc::EndReason::SOURCE_CHANGED;
+    restore->fail(failure ? params.getWhy() : rpc::EndReason::SERVER_FAILED, params.getText().cStr());
     return kj::READY_NOW;
   }
 
  private:
-  void note(std::uint64_t id, std::uint64_t page, const char* what, kj::StringPtr why) {
+  std::shared_ptr<Restore> served(std::uint64_t id) { return service_.servedBy(id, index_); }
+
+  void note(Restore& restore, std::uint64_t page, const char* what, kj::StringPtr why) {
+    if (page >= restore.segment().pages().pageCount())
+      rpc::refuse(rpc::Reason::BAD_INPUT,
+                  "restore " + restore.name() + " has no page " + std::to_string(page));
     shm::count(service_.totals().pagesLost);
-    const auto found = service_.restores().find(id);
-    const std::string name = found == service_.restores().end() ? std::to_string(id) : found->second->name();
-    service_.note("restore " + name + ": page " + std::to_string(page) + " " + what + " (shard " +
+    service_.note("restore " + restore.name() + ": page " + std::to_string(page) + " " + what + " (shard " +
                   std::to_string(index_) + "): " + why.cStr());
   }
 
@@ -103,7 +135,7 @@ class ShardEventsServer final : public rpc::ShardEvents::Server {
   const std::uint32_t index_;
 };
 
-class CoordinatorServer final : public rpc::Coordinator::Server {
+class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
  public:
   explicit CoordinatorServer(Service& service) : service_(service) {}
 
@@ -111,23 +143,21 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
     auto params = context.getParams();
     auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(3);
     fds.add(rpc::requireFd(params.getUffd(), "uffd"));
-    fds.add(rpc::requireFd(params.getSource(), "source"));
+    fds.add(fileOf(params.getSource()));
     fds.add(params.hasTarget() ? rpc::optionalFd(params.getTarget())
                                : kj::Promise<kj::AutoCloseFd>(kj::AutoCloseFd()));
     return kj::joinPromises(fds.finish()).then([this, context](kj::Array<kj::AutoCloseFd> got) mutable {
-      auto spec = context.getParams().getSpec();
-      KJ_REQUIRE(uffd::isUserfaultfd(got[0].get()), "the fd given as uffd is no userfaultfd");
+      auto params = context.getParams();
+      auto spec = params.getSpec();
+      if (!uffd::isUserfaultfd(got[0].get()))
+        rpc::refuse(rpc::Reason::BAD_TARGET, "the fd given as uffd is no userfaultfd");
       RestoreSpec wanted;
       wanted.name = spec.getName().cStr();
       if (!wanted.name.empty()) requireName(wanted.name);
-      wanted.sourceName = spec.getSourceName().cStr();
+      wanted.sourceName = nameOf(params.getSource());
       wanted.regions = rpc::regionsFrom(spec.getRegions());
-      wanted.uffdFeatures = uffdFeatures(got[0].get());
-      wanted.prefault = spec.getPrefault();
-      wanted.keepServing = spec.getKeepServing();
-      wanted.workingSet = workingSetFrom(spec.getWorkingSet(), got[1].get());
-      wanted.recordWorkingSet = spec.getRecordWorkingSet();
-      wanted.killOnLost = spec.getOnLost() == rpc::OnLost::KILL;
+      rpc::because(rpc::Reason::BAD_TARGET, [&] { wanted.uffdFeatures = uffdFeatures(got[0].get()); });
+      wanted.policy = policyFrom(spec.getPolicy(), got[1].get());
       const std::string name = service_.begin(
           std::move(wanted), {kj::mv(got[0]), kj::mv(got[1]), kj::AutoCloseFd(), kj::mv(got[2])});
       context.getResults().setRestore(makeRestoreServer(service_.find(name)));
@@ -146,18 +176,19 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
 
   kj::Promise<void> listen(ListenContext context) override {
     auto params = context.getParams();
-    auto source = rpc::requireFd(params.getSource(), "source");
+    auto source = fileOf(params.getSource());
     return rpc::requireFd(params.getSocket(), "socket")
         .then([this, context, source = kj::mv(source)](kj::AutoCloseFd socket) mutable {
           return source.then([this, context, socket = kj::mv(socket)](kj::AutoCloseFd file) mutable {
-            auto spec = listenerSpecFrom(context.getParams().getSpec(), file.get());
+            auto params = context.getParams();
+            auto spec = listenerSpecFrom(params.getSpec(), nameOf(params.getSource()), file.get());
             auto listener = service_.listen(std::move(spec), kj::mv(socket), kj::mv(file));
             context.getResults().setListener(kj::heap<ListenerServer>(service_, kj::mv(listener)));
           });
         });
   }
 
-  kj::Promise<void> closeListener(CloseListenerContext context) override {
+  kj::Promise<void> unlisten(UnlistenContext context) override {
     service_.closeListener(context.getParams().getName().cStr());
     return kj::READY_NOW;
   }
@@ -191,7 +222,8 @@ class CoordinatorServer final : public rpc::Coordinator::Server {
   }
 
   kj::Promise<void> testHooks(TestHooksContext context) override {
-    KJ_REQUIRE(service_.options().testHooks, "this server was not started with --test-hooks");
+    if (!service_.options().testHooks)
+      rpc::refuse(rpc::Reason::FORBIDDEN, "this server was not started with --test-hooks");
     context.getResults().setHooks(makeTestHooks(service_));
     return kj::READY_NOW;
   }

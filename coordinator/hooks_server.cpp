@@ -3,6 +3,7 @@
 #include <kj/debug.h>
 
 #include "coordinator/service.h"
+#include "rpc/answering.h"
 #include "rpc/fd.h"
 #include "rpc/process_hooks.h"
 
@@ -10,14 +11,14 @@ namespace faultline::coordinator {
 
 namespace {
 
-class TestHooksServer final : public rpc::TestHooks::Server {
+class TestHooksServer final : public rpc::Answering<rpc::TestHooks> {
  public:
   explicit TestHooksServer(Service& service) : service_(service) {}
 
   kj::Promise<void> installFaultBarrier(InstallFaultBarrierContext context) override {
     auto params = context.getParams();
     auto restore = service_.find(params.getRestore().cStr());
-    KJ_REQUIRE(params.getPage() < restore->segment().pages().pageCount(), "no such page", params.getPage());
+    requirePage(*restore, params.getPage());
     auto request = shardOf(*restore, params.getPage()).rpc().hooksRequest().send().getHooks().armRequest();
     request.setPoint(params.getPoint() == rpc::FaultPoint::BEFORE_READ_LOCK ? "beforeReadLock"
                                                                             : "beforeCopy");
@@ -39,7 +40,7 @@ class TestHooksServer final : public rpc::TestHooks::Server {
 
   kj::Promise<void> shard(ShardContext context) override {
     ShardHandle* shard = service_.pool().up(context.getParams().getIndex());
-    KJ_REQUIRE(shard != nullptr, "this shard is not up", context.getParams().getIndex());
+    if (shard == nullptr) rpc::refuse(rpc::Reason::NOT_READY, "this shard is not up");
     return shard->rpc().hooksRequest().send().then(
         [context](capnp::Response<rpc::Shard::HooksResults> response) mutable {
           context.getResults().setHooks(response.getHooks());
@@ -49,7 +50,7 @@ class TestHooksServer final : public rpc::TestHooks::Server {
   kj::Promise<void> ownerOf(OwnerOfContext context) override {
     auto params = context.getParams();
     auto restore = service_.find(params.getRestore().cStr());
-    KJ_REQUIRE(params.getPage() < restore->segment().pages().pageCount(), "no such page", params.getPage());
+    requirePage(*restore, params.getPage());
     ShardHandle& shard = shardOf(*restore, params.getPage());
     context.getResults().setShard(shard.index());
     context.getResults().setPid(static_cast<std::uint32_t>(shard.pid()));
@@ -69,9 +70,15 @@ class TestHooksServer final : public rpc::TestHooks::Server {
   }
 
  private:
+  static void requirePage(Restore& restore, std::uint64_t page) {
+    if (page >= restore.segment().pages().pageCount())
+      rpc::refuse(rpc::Reason::BAD_INPUT,
+                  "restore " + restore.name() + " has no page " + std::to_string(page));
+  }
+
   ShardHandle& shardOf(Restore& restore, shm::PageIndex page) {
     ShardHandle* shard = service_.pool().up(restore.segment().ownerOf(page));
-    KJ_REQUIRE(shard != nullptr, "the page's shard is not up", page);
+    if (shard == nullptr) rpc::refuse(rpc::Reason::NOT_READY, "the page's shard is not up");
     return *shard;
   }
 

@@ -21,22 +21,21 @@ struct Listener::Pending {
   kj::Maybe<kj::Own<HandshakeReader>> reader;
 };
 
-ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, int source) {
-  return {reader.getName().cStr(),      reader.getSourceName().cStr(),
-          reader.getPrefault(),         reader.getKeepServing(),
-          reader.getAnyUser(),          workingSetFrom(reader.getWorkingSet(), source),
-          reader.getRecordWorkingSet(), reader.getOnLost() == rpc::OnLost::KILL};
+ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, std::string sourceName, int source) {
+  return {reader.getName().cStr(), std::move(sourceName), policyFrom(reader.getPolicy(), source),
+          reader.getAnyUser()};
 }
 
-void fill(rpc::ListenSpec::Builder to, const ListenerSpec& spec) {
-  to.setName(spec.name.c_str());
+ListenerSpec listenerSpecFrom(rpc::KeptListener::Reader reader, int source) {
+  return listenerSpecFrom(reader.getSpec(), reader.getSourceName().cStr(), source);
+}
+
+void fill(rpc::KeptListener::Builder to, const ListenerSpec& spec) {
+  auto listen = to.initSpec();
+  listen.setName(spec.name.c_str());
+  listen.setAnyUser(spec.anyUser);
+  fill(listen.initPolicy(), spec.policy);
   to.setSourceName(spec.sourceName.c_str());
-  to.setPrefault(spec.prefault);
-  to.setKeepServing(spec.keepServing);
-  to.setAnyUser(spec.anyUser);
-  if (!spec.workingSet.ranges.empty()) fill(to.initWorkingSet(), spec.workingSet);
-  to.setRecordWorkingSet(spec.recordWorkingSet);
-  to.setOnLost(spec.killOnLost ? rpc::OnLost::KILL : rpc::OnLost::POISON);
 }
 
 std::string listenerName(const std::string& name, const std::string& part) {
@@ -60,7 +59,7 @@ void Listener::accepted(const std::string& keptAs, kj::AutoCloseFd connection) {
                          " ms: send it as soon as connected, or raise --handshake-timeout-ms");
   });
   tasks_.add(pending_.wrap(handshake(pending).exclusiveJoin(kj::mv(late)))
-                 .catch_([this](kj::Exception&& e) { refuse(e.getDescription().cStr()); })
+                 .catch_([this](kj::Exception&& e) { refuse(e); })
                  .then([this, pending] { context_.link.drop(pending->keptAs); }));
 }
 
@@ -97,11 +96,7 @@ void Listener::complete(Pending& pending) {
   spec.regions = std::move(handshake.regions);
   spec.uffdFeatures = handshake.features;
   spec.targetPid = static_cast<std::uint32_t>(peer.pid);
-  spec.prefault = spec_.prefault;
-  spec.keepServing = spec_.keepServing;
-  spec.workingSet = spec_.workingSet;
-  spec.recordWorkingSet = spec_.recordWorkingSet;
-  spec.killOnLost = spec_.killOnLost;
+  spec.policy = spec_.policy;
   spec.watchSocket = handshake.socketOutlivesHandshake;
   RestoreFds fds{kj::mv(handshake.uffd), process::duplicate(source_.get()),
                  process::duplicate(pending.connection.get()), kj::mv(peer.pidfd)};
@@ -118,15 +113,15 @@ kj::Promise<void> Listener::whenMoreThan(std::size_t seen) {
   return kj::mv(paf.promise);
 }
 
-void Listener::refuse(const std::string& why) {
+void Listener::refuse(const kj::Exception& why) {
   refused_++;
   shm::count(context_.totals.targetsRefused);
-  lastError_ = why;
-  spdlog::warn("listener {}: a target is refused: {}", spec_.name, why);
+  lastError_ = rpc::refusalOf(rpc::because(rpc::Reason::BAD_TARGET, kj::cp(why)));
+  spdlog::warn("listener {}: a target is refused: {}", spec_.name, lastError_.message);
 }
 
 void Listener::taskFailed(kj::Exception&& exception) {
-  refuse(exception.getDescription().cStr());
+  refuse(exception);
 }
 
 }  // namespace faultline::coordinator

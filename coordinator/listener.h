@@ -14,23 +14,22 @@
 #include "coordinator/options.h"
 #include "coordinator/restore.h"
 #include "rpc/control.capnp.h"
+#include "rpc/kept.capnp.h"
+#include "rpc/refusal.h"
 
 namespace faultline::coordinator {
 
 struct ListenerSpec {
   std::string name;  // restores are called NAME, NAME-2, NAME-3, ...
   std::string sourceName;
-  bool prefault = true;
-  bool keepServing = false;
+  RestorePolicy policy;
   bool anyUser = false;
-  WorkingSet workingSet = {};
-  bool recordWorkingSet = false;
-  bool killOnLost = false;
 };
 
-// `source`: the fd of the memory file. Throws where the working set does not fit it.
-ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, int source);
-void fill(rpc::ListenSpec::Builder to, const ListenerSpec& spec);
+// `source`: the fd of the memory file. Throws where the policy does not fit it.
+ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, std::string sourceName, int source);
+ListenerSpec listenerSpecFrom(rpc::KeptListener::Reader reader, int source);
+void fill(rpc::KeptListener::Builder to, const ListenerSpec& spec);
 
 // Loop thread only.
 class Listener final : private kj::TaskSet::ErrorHandler {
@@ -53,7 +52,7 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   // Resolves when names() has more than `seen`.
   kj::Promise<void> whenMoreThan(std::size_t seen);
 
-  const std::string& lastError() const { return lastError_; }
+  const rpc::Refusal& lastError() const { return lastError_; }
   std::uint64_t refused() const { return refused_; }
 
  private:
@@ -61,7 +60,7 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> handshake(const std::shared_ptr<Pending>& pending);
   kj::Promise<void> readMore(const std::shared_ptr<Pending>& pending);
   void complete(Pending& pending);
-  void refuse(const std::string& why);
+  void refuse(const kj::Exception& why);
   void taskFailed(kj::Exception&& exception) override;
 
   RestoreContext& context_;
@@ -70,7 +69,7 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   Begin begin_;
   std::vector<std::string> names_;
   std::vector<kj::Own<kj::PromiseFulfiller<void>>> waiters_;
-  std::string lastError_;
+  rpc::Refusal lastError_;
   std::uint64_t refused_ = 0;
   kj::Canceler pending_;  // handshakes
   kj::TaskSet tasks_;

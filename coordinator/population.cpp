@@ -2,6 +2,8 @@
 
 #include <spdlog/spdlog.h>
 
+#include <utility>
+
 #include "rpc/convert.h"
 
 namespace faultline::coordinator {
@@ -91,6 +93,13 @@ void Population::cancel(PrefaultJob& job) {
   job.cancelled = true;
   if (job.ranges.empty()) segment_.header().prefaultAll.store(0);
   for (const auto& [shard, run] : job.pending) cancelRun(shard, run);
+}
+
+void Population::giveUp() {
+  for (const auto& job : std::exchange(jobs_, {})) {
+    job->pending.clear();
+    job->finish();
+  }
 }
 
 void Population::cancelRun(std::uint32_t shard, std::uint64_t run) {

@@ -23,6 +23,8 @@ class Population final : private kj::TaskSet::ErrorHandler {
   // No ranges: everything.
   std::shared_ptr<PrefaultJob> begin(std::vector<shm::PageRange> ranges);
   void cancel(PrefaultJob& job);
+  // Nothing is populated any more: every job finishes as it is.
+  void giveUp();
   // Until it is no longer held nothing is populated.
   void hold(bool held);
   bool underWay() const { return !jobs_.empty(); }

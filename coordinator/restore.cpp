@@ -66,14 +66,15 @@ Restore::~Restore() noexcept(false) {
 }
 
 kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec, RestoreFds fds) {
-  KJ_REQUIRE(!spec.killOnLost || fds.target.get() >= 0,
-             "a target that is to be killed when a page is lost needs a pidfd: give one, or have it poisoned",
-             spec.name.c_str());
+  if (spec.policy.flags.killOnLost != 0 && fds.target.get() < 0)
+    rpc::refuse(
+        rpc::Reason::BAD_TARGET,
+        "a target that is to be killed when a page is lost needs a pidfd: give one, or have it poisoned");
   shm::Segment segment = spec.createSegment(context.options, fds.source.get());
   auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
                                   kj::_::HeapDisposer<Restore>::instance);
-  restore->useWorkingSet(spec.workingSet);
-  if (spec.recordWorkingSet) restore->record(-1);
+  restore->useWorkingSet(spec.policy.workingSet);
+  if (restore->policy().recordWorkingSet != 0) restore->record(-1);
   restore->segment_.header().state.store(shm::SegmentState::ready, std::memory_order_release);
   restore->store();
   context.failpoints.hit(failpoints::Point::restoreStored);
@@ -156,7 +157,8 @@ void Restore::serveFromOwners() {
     if (ShardHandle* shard = shares[i] > 0 ? context_.pool.up(i) : nullptr)
       attaching.add(attachTo(*shard).catch_([this](kj::Exception&& e) {
         // A shard that dies just now comes back through shardUp(); anything else ends the restore.
-        if (e.getType() != kj::Exception::Type::DISCONNECTED) fail(e.getDescription().cStr());
+        if (e.getType() != kj::Exception::Type::DISCONNECTED)
+          fail(rpc::EndReason::NOT_SERVABLE, rpc::refusalOf(e).message);
       }));
   tasks_.add(kj::joinPromises(attaching.releaseAsArray()).then([this] { serve(); }));
 }
@@ -167,20 +169,20 @@ kj::Promise<void> Restore::recover() {
           [this](std::optional<std::string> why) {
             if (over_) return;
             watch();
-            if (why.has_value()) return fail(*why);
+            if (why.has_value()) return fail(rpc::EndReason::SEGMENT_DAMAGED, *why);
             serveFromOwners();
             if (!made(failpoints::Mistake::noWakeAfterTakeover)) wake();
           },
           [this](kj::Exception&& e) {
             watch();
-            fail(e.getDescription().cStr());
+            failOf(e);
           });
 }
 
 void Restore::serve() {
   if (ending_ || serving_ || phase_ == Phase::failed) return;
   serving_ = true;
-  reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { fail(e.getDescription().cStr()); });
+  reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { failOf(e); });
   tasks_.add(watchCompletion());
   populateFromTheStart();
 }
@@ -256,7 +258,7 @@ kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageInde
         // A shard that dies just now comes by here again; one that lives and does not serve us would leave
         // its pages without an answer for ever.
         if (e.getType() == kj::Exception::Type::DISCONNECTED) kj::throwFatalException(kj::mv(e));
-        fail(e.getDescription().cStr());
+        fail(rpc::EndReason::NOT_SERVABLE, rpc::refusalOf(e).message);
       });
 }
 
@@ -271,8 +273,9 @@ kj::Promise<void> Restore::shardLeaves(ShardHandle& shard) {
 }
 
 void Restore::pause() {
-  KJ_REQUIRE(phase_ != Phase::paused, "the restore is paused already", name().c_str());
-  KJ_REQUIRE(phase_ == Phase::serving, "the restore is not being served", name().c_str());
+  if (phase_ == Phase::paused)
+    rpc::refuse(rpc::Reason::WRONG_PHASE, "restore " + name() + " is paused already");
+  if (phase_ != Phase::serving) notServed();
   phase_ = Phase::paused;
   segment_.header().paused.store(shm::YES);
   reader_->pause();
@@ -280,7 +283,7 @@ void Restore::pause() {
 }
 
 void Restore::resume() {
-  KJ_REQUIRE(phase_ == Phase::paused, "the restore is not paused", name().c_str());
+  if (phase_ != Phase::paused) rpc::refuse(rpc::Reason::WRONG_PHASE, "restore " + name() + " is not paused");
   phase_ = Phase::serving;
   segment_.header().paused.store(0);
   population_.hold(false);
@@ -298,31 +301,31 @@ kj::Promise<void> Restore::poison(ShardHandle& shard, const std::vector<shm::Pag
 }
 
 kj::Promise<void> Restore::reshard(std::uint32_t shards) {
-  KJ_REQUIRE(phase_ == Phase::serving || phase_ == Phase::complete, "the restore is not being served",
-             name().c_str());
+  if (phase_ != Phase::serving && phase_ != Phase::complete) notServed();
   // New owners first: who is asked must be able to answer. Former owners keep it attached, they may still be
   // busy.
   auto attaching = kj::Vector<kj::Promise<void>>();
   for (std::uint32_t i = 0; i < shards; i++)
-    if (!router_.attached(i))
-      attaching.add(
-          attachTo(KJ_REQUIRE_NONNULL(kj::Maybe<ShardHandle&>(context_.pool.up(i)), "a shard is not up", i)));
-  auto dealt =
-      kj::joinPromises(attaching.releaseAsArray())
-          .then([this, shards] {
-            KJ_REQUIRE(!over_ && phase_ != Phase::failed, "the restore has ended meanwhile", name().c_str());
-            return reader_->exclusively([this, shards](const shm::ExclusiveGuard&) {
-              shm::Header& header = segment_.header();
-              // Slots of the former owners stay in the drain: they may be in a section still.
-              segment_.setActiveShards(std::max(shards, segment_.activeShards()));
-              segment_.extents().deal(shards);
-              header.tableVersion.fetch_add(1);
-            });
-          })
-          .then([this] {
-            population_.dealtOut();
-            return attachOwners();
-          });
+    if (!router_.attached(i)) {
+      ShardHandle* shard = context_.pool.up(i);
+      if (shard == nullptr)
+        rpc::refuse(rpc::Reason::NOT_READY, "shard " + std::to_string(i) + " is not up: try again");
+      attaching.add(attachTo(*shard));
+    }
+  auto dealt = kj::joinPromises(attaching.releaseAsArray())
+                   .then([this, shards] {
+                     if (over_ || phase_ == Phase::failed)
+                       rpc::refuse(rpc::Reason::ENDED, "restore " + name() + " has ended meanwhile");
+                     return reader_->exclusively([this, shards](const shm::ExclusiveGuard&) {
+                       // Slots of the former owners stay in the drain: they may be in a section still.
+                       segment_.setActiveShards(std::max(shards, segment_.activeShards()));
+                       segment_.extents().deal(shards);
+                     });
+                   })
+                   .then([this] {
+                     population_.dealtOut();
+                     return attachOwners();
+                   });
   return resharding_.wrap(kj::mv(dealt));
 }
 
@@ -346,13 +349,14 @@ kj::Promise<void> Restore::watchCompletion() {
   if (phase_ == Phase::serving) phase_ = Phase::complete;
   completeFulfiller_->fulfill();
   // A target that tracks its writes needs the registration, and so its server.
-  if (segment_.facts().keepServing == 0 && (segment_.facts().uffdFeatures & TRACKS_WRITES) == 0)
-    end("complete: every page is in place or given up, the target runs on alone", Release::yes);
+  if (policy().keepServing == 0 && (segment_.facts().uffdFeatures & TRACKS_WRITES) == 0)
+    end(rpc::EndReason::COMPLETED, "complete: every page is in place or given up, the target runs on alone",
+        Release::yes);
   return kj::READY_NOW;
 }
 
-kj::Promise<std::string> Restore::whenOver() {
-  return overPromise_.addBranch().then([this] { return overReason_; });
+kj::Promise<RestoreEnd> Restore::whenOver() {
+  return overPromise_.addBranch().then([this] { return end_; });
 }
 
 void Restore::wake() {
@@ -362,8 +366,14 @@ void Restore::wake() {
   uffd::wakeAll(fds_.uffd.get());  // who waits outside of them was to be told so
 }
 
+void Restore::notServed() const {
+  rpc::refuse(rpc::Reason::WRONG_PHASE,
+              "restore " + name() + " is not being served" +
+                  (failureText_.empty() ? ": it is paused or complete" : ": it has failed: " + failureText_));
+}
+
 void Restore::taskFailed(kj::Exception&& exception) {
-  fail(exception.getDescription().cStr());
+  failOf(exception);
 }
 
 }  // namespace faultline::coordinator

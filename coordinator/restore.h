@@ -20,6 +20,7 @@
 #include "coordinator/uffd_reader.h"
 #include "coordinator/undertaker.h"
 #include "rpc/control.capnp.h"
+#include "rpc/refusal.h"
 #include "shmtracker/segment.h"
 
 namespace faultline::coordinator {
@@ -44,6 +45,13 @@ struct RestoreFds {
   kj::AutoCloseFd conn;       // the handshake's connection
   kj::AutoCloseFd target;     // pidfd of who connected
   kj::AutoCloseFd touches{};  // the recording of a working set
+};
+
+// Why and how a restore has ended.
+struct RestoreEnd {
+  rpc::EndReason reason = rpc::EndReason::NOT_ENDED;
+  std::string text;           // for people
+  std::uint64_t missing = 0;  // pages, as it ended
 };
 
 // How often it is looked whether the memory of a target is there still, where nothing else tells.
@@ -83,7 +91,11 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   shm::Segment& segment() { return segment_; }
   UffdReader& reader() { return *reader_; }
   const RestoreFds& fds() const { return fds_; }
+  const shm::Policy& policy() const { return segment_.facts().policy; }
   bool over() const { return over_; }
+  // Refuses (wrongPhase) a call that needs it served, saying where it stands.
+  [[noreturn]] void notServed() const;
+  kj::Timer& timer() { return context_.io.provider->getTimer(); }
   bool failed() const { return phase_ == Phase::failed; }
   // Where the restore records its working set; null where it does not.
   std::shared_ptr<const TouchRecorder> touches() const { return touches_; }
@@ -99,10 +111,12 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   // Over: the target has gone, was released, or the operator says so.
   enum class Release { no, yes };  // yes: unregister its ranges, so that it runs on without a server
   // A removal that is under way is answered before it is over.
-  void end(const std::string& reason, Release release);
+  void end(rpc::EndReason reason, const std::string& text, Release release);
   // Goes on as a failed one: every fault gets an error, so that the target learns it; or it is killed, if
   // that is what the operator wants.
-  void fail(const std::string& reason);
+  void fail(rpc::EndReason reason, const std::string& text);
+  // Ends it, saying `how` it was noticed, if its target's memory has gone; whether it has.
+  bool endIfGone(const char* how = "the target's memory has gone");
   // A page that a shard could not give and has not poisoned.
   void pageLost(shm::PageIndex page);
 
@@ -110,7 +124,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   void fill(rpc::RestoreStats::Builder stats);
   kj::Promise<void> whenReady() { return ready_.addBranch(); }
   kj::Promise<void> whenComplete() { return complete_.addBranch(); }
-  kj::Promise<std::string> whenOver();
+  kj::Promise<RestoreEnd> whenOver();
 
  private:
   Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment);
@@ -122,6 +136,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   bool peerHasGone() const;
   kj::Promise<void> watchPeer();
   kj::Promise<void> watchMemory();
+  void failOf(const kj::Exception& exception);
   kj::Promise<void> leave(std::uint64_t deadline);
   void finish();
   kj::Promise<void> bury();
@@ -132,7 +147,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   void record(int fd);
   kj::Promise<void> poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
                            const std::string& reason);
-  bool killsOnLost() const { return segment_.header().killOnLost.load() == shm::YES; }
+  bool killsOnLost() const { return policy().killOnLost != 0; }
   // False where it can't be.
   bool kill(const std::string& reason);
   // Makes every waiting thread of the target fault again.
@@ -153,9 +168,10 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> reading_;  // of reader_ or undertaker_
   kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> peerExit_;
   Phase phase_ = Phase::serving;
-  std::string failure_;
+  rpc::EndReason failure_ = rpc::EndReason::NOT_ENDED;
+  std::string failureText_;
   std::string killed_;  // why the target was
-  std::string overReason_;
+  RestoreEnd end_;
   bool ending_ = false, over_ = false;
   bool serving_ = false;
   bool outsideTold_ = false;                // of a fault that no region covers

@@ -44,9 +44,7 @@ kj::Promise<void> Restore::watchPeer() {
     KJ_IF_MAYBE (observer, peerExit_) {
       if (!peerHasGone()) return (*observer)->whenBecomesReadable().then([this] { return watchPeer(); });
       // The memory of a process goes before its pidfd tells, and before its sockets (kernel/exit.c, do_exit).
-      if (uffd::targetGone(fds_.uffd.get())) {
-        end(killed_.empty() ? "the target has gone" : killed_, Release::no);
-      } else if (!over_) {
+      if (!endIfGone("the target has gone") && !over_) {
         // A launcher that has handed over another's userfaultfd, say: were it closed now, the target would
         // read zeros.
         spdlog::info("restore {}: who connected has gone, its memory is there still and is served on",
@@ -62,21 +60,33 @@ kj::Promise<void> Restore::watchPeer() {
 kj::Promise<void> Restore::watchMemory() {
   if (over_) return kj::READY_NOW;
   return context_.io.provider->getTimer().afterDelay(LIFE_CHECK).then([this]() -> kj::Promise<void> {
-    if (uffd::targetGone(fds_.uffd.get())) {
-      end(killed_.empty() ? "the target's memory has gone" : killed_, Release::no);
-      return kj::READY_NOW;
-    }
-    if (!killed_.empty()) fail("who connected was killed, and was not who has the memory");
+    if (endIfGone()) return kj::READY_NOW;
+    if (!killed_.empty())
+      fail(rpc::EndReason::PAGE_LOST, "who connected was killed, and was not who has the memory");
     return watchMemory();
   });
 }
 
-void Restore::end(const std::string& reason, Release release) {
+bool Restore::endIfGone(const char* how) {
+  if (!uffd::targetGone(fds_.uffd.get())) return false;
+  if (killed_.empty())
+    end(rpc::EndReason::TARGET_GONE, how, Release::no);
+  else
+    end(rpc::EndReason::TARGET_KILLED, killed_, Release::no);
+  return true;
+}
+
+void Restore::end(rpc::EndReason reason, const std::string& text, Release release) {
   // That the target has gone ends a release that is under way.
   if (over_ || (ending_ && release == Release::yes)) return;
-  if (!ending_) spdlog::info("restore {}: {}", name(), reason);
+  if (!ending_) {
+    spdlog::info("restore {}: {}", name(), text);
+    // What made it fail is what there is to know of it: it is over because its target is.
+    const bool failed = phase_ == Phase::failed && reason != rpc::EndReason::TARGET_KILLED;
+    end_ = {failed ? failure_ : reason, failed ? text + "; it had failed: " + failureText_ : text,
+            segment_.pages().counts().missing};
+  }
   ending_ = true;
-  if (overReason_.empty()) overReason_ = reason;
   if (release == Release::no) return finish();
   for (const shm::RegionEntry& region : segment_.regions().entries())
     uffd::unregister(fds_.uffd.get(), region.base, region.size);
@@ -107,17 +117,24 @@ void Restore::finish() {
   overFulfiller_->fulfill();
 }
 
-void Restore::fail(const std::string& reason) {
+// What is not an answer of ours came from below: the segment that makes no sense, or the server itself.
+void Restore::failOf(const kj::Exception& exception) {
+  fail(rpc::EndReason::SERVER_FAILED, rpc::refusalOf(exception).message);
+}
+
+void Restore::fail(rpc::EndReason reason, const std::string& text) {
   if (phase_ == Phase::failed || ending_) return;
   phase_ = Phase::failed;
   failure_ = reason;
+  failureText_ = text;
   shm::count(context_.totals.restoresFailed);
   segment_.header().state.store(shm::SegmentState::failed);
   // Before anybody answers a fault: no thread goes on without its page.
-  const bool killing = killsOnLost() && kill(reason);
-  context_.log.add("restore " + name() + " has failed: " + reason +
+  const bool killing = killsOnLost() && kill(text);
+  context_.log.add("restore " + name() + " has failed: " + text +
                    (killing ? "" : "; the target gets SIGBUS on every page it still misses"));
   for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++) router_.setAttached(i, false);
+  population_.giveUp();
   // Not from within the promise that has just failed.
   tasks_.add(kj::evalLater([this] {
     reading_ = nullptr;
@@ -146,10 +163,11 @@ kj::Promise<void> Restore::bury() {
 
 void Restore::pageLost(shm::PageIndex page) {
   if (over_ || phase_ == Phase::failed) return;
-  if (!killsOnLost()) return fail("a page is lost and this kernel cannot poison it (Linux 6.6 can)");
-  const std::string reason = "page " + std::to_string(page) + " is lost";
+  if (!killsOnLost())
+    return fail(rpc::EndReason::PAGE_LOST, "a page is lost and this kernel cannot poison it (Linux 6.6 can)");
+  const std::string text = "page " + std::to_string(page) + " is lost";
   // Else nobody would ever answer the page.
-  if (!kill(reason)) fail(reason + " and the target cannot be killed");
+  if (!kill(text)) fail(rpc::EndReason::PAGE_LOST, text + " and the target cannot be killed");
 }
 
 // The restore itself goes on until the pidfd says that the target has gone: were its uffd closed before, a

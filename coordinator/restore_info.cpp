@@ -29,15 +29,18 @@ void Restore::fill(rpc::RestoreInfo::Builder info) {
       info.setPhase(rpc::Phase::FAILED);
       break;
   }
-  info.setSource(segment_.sourceName().c_str());
+  info.setSourceName(segment_.sourceName().c_str());
+  coordinator::fill(info.initPolicy(), policy());
   info.setTargetPid(facts.targetPid);
   rpc::fill(info.initRegions(facts.regionCount), segment_.regions().regions());
   info.setPages(counts.total());
   info.setMissing(counts.missing);
   info.setFaulted(counts.faulted);
   info.setRemoved(counts.removed);
+  info.setReleased(counts.released);
   info.setRemoveNegotiated((facts.uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0);
-  info.setFailure(failure_.c_str());
+  info.setFailure(failure_);
+  info.setFailureText(failureText_.c_str());
   info.setWaitingThreads(uffd::waitingThreads(fds_.uffd.get()).value_or(0));
   info.setPrefaulting(population_.underWay());
   info.setSegmentBytes(segment_.bytes());

@@ -1,37 +1,72 @@
 #include "coordinator/restore_server.h"
 
-#include <kj/debug.h>
+#include <algorithm>
 
+#include "coordinator/call_inputs.h"
 #include "coordinator/page_runs.h"
+#include "rpc/answering.h"
 #include "rpc/convert.h"
 
 namespace faultline::coordinator {
 
 namespace {
 
-class PrefaultServer final : public rpc::Prefault::Server {
+// Pages that are looked at in one go, some 100 us; others are served in between.
+constexpr std::uint64_t COUNT_STEP = 1u << 22;
+
+// Counts the pages of a population, in steps.
+class PageCounting {
  public:
-  PrefaultServer(std::weak_ptr<Restore> restore, std::shared_ptr<PrefaultJob> job)
-      : restore_(std::move(restore)), job_(std::move(job)) {}
+  PageCounting(const std::shared_ptr<Restore>& restore, std::vector<shm::PageRange> ranges)
+      : restore_(restore), ranges_(std::move(ranges)) {
+    if (ranges_.empty()) ranges_.push_back({0, restore->segment().pages().pageCount()});
+  }
+
+  // False where the restore has ended meanwhile. The caller keeps this object until then.
+  kj::Promise<bool> run() {
+    auto restore = restore_.lock();
+    if (restore == nullptr) return false;
+    for (std::uint64_t left = COUNT_STEP; range_ < ranges_.size();) {
+      if (left == 0) return restore->timer().afterDelay(0 * kj::SECONDS).then([this] { return run(); });
+      shm::PageRange& range = ranges_[range_];
+      const shm::PageRange piece{range.first, std::min(range.count, left)};
+      const shm::PageCounts counts = restore->segment().pages().counts(piece);
+      missing += counts.missing;
+      total += counts.total();
+      range = {piece.end(), range.count - piece.count};
+      if (range.count == 0) range_++;
+      left -= std::min(left, piece.count + 64);  // a range has a price of its own
+    }
+    return true;
+  }
+
+  std::uint64_t missing = 0, total = 0;
+
+ private:
+  const std::weak_ptr<Restore> restore_;
+  std::vector<shm::PageRange> ranges_;  // what is left of each
+  std::size_t range_ = 0;
+};
+
+class PrefaultServer final : public rpc::Answering<rpc::Prefault> {
+ public:
+  PrefaultServer(const std::shared_ptr<Restore>& restore, std::shared_ptr<PrefaultJob> job)
+      : restore_(restore), over_(restore->whenOver().fork()), job_(std::move(job)) {}
 
   kj::Promise<void> progress(ProgressContext context) override {
-    auto results = context.getResults();
-    results.setFinished(job_->finished());
-    if (auto restore = restore_.lock()) {
-      const shm::PageTable& pages = restore->segment().pages();
-      shm::PageCounts sum;
-      auto add = [&](shm::PageRange range) {
-        const auto counts = pages.counts(range);
-        sum.missing += counts.missing;
-        sum.faulted += counts.faulted;
-        sum.removed += counts.removed;
-      };
-      if (job_->ranges.empty()) add({0, pages.pageCount()});
-      for (const shm::PageRange range : job_->ranges) add(range);
-      results.setMissing(sum.missing);
-      results.setTotal(sum.total());
-    }
-    return kj::READY_NOW;
+    context.getResults().setFinished(job_->finished());
+    auto restore = restore_.lock();
+    if (restore == nullptr) return asItEnded(context);
+    auto counting = kj::heap<PageCounting>(restore, job_->ranges);
+    auto& counts = *counting;
+    return counts.run()
+        .then([this, context, &counts](bool counted) mutable -> kj::Promise<void> {
+          if (!counted) return asItEnded(context);
+          context.getResults().setMissing(counts.missing);
+          context.getResults().setTotal(counts.total);
+          return kj::READY_NOW;
+        })
+        .attach(kj::mv(counting));
   }
 
   kj::Promise<void> wait(WaitContext) override {
@@ -48,11 +83,19 @@ class PrefaultServer final : public rpc::Prefault::Server {
   }
 
  private:
+  kj::Promise<void> asItEnded(ProgressContext context) {
+    return over_.addBranch().then([context](const RestoreEnd& end) mutable {
+      context.getResults().setMissing(end.missing);
+      context.getResults().setTotal(0);
+    });
+  }
+
   std::weak_ptr<Restore> restore_;
+  kj::ForkedPromise<RestoreEnd> over_;
   std::shared_ptr<PrefaultJob> job_;
 };
 
-class RestoreServer final : public rpc::Restore::Server {
+class RestoreServer final : public rpc::Answering<rpc::Restore> {
  public:
   explicit RestoreServer(const std::shared_ptr<Restore>& restore)
       : restore_(restore), name_(restore->name()), over_(restore->whenOver().fork()) {
@@ -78,11 +121,11 @@ class RestoreServer final : public rpc::Restore::Server {
   kj::Promise<void> pageStates(PageStatesContext context) override {
     auto restore = require();
     const shm::PageTable& pages = restore->segment().pages();
-    const shm::PageRange range = rpc::rangeFrom(context.getParams().getRange(), pages.pageCount());
+    const shm::PageRange range = rpc::rangeFrom(context.getParams().getPages(), pages.pageCount());
     const auto runs = stateRuns(pages, range);
     auto list = context.getResults().initRuns(static_cast<unsigned>(runs.size()));
     for (unsigned i = 0; i < runs.size(); i++) {
-      rpc::fill(list[i].initRange(), runs[i].range);
+      rpc::fill(list[i].initPages(), runs[i].range);
       list[i].setState(rpc::stateFrom(runs[i].value));
     }
     return kj::READY_NOW;
@@ -91,11 +134,11 @@ class RestoreServer final : public rpc::Restore::Server {
   kj::Promise<void> owners(OwnersContext context) override {
     auto restore = require();
     shm::Segment& segment = restore->segment();
-    const shm::PageRange range = rpc::rangeFrom(context.getParams().getRange(), segment.pages().pageCount());
+    const shm::PageRange range = rpc::rangeFrom(context.getParams().getPages(), segment.pages().pageCount());
     const auto runs = ownerRuns(segment, range);
     auto list = context.getResults().initRuns(static_cast<unsigned>(runs.size()));
     for (unsigned i = 0; i < runs.size(); i++) {
-      rpc::fill(list[i].initRange(), runs[i].range);
+      rpc::fill(list[i].initPages(), runs[i].range);
       list[i].setShard(runs[i].value);
     }
     return kj::READY_NOW;
@@ -113,7 +156,8 @@ class RestoreServer final : public rpc::Restore::Server {
 
   kj::Promise<void> prefault(PrefaultContext context) override {
     auto restore = require();
-    auto ranges = rpc::rangesFrom(context.getParams().getRanges(), restore->segment().pages().pageCount());
+    auto ranges = prefaultRangesFrom(context.getParams().getRanges(), restore->segment().pages().pageCount());
+    if (restore->failed()) restore->notServed();
     context.getResults().setPrefault(
         kj::heap<PrefaultServer>(restore, restore->population().begin(std::move(ranges))));
     return kj::READY_NOW;
@@ -127,16 +171,21 @@ class RestoreServer final : public rpc::Restore::Server {
   kj::Promise<void> detach(DetachContext context) override {
     auto restore = require();
     const std::uint64_t missing = restore->segment().pages().counts().missing;
-    KJ_REQUIRE(context.getParams().getForce() || missing == 0,
-               "pages are still missing and would be lost to the target: prefault first, or use force",
-               name_.c_str(), missing);
-    restore->end("detached by the operator", Restore::Release::yes);
+    if (missing > 0 && !context.getParams().getForce())
+      rpc::refuse(rpc::Reason::PAGES_MISSING,
+                  std::to_string(missing) + " pages of restore " + name_ +
+                      " are still missing and would be lost to the target: prefault first, or use force");
+    restore->end(rpc::EndReason::DETACHED, "detached by the operator", Restore::Release::yes);
     return over_.addBranch().ignoreResult();
   }
 
   kj::Promise<void> waitEnded(WaitEndedContext context) override {
-    return over_.addBranch().then(
-        [context](const std::string& reason) mutable { context.getResults().setReason(reason.c_str()); });
+    return over_.addBranch().then([context](const RestoreEnd& end) mutable {
+      auto results = context.getResults();
+      results.setReason(end.reason);
+      results.setText(end.text.c_str());
+      results.setMissing(end.missing);
+    });
   }
 
   // Also when the restore is over: that is when a recording is whole.
@@ -145,19 +194,20 @@ class RestoreServer final : public rpc::Restore::Server {
       context.getResults().setWorkingSet(*recorded);
       return kj::READY_NOW;
     }
-    KJ_FAIL_REQUIRE("this restore records no working set: begin it with --record-working-set", name_.c_str());
+    rpc::refuse(rpc::Reason::NOT_FOUND,
+                "restore " + name_ + " records no working set: begin it with --record-working-set");
   }
 
  private:
   std::shared_ptr<Restore> require() {
     auto restore = restore_.lock();
-    KJ_REQUIRE(restore != nullptr, "the restore is over", name_.c_str());
+    if (restore == nullptr) rpc::refuse(rpc::Reason::ENDED, "restore " + name_ + " is over");
     return restore;
   }
 
   std::weak_ptr<Restore> restore_;
   const std::string name_;
-  kj::ForkedPromise<std::string> over_;
+  kj::ForkedPromise<RestoreEnd> over_;
   kj::Maybe<rpc::RecordedWorkingSet::Client> recorded_;
 };
 

@@ -9,6 +9,7 @@
 #include "coordinator/shard_handle.h"
 #include "process/clock.h"
 #include "process/content_size.h"
+#include "rpc/refusal.h"
 
 namespace faultline::coordinator {
 
@@ -26,10 +27,12 @@ std::uint64_t newId() {
 
 std::uint64_t sizeOf(int source, const std::string& name) {
   const auto bytes = process::contentBytes(source);
-  KJ_REQUIRE(bytes.has_value(),
-             "the source is no regular file and no block device: give the snapshot's memory file",
-             name.c_str());
-  KJ_REQUIRE(*bytes > 0, "the source is empty: give the snapshot's memory file", name.c_str());
+  if (!bytes.has_value())
+    rpc::refuse(
+        rpc::Reason::BAD_SOURCE,
+        "the source is no regular file and no block device: give the snapshot's memory file: " + name);
+  if (*bytes == 0)
+    rpc::refuse(rpc::Reason::BAD_SOURCE, "the source is empty: give the snapshot's memory file: " + name);
   return *bytes;
 }
 
@@ -48,12 +51,13 @@ shm::Segment RestoreSpec::createSegment(const Options& options, int source) cons
   // More than can run at once answer no fault sooner, and each batch would wake them all.
   spec.owners = options.owners != 0 ? options.owners : std::thread::hardware_concurrency();
   spec.targetPid = targetPid;
-  spec.keepServing = keepServing;
+  spec.policy = policy.flags;
+  if (auto why = shm::whyNotServable(spec.regions, spec.sourceBytes))
+    rpc::refuse(rpc::Reason::BAD_TARGET, *why);
   shm::Segment segment = shm::Segment::create(spec);
   shm::Header& header = segment.header();
-  header.prefaultAll.store(prefault ? shm::YES : 0);
+  header.prefaultAll.store(policy.flags.prefault != 0 ? shm::YES : 0);
   header.watchSocket.store(watchSocket ? 1 : 0);
-  header.killOnLost.store(killOnLost ? shm::YES : 0);
   header.incarnation.store(1);
   header.attachedAt.store(process::nowNs());
   return segment;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "coordinator/options.h"
-#include "coordinator/working_set.h"
+#include "coordinator/restore_policy.h"
 #include "shmtracker/segment.h"
 
 namespace faultline::coordinator {
@@ -17,12 +17,8 @@ struct RestoreSpec {
   std::vector<shm::Region> regions;
   std::uint64_t uffdFeatures = 0;
   std::uint32_t targetPid = 0;
-  bool prefault = false;
-  bool keepServing = false;
+  RestorePolicy policy;
   bool watchSocket = false;  // the target is gone when the handshake's connection closes
-  WorkingSet workingSet;     // populated before everything else
-  bool recordWorkingSet = false;
-  bool killOnLost = false;  // needs the target's pidfd
 
   // A segment for it, its gate closed, not yet ready. `source`: fd. Throws where the regions can't be served
   // from the source or there is no memory.

@@ -13,14 +13,13 @@
 #include "coordinator/hooks_server.h"
 #include "process/clock.h"
 #include "rpc/fd.h"
+#include "rpc/kept.capnp.h"
+#include "rpc/refusal.h"
 #include "shmtracker/error.h"
 
 namespace faultline::coordinator {
 
 namespace {
-
-// Deaths of shards at one page after which the page is given up.
-constexpr std::uint32_t DEATHS_A_PAGE = 3;
 
 // For Promise::attach(), which keeps no more than a reference of what has a name.
 std::shared_ptr<Restore> kept(const std::shared_ptr<Restore>& restore) {
@@ -170,9 +169,10 @@ std::string Service::freeName(const std::string& wanted) const {
 }
 
 std::string Service::begin(RestoreSpec spec, RestoreFds fds) {
-  KJ_REQUIRE(restores_.size() < options_.maxRestores,
-             "so many restores are being served already: wait for one to end, or raise --max-restores",
-             restores_.size());
+  if (restores_.size() >= options_.maxRestores)
+    rpc::refuse(rpc::Reason::LIMIT_REACHED,
+                std::to_string(restores_.size()) +
+                    " restores are being served already: wait for one to end, or raise --max-restores");
   spec.name = freeName(spec.name);
   auto restore = Restore::begin(context_, spec, kj::mv(fds));
   auto& begun = *restore;
@@ -194,27 +194,31 @@ std::shared_ptr<Restore> Service::keep(kj::Own<Restore> restore) {
 }
 
 void Service::watch(const std::shared_ptr<Restore>& restore) {
-  tasks_.add(restore->whenOver().then([this, id = restore->id()](const std::string&) {
+  tasks_.add(restore->whenOver().then([this, id = restore->id()](const RestoreEnd&) {
     // Not from within one of its own promises.
-    tasks_.add(kj::evalLater([this, id] { restores_.erase(id); }));
+    tasks_.add(kj::evalLater([this, id] {
+      restores_.erase(id);
+      suspects_.forget(id);
+    }));
   }));
 }
 
 std::shared_ptr<Restore> Service::find(const std::string& name) {
   for (const auto& [id, restore] : restores_)
     if (restore->name() == name) return restore;
-  KJ_FAIL_REQUIRE("no restore has this name; `faultline status` lists them", name.c_str());
+  rpc::refuse(rpc::Reason::NOT_FOUND, "no restore is called " + name + "; `faultline status` lists them");
 }
 
 std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source) {
   requireName(spec.name);
-  KJ_REQUIRE(listeners_.count(spec.name) == 0, "a listener of this name is being served: choose another",
-             spec.name.c_str());
+  if (listeners_.count(spec.name) != 0)
+    rpc::refuse(rpc::Reason::NAME_TAKEN,
+                "a listener called " + spec.name + " is being served: choose another name");
   int memory;
   KJ_SYSCALL(memory = memfd_create("faultline-listener", MFD_CLOEXEC));
   kj::AutoCloseFd specFd(memory);
   capnp::MallocMessageBuilder message;
-  fill(message.initRoot<rpc::ListenSpec>(), spec);
+  fill(message.initRoot<rpc::KeptListener>(), spec);
   capnp::writeMessageToFd(specFd.get(), message);
   const std::string name = spec.name;
   link_.store(listenerName(name, "source"), source.get());
@@ -234,7 +238,7 @@ void Service::close(const Listener& listener) {
 
 void Service::closeListener(const std::string& name) {
   const auto found = listeners_.find(name);
-  KJ_REQUIRE(found != listeners_.end(), "no listener has this name", name.c_str());
+  if (found == listeners_.end()) rpc::refuse(rpc::Reason::NOT_FOUND, "no listener is called " + name);
   for (const char* part : {"listen", "spec", "source"}) link_.drop(listenerName(name, part));
   // Its connections are kept, and open, until the supervisor is told of each.
   const std::shared_ptr<Listener> listener = std::move(found->second);
@@ -244,14 +248,17 @@ void Service::closeListener(const std::string& name) {
 
 void Service::shutdown(bool force) {
   for (const auto& [id, restore] : restores_)
-    KJ_REQUIRE(force || restore->segment().pages().counts().missing == 0,
-               "restores are being served and would lose pages: wait for them, detach them, or use force",
-               restore->name().c_str());
+    if (!force && restore->segment().pages().counts().missing > 0)
+      rpc::refuse(rpc::Reason::PAGES_MISSING,
+                  "restore " + restore->name() +
+                      " is being served and would lose pages: wait for it, detach it, or use force");
   link_.shutdown();
   auto over = kj::Vector<kj::Promise<void>>();
   for (const auto& [id, restore] : std::map(restores_)) {
     over.add(restore->whenOver().ignoreResult().attach(kept(restore)));
-    restore->end("the service is shut down", Restore::Release::yes);
+    const bool lost = restore->segment().pages().counts().missing > 0;
+    restore->end(lost ? rpc::EndReason::LOST_AT_SHUTDOWN : rpc::EndReason::SHUT_DOWN,
+                 "the service is shut down", Restore::Release::yes);
   }
   // Once the answer to this call is on its way.
   tasks_.add(kj::joinPromises(over.releaseAsArray())
@@ -271,26 +278,11 @@ kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards
 
 // --- shards ---
 
-// Pages that the dead shard's workers were busy with, one at a time, by restore.
-std::map<std::uint64_t, std::vector<shm::PageIndex>> Service::suspectsOf(std::uint32_t index) {
-  std::map<std::uint64_t, std::vector<shm::PageIndex>> suspects;
-  for (const auto& [id, restore] : restores_) {
-    shm::Segment& segment = restore->segment();
-    for (unsigned worker = 0; worker < segment.facts().workersPerShard; worker++) {
-      shm::Slot& slot = segment.slot(segment.firstSlot(index) + worker);
-      const std::uint32_t count = slot.inflightCount.exchange(0);
-      const shm::PageIndex page = slot.inflightPage.load();
-      if (count == 1 && page < segment.pages().pageCount()) suspects[id].push_back(page);
-    }
-  }
-  return suspects;
-}
-
 void Service::shardDied(std::uint32_t index, Death death) {
-  for (auto& [id, pages] : suspectsOf(index))  // each time: what one left is not the next one's
-    for (const shm::PageIndex page : pages)
-      if (death == Death::ofItself) deaths_[{id, page}]++;
-  for (const auto& [id, restore] : restores_) restore->shardDied(index);
+  for (const auto& [id, restore] : restores_) {
+    suspects_.shardDied(restore->segment(), index, death);
+    restore->shardDied(index);
+  }
 }
 
 kj::Promise<void> Service::shardLeaves(ShardHandle& shard) {
@@ -308,20 +300,24 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
     if (!wanted && lost_.count(id) == 0) work.add(shard.detach(id));
   }
   for (const auto& [id, restore] : restores_) {
-    std::vector<shm::PageIndex> hopeless;
-    for (auto& [key, count] : deaths_)
-      if (key.first == id && count >= DEATHS_A_PAGE &&
-          restore->segment().ownerOf(key.second) == shard.index())
-        hopeless.push_back(key.second);
     const std::uint32_t index = shard.index();
+    const auto hopeless = suspects_.takeHopeless(restore->segment(), index);
     work.add(restore->shardUp(shard, hopeless).attach(kept(restore)));
     if (hopeless.empty()) continue;
-    for (const shm::PageIndex page : hopeless) deaths_.erase({id, page});
     log_.add("restore " + restore->name() + ": page " + std::to_string(hopeless.front()) +
-             " is poisoned: shard " + std::to_string(index) + " died at it " + std::to_string(DEATHS_A_PAGE) +
-             " times");
+             " is poisoned: shard " + std::to_string(index) + " died at it " +
+             std::to_string(PageSuspects::LIMIT) + " times");
   }
   return kj::joinPromises(work.releaseAsArray());
+}
+
+std::shared_ptr<Restore> Service::servedBy(std::uint64_t id, std::uint32_t index) {
+  const auto found = restores_.find(id);
+  const ShardHandle* shard = pool_.process(index);
+  if (found == restores_.end() || shard == nullptr || !shard->serves(id))
+    rpc::refuse(rpc::Reason::FORBIDDEN,
+                "shard " + std::to_string(index) + " does not serve restore " + std::to_string(id));
+  return found->second;
 }
 
 rpc::ShardEvents::Client Service::eventsFor(std::uint32_t index) {

@@ -13,6 +13,7 @@
 #include "coordinator/event_log.h"
 #include "coordinator/listener.h"
 #include "coordinator/options.h"
+#include "coordinator/page_suspects.h"
 #include "coordinator/restore.h"
 #include "coordinator/service_counters.h"
 #include "coordinator/shard_pool.h"
@@ -35,6 +36,9 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   // Begins a restore; returns its name (the one asked for, with a number behind it if that is taken).
   std::string begin(RestoreSpec spec, RestoreFds fds);
   std::shared_ptr<Restore> find(const std::string& name);
+  // The restore that shard `index` says something of. Refuses (forbidden) where it has not been asked to
+  // serve that.
+  std::shared_ptr<Restore> servedBy(std::uint64_t id, std::uint32_t index);
   const std::map<std::uint64_t, std::shared_ptr<Restore>>& restores() const { return restores_; }
   std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source);
   void closeListener(const std::string& name);
@@ -72,7 +76,6 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::Promise<void> pingSupervisor();
   std::string freeName(const std::string& wanted) const;
   void connectionAccepted(const std::string& name, kj::AutoCloseFd fd);
-  std::map<std::uint64_t, std::vector<shm::PageIndex>> suspectsOf(std::uint32_t shard);
 
   void shardDied(std::uint32_t index, Death death) override;
   kj::Promise<void> shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) override;
@@ -106,8 +109,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   std::map<std::uint64_t, kj::Own<Lost>> lost_;
   bool storingAgain_ = false;
   std::map<std::string, std::shared_ptr<Listener>> listeners_;
-  // How often a shard died while it was busy with a page.
-  std::map<std::pair<std::uint64_t, shm::PageIndex>, std::uint32_t> deaths_;
+  PageSuspects suspects_;
   kj::Own<kj::PromiseFulfiller<void>> ended_;
   kj::TaskSet tasks_;
 };

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <thread>
 
+#include "coordinator/page_suspects.h"
 #include "process/build.h"
 #include "process/clock.h"
 #include "process/duplicate.h"
@@ -20,9 +21,6 @@ namespace {
 
 // How long a process that cannot be taken over may take to end.
 constexpr std::chrono::milliseconds END_PATIENCE{1000};
-
-// Faults that a successor of a dead shard serves one by one, so that a page that kills it is known by name.
-constexpr unsigned CAREFUL_FAULTS = 256;
 
 // The pid behind a pidfd, for people to read; 0 where it has ended.
 pid_t pidOf(int pidfd) {
@@ -50,7 +48,7 @@ process::ChildProcess startShard(const Options& options, std::uint32_t index, bo
                                         options.logLevel,
                                         "--source-patience-ms",
                                         std::to_string(options.sourcePatience.count())};
-  if (careful) arguments.insert(arguments.end(), {"--careful", std::to_string(CAREFUL_FAULTS)});
+  if (careful) arguments.insert(arguments.end(), {"--careful", std::to_string(PageSuspects::CAREFUL_FAULTS)});
   if (options.testHooks) arguments.push_back("--test-hooks");
   return process::startProcess(process::siblingExecutable("faultline-shard"), arguments, channel,
                                {.image = options.shardProgram});
@@ -176,7 +174,7 @@ kj::Promise<void> ShardHandle::attach(std::uint64_t restore, int uffd, int segme
     request.setIndex(index_);
     request.setUffd(rpc::makeFdFrom(uffd));
     request.setSegment(rpc::makeFdFrom(segment));
-    request.setSource(rpc::makeFdFrom(source));
+    request.initLayers(1)[0].setFile(rpc::makeFdFrom(source));
     found = attached_.emplace(restore, request.send().ignoreResult().fork()).first;
   }
   return found->second.addBranch();

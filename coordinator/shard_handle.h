@@ -46,6 +46,9 @@ class ShardHandle {
   // Has the shard serve a restore; the fds are borrowed. Again for the same one: the answer to the first
   // time. Throws where there are no fds left.
   kj::Promise<void> attach(std::uint64_t restore, int uffd, int segment, int source);
+  // Whether it has been asked to, and not yet to let go: what it says of any other restore is none of its
+  // business.
+  bool serves(std::uint64_t restore) const { return attached_.count(restore) != 0; }
   // Takes the restore from it, also where its attach is not answered yet, and whoever waited for that is no
   // more. Resolves when the shard uses nothing of it any more.
   kj::Promise<void> letGo(std::uint64_t restore);

@@ -9,13 +9,11 @@
 #include <vector>
 
 #include "coordinator/event_log.h"
+#include "coordinator/page_suspects.h"
 #include "coordinator/service_counters.h"
 #include "coordinator/shard_handle.h"
 
 namespace faultline::coordinator {
-
-// How a shard has come to its end. That we killed it (watchdog, fence) says nothing of the pages it was at.
-enum class Death { ofItself, byUs };
 
 // What the owner of the pool has to do when shards come and go. Loop thread.
 class ShardPoolEvents {

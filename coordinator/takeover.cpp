@@ -71,7 +71,7 @@ void Service::adoptListeners() {
       KJ_REQUIRE(source.get() >= 0, "the listener's source is not there");
       KJ_SYSCALL(lseek(specFd.get(), 0, SEEK_SET));
       capnp::StreamFdMessageReader message(specFd.get());
-      ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::ListenSpec>(), source.get());
+      ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source.get());
       const std::string key = spec.name;
       listeners_[key] = std::make_shared<Listener>(
           context_, std::move(spec), kj::mv(source),

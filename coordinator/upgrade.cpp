@@ -6,6 +6,7 @@
 
 #include "process/process.h"
 #include "rpc/connection.h"
+#include "rpc/refusal.h"
 
 namespace faultline::coordinator {
 
@@ -51,8 +52,9 @@ kj::Promise<process::BuildFacts> Upgrade::ask(std::string path, int image) {
       .then([path = std::move(path), end = kj::mv(end)](std::string text) mutable {
         end();
         const auto facts = process::BuildFacts::parse(text);
-        KJ_REQUIRE(facts.has_value(),
-                   "the program does not say which build it is (--build): is it faultline's?", path);
+        if (!facts.has_value())
+          rpc::refuse(rpc::Reason::OTHER_BUILD,
+                      "the program does not say which build it is (--build): is it faultline's? " + path);
         return *facts;
       });
 }
@@ -62,10 +64,11 @@ kj::Promise<process::BuildFacts> Upgrade::checkOpen(const process::Build& build)
   auto shard = ask(build.shardPath(), build.shard.get());
   return coordinator.then([shard = kj::mv(shard)](const process::BuildFacts& next) mutable {
     return shard.then([next](const process::BuildFacts& other) {
-      KJ_REQUIRE(other.text() == next.text(), "coordinator and shard there are of different builds",
-                 next.text(), other.text());
+      if (other.text() != next.text())
+        rpc::refuse(rpc::Reason::OTHER_BUILD, "coordinator and shard there are of different builds: " +
+                                                  next.text() + " and " + other.text());
       if (auto why = process::whyNotSuccessor(process::BuildFacts::own(), next))
-        KJ_FAIL_REQUIRE("refused", *why);
+        rpc::refuse(rpc::Reason::OTHER_BUILD, "refused: " + *why);
       return next;
     });
   });
@@ -121,7 +124,7 @@ kj::Promise<void> Upgrade::replaceFrom(std::uint32_t index) {
 
 kj::Promise<std::uint32_t> Upgrade::whenOver() {
   return over_.addBranch().then([this] {
-    KJ_REQUIRE(givenUp_.empty(), "the upgrade was given up", givenUp_);
+    if (!givenUp_.empty()) rpc::refuse(rpc::Reason::FAILED, "the upgrade was given up: " + givenUp_);
     return replaced_;
   });
 }

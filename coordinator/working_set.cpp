@@ -8,6 +8,7 @@
 #include "process/duplicate.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
+#include "rpc/refusal.h"
 
 namespace faultline::coordinator {
 
@@ -50,7 +51,7 @@ class RecordedWorkingSetServer final : public rpc::RecordedWorkingSet::Server {
 
   kj::Promise<void> pages(PagesContext context) override {
     const std::uint64_t recorded = recorder_->recorded();
-    const std::uint64_t from = std::min(context.getParams().getFrom(), recorded);
+    const std::uint64_t from = std::min(context.getParams().getFirst(), recorded);
     const std::uint64_t count = std::min(recorded - from, MAX_PAGES_AN_ANSWER);
     auto results = context.getResults();
     auto list = results.initPages(static_cast<unsigned>(count));
@@ -63,7 +64,7 @@ class RecordedWorkingSetServer final : public rpc::RecordedWorkingSet::Server {
   kj::Promise<void> snapshot(SnapshotContext context) override {
     auto results = context.getResults();
     rpc::fill(results.initRegions(static_cast<unsigned>(regions_.size())), regions_);
-    results.setSource(rpc::makeFdFrom(source_.get()));
+    results.initSource().initLayers(1)[0].setFile(rpc::makeFdFrom(source_.get()));
     return kj::READY_NOW;
   }
 
@@ -79,17 +80,22 @@ WorkingSet workingSetFrom(rpc::WorkingSet::Reader reader, int source) {
   const std::uint64_t sourceBytes = process::contentBytes(source).value_or(0);
   WorkingSet set;
   const auto list = reader.getRanges();
-  KJ_REQUIRE(list.size() <= WorkingSet::MAX_RANGES, "the working set has too many ranges; 1048576 are taken",
-             list.size());
+  if (list.size() > WorkingSet::MAX_RANGES)
+    rpc::refuse(rpc::Reason::BAD_INPUT,
+                "the working set has " + std::to_string(list.size()) + " ranges; 1048576 are taken");
   set.pageSize = reader.getPageSize();
   set.ranges.reserve(list.size());
   std::uint64_t left = sourceBytes;
   for (auto range : list) {
     const SourceRange part{range.getOffset(), range.getSize()};
-    KJ_REQUIRE(part.offset <= sourceBytes && part.size <= sourceBytes - part.offset,
-               "the working set reaches past the end of the source", part.offset, part.size, sourceBytes);
-    KJ_REQUIRE(part.size <= left, "the working set is larger than the source: it names a part twice",
-               sourceBytes);
+    if (part.offset > sourceBytes || part.size > sourceBytes - part.offset)
+      rpc::refuse(rpc::Reason::BAD_INPUT,
+                  "the working set reaches past the end of the source: " + std::to_string(part.size) +
+                      " bytes at " + std::to_string(part.offset) + " of " + std::to_string(sourceBytes));
+    if (part.size > left)
+      rpc::refuse(rpc::Reason::BAD_INPUT,
+                  "the working set is larger than the source: it names a part of its " +
+                      std::to_string(sourceBytes) + " bytes twice");
     left -= part.size;
     set.ranges.push_back(part);
   }

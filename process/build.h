@@ -13,7 +13,7 @@ namespace faultline::process {
 // Everything that processes of two builds must agree on beyond the layout of the segment: what shard.capnp
 // and the fault ring mean, the words on the channels, the names of kept fds. +1 for each change that an older
 // build would misread.
-inline constexpr std::uint32_t PROTOCOL = 1;
+inline constexpr std::uint32_t PROTOCOL = 2;
 
 // The version of this build, for people.
 const char* version();

@@ -4,12 +4,15 @@
 # File descriptors travel with a call as Fd capabilities. Capabilities end with the connection, restores do not:
 # after a disconnect (the coordinator died and its successor took over) connect again and ask for the restore by
 # its name.
-@0xb1f3c6a4d0e95c27;
+#
+# A call that fails is an RPC exception. Its text begins with the reason in brackets (reasons.capnp, Reason); one of
+# type DISCONNECTED, without a reason, means that the coordinator has gone.
+@0xc4d86e1f92a7b350;
 
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("faultline::rpc");
 using Fd = import "fd.capnp".Fd;
-using TestHooks = import "hooks.capnp".TestHooks;
+using Reasons = import "reasons.capnp";
 
 struct Region {
   # A contiguous address range of the target backed by a contiguous range of the source. All in bytes.
@@ -26,14 +29,15 @@ struct PageRange {
 }
 
 enum PageState {
-  missing @0;  # never populated: the source holds the truth
-  faulted @1;  # was populated once
-  removed @2;  # given up by the target: reads as zeros
+  missing @0;   # never populated: the source holds the truth
+  faulted @1;   # was populated once
+  removed @2;   # given up by the target: reads as zeros
+  released @3;  # registered no more: the kernel alone answers for it, or the target has something else there
 }
 
 struct PageRun {
   # Neighbouring pages of one state.
-  range @0 :PageRange;  # at least one page
+  pages @0 :PageRange;  # at least one page
   state @1 :PageState;  # of all of them, when it was looked at
 }
 
@@ -46,29 +50,74 @@ enum Phase {
 
 struct OwnerRun {
   # Neighbouring pages of one owner.
-  range @0 :PageRange;  # at least one page
+  pages @0 :PageRange;  # at least one page
   shard @1 :UInt32;     # the owner's index
+}
+
+enum OnLost {
+  # What a target gets when a page is lost: its source is gone for good, or nobody can serve the restore any more.
+  poison @0;  # an error on each such page, as it touches it (SIGBUS)
+  kill @1;    # SIGKILL, by its pidfd, before any thread of it goes on without its page
+}
+
+struct SourceRange {
+  # A part of the source. All in bytes.
+  offset @0 :UInt64;  # where it begins
+  size @1 :UInt64;    # it ends within the source
+}
+
+struct WorkingSet {
+  # What is to be populated first, as it was recorded in another restore from the same source.
+  pageSize @0 :UInt64;             # the smallest of the regions it was recorded with
+  ranges @1 :List(SourceRange);    # in the order wanted, at most 1048576; parts that no region covers are ignored
+}
+
+struct RestorePolicy {
+  # How a restore is served: what its operator chooses, and what does not follow from target or source.
+  prefault @0 :Bool;          # populate everything in the background from the start
+  keepServing @1 :Bool;       # do not release the target when no page is missing any more
+  onLost @2 :OnLost;          # kill is refused where no pidfd of the target can be had
+  recordWorkingSet @3 :Bool;  # note the first touches; a page that is populated before it is touched is not seen
+  workingSet @4 :WorkingSet;  # populated before everything else, in its order
+}
+
+struct Layer {
+  # A file that a source is made of.
+  file @0 :Fd;    # open for reading
+  name @1 :Text;  # for messages
+}
+
+struct SourceSpec {
+  # Where the bytes of a restore come from.
+  union {
+    layers @0 :List(Layer);  # top first, 1 to 32: what is a hole in one is asked of the next, in the last it is zero.
+                             # A snapshot's memory file is one layer. More than one is refused (unsupported) as yet.
+    uri @1 :Text;            # refused (unsupported) as yet
+  }
 }
 
 struct RestoreInfo {
   name @0 :Text;            # as `Coordinator.restore` takes it
-  phase @1 :Phase;          # where it stands
-  source @2 :Text;          # what the source is called, for people
-  targetPid @3 :UInt32;     # 0 where unknown; for people, no decision rests on it
-  regions @4 :List(Region); # by address, as their pages are numbered
-  pages @5 :UInt64;         # in all
-  missing @6 :UInt64;       # pages that are missing now
-  faulted @7 :UInt64;       # pages that are faulted now
-  removed @8 :UInt64;       # pages that are removed now
-  removeNegotiated @9 :Bool;  # the target's uffd has UFFD_FEATURE_EVENT_REMOVE
-  failure @10 :Text;          # empty unless phase is failed
-  prefaulting @11 :Bool;      # pages are being populated in the background
-  segmentBytes @12 :UInt64;   # memory that tracker, journal and counters take
-  id @13 :UInt64;             # unique over the life of the service
-  ageNs @14 :UInt64;          # since the restore began
-  workingSetRefused @15 :Text;  # why the working set that was given is not used; empty unless it is refused
-  recording @16 :Bool;          # first touches are being recorded
-  waitingThreads @17 :UInt64;   # of the target, that wait for a page now; 0 where the kernel does not tell
+  id @1 :UInt64;            # unique over the life of the service
+  phase @2 :Phase;          # where it stands
+  policy @3 :RestorePolicy; # as it was begun, without the working set
+  sourceName @4 :Text;      # what the source is called, for people
+  targetPid @5 :UInt32;     # 0 where unknown; for people, no decision rests on it
+  regions @6 :List(Region); # by address, as their pages are numbered
+  pages @7 :UInt64;         # in all
+  missing @8 :UInt64;       # pages that are missing now
+  faulted @9 :UInt64;       # pages that are faulted now
+  removed @10 :UInt64;      # pages that are removed now
+  released @11 :UInt64;     # pages that are released now
+  removeNegotiated @12 :Bool;  # the target's uffd has UFFD_FEATURE_EVENT_REMOVE
+  failure @13 :Reasons.EndReason;  # notEnded unless phase is failed
+  failureText @14 :Text;      # the same for people; empty unless phase is failed
+  prefaulting @15 :Bool;      # pages are being populated in the background
+  recording @16 :Bool;        # first touches are being recorded
+  workingSetRefused @17 :Text;  # why the working set that was given is not used; empty unless it is refused
+  segmentBytes @18 :UInt64;   # memory that tracker, journal and counters take
+  ageNs @19 :UInt64;          # since the restore began
+  waitingThreads @20 :UInt64; # of the target, that wait for a page now; 0 where the kernel does not tell
 }
 
 struct Latency {
@@ -101,8 +150,8 @@ struct ShardStats {
   slotsRecovered @15 :UInt64; # sections that a dead thread had left, met by the worker that has its slot now
   eventToDone @16 :Latency;   # fault read from the uffd until its page was in place
   gateWait @17 :Latency;      # a section's way into the lock
-  source @18 :Latency;        # getting source bytes ready: of a fault one page, of a population up to 2 MiB
-  copy @19 :Latency;          # one ioctl: of a fault one page, of a population up to 512
+  staging @18 :Latency;       # getting source bytes ready: of a fault one page, of a population up to 2 MiB
+  copying @19 :Latency;       # one ioctl: of a fault one page, of a population up to 512
   extents @20 :UInt32;        # extents owned
 }
 
@@ -127,41 +176,24 @@ struct RestoreStats {
 interface Prefault {
   # Background population that was asked for. Dropping the capability does not cancel it.
   progress @0 () -> (missing :UInt64, total :UInt64, finished :Bool);
-  # `missing`: pages of the requested ranges that still are; `total`: all of them; both 0 once the restore is
-  # over. `finished`: every shard has gone through its part.
+  # `missing`: pages of the requested ranges that still are; `total`: all of them. Once the restore is over, `missing`
+  # is what it ended with, in all, and `total` is 0. `finished`: every shard has gone through its part, or the restore
+  # has failed.
   wait @1 () -> ();
-  # Returns when it is finished, cancelled ones too, or the restore is over. A page that could not be had (its
+  # Returns when it is finished, cancelled ones too, or the restore has failed or is over. A page that could not be had (its
   # source fails, or there is no memory for a 2 MiB page) is still missing then: it is left to its fault.
   cancel @2 () -> ();
   # Returns when no shard populates for this request any more.
 }
 
-enum OnLost {
-  # What a target gets when a page is lost: its source is gone for good, or nobody can serve the restore any more.
-  poison @0;  # an error on each such page, as it touches it (SIGBUS)
-  kill @1;    # SIGKILL, by its pidfd, before any thread of it goes on without its page
-}
-
-struct SourceRange {
-  # A part of the source. All in bytes.
-  offset @0 :UInt64;  # where it begins
-  size @1 :UInt64;    # it ends within the source
-}
-
-struct WorkingSet {
-  # What is to be populated first, as it was recorded in another restore from the same source.
-  pageSize @0 :UInt64;             # the smallest of the regions it was recorded with
-  ranges @1 :List(SourceRange);    # in the order wanted, at most 1048576; parts that no region covers are ignored
-}
-
 interface RecordedWorkingSet {
   # The pages that a target touched first, in that order, as the coordinator read their faults. Can be asked while
   # the restore runs and after it has ended, as long as the connection lasts.
-  pages @0 (from :UInt64) -> (pages :List(UInt64), recorded :UInt64, lost :UInt64);
-  # Pages by number, from position `from` on, at most 65536 of them: ask on behind the last. `recorded`: how many
+  pages @0 (first :UInt64) -> (pages :List(UInt64), recorded :UInt64, lost :UInt64);
+  # Pages by number, from position `first` on, at most 65536 of them: ask on behind the last. `recorded`: how many
   # there are; `lost`: first touches for which there was no room.
-  snapshot @1 () -> (regions :List(Region), source :Fd);
-  # What turns their numbers into places in the source, and the source itself, open for reading.
+  snapshot @1 () -> (regions :List(Region), source :SourceSpec);
+  # What turns their numbers into places in the source, and the source itself.
 }
 
 interface Restore {
@@ -173,8 +205,8 @@ interface Restore {
   waitComplete @2 () -> (info :RestoreInfo);
   # Returns when no page is missing any more, or when the restore has failed or is over before that (`missing` is
   # not 0 then).
-  pageStates @3 (range :PageRange) -> (runs :List(PageRun));
-  # States of `range` (count 0: to the end) as maximal runs, in order. At most 65536 runs are returned; ask on
+  pageStates @3 (pages :PageRange) -> (runs :List(PageRun));
+  # States of `pages` (count 0: to the end) as maximal runs, in order. At most 65536 runs are returned; ask on
   # from the end of the last. Fails where the range reaches past the last page.
   pause @4 () -> ();
   # Stops reading the uffd, so that faults and removals queue up in the kernel, and holds background population.
@@ -183,43 +215,34 @@ interface Restore {
   # Reads again, beginning with what has queued up. Resuming what is not paused is an error.
   prefault @6 (ranges :List(PageRange)) -> (prefault :Prefault);
   # Populates in the background, demand faults first: the ranges in the given order (a recorded working set), or
-  # with no ranges every page, all shards in parallel. Fails where a range reaches past the last page.
+  # with no ranges every page, all shards in parallel. At most 65536 ranges, and no page in two of them. Fails where a
+  # range reaches past the last page, and where the restore has failed.
   stats @7 () -> (stats :RestoreStats);
   # Counters and latencies since it began, under former coordinators as well.
   detach @8 (force :Bool) -> ();
   # Ends the restore and gives everything back: the target's ranges are unregistered and it runs on without a
   # server. Refused while pages are missing, unless `force`: then their content is lost to the target (zeros).
-  waitEnded @9 () -> (reason :Text);
-  # Returns when the restore is over: completed and released, target gone, or detached. One that has failed is
-  # over when its target has gone.
+  waitEnded @9 () -> (reason :Reasons.EndReason, text :Text, missing :UInt64);
+  # Returns when the restore is over, with why, the same for people, and the pages that were missing then. One that
+  # has failed is over when its target has gone, and keeps the reason of its failure.
   workingSet @10 () -> (workingSet :RecordedWorkingSet);
-  # Fails where this restore does not record (AttachSpec.recordWorkingSet).
-  owners @11 (range :PageRange) -> (runs :List(OwnerRun));
-  # Which shard is asked for the pages of `range`, as for pageStates.
+  # Fails where this restore does not record (RestorePolicy.recordWorkingSet).
+  owners @11 (pages :PageRange) -> (runs :List(OwnerRun));
+  # Which shard is asked for each of `pages`, as for pageStates.
 }
 
 struct AttachSpec {
   name @0 :Text;              # at most 50 characters, none of them '.', ':', '/' or blank; a number comes behind
                               # it where another restore has it; empty: "restore"
-  sourceName @1 :Text;        # for messages
-  regions @2 :List(Region);   # 1 to 4096, without overlap, in any order; each inside the source
-  prefault @3 :Bool;          # populate everything in the background from the start
-  keepServing @4 :Bool;       # do not release the target when no page is missing any more
-  workingSet @5 :WorkingSet;  # populated before everything else, in its order
-  recordWorkingSet @6 :Bool;  # note the first touches; a page that is populated before it is touched is not seen
-  onLost @7 :OnLost;          # kill is refused where no pidfd of the target is given
+  regions @1 :List(Region);   # 1 to 4096, without overlap, in any order; each inside the source
+  policy @2 :RestorePolicy;   # of the restore
 }
 
 struct ListenSpec {
-  # What is not said here is as in AttachSpec, for each target.
+  # Of a handshake socket.
   name @0 :Text;              # not empty, and no other listener's; restores are called NAME, NAME-2, NAME-3, ...
-  sourceName @1 :Text;        # for messages
-  prefault @2 :Bool;          # populate everything in the background from the start
-  keepServing @3 :Bool;       # do not release a target when no page is missing any more
-  anyUser @4 :Bool;           # accept peers of any uid; otherwise only root's and the server's own
-  workingSet @5 :WorkingSet;  # populated before everything else, in its order
-  recordWorkingSet @6 :Bool;  # note each target's first touches
-  onLost @7 :OnLost;          # where a target's pidfd cannot be had, kill refuses the target
+  policy @1 :RestorePolicy;   # of the restore of each target
+  anyUser @2 :Bool;           # accept peers of any uid; otherwise only root's and the server's own
 }
 
 interface Listener {
@@ -229,8 +252,8 @@ interface Listener {
   # first call. Fails where its restore is over already; the next call is about the next target.
   close @1 () -> ();
   # No further targets; restores run on.
-  lastError @2 () -> (message :Text, refused :UInt64);
-  # Why the last handshake was refused (empty: none was), and how many were.
+  lastError @2 () -> (message :Text, refused :UInt64, reason :Reasons.Reason);
+  # Why the last handshake was refused (`message` is empty: none was), and how many were.
 }
 
 struct ShardInfo {
@@ -244,7 +267,7 @@ struct ShardInfo {
   recoveryNs @7 :UInt64; # from its last death, as it was noticed, to its successor serving; 0: none has died
 }
 
-struct Event {
+struct ServiceEvent {
   # Something an operator wants to know afterwards.
   unixNs @0 :UInt64;     # wall clock
   text @1 :Text;         # one line: what, why, how long it took
@@ -267,7 +290,7 @@ struct ServiceInfo {
   incarnation @2 :UInt32;    # 1 for the supervisor's first coordinator, +1 for each that it started since
   shards @3 :List(ShardInfo);      # by index
   restores @4 :List(RestoreInfo);  # as `list` has them
-  events @5 :List(Event);    # the latest 64, oldest first
+  events @5 :List(ServiceEvent);  # the latest 64, oldest first
   testHooks @6 :Bool;        # started with --test-hooks
   workersPerShard @7 :UInt32;  # copy workers, beside the thread that takes the faults
   lockDeadlineNs @8 :UInt64;   # a shard that holds a restore's lock for longer is killed
@@ -277,22 +300,23 @@ struct ServiceInfo {
 }
 
 interface Coordinator {
-  attach @0 (spec :AttachSpec, uffd :Fd, source :Fd, target :Fd) -> (restore :Restore);
+  # A server that was started with --test-hooks is a TestCoordinator as well (hooks.capnp).
+  attach @0 (spec :AttachSpec, uffd :Fd, source :SourceSpec, target :Fd) -> (restore :Restore);
   # Begins a restore. `uffd`: the target's userfaultfd, its API handshake done and its ranges registered.
-  # `source`: the snapshot's memory file, open for reading. `target`: a pidfd of the target; may be null.
-  # Returns when the restore is durable: whatever dies from then on, its faults are answered.
+  # `target`: a pidfd of the target; may be null. Returns when the restore is durable: whatever dies from then on,
+  # its faults are answered.
   list @1 () -> (restores :List(RestoreInfo));
   # Every restore that is not over, by id. Looks at the state of every page of each.
   restore @2 (name :Text) -> (restore :Restore);
   # The sturdy way back to a restore after a disconnect. Fails where no restore has that name.
-  listen @3 (spec :ListenSpec, socket :Fd, source :Fd) -> (listener :Listener);
+  listen @3 (spec :ListenSpec, socket :Fd, source :SourceSpec) -> (listener :Listener);
   # Serves Firecracker's handshake on a listening Unix stream socket that the caller made.
-  status @4 () -> (service :ServiceInfo);
+  unlisten @4 (name :Text) -> ();
+  # As Listener.close, where that capability went with a former coordinator. Fails where no listener has that name.
+  status @5 () -> (service :ServiceInfo);
   # The service as it is now. Costs as much as `list`.
-  shutdown @5 (force :Bool) -> ();
+  shutdown @6 (force :Bool) -> ();
   # Ends the service. Refused while restores with missing pages are served, unless `force`.
-  testHooks @6 () -> (hooks :TestHooks);
-  # Fails unless the server was started with --test-hooks.
   reshard @7 (restore :Text, shards :UInt32) -> ();
   # Deals the extents of a restore out to this many shards (1 to 64), starting shards as needed, while it is
   # served. An error unless its phase is serving or complete.
@@ -304,6 +328,4 @@ interface Coordinator {
   waitUpgraded @9 () -> (version :Text, replaced :UInt32);
   # Returns when every shard is of the coordinator's own build, and how many had to be replaced for that. Fails
   # where the last upgrade was given up; the build that was there before serves on then.
-  closeListener @10 (name :Text) -> ();
-  # As Listener.close, where that capability went with a former coordinator. Fails where no listener has that name.
 }

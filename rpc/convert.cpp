@@ -2,6 +2,10 @@
 
 #include <kj/debug.h>
 
+#include <string>
+
+#include "rpc/refusal.h"
+
 namespace faultline::rpc {
 
 namespace {
@@ -29,9 +33,14 @@ void fill(capnp::List<Region>::Builder list, const std::vector<shm::Region>& reg
 
 shm::PageRange rangeFrom(PageRange::Reader range, std::uint64_t pages) {
   const std::uint64_t first = range.getFirst();
-  KJ_REQUIRE(first <= pages, "the page range begins past the last page", first, pages);
+  if (first > pages)
+    refuse(Reason::BAD_INPUT, "the page range begins past the last page: at " + std::to_string(first) +
+                                  ", and there are " + std::to_string(pages));
   const std::uint64_t count = range.getCount() == 0 ? pages - first : range.getCount();
-  KJ_REQUIRE(count <= pages - first, "the page range reaches past the last page", first, count, pages);
+  if (count > pages - first)
+    refuse(Reason::BAD_INPUT, "the page range reaches past the last page: " + std::to_string(count) +
+                                  " from " + std::to_string(first) + " on, and there are " +
+                                  std::to_string(pages));
   return {first, count};
 }
 
@@ -54,6 +63,8 @@ PageState stateFrom(shm::PageState state) {
       return PageState::FAULTED;
     case shm::PageState::removed:
       return PageState::REMOVED;
+    case shm::PageState::released:
+      return PageState::RELEASED;
   }
   KJ_UNREACHABLE;
 }
@@ -88,8 +99,8 @@ void fill(ShardStats::Builder to, const shm::ShardCounters& c) {
   to.setSlotsRecovered(get(c.slotsRecovered));
   fill(to.initEventToDone(), c.eventToDone);
   fill(to.initGateWait(), c.gateWait);
-  fill(to.initSource(), c.source);
-  fill(to.initCopy(), c.copy);
+  fill(to.initStaging(), c.source);
+  fill(to.initCopying(), c.copy);
 }
 
 void fill(RestoreStats::Builder to, const shm::RestoreCounters& c) {

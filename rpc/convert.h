@@ -14,7 +14,7 @@ namespace faultline::rpc {
 std::vector<shm::Region> regionsFrom(capnp::List<Region>::Reader list);
 void fill(capnp::List<Region>::Builder list, const std::vector<shm::Region>& regions);
 
-// Throws FAILED naming the range where one reaches past `pages`. A count of 0 means to the end.
+// Throws (badInput) naming the range where one reaches past `pages`. A count of 0 means to the end.
 shm::PageRange rangeFrom(PageRange::Reader range, std::uint64_t pages);
 std::vector<shm::PageRange> rangesFrom(capnp::List<PageRange>::Reader list, std::uint64_t pages);
 void fill(PageRange::Builder to, shm::PageRange range);

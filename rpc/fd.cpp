@@ -3,6 +3,7 @@
 #include <kj/debug.h>
 
 #include "process/duplicate.h"
+#include "rpc/refusal.h"
 
 namespace faultline::rpc {
 
@@ -40,7 +41,9 @@ kj::Promise<kj::AutoCloseFd> optionalFd(Fd::Client client) {
 
 kj::Promise<kj::AutoCloseFd> requireFd(Fd::Client client, kj::StringPtr what) {
   return optionalFd(kj::mv(client)).then([what = kj::str(what)](kj::AutoCloseFd fd) {
-    KJ_REQUIRE(fd.get() >= 0, "the call needs a file descriptor and none came with it", what);
+    if (fd.get() < 0)
+      refuse(Reason::BAD_INPUT,
+             kj::str("the call needs a file descriptor and none came with it: ", what).cStr());
     return fd;
   });
 }

@@ -4,6 +4,7 @@
 using Cxx = import "/capnp/c++.capnp";
 $Cxx.namespace("faultline::rpc");
 using Fd = import "fd.capnp".Fd;
+using Control = import "control.capnp";
 
 enum FaultPoint {
   beforeReadLock @0;  # source bytes staged, no lock held
@@ -47,4 +48,10 @@ interface TestHooks {
   # Whether a shard that holds the lock past its deadline is killed, for the restores that there are now.
   segment @5 (restore :Text) -> (segment :Fd);
   # For oracles that look at the shared memory itself.
+}
+
+interface TestCoordinator extends(Control.Coordinator) {
+  # What the bootstrap capability is besides.
+  testHooks @0 () -> (hooks :TestHooks);
+  # Fails (forbidden) unless the server was started with --test-hooks.
 }

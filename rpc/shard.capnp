@@ -7,6 +7,7 @@ $Cxx.namespace("faultline::rpc");
 using Control = import "control.capnp";
 using Fd = import "fd.capnp".Fd;
 using Hooks = import "hooks.capnp";
+using Reasons = import "reasons.capnp";
 
 struct FaultBatch {
   # Faults of one restore, read from its uffd in one go, for one shard. Carries no decision: the shard looks at
@@ -25,7 +26,7 @@ interface ShardEvents {
   pageLost @2 (restore :UInt64, page :UInt64, reason :Text) -> ();
   # As before, but the page is not answered: the operator wants the target killed, or the kernel cannot poison
   # (before Linux 6.6).
-  restoreFailed @3 (restore :UInt64, reason :Text) -> ();
+  restoreFailed @3 (restore :UInt64, why :Reasons.EndReason, text :Text) -> ();
   # This shard can't serve the restore at all.
 }
 
@@ -35,8 +36,9 @@ interface Shard {
   # program that it runs: `image` differs for any two builds, whatever their versions say (process/build.h).
   useRing @1 (ring :Fd, doorbell :Fd) -> ();
   # Fault batches come through this shared-memory ring (rpc/fault_ring.h) from now on; replaces an earlier ring.
-  attach @2 (restore :UInt64, index :UInt32, uffd :Fd, segment :Fd, source :Fd) -> ();
-  # Serves a restore as its shard number `index`. Attaching what is attached is a no-op.
+  attach @2 (restore :UInt64, index :UInt32, uffd :Fd, segment :Fd, layers :List(Control.Layer)) -> ();
+  # Serves a restore as its shard number `index`. `layers`: its source, as in SourceSpec. Attaching what is attached
+  # is a no-op.
   detach @3 (restore :UInt64) -> ();
   # Returns when nothing of the restore is used any more.
   faults @4 (batch :FaultBatch) -> stream;

@@ -28,13 +28,13 @@ Attachment::Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoClose
   paused_.store(segment_.header().paused.load() == shm::YES);
 }
 
-void Attachment::fail(std::string reason) {
+void Attachment::fail(rpc::EndReason why, std::string text) {
   if (!end()) return;
   {
     const std::lock_guard lock(mutex_);
-    failure_ = reason;
+    failure_ = text;
   }
-  events_.restoreFailed(id(), std::move(reason));
+  events_.restoreFailed(id(), why, std::move(text));
 }
 
 std::optional<std::string> Attachment::failure() const {

@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 
+#include "rpc/reasons.capnp.h"
 #include "shard/source/page_source.h"
 #include "shmtracker/segment.h"
 #include "uffd/uffd.h"
@@ -23,7 +24,7 @@ class AttachmentEvents {
  public:
   virtual void targetGone(std::uint64_t restore) = 0;
   // Its segment makes no sense, or the kernel does not take its pages.
-  virtual void restoreFailed(std::uint64_t restore, std::string reason) = 0;
+  virtual void restoreFailed(std::uint64_t restore, rpc::EndReason why, std::string text) = 0;
 
  protected:
   ~AttachmentEvents() = default;
@@ -60,7 +61,7 @@ class Attachment {
   void stopProtecting() { protect_.store(false, std::memory_order_relaxed); }
 
   // A page that the source cannot give costs the target its life: the coordinator's to do.
-  bool killsOnLost() { return segment_.header().killOnLost.load(std::memory_order_relaxed) == shm::YES; }
+  bool killsOnLost() const { return segment_.facts().policy.killOnLost != 0; }
 
   // Nothing is to be done for it any more.
   bool ended() const { return ended_.load(std::memory_order_relaxed); }
@@ -70,7 +71,7 @@ class Attachment {
   void targetGone() {
     if (end()) events_.targetGone(id());
   }
-  void fail(std::string reason);
+  void fail(rpc::EndReason why, std::string text);
   // Why it cannot be served; nothing: it can, or its target has gone, or it was detached.
   std::optional<std::string> failure() const;
   bool paused() const { return paused_.load(std::memory_order_relaxed); }

@@ -83,8 +83,9 @@ Commit judge(Attachment& restore, Outcome outcome, int error, Content content) {
       return Commit::dropped;
     default:
       if (content.kind == Content::Kind::poison) return Commit::unpoisonable;
-      restore.fail(std::string("the kernel does not populate its pages: ") + std::strerror(error) +
-                   "; are the page sizes that the target named those of its memory?");
+      restore.fail(rpc::EndReason::KERNEL_REFUSED,
+                   std::string("the kernel does not populate its pages: ") + std::strerror(error) +
+                       "; are the page sizes that the target named those of its memory?");
       return Commit::dropped;
   }
 }
@@ -125,7 +126,7 @@ Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex pa
   try {
     return answer(restore, worker, page, content);
   } catch (const shm::SegmentError& error) {
-    restore.fail(error.what());
+    restore.fail(rpc::EndReason::SEGMENT_DAMAGED, error.what());
     return Commit::dropped;
   }
 }
@@ -135,7 +136,7 @@ Commit Committer::commitRun(Attachment& restore, unsigned worker, PageRange run,
   try {
     return advance(restore, worker, run, limit, content, advanced);
   } catch (const shm::SegmentError& error) {
-    restore.fail(error.what());
+    restore.fail(rpc::EndReason::SEGMENT_DAMAGED, error.what());
     return Commit::dropped;
   }
 }
@@ -154,7 +155,9 @@ Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, C
         (!made(Mistake::keepDecision) || result.outcome != Outcome::refused))
       state = pages.state(page);
     if (made(Mistake::faultedIsDone) && state == PageState::faulted) return Commit::done;
-    if (state != PageState::missing) content = ZEROS;
+    const bool gone = state == PageState::released && !pages.zeroForGood(page);
+    if (gone && content.kind != Content::Kind::poison) return Commit::gone;
+    if (state != PageState::missing && !gone) content = ZEROS;
     failpoints_.hit(Point::beforeCopy, page);
     do {
       result = populate(restore, at, at.pageSize, content, uffd::Waiters::leave);

@@ -21,6 +21,7 @@ enum class Commit {
   lost,      // the source's bytes went away between staging and copy: stage again
   unpoisonable,  // an error was to be delivered and this kernel cannot
   dropped,       // the range or the target is gone, nobody waits
+  gone,          // the page was registered anew after it had gone: an error is due, or the target's end
 };
 
 enum class Origin { fault, prefault };
@@ -36,9 +37,9 @@ class Committer {
  public:
   explicit Committer(failpoints::Failpoints& failpoints) : failpoints_(failpoints) {}
 
-  // Answers a fault on `page`. `content` counts only if the page is still missing; otherwise the answer is
-  // zeros. Whoever is woken inside the section may take the CPU, and the coordinator would wait for the
-  // lock's holder: so the caller wakes, after `done`.
+  // Answers a fault on `page`. `content` counts only if the page is still missing, or an error and the page
+  // is gone; otherwise the answer is zeros. Whoever is woken inside the section may take the CPU, and the
+  // coordinator would wait for the lock's holder: so the caller wakes, after `done`.
   Commit commitFault(Attachment& restore, unsigned worker, shm::PageIndex page, Content content) const;
 
   // Populates what is still missing at the front of `run` (adjacent pages of one region, content likewise

@@ -321,6 +321,9 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
       // From where it was mapped, which does not say why. A read does.
       if (++fault.sourceFailures >= VANISHED_TRIES) return sourceFailed(fault, worker, 0);
       return readCold(fault);
+    case Commit::gone:
+      return poisonNow(restore, worker, fault.page,
+                       "the target had taken it away, and has registered something else in its place");
     case Commit::poisoned:
     case Commit::unpoisonable:
       break;  // of poison alone
@@ -381,8 +384,11 @@ std::string FaultLoop::describeLoss(const Fault& fault, int error) const {
 void FaultLoop::poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page,
                           const std::string& reason) {
   // Whoever waits for it waits until the coordinator, or its successor, has killed the target.
-  if (restore.killsOnLost() && restore.segment().pages().state(page) == shm::PageState::missing)
-    return events_.pageLost(restore.id(), page, reason);
+  const shm::PageTable& pages = restore.segment().pages();
+  const shm::PageState state = pages.state(page);
+  const bool lost =
+      state == shm::PageState::missing || (state == shm::PageState::released && !pages.zeroForGood(page));
+  if (restore.killsOnLost() && lost) return events_.pageLost(restore.id(), page, reason);
   const Commit result = committer_.commitFault(restore, worker, page, {Content::Kind::poison});
   if (result == Commit::done || result == Commit::poisoned) Committer::wake(restore, page);
   if (result == Commit::poisoned) events_.pagePoisoned(restore.id(), page, reason);

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include "process/build.h"
+#include "rpc/answering.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
 #include "rpc/process_hooks.h"
@@ -53,12 +54,13 @@ void ShardService::pagePoisoned(std::uint64_t restore, shm::PageIndex page, std:
   });
 }
 
-void ShardService::restoreFailed(std::uint64_t restore, std::string reason) {
-  spdlog::error("restore {}: cannot be served: {}", restore, reason);
-  tell([restore, reason = std::move(reason)](rpc::ShardEvents::Client& events) {
+void ShardService::restoreFailed(std::uint64_t restore, rpc::EndReason why, std::string text) {
+  spdlog::error("restore {}: cannot be served: {}", restore, text);
+  tell([restore, why, text = std::move(text)](rpc::ShardEvents::Client& events) {
     auto request = events.restoreFailedRequest();
     request.setRestore(restore);
-    request.setReason(reason.c_str());
+    request.setWhy(why);
+    request.setText(text.c_str());
     return request.send().ignoreResult();
   });
 }
@@ -76,7 +78,7 @@ void ShardService::pageLost(std::uint64_t restore, shm::PageIndex page, std::str
 }
 
 // One coordinator's view of the service.
-class ShardServer final : public rpc::Shard::Server {
+class ShardServer final : public rpc::Answering<rpc::Shard> {
  public:
   explicit ShardServer(ShardService& service) : service_(service) {}
 
@@ -112,7 +114,11 @@ class ShardServer final : public rpc::Shard::Server {
     auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(3);
     fds.add(rpc::requireFd(params.getUffd(), "uffd"));
     fds.add(rpc::requireFd(params.getSegment(), "segment"));
-    fds.add(rpc::requireFd(params.getSource(), "source"));
+    const auto layers = params.getLayers();
+    if (layers.size() != 1)
+      rpc::refuse(rpc::Reason::UNSUPPORTED,
+                  "a source of " + std::to_string(layers.size()) + " layers; this build serves one of one");
+    fds.add(rpc::requireFd(layers[0].getFile(), "source"));
     return kj::joinPromises(fds.finish()).then([this, context](kj::Array<kj::AutoCloseFd> got) mutable {
       auto params = context.getParams();
       AttachmentEvents& events = service_;
@@ -174,7 +180,8 @@ class ShardServer final : public rpc::Shard::Server {
   }
 
   kj::Promise<void> hooks(HooksContext context) override {
-    KJ_REQUIRE(service_.options_.testHooks, "this shard was not started with --test-hooks");
+    if (!service_.options_.testHooks)
+      rpc::refuse(rpc::Reason::FORBIDDEN, "this shard was not started with --test-hooks");
     context.getResults().setHooks(rpc::makeProcessHooks(service_.failpoints_, service_.io_.unixEventPort));
     return kj::READY_NOW;
   }

@@ -37,7 +37,7 @@ class ShardService final : private FaultLoopEvents, private AttachmentEvents {
   friend class ShardServer;
 
   void targetGone(std::uint64_t restore) override;
-  void restoreFailed(std::uint64_t restore, std::string reason) override;
+  void restoreFailed(std::uint64_t restore, rpc::EndReason why, std::string text) override;
   void pagePoisoned(std::uint64_t restore, shm::PageIndex page, std::string reason) override;
   void pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) override;
   // Tells the coordinator, if there is one just now.

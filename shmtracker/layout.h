@@ -18,7 +18,7 @@
 namespace faultline::shm {
 
 inline constexpr std::uint64_t MAGIC = 0x656e696c746c6166;  // "faltline"
-inline constexpr std::uint32_t LAYOUT_VERSION = 1;
+inline constexpr std::uint32_t LAYOUT_VERSION = 2;
 inline constexpr std::uint32_t MAX_SHARDS = 64;
 inline constexpr std::uint32_t MAX_WORKERS = 16;  // slots a shard, per restore
 inline constexpr std::uint32_t MAX_REGIONS = 4096;
@@ -27,6 +27,14 @@ inline constexpr std::uint64_t MAX_PAGES = 1ull << 34;  // 64 TiB of 4 KiB pages
 // the kernel returns faults first (fs/userfaultfd.c, userfaultfd_ctx_read).
 inline constexpr std::uint32_t JOURNAL_MESSAGES = 2048;
 inline constexpr std::size_t CACHE_LINE = 128;  // two lines: the adjacent-line prefetcher pairs them
+
+// How the restore is served; 0 or 1 each.
+struct Policy {
+  std::uint32_t prefault;          // populate everything in the background from the start
+  std::uint32_t keepServing;       // go on after the last page is in place, until the target goes
+  std::uint32_t killOnLost;        // a lost page kills the target; otherwise the page is poisoned
+  std::uint32_t recordWorkingSet;  // note the first touches
+};
 
 // What the creator knows and what never changes afterwards; covered by Header::immutableCrc.
 struct Immutable {
@@ -41,16 +49,16 @@ struct Immutable {
   std::uint32_t regionCount;
   std::uint32_t extentCount;
   std::uint32_t workersPerShard;
-  std::uint32_t regionsCrc;   // crc32c of the region table
-  std::uint32_t targetPid;    // for people to read; no decision is ever taken on a pid
-  std::uint32_t keepServing;  // 1: go on after the last page is in place, until the target goes
-  char name[64];              // of the restore; NUL-terminated
-  char sourceName[256];       // of the source, for messages; NUL-terminated
+  std::uint32_t regionsCrc;  // crc32c of the region table
+  std::uint32_t targetPid;   // for people to read; no decision is ever taken on a pid
+  Policy policy;
+  char name[64];         // of the restore; NUL-terminated
+  char sourceName[256];  // of the source, for messages; NUL-terminated
 };
 
 enum class SegmentState : std::uint32_t { initialising = 0, ready = 1, failed = 2 };
 
-// A value of `paused`, `prefaultAll` and `killOnLost` that no single rotten byte makes out of 0.
+// A value of `paused` and `prefaultAll` that no single rotten byte makes out of 0.
 inline constexpr std::uint32_t YES = 0x5945535e;
 
 struct Header {
@@ -59,12 +67,10 @@ struct Header {
   std::atomic<SegmentState> state;
   std::atomic<std::uint32_t> activeShards;       // changes under the write side only
   std::atomic<std::uint32_t> activeShardsCheck;  // its complement
-  std::atomic<std::uint32_t> tableVersion;       // of the extent table; changes under the write side only
   std::atomic<std::uint64_t> incarnation;        // +1 for each coordinator that served the restore
   std::atomic<std::uint32_t> prefaultAll;        // YES: every page is to be populated in the background
   std::atomic<std::uint32_t> paused;             // YES: the uffd is not read
   std::atomic<std::uint32_t> watchSocket;        // 1: the target is gone when its handshake socket closes
-  std::atomic<std::uint32_t> killOnLost;         // YES: a lost page kills the target; else it is poisoned
   std::atomic<std::uint64_t> attachedAt;         // ns, CLOCK_MONOTONIC
 };
 
@@ -78,7 +84,6 @@ struct alignas(CACHE_LINE) Slot {
   pthread_mutex_t mutex;                     // robust, process-shared
   std::atomic<std::uint64_t> inflightPage;   // for diagnosis only
   std::atomic<std::uint32_t> inflightCount;  // 0: no section in flight
-  std::atomic<std::uint32_t> tid;            // last thread to use it; for diagnosis only
 };
 
 struct RegionEntry {
@@ -90,16 +95,18 @@ struct RegionEntry {
   std::uint32_t reserved;
 };
 
-// 64 pages. faulted: was populated once. removed: the target gave it up once (never cleared).
-// State of a page: faulted ? faulted : removed ? removed : missing.
+// 64 pages. faulted: was populated once. removed: the target gave it up once (never cleared). released:
+// registered no more (never cleared). State of a page: released ? released : faulted ? faulted : removed ?
+// removed : missing.
 struct PageWord {
   std::atomic<std::uint64_t> faulted;
   std::atomic<std::uint64_t> removed;
+  std::atomic<std::uint64_t> released;
 };
 
 using ExtentOwner = std::atomic<std::uint16_t>;
 
-static_assert(sizeof(uffd_msg) == 32 && sizeof(PageWord) == 16);
+static_assert(sizeof(uffd_msg) == 32 && sizeof(PageWord) == 24);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free &&
               std::atomic<std::uint32_t>::is_always_lock_free);
 

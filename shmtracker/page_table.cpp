@@ -26,14 +26,16 @@ void forEachWord(PageRange range, Visit&& visit) {
 
 // The pages of a word that are in `state`.
 std::uint64_t pagesIn(const PageWord& word, PageState state) {
-  const std::uint64_t faulted = word.faulted.load(RELAXED);
+  const std::uint64_t released = word.released.load(RELAXED), faulted = word.faulted.load(RELAXED);
   switch (state) {
+    case PageState::released:
+      return released;
     case PageState::faulted:
-      return faulted;
+      return ~released & faulted;
     case PageState::removed:
-      return ~faulted & word.removed.load(RELAXED);
+      return ~released & ~faulted & word.removed.load(RELAXED);
     case PageState::missing:
-      return ~faulted & ~word.removed.load(RELAXED);
+      return ~released & ~faulted & ~word.removed.load(RELAXED);
   }
   return 0;
 }
@@ -82,13 +84,34 @@ void PageTable::markRemoved(const ExclusiveGuard&, PageRange range) {
   });
 }
 
+// `removed` first: no instant shows a page that is zero for good as one that the target has replaced.
+void PageTable::markReleased(const ExclusiveGuard&, PageRange range) {
+  forEachWord(range, [this](std::size_t index, std::uint64_t mask) {
+    mirror_[index].removed.fetch_or(mask, RELAXED);
+    words_[index].removed.fetch_or(mask, RELAXED);
+    mirror_[index].released.fetch_or(mask, RELAXED);
+    words_[index].released.fetch_or(mask, std::memory_order_release);
+  });
+}
+
+void PageTable::markGone(const SharedGuard&, PageIndex page) {
+  const std::uint64_t bit = 1ull << (page % 64);
+  mirror_[page / 64].released.fetch_or(bit, RELAXED);
+  words_[page / 64].released.fetch_or(bit, RELAXED);
+}
+
 PageCounts PageTable::counts(PageRange range) const {
   PageCounts counts;
   forEachWord(range, [&](std::size_t index, std::uint64_t mask) {
-    counts.faulted += std::popcount(pagesIn(words_[index], PageState::faulted) & mask);
-    counts.removed += std::popcount(pagesIn(words_[index], PageState::removed) & mask);
+    // Each bit is looked at once, so a page that changes meanwhile is counted for one state.
+    const std::uint64_t released = words_[index].released.load(RELAXED) & mask;
+    const std::uint64_t faulted = words_[index].faulted.load(RELAXED) & mask & ~released;
+    const std::uint64_t removed = words_[index].removed.load(RELAXED) & mask & ~released & ~faulted;
+    counts.released += std::popcount(released);
+    counts.faulted += std::popcount(faulted);
+    counts.removed += std::popcount(removed);
   });
-  counts.missing = range.count - counts.faulted - counts.removed;
+  counts.missing = range.count - counts.released - counts.faulted - counts.removed;
   return counts;
 }
 
@@ -108,16 +131,20 @@ PageCheck PageTable::check(const ExclusiveGuard&) {
     PageWord& copy = mirror_[index];
     const std::uint64_t faultedDiffers = word.faulted.load(RELAXED) ^ copy.faulted.load(RELAXED);
     const std::uint64_t removedDiffers = word.removed.load(RELAXED) ^ copy.removed.load(RELAXED);
-    if (faultedDiffers == 0 && removedDiffers == 0) continue;
+    const std::uint64_t releasedDiffers = word.released.load(RELAXED) ^ copy.released.load(RELAXED);
+    if (faultedDiffers == 0 && removedDiffers == 0 && releasedDiffers == 0) continue;
+    const std::uint64_t released = word.released.load(RELAXED) | copy.released.load(RELAXED);
     const std::uint64_t faulted = word.faulted.load(RELAXED) & copy.faulted.load(RELAXED);
-    const std::uint64_t doubtful = removedDiffers & ~faulted;
+    const std::uint64_t doubtful = removedDiffers & ~faulted & ~released;
     if (doubtful != 0 && result.doubtful == 0) result.firstDoubtful = index * 64 + std::countr_zero(doubtful);
     result.doubtful += std::popcount(doubtful);
-    result.repaired += std::popcount((faultedDiffers | removedDiffers) & ~doubtful);
+    result.repaired += std::popcount((faultedDiffers | removedDiffers | releasedDiffers) & ~doubtful);
     word.faulted.store(faulted, RELAXED);
     copy.faulted.store(faulted, RELAXED);
     word.removed.fetch_or(removedDiffers, RELAXED);
     copy.removed.fetch_or(removedDiffers, RELAXED);
+    word.released.store(released, RELAXED);
+    copy.released.store(released, RELAXED);
   }
   return result;
 }

@@ -1,12 +1,18 @@
-// The state of every page of a restore: two bits a page, kept twice.
+// The state of every page of a restore: three bits a page, kept twice.
 //
-//   faulted: populated once, so the source is never read for it again
-//   removed: the target gave it up once; never cleared
+//   faulted:  populated once, so the source is never read for it again
+//   removed:  the target gave it up once; never cleared
+//   released: registered no more, so the kernel alone answers for it; never cleared
 //
-// State: faulted ? faulted : removed ? removed : missing. A removal sets `removed` and then clears `faulted`;
-// a commit sets `faulted`. The two kinds of writer exclude each other through the RwLock, which is why every
-// changing function asks for the proof of its side. Two workers may commit the same page at once: both set
-// the same bit.
+// State: released ? released : faulted ? faulted : removed ? removed : missing. A removal sets `removed` and
+// then clears `faulted`; a commit sets `faulted`. The two kinds of writer exclude each other through the
+// RwLock, which is why every changing function asks for the proof of its side. Two workers may commit the
+// same page at once: both set the same bit.
+//
+// A released page counts as done: nothing is fetched for it, and nobody waits for it. A fault for it can
+// arrive all the same, where the target has registered its range anew. `removed` tells the two kinds of it
+// apart: with it the page is zero for good (we let it go), without it the target has put something else
+// there.
 //
 // The mirror is written in the same step and read only by check(): it is how a successor finds bytes that rot
 // while nobody ran.
@@ -26,9 +32,9 @@ class SharedGuard;
 class ExclusiveGuard;
 
 struct PageCounts {
-  std::uint64_t missing = 0, faulted = 0, removed = 0;
+  std::uint64_t missing = 0, faulted = 0, removed = 0, released = 0;
 
-  std::uint64_t total() const { return missing + faulted + removed; }
+  std::uint64_t total() const { return missing + faulted + removed + released; }
 };
 
 // What check() found, in pages.
@@ -49,8 +55,14 @@ class PageTable {
   PageState state(PageIndex page) const {
     const PageWord& word = words_[page / 64];
     const std::uint64_t bit = 1ull << (page % 64);
+    if (word.released.load(std::memory_order_relaxed) & bit) return PageState::released;
     if (word.faulted.load(std::memory_order_relaxed) & bit) return PageState::faulted;
     return word.removed.load(std::memory_order_relaxed) & bit ? PageState::removed : PageState::missing;
+  }
+  // Of a released page: it is zero for good, so a fault for it is answered with zeros; otherwise with an
+  // error.
+  bool zeroForGood(PageIndex page) const {
+    return (words_[page / 64].removed.load(std::memory_order_relaxed) & 1ull << (page % 64)) != 0;
   }
   // The number of pages from `first` on, at most `limit`, that are in the same state as `first`.
   std::uint64_t runLength(PageIndex first, std::uint64_t limit) const;
@@ -61,6 +73,12 @@ class PageTable {
   void markFaulted(const SharedGuard&, PageRange range);
   // The target gave the pages up: by the coordinator, before it opens the gate.
   void markRemoved(const ExclusiveGuard&, PageRange range);
+  // The pages are zero for good and were unregistered: by the coordinator, after the unregister has returned
+  // 0 and before it opens the gate.
+  void markReleased(const ExclusiveGuard&, PageRange range);
+  // The target has unmapped, replaced or moved the page: by the worker that the kernel has answered ENOENT
+  // for this page alone, inside the section in which it did.
+  void markGone(const SharedGuard&, PageIndex page);
 
   PageCounts counts(PageRange range) const;
   PageCounts counts() const { return counts({0, pageCount_}); }
@@ -73,8 +91,11 @@ class PageTable {
   //  - `faulted` differs: a shard died between its two stores, or the bit rotted. Taken as not faulted: if
   //  the
   //    page is in place a copy meets EEXIST; if it is not and was ever removed, `removed` says so.
-  //  - `removed` differs: harmless where the page is faulted, since that never reads the source; else
-  //  doubtful.
+  //  - `released` differs: a shard or a coordinator died between its two stores, or the bit rotted. Taken as
+  //    released: what a fault for the page gets then is zeros or an error, never bytes of the source.
+  //  - `removed` differs: harmless where the page is faulted or released, since neither reads the source;
+  //  else
+  //    doubtful.
   PageCheck check(const ExclusiveGuard&);
 
  private:

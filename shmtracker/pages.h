@@ -16,8 +16,9 @@ struct PageRange {
   bool operator==(const PageRange&) const = default;
 };
 
-// The states of a page (docs/protocol.md, "A page's states"). A transition never leads back to `missing`.
-enum class PageState : std::uint8_t { missing, faulted, removed };
+// The states of a page (docs/protocol.md, "A page's states"). No transition leads back to `missing`, and none out of
+// `released`.
+enum class PageState : std::uint8_t { missing, faulted, removed, released };
 
 inline constexpr std::uint64_t SMALL_PAGE = 4096;     // bytes
 inline constexpr std::uint64_t HUGE_PAGE = 2u << 20;  // bytes; hugetlb only

@@ -93,7 +93,7 @@ Immutable factsOf(const SegmentSpec& spec, const Layout& layout) {
   facts.extentCount = RegionTable::extentsOf(spec.regions);
   facts.workersPerShard = spec.workersPerShard;
   facts.targetPid = spec.targetPid;
-  facts.keepServing = spec.keepServing ? 1 : 0;
+  facts.policy = spec.policy;
   copyText(facts.name, sizeof facts.name, spec.name);
   copyText(facts.sourceName, sizeof facts.sourceName, spec.sourceName);
   return facts;

@@ -29,7 +29,7 @@ struct SegmentSpec {
   std::uint32_t shards = 1;           // 1 .. MAX_SHARDS
   std::uint32_t owners = 0;           // that the extents are dealt out to, at most `shards`; 0: all of them
   std::uint32_t targetPid = 0;
-  bool keepServing = false;
+  Policy policy{};
 };
 
 // A mapped segment. The object may move between threads; the views it hands out follow the rules of their own

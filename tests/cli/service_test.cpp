@@ -137,11 +137,11 @@ TEST_F(Service, ManagesARestore) {
   ASSERT_EQ(ask({"pause", "vm"}).code, 0);
 
   const auto again = ask({"pause", "vm"});
-  EXPECT_EQ(again.code, cli::FAILED);
-  EXPECT_THAT(again.err, AllOf(IsOneLine(), HasSubstr("the restore is paused already: vm")));
+  EXPECT_EQ(again.code, cli::REFUSED);
+  EXPECT_THAT(again.err, AllOf(IsOneLine(), HasSubstr("restore vm is paused already")));
   const auto nobody = ask({"resume", "nobody"});
-  EXPECT_EQ(nobody.code, cli::FAILED);
-  EXPECT_THAT(nobody.err, AllOf(IsOneLine(), HasSubstr("no restore has this name"), HasSubstr("nobody")));
+  EXPECT_EQ(nobody.code, cli::NOT_FOUND);
+  EXPECT_THAT(nobody.err, AllOf(IsOneLine(), HasSubstr("no restore is called nobody")));
 
   const json seen = status()["restores"][0];
   EXPECT_EQ(seen["phase"], "paused");
@@ -154,8 +154,8 @@ TEST_F(Service, ManagesARestore) {
   }
   EXPECT_EQ(pages, 16384u);
   EXPECT_GT(missing, 0u);
-  EXPECT_EQ(ask({"detach", "vm"}).code, cli::FAILED);
-  EXPECT_EQ(ask({"shutdown"}).code, cli::FAILED);
+  EXPECT_EQ(ask({"detach", "vm"}).code, cli::REFUSED);
+  EXPECT_EQ(ask({"shutdown"}).code, cli::REFUSED);
 
   EXPECT_EQ(ask({"resume", "vm"}).code, 0);
   EXPECT_EQ(touching->finish().code, 0);
@@ -173,7 +173,7 @@ TEST_F(Service, PrefaultWaits) {
   ASSERT_EQ(ask({"pause", "restore"}).code, 0);
   ASSERT_EQ(ask({"prefault", "restore", "--range", "16000:384"}).code, 0);
   const auto bad = ask({"prefault", "restore", "--range", "16000:385"});
-  EXPECT_EQ(bad.code, cli::FAILED);
+  EXPECT_EQ(bad.code, cli::USAGE);
   EXPECT_THAT(bad.err, IsOneLine());
   ASSERT_EQ(ask({"resume", "restore"}).code, 0);
 

@@ -80,7 +80,7 @@ class TheDeathOfTheVmm : public ::testing::Test {
   }
   static std::string reason(Server& server,
                             kj::Promise<capnp::Response<rpc::Restore::WaitEndedResults>> ended) {
-    return server.wait(kj::mv(ended)).getReason().cStr();
+    return server.wait(kj::mv(ended)).getText().cStr();
   }
 
   Image image_{8 * MIB};

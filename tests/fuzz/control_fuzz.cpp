@@ -89,7 +89,7 @@ void checkRecorded(std::uint64_t from) {
     return coordinator::makeRecordedWorkingSet(recorder, restore().regions().regions(), source());
   }();
   auto request = recorded.pagesRequest();
-  request.setFrom(from);
+  request.setFirst(from);
   const auto answer = request.send().wait(scope);
   const auto pages = answer.getPages();
   fuzz::require(answer.getRecorded() == PAGES && pages.size() <= 65536, "an answer has an end");
@@ -128,8 +128,7 @@ void checkAttach(rpc::AttachSpec::Reader spec) {
   std::vector<shm::Region> regions = rpc::regionsFrom(spec.getRegions());
   if (shm::whyNotServable(regions, SOURCE).has_value()) regions.clear();
   std::sort(regions.begin(), regions.end(), [](const auto& a, const auto& b) { return a.base < b.base; });
-  checkWorkingSet(spec.getWorkingSet(), regions);
-  (void)spec.getSourceName();
+  checkWorkingSet(spec.getPolicy().getWorkingSet(), regions);
   checkName(spec.getName().cStr());
 }
 
@@ -152,13 +151,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* input, std::size_t siz
       case 1:
         return checkRanges(message.getRoot<rpc::Restore::PrefaultParams>().getRanges());
       case 2:
-        return checkName(coordinator::listenerSpecFrom(message.getRoot<rpc::ListenSpec>(), source()).name);
+        return checkName(coordinator::listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source()).name);
       case 3: {
-        const auto range = checkRange(message.getRoot<rpc::Restore::PageStatesParams>().getRange());
+        const auto range = checkRange(message.getRoot<rpc::Restore::PageStatesParams>().getPages());
         return checkRuns(coordinator::stateRuns(restore().pages(), range), range);
       }
       case 4: {
-        const auto range = checkRange(message.getRoot<rpc::Restore::OwnersParams>().getRange());
+        const auto range = checkRange(message.getRoot<rpc::Restore::OwnersParams>().getPages());
         return checkRuns(coordinator::ownerRuns(restore(), range), range);
       }
       case 5:
@@ -166,7 +165,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* input, std::size_t siz
       case 6:
         return checkDirectory(message.getRoot<rpc::Coordinator::UpgradeParams>().getDirectory().cStr());
       default:
-        return checkRecorded(message.getRoot<rpc::RecordedWorkingSet::PagesParams>().getFrom());
+        return checkRecorded(message.getRoot<rpc::RecordedWorkingSet::PagesParams>().getFirst());
     }
   });
   KJ_IF_MAYBE (error, failure) {

@@ -8,6 +8,7 @@
 #include "rpc/fd.h"
 #include "tests/support/image.h"
 #include "tests/support/server.h"
+#include "tests/support/sources.h"
 #include "tests/support/target.h"
 
 namespace faultline::test {
@@ -17,7 +18,7 @@ namespace {
 rpc::Listener::Client listenAt(Server& server, const Image& image, const std::string& socket) {
   auto request = server.client().coordinator().listenRequest();
   request.initSpec().setName("closed");
-  request.setSource(rpc::makeFd(kj::AutoCloseFd(open(image.path().c_str(), O_RDONLY | O_CLOEXEC))));
+  fill(request.initSource(), image.path());
   request.setSocket(rpc::makeFd(rpc::listenAt(socket)));
   return server.wait(request.send()).getListener();
 }

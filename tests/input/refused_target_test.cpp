@@ -19,6 +19,7 @@
 #include "tests/support/image.h"
 #include "tests/support/send_with_fds.h"
 #include "tests/support/server.h"
+#include "tests/support/sources.h"
 #include "tests/support/target.h"
 
 namespace faultline::test {
@@ -57,9 +58,7 @@ class RefusedTarget : public testing::Test {
     auto request = server_.client().coordinator().listenRequest();
     auto spec = request.initSpec();
     spec.setName("strict");
-    spec.setSourceName(image_.path().c_str());
-    const kj::AutoCloseFd source(open(image_.path().c_str(), O_RDONLY | O_CLOEXEC));
-    request.setSource(rpc::makeFdFrom(source.get()));
+    fill(request.initSource(), image_.path());
     request.setSocket(rpc::makeFd(rpc::listenAt(socket_)));
     return server_.wait(request.send()).getListener();
   }
@@ -185,8 +184,7 @@ TEST_F(RefusedTarget, EventsThatAreNotServed) {
     attached.setBase(BASE);
     attached.setSize(4096);
     request.setUffd(rpc::makeFdFrom(uffd.get()));
-    const kj::AutoCloseFd source(open(image_.path().c_str(), O_RDONLY | O_CLOEXEC));
-    request.setSource(rpc::makeFdFrom(source.get()));
+    fill(request.initSource(), image_.path());
     try {
       server_.wait(request.send());
       ADD_FAILURE() << "attached, with features " << api.features;
@@ -202,8 +200,7 @@ TEST_F(RefusedTarget, ANameOfSeveralLines) {
     auto request = server_.client().coordinator().attachRequest();
     request.initSpec().setName(name);
     request.setUffd(rpc::makeFdFrom(target_.uffd()));
-    const kj::AutoCloseFd source(open(image_.path().c_str(), O_RDONLY | O_CLOEXEC));
-    request.setSource(rpc::makeFdFrom(source.get()));
+    fill(request.initSource(), image_.path());
     try {
       server_.wait(request.send());
       ADD_FAILURE() << "attached as " << name;
@@ -239,14 +236,13 @@ TEST_F(RefusedTarget, OneWhoseEventsAreNotFollowed) {
   api.api = UFFD_API;
   api.features = UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP;
   ASSERT_EQ(ioctl(uffd.get(), UFFDIO_API, &api), 0);
-  const int memory = open(image_.path().c_str(), O_RDONLY | O_CLOEXEC);
   auto request = server_.client().coordinator().attachRequest();
   auto listed = request.initSpec().initRegions(1)[0];
   listed.setBase(1ull << 40);
   listed.setSize(4096);
   listed.setPageSize(4096);
   request.setUffd(rpc::makeFdFrom(uffd.get()));
-  request.setSource(rpc::makeFd(kj::AutoCloseFd(memory)));
+  fill(request.initSource(), image_.path());
   try {
     server_.wait(request.send());
     ADD_FAILURE() << "it is served";

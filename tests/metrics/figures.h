@@ -26,7 +26,7 @@ class Figures {
     shard.setRestores(1);
     auto info = info_.initRoot<rpc::RestoreInfo>();
     info.setName(name);
-    info.setSource("/snapshots/vm1.mem");
+    info.setSourceName("/snapshots/vm1.mem");
     info.setId(7);
     info.setPages(100);
     info.setMissing(60);

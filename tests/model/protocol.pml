@@ -32,10 +32,12 @@
 #define MISSING 0
 #define FAULTED 1
 #define REMOVED 2
+#define RELEASED 3
 /* The kernel's answer to a copy. */
 #define DONE 0
 #define EXISTS 1
 #define REFUSED 2
+#define ABSENT 3
 
 #define HAS(set, p) ((set >> p) & 1)
 #define BIT(p) (1 << p)
@@ -51,7 +53,7 @@ bool eventQueued;   /* the REMOVE message, unread */
 bool changing;      /* mmap_changing: copies are refused */
 
 /* The segment: shared memory, so it outlives every process of ours. */
-byte state[NP];     /* MISSING, FAULTED, REMOVED */
+byte state[NP];     /* MISSING, FAULTED, REMOVED, RELEASED */
 bool gate;          /* closed? */
 bool slot[NS];      /* held? Robust: free as soon as its holder has exited */
 bool journal;       /* the REMOVE, read and not yet published */
@@ -66,15 +68,32 @@ byte crashes, stops;
 bool failed;        /* the segment's header: nobody serves this restore any more */
 #endif
 
+#ifdef GOES
+byte away;          /* pages that the target has mapped over: registered no more, so the kernel alone answers */
+byte removedToo;    /* RELEASED pages that the target has given up: zero for good */
+#define AWAY(p) HAS(away, p)
+#define SETTLED(p, s) (state[p] == RELEASED -> RELEASED : s)
+#define NOTE_REMOVED(p) removedToo = removedToo | BIT(p);
+#define SOURCE_IS_RIGHT(p) (!HAS(zapped, p) && state[p] != RELEASED)
+#else
+#define AWAY(p) false
+#define SETTLED(p, s) s
+#define NOTE_REMOVED(p)
+#define SOURCE_IS_RIGHT(p) (!HAS(zapped, p))
+#endif
+
 inline wake(pages) { d_step { waiting = waiting & ~(pages); queued = queued & ~(pages) } }
 
 /* A thread touches page p: a fault is queued and waited for until somebody wakes the thread; then it looks again. */
 inline touch(p) {
   do
-  :: d_step { pte[p] == NONE && !HAS(waiting, p) -> waiting = waiting | BIT(p); queued = queued | BIT(p) };
+  :: d_step { pte[p] == NONE && !AWAY(p) && !HAS(waiting, p) -> waiting = waiting | BIT(p); queued = queued | BIT(p) };
      !HAS(waiting, p)
   :: atomic { pte[p] == NONE && HAS(waiting, p) -> !HAS(waiting, p) }
   :: atomic { pte[p] != NONE -> break }
+#ifdef GOES
+  :: atomic { pte[p] == NONE && AWAY(p) && !HAS(waiting, p) -> pte[p] = ZERO }
+#endif
   od
 }
 
@@ -107,15 +126,33 @@ active proctype Stranger() {
 }
 #endif
 
-/* UFFDIO_COPY or UFFDIO_ZEROPAGE of one page, with DONTWAKE: one step. */
+#ifdef GOES
+/* Maps something else over page 0, of which no event comes, and may register that anew. Threads that wait go on waiting. */
+active proctype Mapper() {
+  d_step { pte[0] = NONE; away = BIT(0); giving = giving | BIT(0) };   /* what is new there begins as zeros */
+  d_step { pte[0] = NONE; away = 0 }
+}
+#endif
+
+/* UFFDIO_COPY, UFFDIO_ZEROPAGE or UFFDIO_POISON of one page, with DONTWAKE: one step. */
 inline copy(p, answer) {
   d_step {
     if
     :: changing -> answer = REFUSED
-    :: !changing && pte[p] != NONE -> answer = EXISTS
+#ifdef GOES
+    :: !changing && AWAY(p) -> answer = ABSENT
+#endif
+    :: !changing && !AWAY(p) && pte[p] != NONE -> answer = EXISTS
     :: else ->
        if
-       :: seen == MISSING -> pte[p] = SNAP; assert(!HAS(zapped, p))
+       :: seen == MISSING -> pte[p] = SNAP; assert(SOURCE_IS_RIGHT(p))
+#ifdef GOES
+#ifdef M_GONE_READS_THE_SOURCE
+       :: seen == RELEASED -> pte[p] = SNAP; assert(SOURCE_IS_RIGHT(p))
+#else
+       :: seen == RELEASED -> pte[p] = (HAS(removedToo, p) -> ZERO : POISON)
+#endif
+#endif
        :: else -> pte[p] = ZERO; assert(HAS(giving, p))
        fi;
        answer = DONE
@@ -178,13 +215,20 @@ again:
        request[id] = request[id] | BIT(p)   /* the page is kept, the decision is not */
 #endif
      }
-  :: atomic { answer != REFUSED -> state[p] = FAULTED; slot[id] = 0 }
+#ifdef GOES
+  :: atomic { answer == ABSENT -> state[p] = RELEASED; slot[id] = 0 }
+#endif
+  :: atomic { answer != REFUSED && answer != ABSENT -> state[p] = SETTLED(p, FAULTED); slot[id] = 0 }
   :: DIES :: STANDS
   fi;
 #ifdef M_NO_WAKE_AFTER_EEXIST
 #define WAKES (answer == DONE)
 #else
+#ifdef M_NO_WAKE_AFTER_ENOENT
+#define WAKES (answer != REFUSED && answer != ABSENT)
+#else
 #define WAKES (answer != REFUSED)
+#endif
 #endif
   if :: atomic { WAKES -> wake(BIT(p)) } :: atomic { !(WAKES) -> skip } :: DIES fi;
 finished:
@@ -245,7 +289,7 @@ inline readBatch() {
 
 inline publish() {
   do
-  :: atomic { journal && i < NP -> state[i] = REMOVED; i++ }
+  :: atomic { journal && i < NP -> NOTE_REMOVED(i) state[i] = SETTLED(i, REMOVED); i++ }
   :: atomic { !journal || i == NP -> i = 0; break }
   :: FALLS
   od

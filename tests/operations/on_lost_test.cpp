@@ -5,6 +5,7 @@
 
 #include "tests/recovery/recovery_test.h"
 #include "tests/support/child_process.h"
+#include "tests/support/sources.h"
 
 namespace faultline::test {
 namespace {
@@ -49,7 +50,7 @@ TEST_F(OnLost, KillEndsTheTargetAndTheRestore) {
   go_.send();
   EXPECT_EQ(child->join(), KILLED);
   EXPECT_THAT(
-      server.wait(kj::mv(ended)).getReason().cStr(),
+      server.wait(kj::mv(ended)).getText().cStr(),
       HasSubstr("killed, as --on-lost kill wants it: page " + std::to_string(PAGES - 1) + " is lost"));
   EXPECT_THAT(events(server), HasSubstr("truncated"));
 }
@@ -132,13 +133,12 @@ TEST_F(OnLost, KillNeedsAPidfd) {
   auto request = server.client().coordinator().attachRequest();
   auto spec = request.initSpec();
   spec.setName("bare");
-  spec.setOnLost(rpc::OnLost::KILL);
+  spec.initPolicy().setOnLost(rpc::OnLost::KILL);
   auto region = spec.initRegions(1)[0];
   region.setBase(reinterpret_cast<std::uint64_t>(target.address(0)));
   region.setSize(PAGES * SMALL);
   request.setUffd(rpc::makeFdFrom(target.uffd()));
-  const kj::AutoCloseFd source(open(image_.path().c_str(), O_RDONLY | O_CLOEXEC));
-  request.setSource(rpc::makeFdFrom(source.get()));
+  fill(request.initSource(), image_.path());
   try {
     server.wait(request.send());
     FAIL() << "accepted";

@@ -14,8 +14,8 @@ class RaceTest : public BothPageSizes {
  protected:
   static rpc::PageState stateOf(Server& server, rpc::Restore::Client& restore, std::uint64_t page) {
     auto request = restore.pageStatesRequest();
-    request.initRange().setFirst(page);
-    request.getRange().setCount(1);
+    request.initPages().setFirst(page);
+    request.getPages().setCount(1);
     return server.wait(request.send()).getRuns()[0].getState();
   }
   // A thread goes on as the kernel has put its page there, a moment before the worker stores the state.

@@ -79,5 +79,31 @@ TEST_P(CommitRun, IsStoredAsFarAsItCameBeforeARemoval) {
   }
 }
 
+// A page that is registered no more and faults all the same: zeros where it is zero for good, an error where
+// the target has registered something else in its place; the source's bytes never.
+TEST_P(CommitRun, NeverBringsTheSourceToAReleasedPage) {
+  test::Image image(4 * pageSize());
+  test::LocalRestore restore(image, pageSize());
+  Attachment& attachment = *restore.attachment();
+  shm::Segment& segment = attachment.segment();
+  segment.pages().markReleased(segment.lock().lock(segment.activeSlots(), {}), {0, 1});
+  segment.pages().markGone(segment.lock().lockShared(attachment.slot(0)), 1);
+
+  failpoints::Failpoints failpoints;
+  const Committer committer(failpoints);
+  const Content bytes{Content::Kind::bytes, image.data()};
+  std::uint64_t advanced = 0;
+  EXPECT_EQ(committer.commitRun(attachment, 0, {0, 2}, 2, bytes, advanced), Commit::done);
+  EXPECT_EQ(advanced, 2u) << "nothing is populated there";
+  EXPECT_EQ(attachment.counters().copied.load(), 0u);
+
+  EXPECT_EQ(committer.commitFault(attachment, 0, 0, bytes), Commit::done);
+  EXPECT_EQ(*restore.page(0), 0);
+  EXPECT_EQ(committer.commitFault(attachment, 0, 1, bytes), Commit::gone);
+  EXPECT_EQ(committer.commitFault(attachment, 0, 1, {Content::Kind::poison}), Commit::poisoned);
+  for (const shm::PageIndex page : {0, 1}) EXPECT_EQ(restore.state(page), PageState::released) << page;
+  EXPECT_EQ(attachment.counters().copied.load(), 0u);
+}
+
 }  // namespace
 }  // namespace faultline::shard

@@ -59,7 +59,9 @@ pid_t start(const std::vector<std::string>& arguments, const ServerOptions& opti
 
 Server::Server(const Image& image, ServerOptions options)
     : socket_(image.directory() + "/socket"), control_(image.directory() + "/control") {
-  std::vector<std::string> arguments = {process::siblingExecutable("faultline"),
+  const std::string program =
+      options.programs.empty() ? process::siblingExecutable("faultline") : options.programs + "/faultline";
+  std::vector<std::string> arguments = {program,
                                         "serve",
                                         "--test-hooks",
                                         "--control",
@@ -147,7 +149,7 @@ rpc::Restore::Client Server::restoreNamed(const std::string& name) {
 }
 
 rpc::TestHooks::Client Server::hooks() {
-  return wait(client_->coordinator().testHooksRequest().send()).getHooks();
+  return wait(client_->coordinator().castAs<rpc::TestCoordinator>().testHooksRequest().send()).getHooks();
 }
 
 shm::Segment Server::segment(unsigned n) {

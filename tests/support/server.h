@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "rpc/client.h"
+#include "rpc/hooks.capnp.h"
 #include "shmtracker/segment.h"
 #include "tests/support/image.h"
 
@@ -30,6 +31,7 @@ struct ServerOptions {
   std::string logFile = {};            // log file, at level info; empty: stderr, next to nothing
   // Called in the server's process before it becomes `faultline`: takes rights away.
   std::function<void()> before = {};
+  std::string programs = {};  // the directory of faultline; empty: the test's own
 };
 
 // `faultline serve --test-hooks` with one handshake socket for `image`. Ended, with everything it started, by

@@ -107,9 +107,8 @@ TEST(Record, OfARestoreThatDoesNotRecordIsAnError) {
   EXPECT_FALSE(server.wait(restore.infoRequest().send()).getInfo().getRecording());
   const auto result =
       run({"working-set", "save", "vm", "--control", server.control(), "--output", fileBeside(image)});
-  EXPECT_EQ(result.code, cli::FAILED);
-  EXPECT_THAT(result.err, HasSubstr("this restore records no working set: begin it with "
-                                    "--record-working-set: vm"));
+  EXPECT_EQ(result.code, cli::NOT_FOUND);
+  EXPECT_THAT(result.err, HasSubstr("restore vm records no working set: begin it with --record-working-set"));
   EXPECT_NE(access(fileBeside(image).c_str(), F_OK), 0);
 }
 

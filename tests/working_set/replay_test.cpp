@@ -7,6 +7,7 @@
 #include "cli/memory_file.h"
 #include "cli/socket_file.h"
 #include "rpc/fd.h"
+#include "tests/support/sources.h"
 #include "tests/working_set/working_set_test.h"
 
 namespace faultline::test {
@@ -221,13 +222,13 @@ TEST(Replay, ARangePastTheSourceIsRefusedByTheCoordinator) {
   Server server(image);
   auto request = server.client().coordinator().listenRequest();
   request.initSpec().setName("other");
-  auto range = request.getSpec().initWorkingSet().initRanges(1)[0];
+  auto range = request.getSpec().initPolicy().initWorkingSet().initRanges(1)[0];
   range.setOffset(PAGES * SMALL);
   range.setSize(SMALL);
   const std::string path = image.directory() + "/other";
   cli::SocketFile socket(path);
   request.setSocket(rpc::makeFd(socket.take()));
-  request.setSource(rpc::makeFd(cli::openMemory(image.path())));
+  fill(request.initSource(), image.path());
   try {
     server.wait(request.send());
     FAIL() << "accepted";

@@ -60,8 +60,8 @@ inline cli::WorkingSet saved(Server& server, const Image& image) {
 
 inline rpc::PageState stateOf(Server& server, rpc::Restore::Client& restore, std::uint64_t page) {
   auto request = restore.pageStatesRequest();
-  request.initRange().setFirst(page);
-  request.getRange().setCount(1);
+  request.initPages().setFirst(page);
+  request.getPages().setCount(1);
   return server.wait(request.send()).getRuns()[0].getState();
 }
 

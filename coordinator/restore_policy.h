@@ -1,0 +1,25 @@
+// How a restore is served: rpc::RestorePolicy as the coordinator has it.
+//
+// A new flag is added in four places: rpc/control.capnp, shmtracker/layout.h (Policy), both functions of
+// restore_policy.cpp, and cli/policy_options.cpp.
+#pragma once
+
+#include "coordinator/working_set.h"
+#include "rpc/control.capnp.h"
+#include "shmtracker/layout.h"
+
+namespace faultline::coordinator {
+
+struct RestorePolicy {
+  shm::Policy flags{};    // what the segment keeps, for shards and for a successor
+  WorkingSet workingSet;  // populated before everything else
+};
+
+// `source`: fd of the memory file. Throws (badInput) where the working set does not fit it, or where a value
+// is not known.
+RestorePolicy policyFrom(rpc::RestorePolicy::Reader reader, int source);
+void fill(rpc::RestorePolicy::Builder to, const RestorePolicy& policy);
+// As above, without a working set.
+void fill(rpc::RestorePolicy::Builder to, const shm::Policy& flags);
+
+}  // namespace faultline::coordinator

@@ -1,0 +1,108 @@
+// Pages that are registered no more.
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <vector>
+
+#include "shmtracker/segment.h"
+
+namespace faultline::shm {
+namespace {
+
+class Released : public testing::Test {
+ protected:
+  static constexpr std::uint64_t COUNT = 200;
+  Segment segment_ = Segment::create({.restoreId = 1,
+                                      .name = "test",
+                                      .sourceName = "",
+                                      .regions = {{0, COUNT* SMALL_PAGE, 0, SMALL_PAGE}},
+                                      .sourceBytes = COUNT * SMALL_PAGE});
+  PageTable& pages_ = segment_.pages();
+
+  void SetUp() override { segment_.lock().open(); }
+  void fault(PageRange range) { pages_.markFaulted(segment_.lock().lockShared(0), range); }
+  void remove(PageRange range) { pages_.markRemoved(segment_.lock().lock(1, {}), range); }
+  void release(PageRange range) { pages_.markReleased(segment_.lock().lock(1, {}), range); }
+  void gone(PageIndex page) { pages_.markGone(segment_.lock().lockShared(0), page); }
+  PageCheck check() { return pages_.check(segment_.lock().lock(1, {})); }
+  // One bit of one copy, as if it had rotted.
+  void flip(std::size_t plane, std::size_t word, PageIndex page) {
+    auto* start = reinterpret_cast<char*>(&segment_.header());
+    *reinterpret_cast<std::uint64_t*>(start + plane + page / 64 * sizeof(PageWord) + word) ^= 1ull
+                                                                                              << (page % 64);
+  }
+};
+
+TEST_F(Released, NoTransitionLeadsOutOfIt) {
+  fault({1, 1});
+  remove({2, 1});
+  for (const PageIndex page : {0, 1, 2}) {
+    gone(page);
+    EXPECT_EQ(pages_.state(page), PageState::released) << page;
+    fault({page, 1});
+    EXPECT_EQ(pages_.state(page), PageState::released) << page;
+    remove({page, 1});
+    EXPECT_EQ(pages_.state(page), PageState::released) << page;
+  }
+}
+
+TEST_F(Released, ZeroForGoodIsWhatWeLetGo) {
+  release({0, 70});
+  gone(70);
+  EXPECT_TRUE(pages_.zeroForGood(0));
+  EXPECT_TRUE(pages_.zeroForGood(69));
+  EXPECT_FALSE(pages_.zeroForGood(70));
+  // What the target gives up behind our back is zero, too.
+  remove({70, 1});
+  EXPECT_TRUE(pages_.zeroForGood(70));
+}
+
+TEST_F(Released, CountsAsDone) {
+  fault({0, 10});
+  remove({10, 10});
+  release({15, 10});
+  gone(5);
+  const PageCounts counts = pages_.counts();
+  EXPECT_EQ(counts.faulted, 9u);
+  EXPECT_EQ(counts.removed, 5u);
+  EXPECT_EQ(counts.released, 11u);
+  EXPECT_EQ(counts.missing, COUNT - 25);
+  EXPECT_EQ(counts.total(), COUNT);
+  EXPECT_EQ(pages_.find({0, COUNT}, PageState::missing), 25u);
+  EXPECT_EQ(pages_.find({0, COUNT}, PageState::released), 5u);
+  EXPECT_EQ(pages_.runLength(15, COUNT - 15), 10u);
+  EXPECT_EQ(pages_.runLength(25, COUNT - 25), COUNT - 25);
+}
+
+// Wherever its bit is lost, no byte of the source comes of it: the page stays released, or what a removal
+// said of it holds on.
+TEST_F(Released, ABitThatRotsMakesNothingMissing) {
+  const Layout layout = Layout::of(1, segment_.extents().count(), COUNT, 1);
+  release({0, 1});
+  gone(1);
+  fault({2, 1});
+  gone(2);
+  for (const std::size_t plane : {layout.pages, layout.mirror})
+    for (const std::size_t word :
+         {offsetof(PageWord, faulted), offsetof(PageWord, removed), offsetof(PageWord, released)})
+      for (const PageIndex page : {0, 1, 2}) {
+        flip(plane, word, page);
+        const PageCheck found = check();
+        EXPECT_EQ(found.repaired, 1u) << page;
+        EXPECT_EQ(found.doubtful, 0u) << page;
+        EXPECT_EQ(pages_.state(page), PageState::released) << page;
+        EXPECT_EQ(check().repaired, 0u) << page;
+      }
+}
+
+// What the whole tracker of a large restore takes, against its memory.
+TEST(ReleasedSize, TheTrackerStaysBelowThreeTenThousandths) {
+  constexpr std::uint64_t BYTES = 4ull << 30, PAGES = BYTES / SMALL_PAGE;
+  const auto extents = RegionTable::extentsOf(std::vector<Region>{{0, BYTES, 0, SMALL_PAGE}});
+  const Layout layout = Layout::of(1, extents, PAGES, MAX_WORKERS);
+  EXPECT_LE(static_cast<double>(layout.end - layout.extents), 0.0003 * static_cast<double>(BYTES));
+}
+
+}  // namespace
+}  // namespace faultline::shm
