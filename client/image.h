@@ -1,4 +1,4 @@
-// The image as it is in its file: what the restored memory is compared with.
+// The image as it is in its file; the restored memory is compared with it.
 #pragma once
 
 #include <cstdint>

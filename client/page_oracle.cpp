@@ -82,8 +82,8 @@ std::optional<Mismatch> PageOracle::compareWith(Content content, std::uint64_t p
   return std::nullopt;
 }
 
-// While its madvise is in flight a page, read from its start, is what it was up to some byte, and zeros
-// behind it: it is taken away once, as a whole.
+// A page whose madvise is in flight, read from its start, has its old bytes up to some byte, and zeros
+// behind: it is taken away once, as a whole.
 std::optional<Mismatch> PageOracle::compareFading(Content content, std::uint64_t page,
                                                   const char* memory) const {
   bool gone = false;

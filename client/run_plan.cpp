@@ -8,7 +8,7 @@ namespace faultline::target {
 
 namespace {
 
-// Mostly few pages, seldom many: what balloons and free page reporting do.
+// Mostly few pages, seldom many, as balloons and free page reporting do.
 std::uint64_t planLength(std::mt19937_64& random, Removal::Aim aim, std::uint64_t wanted) {
   const std::uint64_t most = aim == Removal::Aim::meet ? 8 : random() % 32 == 0 ? 256 : 16;
   return 1 + random() % std::min(most, 1 + wanted / 8);

@@ -1,4 +1,4 @@
-// A run of the target program: restores an image by touching it, and judges what came.
+// A run of the target program: restores an image by touching it, and judges the pages that came.
 #pragma once
 
 #include <atomic>

@@ -1,4 +1,4 @@
-// Builds of faultline: what one says of itself, whether one can take over from another, and its programs held
+// Builds of faultline: the facts of a build, whether one can take over from another, and its programs held
 // open, so that a service stays with its build whatever becomes of the files.
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace faultline::process {
 
-// Everything that processes of two builds must agree on beyond the layout of the segment: what shard.capnp
-// and the fault ring mean, the words on the channels, the names of kept fds. +1 for each change that an older
+// The contract between processes of two builds beyond the layout of the segment: the meaning of shard.capnp
+// and the fault ring, the words on the channels, the names of kept fds. +1 for each change that an older
 // build would misread.
 inline constexpr std::uint32_t PROTOCOL = 2;
 

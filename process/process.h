@@ -21,7 +21,7 @@ inline constexpr int CHANNEL_FD = 3;
 
 struct ChildOptions {
   // The program itself, open (O_PATH), so that it is this one whatever file is at the executable's path by
-  // now; -1: what is there.
+  // now; -1: the file at the path.
   int image = -1;
   int channelAs = CHANNEL_FD;
   bool ownGroup = false;  // not the terminal's to interrupt: its parent ends it

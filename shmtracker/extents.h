@@ -1,5 +1,5 @@
-// Which shard owns which extent. Ownership decides who is asked, never who may: every commit is checked under
-// the lock, so a request that arrives at a former owner is still served rightly.
+// The owners of extents. Ownership decides which shard is asked, never which may commit: every commit is
+// checked under the lock, so a request that arrives at a former owner is still served rightly.
 #pragma once
 
 #include <array>

@@ -18,7 +18,8 @@ enum class [[nodiscard]] LockResult{
 // walked at exit), so ownerDied is also the proof that the dead thread's copy is over.
 // Boost.Interprocess 1.74 has no robust mutex (its waiters hang for ever), hence pthread's own.
 //
-// ownerDied is never swallowed here: the caller decides and counts. The mutex is usable afterwards.
+// ownerDied is never swallowed here: the caller decides and counts. The mutex is usable afterwards. A damaged
+// mutex throws SegmentError from each way to lock it.
 class RobustMutex {
  public:
   explicit RobustMutex(pthread_mutex_t& mutex) : mutex_(&mutex) {}

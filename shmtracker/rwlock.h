@@ -84,8 +84,8 @@ class RwLock {
   void initialise();
 
   // Enters the read side through `slot` (< slots). A slot is used by a single thread at a time. Waits while
-  // the gate is closed, so never call it while the thread's own restore needs the coordinator to answer it
-  // something.
+  // the gate is closed, so never call it while the thread's own restore needs an answer of the coordinator.
+  // Throws SegmentError where the slot's mutex is damaged.
   SharedGuard lockShared(unsigned slot);
   // Enters the read side without waiting; empty where the gate is closed or the slot is held.
   std::optional<SharedGuard> tryLockShared(unsigned slot);

@@ -30,8 +30,8 @@ class Owner final : public ShardPoolEvents {
   kj::PromiseFulfillerPair<void> asked_ = kj::newPromiseAndFulfiller<void>();
 };
 
-// A restore that begins while a shard is attaching what was there before must find the shard, or it would
-// never be attached to it: what it had to attach was asked for already.
+// A restore that begins while a shard is attaching earlier restores must find the shard, or it would never be
+// attached to it: the list of restores to attach was made before.
 TEST(ShardPool, AShardCanBeUsedAsSoonAsItsOwnerIsAskedToAttach) {
   auto io = kj::setupAsyncIo();
   auto [ours, theirs] = process::FdChannel::pair();

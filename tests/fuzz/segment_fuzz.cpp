@@ -1,4 +1,4 @@
-// A segment whose bytes are anybody's: refused with a message, or nothing that is read of it leads out of it.
+// A segment of arbitrary bytes is refused with a message, or no value read from it leads out of it.
 //
 // Input: records of an offset (4 bytes), a length (1 byte) and so many bytes, which are put over a sound
 // segment; where the first byte of all is odd, the checksum is made right then, so that what is behind it is

@@ -1,4 +1,4 @@
-// The picture of a restore's pages: what a cell says is what the pages are.
+// The picture of a restore's pages: a cell has the colour of its pages' states.
 
 #include "cli/page_map.h"
 

@@ -1,5 +1,5 @@
-// `faultline metrics` against a running service, over HTTP: what it says, whom it refuses, whose deaths it
-// outlives.
+// `faultline metrics` against a running service, over HTTP: its text, the clients that it refuses, the deaths
+// that it outlives.
 
 #include <arpa/inet.h>
 #include <gmock/gmock.h>

@@ -97,7 +97,7 @@ TEST_P(Cold, OneSlowReadDelaysNoOtherFault) {
   expectContent(target, {});
 }
 
-// Given back while its read is under way, a page is zeros: what was read is not put there.
+// A page that is given back while its read is under way is zeros: the bytes read are not put there.
 TEST_P(Cold, APageGivenBackMeanwhileIsZeros) {
   Image image(imageBytes());
   Server server(image, oneShard());

@@ -19,7 +19,7 @@ class Gated : public OneTarget {
 };
 BOTH_PAGE_SIZES(Gated);
 
-// Interleaving: a page is given back, then touched, before anybody reads either.
+// Interleaving: a page is given back, then touched, before either is read.
 TEST_P(Gated, RemoveThenFault) {
   servePaused();
   auto given = target_->giveBackLater(1);
@@ -33,7 +33,8 @@ TEST_P(Gated, RemoveThenFault) {
   EXPECT_TRUE(target_->isAll(1, 0));
 }
 
-// Interleaving: the same the other way round. The kernel hands out faults first, whatever came first.
+// Interleaving: a page is touched, then given back, before either is read. The kernel hands out faults first,
+// whatever came first.
 TEST_P(Gated, FaultThenRemove) {
   servePaused();
   auto read = target_->readLater(1);
@@ -77,7 +78,7 @@ TEST_P(Gated, ARemovalThatWaitsWhenTheRestoreEndsIsAnswered) {
   EXPECT_TRUE(target_->isAll(0, 0));
 }
 
-// Interleaving: the same with the end of the whole service.
+// Interleaving: the end of the whole service meets a removal that is not read.
 TEST_P(Gated, ARemovalThatWaitsWhenTheServiceEndsIsAnswered) {
   serve();
   target_->read(0);

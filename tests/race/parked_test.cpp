@@ -80,7 +80,7 @@ TEST_P(Parked, AFaultOnAFaultedPageIsAnswered) {
   serve();
   shm::Segment segment = server_->segment();
   {
-    // A worker that says so without having done it: a page that went away in between looks the same.
+    // A worker notes the page as faulted without a copy; a page that went away in between looks so, too.
     const unsigned unused = segment.firstSlot(shm::MAX_SHARDS - 1);
     auto guard = segment.lock().lockShared(unused);
     segment.pages().markFaulted(guard, {3, 1});

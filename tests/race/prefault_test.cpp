@@ -120,7 +120,7 @@ TEST_P(Prefault, CancelledHalfWayStopsAndServesOn) {
   EXPECT_EQ(missing(prefault), target_->pages() - end);
   EXPECT_FALSE(target_->inMemory(last));
   EXPECT_TRUE(target_->holdsImage(last));
-  // The only worker does one thing after the other: what went on nevertheless would be done before this.
+  // The only worker does one job after the other: a cancelled job that went on would be done before this one.
   auto another = start({{last - 1, 1}});
   finish(another);
   EXPECT_EQ(missing(prefault), target_->pages() - end - 2);

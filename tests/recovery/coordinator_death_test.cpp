@@ -19,8 +19,8 @@ struct Death {
 
 class CoordinatorDeath : public testing::TestWithParam<Death> {};
 
-// Pages around two borders of extents, so of three shards, never touched before: what a lost REMOVE would
-// show.
+// Pages around two borders of extents, so of three shards, never touched before: a lost REMOVE would show
+// there.
 constexpr std::uint64_t FIRST = EXTENT - 4;
 constexpr std::uint64_t COUNT = EXTENT + 8;
 

@@ -18,7 +18,7 @@ TEST(GivenUp, WhenALockWordIsDamagedAfterTheLastSectionHasEnded) {
   server.restore();
   ParkedWorker worker(server, "beforeCopy", PAGE);
   shm::Segment segment = server.segment();
-  // Not the kind of mutex that anybody can lock.
+  // Not a kind of mutex that can be locked.
   segment.slot(0).mutex.__data.__kind = 0x7777;
   target.giveBackLater(PAGE).get();
   worker.release(target, PAGE);

@@ -141,8 +141,9 @@ void limit(pid_t pid, __rlimit_resource resource, rlim_t to) {
   ASSERT_EQ(prlimit(pid, resource, &both, nullptr), 0) << strerror(errno);
 }
 
-// Connections that say nothing take all the fds that the supervisor has for connections: who comes then has
-// to wait and is served once there are some again. The restore that runs needs none, one that begins has its.
+// Connections that say nothing take all the fds that the supervisor has for connections: a further target has
+// to wait, and is served once there are fds again. A running restore needs no further fds, and one that
+// begins has its reserve.
 TEST(OpenFiles, WhereTheyRunOutTargetsWaitAndRestoresRunOn) {
   Image image(PAGES * 4096);
   const std::string log = image.directory() + "/log";

@@ -1,4 +1,4 @@
-// Pages that were refused: when they come back, and what becomes of those that find no place.
+// Refused pages: when they come back, and the fate of pages that find no place.
 
 #include "shard/retry_queue.h"
 

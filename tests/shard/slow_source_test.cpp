@@ -1,4 +1,4 @@
-// A source that fails or does not answer: what a shard makes of it, and that nothing else waits.
+// A source that fails or does not answer: the shard's answer to its pages; nothing else waits.
 
 #include <gtest/gtest.h>
 

@@ -82,8 +82,8 @@ TEST_F(Pages, AgreesWithASimpleModelUnderRandomOperations) {
   EXPECT_EQ(next, COUNT);
 }
 
-// Every bit of every page word, in either copy: what check() makes of it is right, or is called doubtful; and
-// a page that was given up is never missing again without a word.
+// Every bit of every page word, in either copy, is flipped: check() makes the right state of it, or calls it
+// doubtful; a page that was given up is never silently missing again.
 TEST_F(Pages, EveryBitThatRotsIsFound) {
   fault({10, 4});
   remove({12, 4});

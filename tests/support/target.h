@@ -37,7 +37,7 @@ class Target {
   // Touch in this thread.
   unsigned char read(std::uint64_t page) const { return *address(page); }
   void write(std::uint64_t page, unsigned char byte) const { *address(page) = byte; }
-  // The whole page holds what the image has / is all `byte`.
+  // True when the whole page holds the image's bytes / is all `byte`.
   bool holdsImage(std::uint64_t page) const;
   bool isAll(std::uint64_t page, unsigned char byte) const;
   void giveBack(std::uint64_t page, std::uint64_t count = 1) const;

@@ -1,4 +1,4 @@
-// The format of a recorded working set: what is written is read back, and nothing else is accepted.
+// The format of a recorded working set: a written file is read back, and no other bytes are accepted.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

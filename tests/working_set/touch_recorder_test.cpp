@@ -1,4 +1,4 @@
-// The recording itself: order, bound, and what a successor takes over or refuses.
+// The recording itself: order, bound, and recordings that a successor takes over or refuses.
 
 #include "coordinator/touch_recorder.h"
 
