@@ -1,4 +1,4 @@
-// What the groups of lines of the table of aims share.
+// Base of the groups of lines of the table of aims.
 #pragma once
 
 #include <memory>
@@ -42,7 +42,7 @@ class AimTable {
 
   // Single faults: as much of the image as gives a figure.
   Workload demand(Placement placement, unsigned threads) const;
-  // One run with a warm source.
+  // A run with a warm source.
   Measured measure(const Workload& workload, const Backing& backing) const;
   double p50(const Workload& workload, const Backing& backing) const;  // us
   double perSecond(const Workload& workload, const Backing& backing) const;

@@ -27,7 +27,7 @@ double mebibytes(std::uint64_t bytes) {
   return static_cast<double>(bytes) / static_cast<double>(MIB);
 }
 
-// One fault at a time, and what is none: prefault, attach, memory.
+// Aims of single faults, and of prefault, attach and memory.
 class Aims : public AimTable {
  public:
   using AimTable::AimTable;
@@ -129,8 +129,8 @@ class Aims : public AimTable {
     for (const unsigned threads : {1u, 4u}) hugePages(threads);
   }
 
-  // Of more than 1000 faults over all rounds. A restore takes a millisecond to begin, as long as some faults:
-  // it has begun before they are counted.
+  // Measures more than 1000 faults over all rounds. A restore takes a millisecond to begin, as long as some
+  // faults: it has begun before the faults are counted.
   void hugePages(unsigned threads) {
     const std::string what =
         fmt::format("2 MiB faults/s, {} thread{}, free", threads, threads == 1 ? "" : "s");
@@ -190,7 +190,7 @@ class Aims : public AimTable {
     const auto busy = faultline({.prefault = true});
     const auto idle = faultline({});
     Workload workload = demand(Placement::free, 1);
-    workload.regionBytes = image().dataBytes;  // so that the prefault is not over before the touches
+    workload.regionBytes = image().dataBytes;  // keeps the prefault from ending before the touches
     auto p99 = [&](Faultline& server) {
       return micro(measure(workload, server.backing()).latency.quantile(0.99));
     };
@@ -222,7 +222,7 @@ class Aims : public AimTable {
     add({what, "/s", result.ours, result.theirs, "fio direct, own warm", result.ratio, Aim::atLeast, 0.85});
   }
 
-  // What clusters cost who waits for something else.
+  // The cost of clusters of removals for threads that wait for other pages.
   void beside5000Removals() {
     const std::string what = "beside 5000 removals/s, 4 threads: ";
     if (!wanted(what + "madvise p99") && !wanted(what + "fault p99")) return;
@@ -325,8 +325,8 @@ class Aims : public AimTable {
     std::filesystem::remove(path);
   }
 
-  // A restore is dealt out to as many shards as there are CPUs: the others have nothing to do with it. What
-  // the default spares is seen where each shard owns some of it.
+  // A restore is dealt out to as many shards as there are CPUs: the others have nothing to do with it. The
+  // saving of the default is seen where each shard owns some of it.
   void manyShards(bool allOwn) {
     const std::string what = fmt::format("16 shards, faults/s, 8 threads, {}",
                                          allOwn ? "all are owners" : "as many owners as CPUs");

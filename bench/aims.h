@@ -1,4 +1,4 @@
-// The table of what is to be reached: each line a ratio of figures taken in one run.
+// The table of aims: each line is a ratio of figures taken in one run.
 #pragma once
 
 #include <string>

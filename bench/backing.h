@@ -1,4 +1,4 @@
-// What brings the memory of a measured target: a page server, or one of the ways to do without.
+// The bringer of a measured target's memory: a page server, or one of the ways to do without.
 #pragma once
 
 #include <sys/types.h>
@@ -10,8 +10,8 @@ namespace faultline::bench {
 struct Backing {
   enum class Kind {
     server,     // whatever takes the handshake at `socket`
-    file,       // nothing but the kernel: the image itself, mapped MAP_PRIVATE
-    anonymous,  // nothing but the kernel: empty memory, without a userfaultfd
+    file,       // the kernel alone: the image itself, mapped MAP_PRIVATE
+    anonymous,  // the kernel alone: empty memory, without a userfaultfd
   } kind = Kind::server;
   std::string socket = {};
   pid_t process = 0;  // the server's first process, whose CPU time and descendants' is counted; 0: unknown

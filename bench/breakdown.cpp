@@ -13,8 +13,8 @@ double mean(rpc::Latency::Reader latency) {
              : static_cast<double>(latency.getSum()) / static_cast<double>(latency.getSamples());
 }
 
-// Empty: more or fewer faults were read than pages were touched (one of them twice), so that nobody knows how
-// long they waited.
+// Empty: more or fewer faults were read than pages were touched (one of them twice), so their wait is
+// unknown.
 std::vector<Part> measureParts(const Faultline& server, const BenchImage& image, const Workload& workload) {
   double closing = 0, closed = 0, served = 0, gate = 0, source = 0, copy = 0;
   std::uint64_t read = 0, readTimes = 0;

@@ -25,7 +25,7 @@ namespace faultline::bench {
 namespace {
 
 constexpr std::uint64_t SOURCE =
-    64u << 20;  // the same bytes again and again: resident, not in the CPU's cache
+    64u << 20;  // bytes that are copied again and again: resident, not in the CPU's cache
 
 }  // namespace
 

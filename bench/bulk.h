@@ -1,4 +1,4 @@
-// The kernel's own speed: UFFDIO_COPY of everything, from several threads, with nobody faulting.
+// The kernel's own speed: UFFDIO_COPY of everything, from several threads, without faults.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +14,11 @@ namespace faultline::bench {
 double bulkCopy(unsigned threads, std::uint64_t callBytes, std::uint64_t bytes, std::uint64_t pageSize,
                 Placement placement);
 
-// The same over `bytes` of 4 KiB pages, free, by threads and size of call: what a call costs beside the copy,
-// and what a second thread brings. Medians of interleaved rounds.
+// The speed over `bytes` of 4 KiB pages, free, by threads and size of call: it shows the cost of a call
+// beside the copy, and the gain of a second thread. Medians of interleaved rounds.
 using BulkTable = std::map<std::pair<unsigned, std::uint64_t>, double>;
 BulkTable measureBulk(unsigned rounds, std::uint64_t bytes);
-// One line a size of call.
+// Prints a line for each size of call.
 void print(const BulkTable& table);
 
 }  // namespace faultline::bench

@@ -1,4 +1,4 @@
-// What the disk gives: fio's random reads of the same file.
+// The speed of the disk: fio's random reads of the file.
 #pragma once
 
 #include <cstdint>

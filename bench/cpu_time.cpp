@@ -22,7 +22,7 @@ Process processOf(const std::filesystem::path& directory) {
   std::ifstream file(directory / "stat");
   const std::string text(std::istreambuf_iterator<char>(file), {});
   const std::size_t from = text.find('('), to = text.rfind(')');
-  if (from == std::string::npos || to == std::string::npos) return {};  // it has just ended
+  if (from == std::string::npos || to == std::string::npos) return {};  // the process has just ended
   Process process{0, text.substr(from + 1, to - from - 1)};
   char state;
   std::istringstream(text.substr(to + 1)) >> state >> process.parent;

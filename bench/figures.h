@@ -17,11 +17,11 @@ struct Comparison {
   double ratio = 0;             // median of the rounds' ratios ours / theirs
 };
 
-// Measures both in each of `rounds` rounds, changing who begins.
+// Measures both in each of `rounds` rounds, with alternating begin.
 Comparison compare(unsigned rounds, const std::function<double()>& ours,
                    const std::function<double()>& theirs);
 
-// The same with several others: ours against each, over the same rounds. The best of them is the one with the
+// Compares ours with each of several others, over the same rounds. The best of the others is the one with the
 // lowest ratio; the best of each round would be the luckiest.
 std::vector<Comparison> compareWithEach(unsigned rounds, std::size_t others,
                                         const std::function<double()>& ours,
@@ -39,7 +39,7 @@ std::vector<std::vector<T>> interleave(unsigned rounds, const std::vector<std::f
   return results;
 }
 
-// Of one figure of the runs of two, round by round.
+// Compares a figure of the runs of two, round by round.
 template <typename T>
 Comparison compareBy(const std::vector<T>& ours, const std::vector<T>& theirs,
                      const std::function<double(const T&)>& figure) {
@@ -55,12 +55,12 @@ Comparison compareBy(const std::vector<T>& ours, const std::vector<T>& theirs,
 // A line of the table of aims.
 struct Verdict {
   std::string what;
-  std::string unit;  // of `ours` and `theirs`
+  std::string unit;  // unit of `ours` and `theirs`
   double ours = 0;
   double theirs = 0;                                           // 0 where there is nothing to compare with
-  std::string against;                                         // what `theirs` is
-  double value = 0;                                            // what the aim is about: most often the ratio
-  enum class Aim { atMost, atLeast, none } aim = Aim::atMost;  // none: to be seen beside the others
+  std::string against;                                         // name of `theirs`
+  double value = 0;                                            // the aim's value: most often the ratio
+  enum class Aim { atMost, atLeast, none } aim = Aim::atMost;  // `none`: to be seen beside the others
   double bound = 0;
 
   bool reached() const { return aim == Aim::none || (aim == Aim::atMost ? value <= bound : value >= bound); }

@@ -28,7 +28,7 @@ void answerSinglePages(const PlainTarget& target, const MappedSource& source,
   for (const std::uint64_t fault : faults) copyPlainly(target, source, fault);
 }
 
-// Each window once a batch: the copy wakes all who wait in it.
+// Copies each window once a batch: the copy wakes all threads that wait in it.
 void answerAround(const PlainTarget& target, const MappedSource& source,
                   std::span<const std::uint64_t> faults) {
   for (std::size_t i = 0; i < faults.size(); i++) {
@@ -38,7 +38,7 @@ void answerAround(const PlainTarget& target, const MappedSource& source,
   }
 }
 
-// One read and its answers.
+// Does a read and answers its faults.
 void serveOnce(const PlainTarget& target, const MappedSource& source, Answer answer) {
   uffd_msg messages[BATCH];
   std::array<std::uint64_t, BATCH> faults;

@@ -7,11 +7,11 @@
 
 namespace faultline::bench {
 
-// One process, one thread: poll, read a batch, UFFDIO_COPY from the mapped memory file. Never returns, except
-// by exception.
+// A process with one thread: poll, read a batch, UFFDIO_COPY from the mapped memory file. Never returns,
+// except by exception.
 [[noreturn]] void serveFloor(const std::string& socket, const std::string& memory, Readiness readiness);
 
-// The same, copying the aligned 64 KiB around each fault, as plain handlers do to have fewer of them.
+// A floor that copies the aligned 64 KiB around each fault, as plain handlers do to have fewer faults.
 [[noreturn]] void serveAround(const std::string& socket, const std::string& memory, Readiness readiness);
 
 }  // namespace faultline::bench

@@ -22,11 +22,11 @@ namespace faultline::bench {
 
 namespace {
 
-constexpr std::uint64_t START_NS = 10'000'000'000;  // that a server may take until it answers
+constexpr std::uint64_t START_NS = 10'000'000'000;  // limit for a server's first answer
 
 std::string freshName(const std::string& directory, const std::string& kind) {
   static unsigned number = 0;
-  // Not what a run that was killed has left.
+  // A name that no killed run has left behind.
   return directory + "/" + kind + "-" + std::to_string(getpid()) + "-" + std::to_string(++number);
 }
 

@@ -68,10 +68,10 @@ class Faultline final : public Handler {
  public:
   Faultline(const std::string& directory, const std::string& memory, const FaultlineOptions& options);
 
-  // Each owns an event loop: one at a time in a thread, whichever server it is of.
+  // A client owns an event loop: one client at a time in a thread, of whichever server.
   std::unique_ptr<rpc::ControlClient> connect() const;
   std::vector<pid_t> shardPids() const;
-  // That of the restore that began last, whose target is there; the server must record.
+  // Saves the working set of the restore that began last, whose target is there; the server must record.
   void saveWorkingSet(const std::string& file) const;
 
  private:

@@ -1,4 +1,4 @@
-// Huge pages that nobody has yet: what measurements of 2 MiB pages need.
+// Free huge pages, which measurements of 2 MiB pages need.
 #pragma once
 
 #include <cstdint>

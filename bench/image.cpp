@@ -69,8 +69,8 @@ void makeCold(const BenchImage& image) {
   const kj::AutoCloseFd file(fd);
   std::vector<char> page(PAGE);
   const iovec to{page.data(), page.size()};
-  // Pages that somebody just now looks at are passed over: readers of the last measurement that are still
-  // ending.
+  // The kernel passes over pages that a process just now looks at: readers of the last measurement that are
+  // still ending.
   for (unsigned tries = 0; tries < 1000; tries++) {
     if (fdatasync(fd) != 0 || posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) != 0)
       fail("drop from the page cache", image.path);

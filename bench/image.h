@@ -33,7 +33,7 @@ struct BenchImage {
 // Writes `dataBytes` of content and a hole of `holeBytes` behind it. Throws std::runtime_error.
 BenchImage makeImage(const std::string& path, std::uint64_t dataBytes, std::uint64_t holeBytes);
 
-// The same without a hole behind it, but striped. Throws where the file system has no holes.
+// Makes an image without a hole behind it, but striped. Throws where the file system has no holes.
 BenchImage makeStripedImage(const std::string& path, std::uint64_t bytes, const BenchImage::Stripe& stripe);
 
 // Reads the first `bytes` of the content once: machines that reclaim early have dropped some of it meanwhile.

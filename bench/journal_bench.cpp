@@ -1,4 +1,4 @@
-// What the journal costs for a batch of messages: read into it, published, found there by a successor.
+// The cost of the journal for a batch of messages: read into it, published, found there by a successor.
 
 #include <benchmark/benchmark.h>
 #include <kj/debug.h>
@@ -17,8 +17,8 @@ using namespace faultline::bench;
 
 enum Kind : std::int64_t { faults, removals };
 
-// As the kernel gives them, of pages far from each other. In a file: what reading costs is the system call
-// and the copy, without the kernel's queue.
+// Messages as the kernel gives them, of pages far from each other. They lie in a file, so a read costs the
+// system call and the copy, without the kernel's queue.
 class Messages {
  public:
   Messages(std::int64_t count, std::int64_t kind) {

@@ -145,7 +145,7 @@ void addBulk(CLI::App& app) {
 struct Rival {
   std::string name;
   Backing backing;
-  bool keepsBooks = false;  // of what was given back: the others bring the snapshot there
+  bool keepsBooks = false;  // for pages given back; others bring the snapshot there
 };
 
 void check(const Rival& rival, const std::string& what, Workload workload, const BenchImage& image) {

@@ -20,9 +20,9 @@ namespace {
 
 constexpr std::uint64_t MIB = 1u << 20;
 constexpr std::uint64_t HUGE_PAGE = 2 * MIB;
-// Of a cell of 2 MiB pages, over all targets; scripts/bench sees to a pool of 128.
+// Bytes of a cell of 2 MiB pages, over all targets; scripts/bench sees to a pool of 128.
 constexpr std::uint64_t HUGE_BYTES = 192 * MIB;
-constexpr std::uint64_t HUGE_PAGES = HUGE_BYTES / HUGE_PAGE + 16;  // and one a target that is given back
+constexpr std::uint64_t HUGE_PAGES = HUGE_BYTES / HUGE_PAGE + 16;  // with one for each target, to give back
 constexpr unsigned REMOVES_PER_SECOND = 5000;                      // asked for
 constexpr unsigned DRAWN_ROUNDS = 5, HISTOGRAM_ROUNDS = 3;
 
@@ -78,7 +78,7 @@ class Matrix {
     return workload;
   }
 
-  // What the plots draw is measured more than once, so that they can draw the noise too.
+  // Cells that the plots draw are measured more than once, so that the noise can be drawn too.
   static bool isDrawn(const Cell& cell) {
     return cell.mode == Cell::Mode::faults && cell.away() == 0 && cell.targets == 1;
   }
@@ -97,7 +97,7 @@ class Matrix {
     put(handler, options, cell, runs);
   }
 
-  // The same cells as are drawn, of the others.
+  // The drawn cells, measured with the other handlers.
   void rivals() {
     for (const std::string kind : {"floor", "around", "calls"}) {
       const PlainHandler rival(kind, options_.directory, image_.path, Placement::free);
@@ -117,7 +117,7 @@ class Matrix {
           took.seconds, took.removals}});
   }
 
-  // One run of a cell.
+  // Figures of a run of a cell.
   struct Figures {
     double pagesPerSecond, p50, p99, p999;  // us
     double seconds;
@@ -165,7 +165,7 @@ class Matrix {
     std::fflush(stderr);
   }
 
-  // As the target saw them: the share of faults that took longer, down to one in 30,000. Each run by itself,
+  // The share of faults that took longer, as the target saw them, down to one in 30,000. Runs are kept apart,
   // so that the noise is seen.
   void histogram() {
     const Faultline ours(options_.directory, image_.path, {});

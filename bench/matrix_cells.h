@@ -10,8 +10,8 @@
 namespace faultline::bench {
 
 struct Cell {
-  enum class Mode { faults, prefault, both } mode = Mode::faults;  // both: faults while all is populated
-  unsigned threads = 8, targets = 1;                               // of a prefault: 0 and 1
+  enum class Mode { faults, prefault, both } mode = Mode::faults;  // `both`: faults while all is populated
+  unsigned threads = 8, targets = 1;                               // for a prefault: 0 and 1
   std::uint64_t pageSize = 4096;
   Touch touch = Touch::read;
   bool cold = false;
@@ -28,13 +28,13 @@ std::string nameOf(Cell::Mode mode);
 
 enum class Sweep {
   usual,  // threads and targets of the usual case
-  axes,   // and one other axis after the other
+  axes,   // then the other axes, one after the other
   full,   // every combination
 };
 
 // Faults alone; those with a warm source first.
 std::vector<Cell> demandCells(Sweep sweep);
-// Those that need a server that populates; the same.
+// The cells that need a server that populates.
 std::vector<Cell> prefaultCells(Sweep sweep);
 
 }  // namespace faultline::bench

@@ -1,4 +1,4 @@
-// What the benchmarks of single parts work on.
+// Objects that the benchmarks of single parts work on.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What the parts of a fault's way cost by themselves. One thread: no waking, no contention.
+// The cost of the parts of a fault's way by themselves, in one thread: no waking, no contention.
 
 #include <benchmark/benchmark.h>
 #include <unistd.h>
@@ -14,7 +14,7 @@ namespace {
 using namespace faultline;
 using namespace faultline::bench;
 
-// One commit section without its ioctl: lock the slot, look at the gate and the state, store, unlock.
+// A commit section without its ioctl: lock the slot, look at the gate and the state, store, unlock.
 void commitSection(benchmark::State& state) {
   shm::Segment segment = makeSegment(1);
   segment.lock().open();

@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::uint32_t CLUSTER = 16;
 constexpr std::uint32_t SHORTEST_RUN = 8, LONGEST_RUN = 64;
-constexpr std::uint64_t ONE_IN = 20;  // of `scattered` and `runs`: 5 %
+constexpr std::uint64_t ONE_IN = 20;  // share for `scattered` and `runs`: 5 %
 
 using Order = std::vector<std::uint32_t>;
 

@@ -6,7 +6,7 @@ namespace faultline::bench {
 
 namespace {
 
-// What the process was started with, whatever its threads were moved to since.
+// The CPUs that the process was started with, whatever its threads were moved to since.
 const std::vector<int>& allCpus() {
   static const std::vector<int> cpus = [] {
     cpu_set_t set;

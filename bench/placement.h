@@ -1,5 +1,5 @@
-// Where the processes of a measurement run. On a machine where waking an idle CPU costs more than the whole
-// fault, nothing can be compared across placements, and nothing without naming one.
+// The CPUs that the processes of a measurement run on. On a machine where waking an idle CPU costs more than
+// the whole fault, nothing can be compared across placements, and nothing without naming one.
 #pragma once
 
 #include <sched.h>
@@ -16,7 +16,7 @@ enum class Placement {
 
 std::string nameOf(Placement placement);
 
-// Of the CPUs that this process may use. `across` on a machine with one CPU is oneCpu.
+// Sets of the CPUs that this process may use. `across` on a machine with one CPU is oneCpu.
 cpu_set_t targetCpus(Placement placement);
 cpu_set_t handlerCpus(Placement placement);
 

@@ -1,5 +1,5 @@
-// What the page handlers share that faultline is compared with: one process that takes targets by the
-// handshake and answers their faults out of a mapping. They check nothing and survive nothing.
+// Base of the page handlers that faultline is compared with: a process takes targets by the handshake and
+// answers their faults out of a mapping. Such a handler checks nothing and survives nothing.
 #pragma once
 
 #include <kj/io.h>
@@ -37,7 +37,7 @@ class MappedSource {
   const char* start_;
 };
 
-// Copies the page of the fault at `address`, or wakes whoever waits for it where it is there.
+// Copies the page of the fault at `address`, or, where the page is there, wakes the threads that wait for it.
 void copyPlainly(const PlainTarget& target, const MappedSource& source, std::uint64_t address);
 
 // Copies what is missing of the aligned `window` bytes around the fault at `address`, as far as its region

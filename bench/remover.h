@@ -11,8 +11,8 @@
 
 namespace faultline::bench {
 
-// Runs from construction to stop(). Each time takes as long as the handler takes to read the event, so that
-// it happens less often than is asked for.
+// Runs from construction to stop(). A round takes as long as the handler takes to read the event, so rounds
+// are fewer than asked for.
 class Remover {
  public:
   // `giveBack`: one round, whatever it gives back. `perSecond` 0: never.
@@ -22,12 +22,12 @@ class Remover {
 
   // Rounds that were done.
   std::uint64_t stop();
-  // What each round took, in ns. After stop().
+  // The durations of the rounds, in ns. After stop().
   const target::LatencyHistogram& latency() const { return latency_; }
 
  private:
   std::atomic<bool> over_{false};
-  target::LatencyHistogram latency_;  // of the thread
+  target::LatencyHistogram latency_;  // the thread's
   std::thread thread_;
 };
 

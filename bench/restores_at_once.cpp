@@ -30,9 +30,9 @@ Pipe makePipe() {
   return {kj::AutoCloseFd(fds[0]), kj::AutoCloseFd(fds[1])};
 }
 
-// What the parent and all its children have in common.
+// Pipes that the parent and all its children share.
 struct Pipes {
-  Pipe done = makePipe();  // of the children: a byte when prepared, then the time of the last touch
+  Pipe done = makePipe();  // written by the children: a byte when prepared, then the time of the last touch
   Pipe go = makePipe();    // ended by the parent: the handshakes begin
   Pipe leave =
       makePipe();  // ended by the parent: the targets go, so that no unmapping takes CPU from the others
@@ -105,7 +105,7 @@ double secondsOfRestoresAtOnce(unsigned restores, const Workload& workload, cons
     if (child > 0) children.push_back(child);
   }
   const auto endAll = [&] {
-    pipes = {};  // so that none waits
+    pipes = {};  // ended, so that no child waits
     bool right = children.size() == restores;
     for (const pid_t child : children) {
       int status;

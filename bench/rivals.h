@@ -1,5 +1,5 @@
-// The picture for people who choose: how long until some memory has been touched, by who brings it, by the
-// pattern of the touches, with the image in the page cache and not.
+// The picture for people who choose: how long until some memory has been touched, by the bringer of the
+// memory, by the pattern of the touches, with the image in the page cache and not.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -10,7 +10,7 @@ namespace faultline::bench {
 struct RivalOptions {
   std::string directory;          // for image and sockets
   unsigned rounds = 3;            // interleaved; medians count
-  std::uint64_t bytes = 1 << 30;  // of each target's memory
+  std::uint64_t bytes = 1 << 30;  // size of each target's memory
 };
 
 // Rows of {pattern, source, rival, seconds, least_seconds, most_seconds, touches_per_second,
@@ -18,7 +18,7 @@ struct RivalOptions {
 // to stderr.
 nlohmann::json measureRivals(const RivalOptions& options);
 
-// The same as a table, in the order of the rows.
+// The rivals as a table, in the order of the rows.
 std::string toText(const nlohmann::json& rivals);
 
 }  // namespace faultline::bench

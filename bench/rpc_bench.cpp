@@ -1,4 +1,4 @@
-// What a Cap'n Proto call and its answer cost between two processes, by the pages that it carries.
+// The cost of a Cap'n Proto call and its answer between two processes, by the pages that it carries.
 
 #include <benchmark/benchmark.h>
 #include <kj/async-io.h>

@@ -34,8 +34,8 @@ class TargetMemory {
 
   const Backing backing_;
   const std::vector<faultline_region> regions_;
-  std::unique_ptr<faultline_target, CloseTarget> target_;  // of a server's
-  std::vector<void*> mapped_;                              // of the others
+  std::unique_ptr<faultline_target, CloseTarget> target_;  // memory of a server's target
+  std::vector<void*> mapped_;                              // memory of the other kinds
 };
 
 }  // namespace faultline::bench

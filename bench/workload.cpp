@@ -24,7 +24,7 @@ namespace {
 
 // A touch that took less met a page that was there: a fault costs thousands.
 constexpr std::uint64_t NO_FAULT_NS = 1'000;
-// The same after a pause, when the caches are cold.
+// Longest touch without a fault after a pause, when the caches are cold.
 constexpr std::uint64_t NO_FAULT_AFTER_PAUSE_NS = 4'000;
 
 Removals removalsOf(bool negotiated) {
@@ -133,7 +133,7 @@ namespace {
 // How a workload is dealt out.
 struct Shape {
   unsigned targets, threads;
-  std::uint64_t pagesEach, regionPages;  // of each target: touched at most, mapped
+  std::uint64_t pagesEach, regionPages;  // for each target: touched at most, mapped
 };
 
 Shape shapeOf(const Workload& workload, const BenchImage& image) {
@@ -152,7 +152,7 @@ Shape shapeOf(const Workload& workload, const BenchImage& image) {
   return shape;
 }
 
-// Each thread of a target has a contiguous piece of the order.
+// A thread of a target has a contiguous piece of the order.
 std::vector<Toucher> touchersOf(const Workload& workload, const Shape& shape,
                                 const std::vector<std::unique_ptr<Target>>& targets) {
   std::vector<Toucher> touchers(shape.threads);

@@ -1,4 +1,4 @@
-// The target's side of a measurement: memory that is faulted in, whoever brings it.
+// The target's side of a measurement: memory that is faulted in, with any backing.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +16,10 @@
 namespace faultline::bench {
 
 enum class Touch {
-  read,       // of pages with content
-  write,      // the same
+  read,       // reads of pages with content
+  write,      // writes of pages with content
   zero,       // reads of pages that are a hole of the source
-  zeroWrite,  // writes of those
+  zeroWrite,  // writes of pages that are a hole of the source
   removed,    // reads of pages that the target gave back before
 };
 
@@ -27,24 +27,24 @@ std::string nameOf(Touch touch);
 
 struct Workload {
   std::uint64_t bytes = 128u << 20;  // touched at most, over all targets; rounded down to whole pages
-  std::uint64_t regionBytes = 0;     // of each target's memory, where more than what is touched
+  std::uint64_t regionBytes = 0;     // size of each target's memory, where more than is touched
   std::uint64_t pageSize = 4096;
-  unsigned threads = 1;  // that fault, over all targets; at least one a target
+  unsigned threads = 1;  // faulting threads, over all targets; at least one a target
   unsigned targets = 1;
   Touch touch = Touch::read;
   Pattern pattern = Pattern::random;  // over the whole region; what is more than `bytes` of it is left out
   bool negotiateRemove = true;        // UFFD_FEATURE_EVENT_REMOVE
   unsigned removesPerSecond = 0;      // a page of its own is given back again and again
-  unsigned pauseUs = 0;               // of each thread between its touches
+  unsigned pauseUs = 0;               // pause of each thread between its touches
   bool hugePages = false;             // MADV_HUGEPAGE
   bool restoreBegun = false;          // a page beside the others is touched first
-  bool everyByte = false;             // of a touched page is compared, not its first word alone: not for time
+  bool everyByte = false;             // compares whole pages, not first words alone: not for time
   Placement placement = Placement::free;
 };
 
 struct Measured {
   target::LatencyHistogram latency;     // ns, of each fault as its thread saw it
-  target::LatencyHistogram anyTouch;    // ns, those that found the page there included
+  target::LatencyHistogram anyTouch;    // ns, touches that found the page there included
   target::LatencyHistogram givingBack;  // ns, of each madvise of `removesPerSecond`
   std::uint64_t touches = 0;
   std::uint64_t faults = 0;      // touches, without those that found the page there
@@ -79,7 +79,7 @@ double secondsOfRestoresAtOnce(unsigned restores, const Workload& workload, cons
                                const Backing& backing);
 
 struct IdleMemory {
-  std::uint64_t bytes;  // of the image's content
+  std::uint64_t bytes;  // size of the image's content
   std::uint64_t pageSize = 4096;
   bool negotiateRemove = true;
 };
@@ -89,9 +89,9 @@ class IdleTarget {
  public:
   IdleTarget(const IdleMemory& memory, const Backing& backing);
 
-  // One page beside the others, again and again.
+  // Gives back a page beside the others, again and again.
   void giveBack() const;
-  // All of it, in one madvise; what that took, in seconds.
+  // Gives all of it back in one madvise; returns its seconds.
   double giveAllBack() const;
 
  private:
