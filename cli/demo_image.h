@@ -15,8 +15,8 @@ struct DemoImage {
   std::uint64_t random = 0;     // incompressible
 };
 
-// Writes an image of `bytes` bytes (a multiple of 2 MiB) to `path`. The same machine and seed give the same
-// image. Throws std::runtime_error naming the path and what is missing. `progress`: pages written so far.
+// Writes an image of `bytes` bytes (a multiple of 2 MiB) to `path`. Machine and seed determine the image.
+// Throws std::runtime_error naming the path and what is missing. `progress`: pages written so far.
 DemoImage makeDemoImage(const std::string& path, std::uint64_t bytes, std::uint64_t seed,
                         const std::function<void(std::uint64_t)>& progress);
 

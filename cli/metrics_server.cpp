@@ -35,7 +35,7 @@ kj::HttpServerSettings settings(kj::HttpServerErrorHandler& errors) {
   return settings;
 }
 
-// One look at a service: its answers live as long as it does.
+// A look at a service: its answers live as long as it does.
 struct Look {
   Look(kj::AsyncIoContext& io, const std::string& control)
       : connection(*io.lowLevelProvider, rpc::connectTo(control)),

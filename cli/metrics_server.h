@@ -1,4 +1,4 @@
-// Answers Prometheus: GET /metrics asks the coordinator, and says what it says.
+// Answers Prometheus: GET /metrics asks the coordinator, and hands its answer on.
 //
 // A process of its own, so that neither a network nor a scraper is ever near a fault: the coordinator sees a
 // client of its control socket, the shards nothing at all.
@@ -12,12 +12,12 @@
 
 namespace faultline::cli {
 
-// What `/metrics` says now. Asks the coordinator anew each time, so it outlives every coordinator; says
+// The current text of `/metrics`. Asks the coordinator anew each time, so it outlives every coordinator; says
 // faultline_up 0 where none answers within PATIENCE.
 //
 // To answer, the coordinator looks at every page of every restore, and faults wait meanwhile: it is never
 // asked twice at once, and after each answer it is left alone for nine times as long as that took, however
-// many want to know. Who asks while an answer is on its way, or held back, gets that one.
+// many clients ask. A client that asks while an answer is on its way, or held back, gets that answer.
 class MetricsSource {
  public:
   static constexpr kj::Duration PATIENCE = 5 * kj::SECONDS;
@@ -37,7 +37,7 @@ class MetricsSource {
   kj::ForkedPromise<std::string> answer_;  // the last; on its way while asking_
 };
 
-// Loop thread only. What it refers to must outlive it.
+// Loop thread only. The objects that it refers to must outlive it.
 class MetricsServer final : private kj::HttpService,
                             private kj::HttpServerErrorHandler,
                             private kj::TaskSet::ErrorHandler {
@@ -53,9 +53,9 @@ class MetricsServer final : private kj::HttpService,
  private:
   kj::Promise<void> request(kj::HttpMethod method, kj::StringPtr url, const kj::HttpHeaders& headers,
                             kj::AsyncInputStream& body, Response& response) override;
-  // That one cannot be answered is its own concern: KJ would log it, with a stack.
+  // A client that cannot be answered is not logged: KJ would log it, with a stack.
   kj::Promise<void> handleApplicationError(kj::Exception exception, kj::Maybe<Response&> response) override;
-  void taskFailed(kj::Exception&&) override {}  // of one connection, which has ended with it
+  void taskFailed(kj::Exception&&) override {}  // the error of a connection, which has ended with it
 
   kj::Timer& timer_;
   MetricsSource& source_;

@@ -58,7 +58,7 @@ std::string seconds(std::uint64_t ns) {
   return fmt::format("{:.9g}", static_cast<double>(ns) * 1e-9);
 }
 
-// One metric: all its samples stand together, as the format wants them.
+// A metric: all its samples stand together, as the format wants them.
 class Metric {
  public:
   Metric(const char* name, const char* type, const char* help)
@@ -109,7 +109,7 @@ std::string upText(std::uint64_t up) {
   return metric.text();
 }
 
-// What goes on whatever coordinator serves, and whatever restores are over.
+// Totals that go on whatever coordinator serves, and whatever restores are over.
 std::string totalsText(rpc::ServiceTotals::Reader totals) {
   Metric begun("faultline_restores_begun_total", COUNTER, "Restores that were begun.");
   Metric failed("faultline_restores_failed_total", COUNTER,
@@ -189,7 +189,7 @@ std::string stateText(const std::vector<RestoreFigures>& restores) {
   return info.text() + age.text() + pages.text() + prefaulting.text() + waiting.text() + tracker.text();
 }
 
-// Of the coordinator's work on each restore.
+// Metrics of the coordinator's work on each restore.
 std::string eventsText(const std::vector<RestoreFigures>& restores) {
   using Stats = rpc::RestoreStats::Reader;
   const struct {
@@ -232,7 +232,7 @@ std::string eventsText(const std::vector<RestoreFigures>& restores) {
   return text + drain.text() + closed.text();
 }
 
-// Of each shard's work on each restore.
+// Metrics of each shard's work on each restore.
 std::string shardsText(const std::vector<RestoreFigures>& restores) {
   using Stats = rpc::ShardStats::Reader;
   const struct {

@@ -1,4 +1,4 @@
-// The figures of a service in Prometheus's text format (version 0.0.4). docs/metrics.md says what each means.
+// The figures of a service in Prometheus's text format (version 0.0.4). docs/metrics.md explains each.
 #pragma once
 
 #include <string>
@@ -16,7 +16,7 @@ struct RestoreFigures {
 // Every metric of the service, sorted by metric, each with its help and type.
 std::string metricsText(rpc::ServiceInfo::Reader service, const std::vector<RestoreFigures>& restores);
 
-// What is said where no coordinator answers.
+// The text where no coordinator answers.
 std::string metricsTextOfNobody();
 
 }  // namespace faultline::cli

@@ -16,7 +16,7 @@ namespace faultline::cli {
 namespace {
 
 constexpr std::uint32_t MAX_SIDE = 512;    // cells
-constexpr std::uint32_t MIN_PIXELS = 512;  // of a square's side, where there are few cells
+constexpr std::uint32_t MIN_PIXELS = 512;  // a square's side, where there are few cells
 constexpr Colour EMPTY{0, 0, 0};
 
 PageKind kindOf(rpc::PageState state) {

@@ -6,13 +6,13 @@
 
 namespace faultline::cli {
 
-// What `recorded` has now. kj::Exception where the server has gone or says what cannot be,
+// The contents of `recorded` now. kj::Exception where the server has gone or says what cannot be,
 // CommandError(FAILED) where the snapshot can't be read. Waits on `client`, whose capability it is.
 WorkingSet fetchWorkingSet(rpc::ControlClient& client, rpc::RecordedWorkingSet::Client recorded);
 
 void fill(rpc::WorkingSet::Builder to, const WorkingSet& set);
 
-// One line about it for people: "512 pages (2.0 MiB) in 3 runs".
+// A line for people: "512 pages (2.0 MiB) in 3 runs".
 std::string describe(const WorkingSet& set);
 
 }  // namespace faultline::cli

@@ -43,7 +43,7 @@ double RestoreView::donePercent() const {
 }
 
 Rates ratesBetween(const RestoreView* before, const RestoreView& now) {
-  // What was missing once was populated or removed since.
+  // Pages that were missing are populated or removed since.
   const std::uint64_t missing = before == nullptr ? now.pages : before->missing;
   const std::uint64_t faults = before == nullptr ? 0 : before->faults;
   const std::uint64_t since = before == nullptr ? 0 : before->ageNs;

@@ -1,4 +1,4 @@
-// One look at a restore: its state and its figures, summed over its shards.
+// A look at a restore: its state and its figures, summed over its shards.
 #pragma once
 
 #include <cstdint>
@@ -14,22 +14,22 @@ struct RestoreView {
   rpc::Phase phase = rpc::Phase::SERVING;
   std::uint32_t targetPid = 0;
   std::uint64_t pages = 0, missing = 0, faulted = 0, removed = 0, released = 0;
-  std::uint64_t bytes = 0;  // of the target's memory
+  std::uint64_t bytes = 0;  // size of the target's memory
   std::uint64_t segmentBytes = 0;
   std::uint64_t ageNs = 0;
 
   // --- of the statistics ---
   std::uint64_t faults = 0, removes = 0;                    // events of the target
   std::uint64_t copied = 0, zeroed = 0, zeroedRemoved = 0;  // pages, by how they came
-  std::uint64_t prefaulted = 0;                             // of copied and zeroed
+  std::uint64_t prefaulted = 0;                             // part of copied and zeroed
   std::uint64_t poisoned = 0;                               // pages
-  shm::Histogram::Snapshot latency;                         // of a fault, from its read to its page
+  shm::Histogram::Snapshot latency;                         // latency of a fault, from its read to its page
 
-  // Each replaces its part of the above, and keeps nothing of the reader.
+  // Replaces one part of the above, and keeps nothing of the reader.
   void take(rpc::RestoreInfo::Reader info);
   void take(rpc::RestoreStats::Reader stats);
 
-  // Of the pages, those that are populated or given back: nothing is to be fetched for them any more.
+  // Share of the pages that are populated or given back: nothing is to be fetched for them any more.
   double donePercent() const;
   std::uint64_t byFault() const { return copied + zeroed + zeroedRemoved - prefaulted; }  // pages
 };

@@ -1,15 +1,15 @@
-// What tells one snapshot's memory file from another without reading it whole.
+// The identity of a snapshot's memory file, found without reading it whole.
 #pragma once
 
 #include "cli/working_set.h"
 
 namespace faultline::cli {
 
-// Size, and a CRC-64 over up to 256 blocks of 4 KiB at fixed places, the first and the last among them. So it
-// costs 1 MiB of reads at most, but two files of one size that differ only between those places are taken for
-// one. Nothing rests on it but which pages are populated first: their bytes always come from the file that is
-// served.
-// `memory`: a regular file, borrowed; its position stays. Throws CommandError(FAILED) where it can't be read.
+// Size, and a CRC-64 over up to 256 blocks of 4 KiB at fixed places, the first and the last among them. The
+// identity costs 1 MiB of reads at most, but two files of one size that differ only between those places are
+// taken for one. It decides only which pages are populated first: their bytes always come from the file that
+// is served. `memory`: a regular file, borrowed; its position stays. Throws CommandError(FAILED) where it
+// can't be read.
 SnapshotIdentity identityOf(int memory);
 
 }  // namespace faultline::cli

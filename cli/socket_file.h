@@ -19,9 +19,9 @@ class SocketFile {
   SocketFile(const SocketFile&) = delete;
 
   const std::string& path() const { return path_; }
-  // The socket itself, for whoever is to serve it. Once.
+  // The socket itself, for the process that is to serve it. To be called once.
   kj::AutoCloseFd take() { return kj::mv(fd_); }
-  // The file stays: somebody else holds the socket and goes on serving it.
+  // Leaves the file: another process holds the socket and goes on serving it.
   void leave() { left_ = true; }
 
  private:

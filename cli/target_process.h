@@ -31,7 +31,7 @@ class TargetProcess {
 
   process::ChildProcess process_;
   kj::Own<kj::AsyncInputStream> output_;
-  char first_[CHUNK];  // what came with whenReporting()
+  char first_[CHUNK];  // output that came with whenReporting()
   std::size_t firstBytes_ = 0;
 };
 

@@ -61,7 +61,7 @@ std::string describe(std::size_t index, const SourceRange& range) {
   return "range " + text(index) + " (offset " + text(range.offset) + ", " + text(range.size) + " bytes)";
 }
 
-// What has to hold for the content, wherever it comes from.
+// Checks the content, wherever it comes from.
 void check(const WorkingSet& set) {
   if (set.pageSize != SMALL_PAGE && set.pageSize != HUGE_PAGE)
     throw WorkingSetError("its page size is " + text(set.pageSize) + " bytes, which nothing is served with" +

@@ -21,7 +21,7 @@ struct SourceRange {
   bool operator==(const SourceRange&) const = default;
 };
 
-// What tells one snapshot from another (cli/snapshot_identity.h).
+// The identity of a snapshot (cli/snapshot_identity.h).
 struct SnapshotIdentity {
   std::uint64_t bytes = 0;
   std::uint64_t fingerprint = 0;
@@ -40,7 +40,7 @@ struct WorkingSet {
 };
 
 inline constexpr std::uint64_t MAX_WORKING_SET_RANGES = 1u << 20;
-// Of a file with so many ranges.
+// Size of a file with so many ranges.
 inline constexpr std::uint64_t MAX_WORKING_SET_BYTES = 48 + 16 * MAX_WORKING_SET_RANGES + 4;
 
 // The message says what is wrong with the bytes, without the file's name: the caller knows it.
@@ -53,7 +53,7 @@ struct WorkingSetError : std::runtime_error {
 // than they are long. Any thread.
 WorkingSet parseWorkingSet(std::span<const std::byte> bytes);
 
-// What parseWorkingSet() reads back. Throws WorkingSetError where `set` is nothing that it would accept.
+// The bytes that parseWorkingSet() reads back. Throws WorkingSetError where it would not accept `set`.
 std::vector<std::byte> formatWorkingSet(const WorkingSet& set);
 
 }  // namespace faultline::cli

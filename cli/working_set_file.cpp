@@ -99,7 +99,7 @@ void writeWorkingSet(const std::string& path, const WorkingSet& set) {
     if (n <= 0) throw fail("writing");
     done += static_cast<std::size_t>(n);
   }
-  // As other files of this user: mkostemp() gives 0600.
+  // The mode of other new files of this user: mkostemp() gives 0600.
   const mode_t mask = umask(0);
   umask(mask);
   if (fchmod(fd.get(), 0666 & ~mask) != 0) throw fail("its mode");
@@ -112,7 +112,7 @@ void writeWorkingSet(const std::string& path, const WorkingSet& set) {
 }
 
 void requireWritable(const std::string& path) {
-  std::error_code none;  // what is not there is no directory
+  std::error_code none;  // a missing path is no directory
   if (std::filesystem::is_directory(path, none))
     throw CommandError(USAGE, "working set " + path + " is a directory; give the name of a file");
   if (access(folderOf(path).c_str(), W_OK | X_OK) != 0)

@@ -10,11 +10,11 @@ namespace faultline::cli {
 // CommandError(USAGE) naming the file and what is wrong with it.
 WorkingSet readWorkingSet(const std::string& path);
 
-// The same, for this snapshot only: refused where it was recorded with another one. `memory`: the opened
-// memory file, borrowed; `memoryPath` is what it is called.
+// Reads a working set of this snapshot only: refused where it was recorded with another one. `memory`: the
+// opened memory file, borrowed; `memoryPath` is what it is called.
 WorkingSet readWorkingSetFor(const std::string& path, int memory, const std::string& memoryPath);
 
-// Replaces `path` in one step: whoever reads it sees the former file or the new one, also after a crash.
+// Replaces `path` in one step: a reader sees the former file or the new one, also after a crash.
 // CommandError(FAILED) where it can't be written; the former file is there still then.
 void writeWorkingSet(const std::string& path, const WorkingSet& set);
 
