@@ -1,7 +1,7 @@
 // faultline-shard: one of the processes that copy pages. Started by the coordinator; finds its channel at
 // fd 3.
 //
-// A shard lives as long as somebody holds the other end of its channel (the coordinator, and the supervisor
+// A shard lives as long as a process holds the other end of its channel (the coordinator, and the supervisor
 // for its successor). Words on the channel: "connect", with a stream socket on which to serve shard.capnp.
 
 #include <kj/async-io.h>
@@ -44,7 +44,7 @@ void serve(const shard::ShardOptions& options) {
   process::FdChannel channel{kj::AutoCloseFd(process::CHANNEL_FD)};
   shard::ShardService service(io, options);
   rpc::Acceptor acceptor(service.makeServer());
-  // Before anybody connects: from here on every byte is somebody else's.
+  // Entered before any connection: from here on every byte comes from another process.
   if (!shard::enterSandbox()) spdlog::debug("this build has no system call filter");
   auto running = service.run().eagerlyEvaluate(
       [](kj::Exception&& e) { spdlog::critical("shard: {}", e.getDescription().cStr()); });

@@ -1,6 +1,6 @@
 // Pages that were refused (EAGAIN, ENOMEM, a source that failed once) and have to come back through the lock.
 //
-// The kernel tells nobody when a refusal ends, so each page comes back after a back-off of its own that
+// The kernel does not tell when a refusal ends, so each page comes back after a back-off of its own that
 // doubles from 1 us to 1 ms: no hot loop, and no help from the target. Holds the page, never the decision.
 // Errors of a disk or a network path take longer to pass: 1, 10 and 100 ms.
 #pragma once

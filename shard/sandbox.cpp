@@ -29,7 +29,7 @@ namespace {
 constexpr std::uint32_t OTHERWISE = SCMP_ACT_ERRNO(EPERM);
 
 constexpr int ALWAYS[] = {
-    // What is handed over, and what is on it.
+    // Fds that are handed over, and calls on them.
     SCMP_SYS(read),
     SCMP_SYS(readv),
     SCMP_SYS(pread64),
@@ -89,7 +89,7 @@ constexpr int ALWAYS[] = {
     SCMP_SYS(exit_group),
 };
 
-// What KJ makes an fd non-blocking and close-on-exec with, besides a userfaultfd's own.
+// A userfaultfd's own requests, and those by which KJ makes an fd non-blocking and close-on-exec.
 constexpr unsigned long IOCTLS[] = {UFFDIO_COPY,       UFFDIO_ZEROPAGE,     UFFDIO_WAKE, uffd::POISON_REQUEST,
                                     UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT, FIONBIO,     FIOCLEX};
 
@@ -112,7 +112,7 @@ class Filter {
     require(seccomp_rule_add_array(context_, SCMP_ACT_ERRNO(error), call, 0, nullptr));
   }
   void load() {
-    // All threads, not only this one. As a tree: a filter looks at some 60 calls.
+    // All threads, not only this one. The filter is a tree, since it looks at some 60 calls.
     require(seccomp_attr_set(context_, SCMP_FLTATR_CTL_TSYNC, 1));
     require(seccomp_attr_set(context_, SCMP_FLTATR_CTL_OPTIMIZE, 2));
     require(seccomp_load(context_));
@@ -159,7 +159,7 @@ bool enterSandbox() {
   // libc's fstat(), and what a source's file is; no file is opened by them.
   filter.allowIf(SCMP_SYS(newfstatat), SCMP_A3(SCMP_CMP_MASKED_EQ, AT_EMPTY_PATH, AT_EMPTY_PATH));
   filter.allowIf(SCMP_SYS(statx), SCMP_A2(SCMP_CMP_MASKED_EQ, AT_EMPTY_PATH, AT_EMPTY_PATH));
-  // Nothing that is written becomes code.
+  // Written memory never becomes code.
   for (const int call : {SCMP_SYS(mmap), SCMP_SYS(mprotect)})
     filter.allowIf(call, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
   // Threads, not processes. clone3's flags are out of a filter's sight: without it libc uses clone.

@@ -77,7 +77,7 @@ void ShardService::pageLost(std::uint64_t restore, shm::PageIndex page, std::str
   });
 }
 
-// One coordinator's view of the service.
+// A coordinator's view of the service.
 class ShardServer final : public rpc::Answering<rpc::Shard> {
  public:
   explicit ShardServer(ShardService& service) : service_(service) {}
@@ -107,7 +107,7 @@ class ShardServer final : public rpc::Answering<rpc::Shard> {
   kj::Promise<void> attach(AttachContext context) override {
     auto params = context.getParams();
     if (const auto known = service_.restores_.find(params.getRestore()); known != service_.restores_.end()) {
-      // Whoever was told may not have lived to hear it.
+      // The coordinator that was told may not have lived to hear it.
       if (const auto why = known->second->failure()) return KJ_EXCEPTION(FAILED, why->c_str());
       return kj::READY_NOW;
     }

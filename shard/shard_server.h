@@ -1,4 +1,4 @@
-// The shard's side of shard.capnp: what the coordinator asks of it.
+// The shard's side of shard.capnp: the requests of the coordinator.
 #pragma once
 
 #include <kj/async-io.h>
@@ -21,7 +21,7 @@ struct ShardOptions {
   FaultLoopOptions loop;
 };
 
-// Everything a shard process has, whoever the coordinator is. Lives in the loop thread; outlives the
+// The state of a shard process; it outlives each coordinator. Lives in the loop thread; outlives the
 // connections.
 class ShardService final : private FaultLoopEvents, private AttachmentEvents {
  public:

@@ -8,8 +8,8 @@ namespace faultline::shard {
 
 struct WorkerPool::State {
   explicit State(unsigned threads)
-      // As many as we say, also where the affinity mask shows fewer CPUs: a worker that waits is no use of
-      // one.
+      // The number of threads is ours to say, even where the affinity mask shows fewer CPUs: a worker that
+      // waits uses none.
       : limit(tbb::global_control::max_allowed_parallelism, threads + 1),
         arena(static_cast<int>(threads + 1), 1) {}
 
@@ -34,8 +34,8 @@ void WorkerPool::enqueue(std::function<void(unsigned)> task) {
 }
 
 void WorkerPool::forEach(std::size_t count, const std::function<void(std::size_t, unsigned)>& task) {
-  // Isolated: whoever waits for the others' share takes no task of another kind meanwhile, which may wait for
-  // a disk.
+  // Isolated: a thread that waits for the others' share takes no task of another kind meanwhile, which may
+  // wait for a disk.
   state_->arena.execute([&] {
     tbb::this_task_arena::isolate(
         [&] { tbb::parallel_for(std::size_t{0}, count, [&](std::size_t i) { task(i, workerHere()); }); });

@@ -8,7 +8,8 @@ namespace faultline::shm {
 
 // Thrown by creation, attachment and validation; by the lock where a lock word is damaged, or a holder cannot
 // be fenced. A fault's path meets it in lockShared(), and the committer turns it into an outcome of the
-// fault. what() names the thing and the value found. (Journal::read() throws std::system_error instead.)
+// fault. The text of what() names the thing and the value found. (Journal::read() throws std::system_error
+// instead.)
 class SegmentError : public std::runtime_error {
  public:
   explicit SegmentError(const std::string& message) : std::runtime_error(message) {}

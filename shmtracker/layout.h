@@ -1,9 +1,9 @@
-// The byte layout of a segment: the only description of what lies where in the shared memory.
+// The byte layout of a segment: the only description of the shared memory.
 //
 //   Header | Lock words | Journal | Slots | Counters | Regions | Extents | Page words | Page words, mirrored
 //
-// Offsets only, no pointers: every process maps it elsewhere. No allocator: sizes follow from the counts in
-// the header, which never change after creation. Every part starts on a 4 KiB boundary.
+// Offsets only, no pointers: every process maps the segment elsewhere. Sizes follow from the counts in the
+// header, which never change after creation, so there is no allocator. Every part starts on a 4 KiB boundary.
 #pragma once
 
 #include <linux/userfaultfd.h>
@@ -36,24 +36,24 @@ struct Policy {
   std::uint32_t recordWorkingSet;  // note the first touches
 };
 
-// What the creator knows and what never changes afterwards; covered by Header::immutableCrc.
+// Facts of the creator that never change afterwards; covered by Header::immutableCrc.
 struct Immutable {
   std::uint64_t magic;
   std::uint32_t version;
-  std::uint32_t layoutHash;  // over every struct below, see layoutHash()
+  std::uint32_t layoutHash;  // over the sizes of the structs below, see layoutHash()
   std::uint64_t segmentBytes;
   std::uint64_t restoreId;
   std::uint64_t pageCount;
   std::uint64_t sourceBytes;
-  std::uint64_t uffdFeatures;  // as negotiated by the target
+  std::uint64_t uffdFeatures;  // negotiated by the target
   std::uint32_t regionCount;
   std::uint32_t extentCount;
   std::uint32_t workersPerShard;
   std::uint32_t regionsCrc;  // crc32c of the region table
   std::uint32_t targetPid;   // for people to read; no decision is ever taken on a pid
   Policy policy;
-  char name[64];         // of the restore; NUL-terminated
-  char sourceName[256];  // of the source, for messages; NUL-terminated
+  char name[64];         // name of the restore; NUL-terminated
+  char sourceName[256];  // name of the source, for messages; NUL-terminated
 };
 
 enum class SegmentState : std::uint32_t { initialising = 0, ready = 1, failed = 2 };

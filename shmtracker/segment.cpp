@@ -171,7 +171,7 @@ Segment Segment::create(const SegmentSpec& spec) {
   Segment segment(fd.release(), std::move(mapping), layout, facts);
   segment.setActiveShards(spec.shards);
   const std::uint32_t owners = spec.owners == 0 ? spec.shards : std::min(spec.owners, spec.shards);
-  // Where not everybody gets a share, another restore has other owners.
+  // If not every shard gets a share, another restore has other owners.
   const std::uint64_t first = owners == spec.shards ? 0 : spec.restoreId % spec.shards;
   segment.extents().deal(spec.shards, owners, static_cast<std::uint32_t>(first));
   segment.lock().initialise();

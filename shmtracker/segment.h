@@ -17,17 +17,17 @@
 
 namespace faultline::shm {
 
-// What is fixed when a restore begins.
+// The facts that are fixed when a restore begins.
 struct SegmentSpec {
   std::uint64_t restoreId = 0;
-  std::string name;        // of the restore; at most 63 bytes
+  std::string name;        // name of the restore; at most 63 bytes
   std::string sourceName;  // for messages; cut at 255 bytes
   std::vector<Region> regions;
   std::uint64_t sourceBytes = 0;
   std::uint64_t uffdFeatures = 0;
   std::uint32_t workersPerShard = 1;  // 1 .. MAX_WORKERS
   std::uint32_t shards = 1;           // 1 .. MAX_SHARDS
-  std::uint32_t owners = 0;           // that the extents are dealt out to, at most `shards`; 0: all of them
+  std::uint32_t owners = 0;           // shards that the extents are dealt out to; 0: all of them
   std::uint32_t targetPid = 0;
   Policy policy{};
 };
@@ -54,8 +54,8 @@ class Segment {
   ~Segment();
 
   int fd() const { return fd_; }  // borrowed; valid as long as the segment
-  // As checked when the segment was mapped: private copies, so nothing that happens to the shared bytes later
-  // can lead a lookup astray.
+  // The facts as checked when the segment was mapped: a private copy, so nothing that happens to the shared
+  // bytes later can lead a lookup astray.
   const Immutable& facts() const { return facts_; }
   Header& header() { return *header_; }
   const Header& header() const { return *header_; }
@@ -76,15 +76,15 @@ class Segment {
   // False once the restore has failed: no commit section may rely on the page table any more.
   bool servable() const { return header_->state.load(std::memory_order_relaxed) == SegmentState::ready; }
 
-  // Under the write side only, or before anybody else sees the segment.
+  // Under the write side only, or before another process sees the segment.
   void setActiveShards(std::uint32_t shards);
-  // False where the number above is not what was last set.
+  // False where the number of active shards is not the one last set.
   bool activeShardsSound() const;
   // Shards that have slots now, always 1 .. MAX_SHARDS whatever the memory holds.
   std::uint32_t activeShards() const;
   // The first slot of a shard; it has facts().workersPerShard of them.
   unsigned firstSlot(std::uint32_t shard) const { return shard * facts().workersPerShard; }
-  // Those that a drain visits: where the number of shards is not what was last set, every one there is.
+  // The slots that a drain visits: every slot there is where the number of shards is not the one last set.
   unsigned activeSlots() const { return firstSlot(activeShardsSound() ? activeShards() : MAX_SHARDS); }
   Extents::Shares shares() const { return extents_->shares(activeShards()); }
   std::uint32_t ownerOf(PageIndex page) const {

@@ -18,7 +18,7 @@ namespace faultline::shard {
 // For one thread. Allocates only when more is read at once than ever before, or more waits in line.
 class ColdReader {
  public:
-  // Reads of one source at once, of small and of huge pages; what is above waits in line.
+  // Limits of reads of one source at once, of small and of huge pages; further reads wait in line.
   static constexpr unsigned SMALL_READS = 128;
   static constexpr unsigned HUGE_READS = 8;
 
@@ -34,14 +34,13 @@ class ColdReader {
   bool usesRing() const;
   // Reads the fault's page, `length` bytes at `offset` of `source`: 4 KiB or 2 MiB.
   void read(const Fault& fault, const PageSource& source, std::uint64_t offset, std::uint64_t length);
-  // Begins what is prepared, with one system call. False: not all could be begun now; call again.
+  // Begins the prepared reads, with one system call. False: not all could be begun now; call again.
   bool submit();
   // Readable when reads have ended.
   int eventFd() const;
   // Calls `done` for each read that has ended. Returns how many.
   unsigned reap(const Done& done);
-  // Nothing is reported any more of a source that goes away. Does not wait: reads under way keep what they
-  // need.
+  // Ends the reports of a source that goes away. Does not wait: reads under way keep what they need.
   void forget(const PageSource& source);
 
  private:

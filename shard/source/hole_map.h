@@ -22,8 +22,8 @@ class HoleMap {
   bool covers(std::uint64_t offset, std::uint64_t length) const;
   // True where each piece of the range has been looked up.
   bool knows(std::uint64_t offset, std::uint64_t length) const;
-  // Looks up the piece of `offset` in `file`, and whatever the same answer says of the pieces behind it.
-  // Waits for the file system. A file that does not tell its holes is data.
+  // Looks up the piece of `offset` in `file`, and further pieces that the kernel's answer covers. Waits for
+  // the file system. A file that does not tell its holes is data.
   void lookUp(int file, std::uint64_t offset);
 
  private:

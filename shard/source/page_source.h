@@ -1,10 +1,10 @@
-// Where a snapshot's bytes come from, as the rest of a shard sees it.
+// The source of a snapshot's bytes, as the rest of a shard sees it.
 //
-// The fault thread serves every restore of its shard, so it may wait for none of their sources. What a source
-// can do is therefore cut by who waits: the calls that never wait, and those that wait as long as the store
-// does and are made by the source's own reader threads (readers.h). ColdReader turns the second kind into one
-// that completes later. A new kind of source implements this class; neither FaultLoop nor Prefaulter knows
-// which it has.
+// The fault thread serves every restore of its shard, so it may wait for none of their sources. The interface
+// is therefore cut by the thread that waits: the calls that never wait, and those that wait as long as the
+// store does and are made by the source's own reader threads (readers.h). ColdReader turns the second kind
+// into one that completes later. A new kind of source implements this class; neither FaultLoop nor Prefaulter
+// knows which it has.
 #pragma once
 
 #include <cstddef>
@@ -29,8 +29,8 @@ struct Staged {
   int error = 0;
 };
 
-// What the `length` bytes at `data` are: bytes, or zero; lost where they are in a mapping whose file has been
-// cut.
+// Classifies the `length` bytes at `data`: bytes, or zero; lost where they are in a mapping whose file has
+// been cut.
 Staged stagedAt(const void* data, std::size_t length);
 
 // Which content it is: a file that is another, or is another's state, differs in one of them.
@@ -51,16 +51,16 @@ struct FileRange {
 // of 4096, and lie within bytes(). Owned by shared_ptr: a thread that waits for it may outlive its restore.
 class PageSource : public std::enable_shared_from_this<PageSource> {
  public:
-  // Bytes. What one page fault maps of small pages of the page cache (mm/memory.c, fault_around_pages), and
-  // the most that it maps where they are large (one entry, or since Linux 6.18 all of a large page). What is
-  // used in place is aligned to both in memory as it is in the source.
+  // In bytes. WINDOW: the small pages of the page cache that one page fault maps (mm/memory.c,
+  // fault_around_pages). PIECE: the most that it maps where they are large (one entry, or since Linux 6.18
+  // all of a large page). Bytes that are used in place have the source's alignment to both.
   static constexpr std::uint64_t WINDOW = 64u << 10, PIECE = 2u << 20;
 
-  virtual ~PageSource() noexcept(false);  // as KJ's fds
+  virtual ~PageSource() noexcept(false);  // KJ's fds may throw
   PageSource(const PageSource&) = delete;
 
   std::uint64_t bytes() const { return bytes_; }
-  // As it was when it was opened.
+  // The identity of the source when it was opened.
   virtual SourceIdentity identity() const = 0;
 
   // --- Never waits: for the fault thread and the copy workers. ---
@@ -71,7 +71,8 @@ class PageSource : public std::enable_shared_from_this<PageSource> {
   // The bytes where they are: a copy of them will not wait. The caller gives them back by release(); of a
   // window, all of its piece.
   virtual Staged tryView(std::uint64_t offset, std::size_t length) const = 0;
-  // Where tryView() has found the bytes of a range that contains `offset`, until they are released.
+  // The address at which tryView() has found the bytes of a range that contains `offset`, until they are
+  // released.
   virtual const void* view(std::uint64_t offset) const = 0;
   // Gives views back, so that what this process has mapped stays bounded. Ranges without a view are left
   // alone.
@@ -79,8 +80,8 @@ class PageSource : public std::enable_shared_from_this<PageSource> {
   // True where the range is known to be zero for as long as the source is served: not a hole that another
   // layer or a fetch may fill. False where that is not known yet.
   virtual bool zeroForGood(std::uint64_t offset, std::size_t length) const = 0;
-  // Where a plain read that the kernel can do without a thread of ours (io_uring) gives the bytes. Nothing:
-  // only read() can.
+  // The range of a file whose plain read gives the bytes, so that the kernel can do it without a thread of
+  // ours (io_uring). Empty: only read() gives them.
   virtual std::optional<FileRange> plainRead(std::uint64_t offset, std::size_t length) const = 0;
 
   // --- Waits as long as the store does: for reader threads alone. ---

@@ -97,8 +97,8 @@ RawFile::RawFile(kj::AutoCloseFd file, std::uint64_t bytes)
     return;
   }
   mapping_ = aligned;
-  // What is read through the mapping comes into the page cache in pieces of 2 MiB where the file system has
-  // them (mm/filemap.c, do_sync_mmap_readahead): fewer, larger reads, and one entry to map. Best effort.
+  // Bytes read through the mapping come into the page cache in pieces of 2 MiB where the file system has them
+  // (mm/filemap.c, do_sync_mmap_readahead): fewer, larger reads, and one entry to map. Best effort.
   madvise(mapping_, bytes, MADV_HUGEPAGE);
 }
 
@@ -129,7 +129,7 @@ Staged RawFile::tryRead(std::uint64_t offset, std::size_t length, void* buffer) 
   return got > 0 || got == -EAGAIN ? COLD : lost(static_cast<int>(-got));
 }
 
-// Where RWF_NOWAIT is not to be had. A page that is reclaimed between the look and the read is waited for.
+// For files without RWF_NOWAIT. A page that is reclaimed between the look and the read is waited for.
 Staged RawFile::readResident(std::uint64_t offset, std::size_t length, void* buffer) const {
   if (!resident(offset, length)) return inMemory_ && isHole(offset, length) ? ZERO : COLD;
   if (inMemory_) {
@@ -154,8 +154,8 @@ bool RawFile::usableInPlace() const {
   return inMemory_ ? residencyTold_ : nowait_.load(std::memory_order_relaxed) != Nowait::no;
 }
 
-// A page that the touch of its neighbours has not mapped, being locked just then, is mapped by whoever reads
-// it, from memory.
+// A page that the touch of its neighbours has not mapped, as it was locked just then, is mapped by the thread
+// that reads it, from memory.
 bool RawFile::mapIfResident(std::uint64_t offset, std::size_t length) const {
   if (!usableInPlace()) return false;
   const char* start = mapping_ + offset;

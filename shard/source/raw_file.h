@@ -44,7 +44,7 @@ class RawFile final : public PageSource {
   // Whether the kernel reads this file without waiting where it is asked to. Learned at the first read.
   enum class Nowait : std::uint8_t { unknown, yes, no };
 
-  // As preadv2(2) with RWF_NOWAIT; -EOPNOTSUPP where this file has none.
+  // preadv2(2) with RWF_NOWAIT; -EOPNOTSUPP where this file has none.
   ssize_t readNow(std::uint64_t offset, std::size_t length, void* buffer) const;
   Staged readResident(std::uint64_t offset, std::size_t length, void* buffer) const;
   bool isHole(std::uint64_t offset, std::size_t length) const;
@@ -55,7 +55,7 @@ class RawFile final : public PageSource {
 
   kj::AutoCloseFd file_;
   SourceIdentity identity_;
-  char* reserved_ = nullptr;  // what the mapping was cut out of: bytes() + PIECE
+  char* reserved_ = nullptr;  // the mapping was cut out of this: bytes() + PIECE
   char* mapping_ = nullptr;   // aligned to PIECE, as file offset 0 is; null: cannot be mapped
   bool residencyTold_ = false;
   const bool inMemory_;

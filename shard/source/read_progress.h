@@ -1,5 +1,5 @@
-// How far one read of the source has come. It may end before its length: at the file's end, and as well
-// before bytes that cannot be read, which only a read of those tells.
+// How far one read of the source has come. A read may end before its length: at the file's end, or before
+// bytes that cannot be read, which only a further read tells.
 #pragma once
 
 #include <cstdint>

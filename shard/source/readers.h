@@ -1,7 +1,8 @@
 // Threads that may wait for one source, so that no other thread has to.
 //
-// Each source has its own: a store that does not answer holds up them, and with them its own pages, and
-// nothing else. They are started as they are needed and end when they have had nothing to do for a while.
+// A source has threads of its own: a store that does not answer holds them up, and with them its own pages,
+// and nothing else. Threads are started as they are needed and end when they have had nothing to do for a
+// while.
 #pragma once
 
 #include <functional>
@@ -12,13 +13,13 @@ namespace faultline::shard {
 // Any thread.
 class Readers {
  public:
-  // For whom it is read. What faults wait for goes first, and population never takes all threads.
+  // The reason of a read. Reads for faults go first, and population never takes all threads.
   enum class For { fault, population };
   // Threads at once, and how many of them populate.
   static constexpr unsigned MOST = 32, MOST_POPULATING = 8;
 
-  // Something to be done in a reader thread. It must keep alive what it uses: this object, the source and
-  // whoever asked may be gone by then.
+  // Something to be done in a reader thread. Work must keep alive what it uses: this object, the source and
+  // the caller may be gone by then.
   class Work {
    public:
     virtual void run() = 0;

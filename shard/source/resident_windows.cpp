@@ -8,7 +8,7 @@ ResidentWindows::ResidentWindows(std::size_t most) : places_(most) {}
 
 bool ResidentWindows::resident(const PageSource& source, std::uint64_t offset, std::uint64_t now) {
   const std::uint64_t start = offset / WINDOW * WINDOW;
-  if (start + WINDOW > source.bytes()) return false;  // no whole window: always read
+  if (start + WINDOW > source.bytes()) return false;  // not a whole window: always read
   const std::uint32_t bit = bitOf(offset);
   Place& place = placeOf(source, offset);
   if (place.aged(now)) unmap(place);
@@ -17,7 +17,7 @@ bool ResidentWindows::resident(const PageSource& source, std::uint64_t offset, s
     return false;
   }
   if ((place.mapped & bit) != 0) return true;
-  place.asked ^= bit;  // where it is not to be had, every other fault tries
+  place.asked ^= bit;  // every other fault tries, where the window is not to be had
   if ((place.asked & bit) != 0 || source.tryView(start, WINDOW).kind != Staged::Kind::bytes) return false;
   if (place.mapped == 0) place.mappedAt = now;
   place.mapped |= bit;
@@ -46,8 +46,8 @@ void ResidentWindows::forget(const PageSource& source) {
     if (place.source == &source) place = {};
 }
 
-// Neighbours in neighbouring places: what is asked for in order does not meet itself. What is as far apart as
-// there are places meets others: threads in step with each other may be.
+// Direct-mapped: consecutive 2 MiB pieces take consecutive places, so a scan has no conflicts. The skew
+// separates pieces size() apart.
 ResidentWindows::Place& ResidentWindows::placeOf(const PageSource& source, std::uint64_t offset) {
   const std::uint64_t piece = offset / PIECE;
   const std::uint64_t first = reinterpret_cast<std::uintptr_t>(&source) / alignof(PageSource);

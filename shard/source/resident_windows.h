@@ -1,17 +1,17 @@
 // The parts of the sources' mappings that the fault thread may use in place, without asking for each page.
 //
-// A first fault in a window of 64 KiB is answered by a read; at the second it is mapped, if the page cache
-// has all of it, and those that follow cost neither a system call nor a second copy. So scattered faults pay
-// nothing for it. It is let go of when none of its pages can be asked for any more.
+// A first fault in a window of 64 KiB is answered by a read; at the second the window is mapped, if the page
+// cache has all of it, and further faults cost neither a system call nor a second copy. Scattered faults pay
+// nothing for it. A window is let go of when none of its pages can be asked for any more.
 //
-// What it knows ages: pages that are mapped and in use are the last to be reclaimed, and nothing is believed
-// for longer than a second, so a fault that waits for the disk after all is as rare as memory is short.
+// Knowledge ages: pages that are mapped and in use are the last to be reclaimed, and a window is believed for
+// a second at most, so a fault that waits for the disk after all is as rare as memory is short.
 //
-// What a shard maps is bounded, whatever the number and the size of its restores, and whatever the page cache
-// is made of: the kernel may map all of a large page where a window of it is touched, so windows are counted
-// and unmapped by the piece of 2 MiB. Each piece has one place, which it shares with others. One that is
-// there stays until it is let go of or has aged, and those that meet it are read: to change them sooner would
-// cost more than it saves.
+// The mappings of a shard are bounded, whatever the number and the size of its restores, and whatever the
+// page cache is made of: the kernel may map all of a large page where a window of it is touched, so windows
+// are counted and unmapped by the piece of 2 MiB. A piece has one place, which it shares with others. A
+// mapped piece stays until it is let go of or has aged; pages of other pieces with its place are read. To
+// change them sooner would cost more than it saves.
 #pragma once
 
 #include <cstdint>
@@ -35,11 +35,11 @@ class ResidentWindows {
   bool resident(const PageSource& source, std::uint64_t offset, std::uint64_t now);
   // Whether the window of `offset` is mapped, and still wanted.
   bool maps(const PageSource& source, std::uint64_t offset);
-  // None of the pages of the window of `offset` is expected to be wanted again.
+  // Releases the window of `offset`: its pages are not expected to be wanted again.
   void release(const PageSource& source, std::uint64_t offset);
-  // Lets go of all that have aged. To be called now and then: nobody may come by their places again.
+  // Lets go of all that have aged. To be called now and then: their places may never be asked for again.
   void age(std::uint64_t now);
-  // `source` goes away, and with it what is mapped of it.
+  // `source` goes away, and with it the mappings of it.
   void forget(const PageSource& source);
 
  private:
