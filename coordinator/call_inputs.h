@@ -11,13 +11,13 @@
 
 namespace faultline::coordinator {
 
-// Of a listener or a restore: what is made of it stands in names, logs and labels.
+// The name of a listener or a restore: it comes into names of fds, logs and labels.
 void requireName(const std::string& name);
-// Of a restore.
+// The number of shards of a restore.
 void requireShards(std::uint32_t shards);
 // Of a population, for a restore of so many pages: at most 65536 ranges, and each page in one of them.
 std::vector<shm::PageRange> prefaultRangesFrom(capnp::List<rpc::PageRange>::Reader list, std::uint64_t pages);
-// Of a build that is to take over.
+// The directory of a build that is to take over.
 void requireBuildDirectory(const std::string& directory);
 
 }  // namespace faultline::coordinator

@@ -13,7 +13,7 @@ class Service;
 // `service` must outlive the capabilities. Loop thread only.
 rpc::Coordinator::Client makeCoordinatorServer(Service& service);
 
-// What shard `index` tells us without being asked.
+// The capability by which shard `index` reports to the coordinator unasked.
 rpc::ShardEvents::Client makeShardEvents(Service& service, std::uint32_t index);
 
 }  // namespace faultline::coordinator

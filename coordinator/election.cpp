@@ -27,7 +27,7 @@ struct flock whole() {
   return lock;
 }
 
-// 0: it is ours; else the pid of who has it.
+// 0: the lock is ours; else the pid of its holder.
 pid_t holder(int fd) {
   struct flock lock = whole();
   if (fcntl(fd, F_SETLK, &lock) == 0) return 0;

@@ -1,10 +1,10 @@
-// That no two coordinators serve at the same time. The supervisor starts one when the other has ended; this
-// holds also where a supervisor has died and left a coordinator behind that stands still.
+// The lock by which no two coordinators serve at one time. The supervisor starts one when the other has
+// ended; the lock holds also where a supervisor has died and left a coordinator behind that stands still.
 //
 // A record lock (fcntl(2)) on a memfd that the supervisor keeps: the kernel gives it back when the process
-// that holds it has ended, and nobody but coordinators has it, so no byte that rots or is written to by a
-// shard decides who serves. Not a lock in each segment: the kernel cleans up only 2048 robust mutexes of a
-// dead thread, and finds them through memory that others can write to.
+// that holds it has ended, and only coordinators have it, so no byte that rots or is written to by a shard
+// decides who serves. Not a lock in each segment: the kernel cleans up only 2048 robust mutexes of a dead
+// thread, and finds them through memory that others can write to.
 #pragma once
 
 #include <kj/io.h>

@@ -1,4 +1,4 @@
-// What brackets alone tell of a JSON text that comes in pieces.
+// Begin, end and depth of a JSON text that comes in pieces, by its brackets alone.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@ class JsonBrackets {
  public:
   static constexpr std::size_t NOT_YET = std::string_view::npos;
 
-  // `text`: all that has come so far. What was looked at before is not looked at again, so that a text that
-  // comes byte by byte costs no more than one that comes whole.
+  // `text`: all that has come so far. A byte is looked at once, so that a text that comes byte by byte costs
+  // no more than one that comes whole.
   void look(std::string_view text);
 
   std::size_t begin() const { return begin_; }  // the first byte that is no blank

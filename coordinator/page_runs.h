@@ -1,4 +1,4 @@
-// Pages of a restore as runs of what is the same of them, for answers that are bounded however many pages
+// Pages of a restore as runs with one state, or one owner, for answers that are bounded however many pages
 // there are.
 #pragma once
 
@@ -20,7 +20,7 @@ struct Run {
 // In order from the range's first page on, without a gap, to its end or to MAX_RUNS. `range` lies in the
 // segment.
 std::vector<Run<shm::PageState>> stateRuns(const shm::PageTable& pages, shm::PageRange range);
-// The same of the shards that are asked for them.
+// The runs of the shards that are asked for the pages.
 std::vector<Run<std::uint32_t>> ownerRuns(const shm::Segment& segment, shm::PageRange range);
 
 }  // namespace faultline::coordinator

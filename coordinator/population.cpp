@@ -39,7 +39,7 @@ void Population::ask(const std::shared_ptr<PrefaultJob>& job, ShardHandle& shard
   tasks_.add(request.send().ignoreResult().then(
       [this, job, index = shard.index(), run] { answered(job, index, run); },
       [](kj::Exception&& e) {
-        // One that has died is asked again as it comes up.
+        // A shard that has died is asked again as it comes up.
         if (e.getType() != kj::Exception::Type::DISCONNECTED) kj::throwRecoverableException(kj::mv(e));
       }));
 }
@@ -61,7 +61,7 @@ kj::Promise<void> Population::whenNextFinishes() {
 }
 
 void Population::shardUp(ShardHandle& shard, bool held) {
-  hold(shard, held);  // it has seen what held when it began to attach
+  hold(shard, held);  // the shard has seen the state of when it began to attach
   for (auto& job : std::vector(jobs_))
     if (const auto run = job->pending.find(shard.index());
         run != job->pending.end() && run->second == PrefaultJob::NOT_ASKED)

@@ -15,27 +15,26 @@
 
 namespace faultline::coordinator {
 
-// Loop thread only. What it refers to must outlive it.
+// Loop thread only. The objects that it refers to must outlive it.
 class Population final : private kj::TaskSet::ErrorHandler {
  public:
   Population(ShardPool& pool, FaultRouter& router, shm::Segment& segment);
 
-  // No ranges: everything.
+  // Begins a job; without ranges, for every page.
   std::shared_ptr<PrefaultJob> begin(std::vector<shm::PageRange> ranges);
   void cancel(PrefaultJob& job);
   // Nothing is populated any more: every job finishes as it is.
   void giveUp();
-  // Until it is no longer held nothing is populated.
+  // While held, nothing is populated.
   void hold(bool held);
   bool underWay() const { return !jobs_.empty(); }
   // For one caller at a time.
   kj::Promise<void> whenNextFinishes();
 
-  // A shard has answered its attach: it is told what it could not be told before. Again for the same one:
-  // nothing is asked for twice.
+  // A shard has answered its attach: it is told whether population is held, and asked for its part of the
+  // jobs. A repeated call asks for nothing twice.
   void shardUp(ShardHandle& shard, bool held);
-  // A shard has died or is being replaced: what it answers from now on, of runs it has had to stop, says
-  // nothing.
+  // A shard has died or is being replaced: its later answers, of runs that it has had to stop, are ignored.
   void shardGone(std::uint32_t index);
   // The extents have other owners.
   void dealtOut();

@@ -1,4 +1,4 @@
-// Background population that somebody asked for, over all shards of a restore.
+// A requested background population, over all shards of a restore.
 #pragma once
 
 #include <kj/async.h>

@@ -7,7 +7,7 @@
 namespace faultline::coordinator {
 
 namespace {
-// ns: how long others may keep the CPU that they are given, and how long they get it no more if they do.
+// In ns. LIMIT: the longest yield that costs nothing; PAUSE: the time without yields after a longer one.
 constexpr std::uint64_t LIMIT = 500'000, PAUSE = 1'000'000'000;
 }  // namespace
 

@@ -12,8 +12,8 @@ struct AddressRange {
   bool operator==(const AddressRange&) const = default;
 };
 
-// What is to be marked is bounded by the memory there is, and not by how often a target gives it back: its
-// threads can have as many removals in one batch as the journal takes, each of all its memory.
+// Merges ranges, so that marking costs O(memory) and not O(REMOVE events), whatever a hostile target sends: a
+// batch can hold as many removals as the journal takes, each of all the target's memory.
 class RemovedRanges {
  public:
   void add(std::uint64_t start, std::uint64_t end) { ranges_.push_back({start, end}); }

@@ -1,4 +1,4 @@
-// What a restore tells of itself.
+// The facts that a restore tells of itself.
 #include <linux/userfaultfd.h>
 
 #include <vector>

@@ -1,5 +1,6 @@
-// Counters of the service as a whole, for the metrics. They lie in a memfd that the supervisor keeps, so they
-// go on from one coordinator to the next; those of a restore are in its segment (shmtracker/counters.h).
+// Counters of the service as a whole, for the metrics. The counters lie in a memfd that the supervisor keeps,
+// so they go on from one coordinator to the next; a restore's counters are in its segment
+// (shmtracker/counters.h).
 #pragma once
 
 #include <kj/io.h>
@@ -17,10 +18,10 @@ struct ServiceTotals {
   shm::Counter restoresBegun;
   shm::Counter restoresFailed;  // could not be served to their end
   shm::Counter targetsRefused;  // handshakes
-  shm::Counter pagesLost;       // that the source could not give any more
+  shm::Counter pagesLost;       // pages that the source could not give any more
   shm::Counter shardRestarts[shm::MAX_SHARDS];
   shm::Histogram shardRecovery;        // a shard's death, as it was noticed, until its successor serves
-  shm::Histogram coordinatorRecovery;  // the same of a coordinator
+  shm::Histogram coordinatorRecovery;  // a coordinator's death, until its successor serves
 };
 
 class ServiceCounters {

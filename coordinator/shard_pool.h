@@ -15,7 +15,7 @@
 
 namespace faultline::coordinator {
 
-// What the owner of the pool has to do when shards come and go. Loop thread.
+// Duties of the pool's owner when shards come and go. Loop thread.
 class ShardPoolEvents {
  public:
   // A shard process has died; it is being replaced.
@@ -65,7 +65,7 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   // for some 100 us. false: it has not died yet (it hangs in the kernel); ask again later, that is only a
   // look.
   bool fence(std::uint32_t index, const std::string& why);
-  // The same for every shard; resolves when none of those that live now can do anything more.
+  // SIGKILLs every shard; resolves when no shard that lives now can do anything more.
   kj::Promise<void> endAll(const std::string& why);
 
  private:
@@ -73,7 +73,7 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
     kj::Maybe<kj::Own<ShardHandle>> handle;
     bool up = false;
     bool pinging = false;
-    pid_t killed = 0;               // that was sent SIGKILL, and may not have ended
+    pid_t killed = 0;               // process that was sent SIGKILL, and may not have ended
     std::uint32_t quickDeaths = 0;  // in a row, each soon after its start
     std::uint64_t diedAt = 0;       // ns; 0: no death to be recovered from
     std::uint64_t recoveryNs = 0;
@@ -85,7 +85,7 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   void watch(std::uint32_t index);
   // Resolves when a living process would have answered.
   kj::Promise<void> limit();
-  // The same of one that may have been started just now.
+  // Resolves when a process that may have been started just now would have answered.
   kj::Promise<void> greetingLimit(const ShardHandle& handle);
   // How long we may stand still for a process that was killed.
   std::chrono::milliseconds patience() const;

@@ -34,10 +34,10 @@ class TouchRecorder {
   void touched(shm::PageIndex page);
 
   std::uint64_t recorded() const;
-  // First touches that came when the list was full, pages. Each coordinator that takes over counts anew those
+  // First touches that came when the list was full, pages. A coordinator that takes over counts pages anew
   // that are touched again.
   std::uint64_t lost() const;
-  // Of position `position` < recorded().
+  // The page at `position` < recorded().
   shm::PageIndex at(std::uint64_t position) const;
 
  private:

@@ -87,7 +87,7 @@ kj::Promise<void> Upgrade::handOver(const std::string& directory) {
       .then([this, &opened](const process::BuildFacts& next) -> kj::Promise<void> {
         log_.add("upgrade: build " + next.version + " of " + opened.directory + " takes over from " +
                  process::version());
-        // Those that were looked at, whatever is there by now.
+        // The programs that were checked, whatever is in the directory by now.
         link_.upgrade(opened.directory, opened.coordinator.get(), opened.shard.get());
         return kj::NEVER_DONE;
       })
@@ -114,7 +114,7 @@ kj::Promise<void> Upgrade::replaceShards() {
 kj::Promise<void> Upgrade::replaceFrom(std::uint32_t index) {
   if (index >= pool_.size()) return kj::READY_NOW;
   ShardHandle* shard = pool_.up(index);
-  // One that is just being started is of our own build.
+  // A shard that is just being started is of our own build.
   if (shard == nullptr || shard->image() == shardImage(options_)) return replaceFrom(index + 1);
   return pool_.replace(index).then([this, index] {
     replaced_++;

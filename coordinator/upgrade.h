@@ -22,13 +22,15 @@ class Upgrade {
   Upgrade(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, ShardPool& pool,
           const Options& options, std::string givenUp);
 
-  // What the build in `directory` says of itself. Fails where it is not whole or could not go on with what
-  // this one has; the message has both values.
+  // The facts that the build in `directory` says of itself. Fails where it is not whole or could not go on
+  // with what this one has; the message has both values.
   kj::Promise<process::BuildFacts> check(const std::string& directory);
-  // The same, and then has the supervisor start it in our place. Does not resolve: this process ends.
+  // Checks the build in `directory`, then has the supervisor start it in our place. Does not resolve: this
+  // process ends.
   kj::Promise<void> handOver(const std::string& directory);
 
-  // Replaces the shards of other builds, each once the one before it serves. Once, when everything serves.
+  // Replaces the shards of other builds, each once the one before it serves. To be called once, when
+  // everything serves.
   kj::Promise<void> replaceShards();
   // How many were replaced, when that is over. Fails where the upgrade was given up.
   kj::Promise<std::uint32_t> whenOver();

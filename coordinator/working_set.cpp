@@ -27,7 +27,7 @@ struct Part {
   std::uint64_t offset, end;  // in the source
   std::uint64_t pageSize;
   shm::PageIndex firstPage;
-  std::uint64_t endsBefore = 0;  // no part up to this one ends behind it
+  std::uint64_t endsBefore = 0;  // the greatest end of the parts up to this one
 };
 
 std::vector<Part> partsOf(const std::vector<shm::Region>& regions) {

@@ -20,7 +20,7 @@ struct SourceRange {
   std::uint64_t size = 0;
 };
 
-// What to populate before everything else; no ranges: nothing.
+// Ranges to populate before all others; may be none.
 struct WorkingSet {
   std::uint64_t pageSize = 0;  // the smallest it was recorded with
   std::vector<SourceRange> ranges;

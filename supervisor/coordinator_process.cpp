@@ -11,7 +11,7 @@ namespace faultline::supervisor {
 namespace {
 
 // A send that is made while poll() says so never waits: the kernel says it while at most a quarter of the
-// send buffer is taken (net/unix/af_unix.c, unix_writable), and nobody but us sends.
+// send buffer is taken (net/unix/af_unix.c, unix_writable), and no other process sends.
 bool writable(int fd) {
   pollfd poll{fd, POLLOUT, 0};
   return ::poll(&poll, 1, 0) == 1;

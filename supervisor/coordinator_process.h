@@ -1,4 +1,4 @@
-// One incarnation of the coordinator, as its supervisor sees it: the process and the channel to it.
+// An incarnation of the coordinator, as its supervisor sees it: the process and the channel to it.
 #pragma once
 
 #include <sys/types.h>
@@ -15,7 +15,7 @@
 
 namespace faultline::supervisor {
 
-// Single-threaded. Nothing here waits for the coordinator: one that is stopped must not stop its supervisor.
+// Single-threaded. Never waits for the coordinator: a stopped coordinator must not stop its supervisor.
 class CoordinatorProcess {
  public:
   using Clock = std::chrono::steady_clock;
@@ -38,7 +38,7 @@ class CoordinatorProcess {
   void say(const std::string& verb, const std::string& name = "", SharedFd fd = nullptr);
   // Sends on. Throws where a word cannot be sent at all.
   void flush();
-  // The next word from it. Nothing: no more for now.
+  // The next message from the coordinator; empty where there is none for now.
   kj::Maybe<process::FdChannel::Message> hear();
 
   Clock::time_point started() const { return started_; }
@@ -50,9 +50,9 @@ class CoordinatorProcess {
 
   struct Exit {
     std::string reason;       // for people: "killed by signal 9 (Killed)"
-    std::optional<int> code;  // where it exited by itself
+    std::optional<int> code;  // exit code, where the process exited by itself
   };
-  // Of a process that has ended. Reaps it: once.
+  // The exit of a process that has ended. Reaps it: to be called once.
   Exit reap();
 
  private:

@@ -1,4 +1,4 @@
-// Which build's programs the supervisor starts, and going over to those of another.
+// The build whose programs the supervisor starts, and the way to another build.
 #pragma once
 
 #include <optional>
@@ -10,13 +10,13 @@
 namespace faultline::supervisor {
 
 // A build takes over in three steps: its programs are offered, the coordinator of the present one leaves, its
-// own is started. Until that serves, the build before it is kept, to go back to.
+// own is started. The build before it is kept until the new one serves, to go back to.
 class Programs {
  public:
   // `build`: held open, whatever is installed over it; without one `executable` as it is found at each start.
   Programs(const std::string& executable, const std::optional<process::Build>& build);
 
-  // What is to be started now.
+  // The programs to be started now.
   const std::string& executable() const { return now_.executable; }
   int coordinator() const { return now_.coordinator == nullptr ? -1 : now_.coordinator->get(); }
   SharedFd shard() const { return now_.shard; }  // null: what is installed
