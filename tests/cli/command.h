@@ -26,13 +26,13 @@ class Command {
     int code = -1;  // 128 + the signal where it was killed
     std::string out, err;
   };
-  // What it has printed to stdout, as far as await() has read.
+  // Its output to stdout, as far as await() has read.
   const std::string& soFar() const { return result_.out; }
   // Waits for its end.
   Result finish();
 
  private:
-  // One more piece of output. False: both ends are closed.
+  // Reads a further piece of output. False: both ends are closed.
   bool readOn();
 
   pid_t pid_ = -1;

@@ -56,7 +56,7 @@ class Fake {
     test_.send("hello", std::to_string(getpid()));
   }
 
-  // Until one of the two has gone.
+  // Runs until supervisor or test has gone.
   void run(int pingMs) {
     while (!supervisor_.closed() && !test_.closed()) {
       pollfd fds[] = {{deaf_ ? -1 : supervisor_.fd(), POLLIN, 0},

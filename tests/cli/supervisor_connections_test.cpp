@@ -81,12 +81,12 @@ TEST(SupervisorConnections, OutliveACoordinatorUntilTheyAreDropped) {
 
   EXPECT_THAT(told.names, ElementsAre("listener.vm.listen", "listener.vm.conn.2"));
   EXPECT_EQ(receive(told.fds["listener.vm.conn.2"].get()), "handshake");
-  EXPECT_EQ(receive(served.get()), "");  // closed by everybody
+  EXPECT_EQ(receive(served.get()), "");  // closed by all processes
 }
 
 TEST(SupervisorConnections, AreAcceptedWhileNoCoordinatorIsThere) {
   Doors doors;
-  FakeManager manager;  // hears of what is accepted
+  FakeManager manager;  // hears of accepted connections
   Beginning beginning = under(manager);
   beginning.kept.keep("listener.vm.listen", doors.listen("vm"));
   Supervised supervised(kj::mv(beginning));
@@ -123,7 +123,7 @@ TEST(SupervisorConnections, EndWithTheirListener) {
   auto second = doors.listen("other");
   first.say("store", "listener.other.listen", second.get());
   auto client = doors.connect("other");
-  first.expect("conn");  // so the drop has been heard
+  first.expect("conn");  // by now the drop has been heard
 
   EXPECT_THROW(doors.connect("vm"), kj::Exception);
 }

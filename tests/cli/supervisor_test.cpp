@@ -1,4 +1,4 @@
-// What a coordinator's successor begins with, and when there is one.
+// The state that a coordinator's successor begins with, and when there is one.
 
 #include "supervisor/supervisor.h"
 
@@ -87,13 +87,14 @@ TEST(Supervisor, BadStoresAreRefusedAndHarmNothing) {
   EXPECT_THAT(supervised.next().introduction().names, ElementsAre("good"));
 }
 
-// What it had no room for is told: to the one that wanted it kept, and, until it is, to each that follows.
+// A supervisor without room for an fd tells the coordinator that wanted it kept, and each successor until it
+// is kept.
 TEST(Supervisor, AnFdThatItHasNoRoomForIsToldUntilItIsKept) {
   Supervised supervised;
   Incarnation first = begin(supervised);
   rlimit limit{};
   ASSERT_EQ(prlimit(supervised.pid(), RLIMIT_NOFILE, nullptr, &limit), 0);
-  // It goes on polling what it has, and gets not one more.
+  // The supervisor goes on polling its fds, and gets not one more.
   rlim_t taken = 0;
   while (access(("/proc/" + std::to_string(supervised.pid()) + "/fd/" + std::to_string(taken)).c_str(),
                 F_OK) == 0)
@@ -170,7 +171,7 @@ TEST(Supervisor, ACoordinatorThatNeverGetsReadyIsReplaced) {
   EXPECT_NE(supervised.next().introduction().number, "1");
 }
 
-// What is kept may be more than the channel takes: the supervisor must not wait for the stopped reader.
+// The kept fds may be more than the channel takes: the supervisor must not wait for the stopped reader.
 TEST(Supervisor, AStoppedCoordinatorIsReplacedWhileItsChannelIsFull) {
   Beginning setup;
   setup.startLimit = milliseconds(300);

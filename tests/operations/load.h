@@ -10,9 +10,9 @@
 
 namespace faultline::test {
 
-// Each thread has pages of its own. It reads one for the first time and compares it, or gives it back and
-// sees that it reads as zeros; a last part of the pages is left for finish(), and until then pages are given
-// back and touched again, so faults and removals never end.
+// Threads have pages of their own. A thread reads a page for the first time and compares it, or gives it back
+// and sees that it reads as zeros; a last part of the pages is left for finish(), and until then pages are
+// given back and touched again, so faults and removals never end.
 class Load {
  public:
   Load(const Target& target, unsigned threads);

@@ -1,4 +1,4 @@
-// What a shard has mapped of its sources, as the kernel counts it.
+// The mappings that a shard has of its sources, as the kernel counts them.
 
 #include <gtest/gtest.h>
 

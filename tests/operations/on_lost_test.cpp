@@ -112,7 +112,7 @@ TEST_F(OnLost, KillOutlivesTheCoordinator) {
   EXPECT_THAT(events(server), HasSubstr("--on-lost kill"));
 }
 
-// A restore that cannot go on at all is lost as a whole: here its segment rots while nobody serves it.
+// A restore that cannot go on at all is lost as a whole: here its segment rots while no process serves it.
 TEST_F(OnLost, KillWhenTheRestoreFails) {
   Server server(image_, {.more = {"--on-lost", "kill"}});
   auto child = victim(server, PAGES - 1);

@@ -34,8 +34,8 @@ TEST(Placement, ARestoreIsDealtOutToSoManyShards) {
   }
 }
 
-// Who owns nothing of a restore has nothing of it: no uffd, no segment, no memory file; and a population does
-// not wait for it.
+// A shard that owns nothing of a restore has nothing of it: no uffd, no segment, no memory file; and a
+// population does not wait for it.
 TEST(Placement, AShardWithoutAShareHasNothingOfARestore) {
   Image image(PAGES * SMALL);
   Server server(image, {.shards = 3, .owners = 1, .prefault = true});
@@ -48,7 +48,7 @@ TEST(Placement, AShardWithoutAShareHasNothingOfARestore) {
     EXPECT_EQ(shard.getRestores(), owners.count(shard.getIndex())) << shard.getIndex();
 }
 
-// It can be given extents later.
+// A shard without a share can be given extents later.
 TEST(Placement, AShardWithoutAShareCanGetOne) {
   Image image(PAGES * SMALL);
   Server server(image, {.shards = 3, .owners = 1});

@@ -69,7 +69,7 @@ class StagedLoad {
 
   explicit StagedLoad(Target& target) : target_(target) {
     std::vector<std::uint64_t> kept;
-    // Of eight pages one is touched and then given back, one is given back untouched.
+    // A page in eight is touched and then given back, another is given back untouched.
     for (std::uint64_t page = 0; page < target.pages(); page++)
       (page % 8 == 0 ? touchedFirst : page % 8 == 4 ? neverTouched : kept).push_back(page);
     std::shuffle(kept.begin(), kept.end(), std::mt19937_64(7));
@@ -182,7 +182,7 @@ TEST(Reshard, NewOwnersTakeTheFaults) {
 
 struct Place {
   const char* point;
-  bool inSection;  // it holds the read side: the extents cannot move before it has left
+  bool inSection;  // the worker holds the read side: extents cannot move before it has left
 };
 
 class ReshardWithAWorkerHeld : public testing::TestWithParam<Place> {
@@ -326,7 +326,8 @@ TEST(Reshard, TheCoordinatorsSuccessorKeepsTheOwners) {
   expectContent(target, pagesOf(EXTENT, 4));
 }
 
-// It dies in the middle: whoever owns an extent then, every fault is answered.
+// The coordinator dies in the middle of a reshard: every fault is answered, whichever shard owns its extent
+// then.
 TEST(Reshard, TheCoordinatorDiesInTheMiddle) {
   Image image(PAGES * SMALL);
   Server server(image, {.shards = 1});

@@ -62,7 +62,7 @@ TEST(ServiceRestart, LosesNoTarget) {
   EXPECT_NE(access(socket.c_str(), F_OK), 0) << "the socket's file is left behind";
 }
 
-// What is kept has slots for as many workers as there were.
+// Kept segments have slots for as many workers as there were.
 TEST(ServiceRestart, WithMoreWorkersThanWhatIsKeptHasSlotsFor) {
   Image image(LOAD_PAGES * SMALL);
   FakeSystemd systemd(argumentsFor(image));
@@ -78,8 +78,8 @@ TEST(ServiceRestart, WithMoreWorkersThanWhatIsKeptHasSlotsFor) {
   EXPECT_EQ(systemd.end(SIGTERM), 0);
 }
 
-// It came while nobody was there, by a socket of the service manager's, and lies before the coordinator as
-// that begins.
+// The target came while the service was down, by a socket of the service manager's, and waits as the
+// coordinator begins.
 TEST(ServiceRestart, ATargetThatCameBeforeTheServiceIsServed) {
   Image image(LOAD_PAGES * SMALL);
   const std::string socket = image.directory() + "/socket";

@@ -77,7 +77,7 @@ TEST(Upgrade, EveryByteIsRightAndEverythingIsOfTheNextBuild) {
   a.awaitMore(20);
   b.awaitMore(20);
 
-  // And back: nothing of the first upgrade stands in the way.
+  // Back again: nothing of the first upgrade stands in the way.
   ASSERT_EQ(upgradeByCommand(server, process::ownDirectory()), 0);
   server.reconnect();
   expectBuild(server, OWN);
@@ -90,13 +90,13 @@ TEST(Upgrade, EveryByteIsRightAndEverythingIsOfTheNextBuild) {
     EXPECT_EQ(shard.getRestarts(), 0u) << "it was not replaced, it died";
 }
 
-// What a shard that is replaced had not yet populated is its successor's to populate.
+// Pages that a replaced shard had not yet populated are its successor's to populate.
 TEST(Upgrade, ABackgroundPopulationGoesOn) {
   Image image(LOAD_PAGES * SMALL);
   Server server(image, {.shards = SHARDS});
   Target target(image, server.socket(), SMALL);
   auto restore = server.restore();
-  // It stands still until everything has been replaced.
+  // The population stands still until all processes have been replaced.
   server.wait(restore.pauseRequest().send());
   server.wait(restore.prefaultRequest().send());
   ASSERT_EQ(upgradeByCommand(server, buildNamed("next")), 0);
@@ -175,8 +175,8 @@ TEST(Upgrade, GoesBackFromABuildThatCannotTakeOver) {
   load.finish();
 }
 
-// What is installed over a build that runs is not started: a coordinator and a shard that come for dead ones
-// would be of another build than the rest.
+// A program installed over a build that runs is not started: a coordinator and a shard that come for dead
+// ones would be of another build than the rest.
 TEST(Upgrade, AServiceStaysWithItsBuildWhateverItsDirectoryHolds) {
   Image image(PAGES * SMALL);
   Server server(image, {.shards = SHARDS});
@@ -191,7 +191,7 @@ TEST(Upgrade, AServiceStaysWithItsBuildWhateverItsDirectoryHolds) {
   const pid_t coordinator = server.coordinatorPid(), shard = server.shardPid(1);
   kill(shard, SIGKILL);
   kill(coordinator, SIGKILL);
-  EXPECT_EQ(target.read(EXTENT), image.at(target.offset(EXTENT)));  // of the shard that was killed
+  EXPECT_EQ(target.read(EXTENT), image.at(target.offset(EXTENT)));  // owned by the shard that was killed
   server.reconnect();
   server.restore();
   EXPECT_NE(server.coordinatorPid(), coordinator);
