@@ -123,8 +123,11 @@ static int registerRegion(faultline_target* target, size_t index, const struct W
       .range = {(uintptr_t)target->addresses[index], target->regions[index].size},
       .mode = UFFDIO_REGISTER_MODE_MISSING | (tracks ? UFFDIO_REGISTER_MODE_WP : 0)};
   if (ioctl(target->uffd, UFFDIO_REGISTER, &request) != 0)
-    return fail(why, errno, "region %zu: cannot register its %llu bytes with the userfaultfd: %m", index,
-                (unsigned long long)request.range.len);
+    return fail(why, errno,
+                "region %zu: cannot register its %llu bytes with the userfaultfd: %m; they must be private, "
+                "anonymous memory of pages of %llu bytes",
+                index, (unsigned long long)request.range.len,
+                (unsigned long long)target->regions[index].page_size);
   target->registered++;
   if (!tracks) return 0;
   /* Arms the empty pages too, so that a first write is told from a restore. */
@@ -133,7 +136,9 @@ static int registerRegion(faultline_target* target, size_t index, const struct W
   return fail(why, errno, "region %zu: cannot arm write tracking: %m", index);
 }
 
-static int build(faultline_target* target, const faultline_region* regions, const struct Why* why) {
+/* `addresses`: of memory that is mapped already; NULL: it is mapped here. */
+static int build(faultline_target* target, const faultline_region* regions, void* const* addresses,
+                 const struct Why* why) {
   target->regions = calloc(target->count, sizeof *target->regions);
   target->addresses = calloc(target->count, sizeof *target->addresses);
   if (target->regions == NULL || target->addresses == NULL)
@@ -147,14 +152,17 @@ static int build(faultline_target* target, const faultline_region* regions, cons
   if (target->uffd < 0) return target->uffd;
   int result = setUp(target, why);
   for (size_t i = 0; result == 0 && i < target->count; i++) {
-    result = mapRegion(target, i, why);
+    if (addresses == NULL)
+      result = mapRegion(target, i, why);
+    else
+      target->addresses[i] = addresses[i];
     if (result == 0) result = registerRegion(target, i, why);
   }
   return result;
 }
 
-int faultline_target_open(const faultline_region* regions, size_t count, unsigned flags,
-                          faultline_target** target, char* text, size_t size) {
+static int openTarget(const faultline_region* regions, void* const* addresses, size_t count, unsigned flags,
+                      faultline_target** target, char* text, size_t size) {
   const struct Why why = {text, size};
   const unsigned known = FAULTLINE_NO_REMOVE | FAULTLINE_TRACK_WRITES;
   if (regions == NULL || count == 0 || target == NULL)
@@ -166,12 +174,24 @@ int faultline_target_open(const faultline_region* regions, size_t count, unsigne
   made->uffd = made->socket = -1;
   made->flags = flags;
   made->count = count;
-  const int result = build(made, regions, &why);
+  const int result = build(made, regions, addresses, &why);
   if (result == 0)
     *target = made;
   else
     faultline_target_close(made);
   return result;
+}
+
+int faultline_target_open(const faultline_region* regions, size_t count, unsigned flags,
+                          faultline_target** target, char* why, size_t why_size) {
+  return openTarget(regions, NULL, count, flags, target, why, why_size);
+}
+
+int faultline_target_open_at(const faultline_region* regions, void* const* addresses, size_t count,
+                             unsigned flags, faultline_target** target, char* text, size_t size) {
+  const struct Why why = {text, size};
+  if (addresses == NULL) return fail(&why, EINVAL, "memory that is mapped already needs its addresses");
+  return openTarget(regions, addresses, count, flags, target, text, size);
 }
 
 int faultline_target_connect(faultline_target* target, const char* socket_path, unsigned timeout_ms,
