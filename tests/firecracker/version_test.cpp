@@ -58,6 +58,35 @@ TEST_F(Firecracker, V1_12SaysPageSizeAndStaysConnected) {
   expectServed(vmm, 0, 0);
 }
 
+// What a real one (1.17 development, commit 81b38b9da) was seen to send for a guest of 128 MiB, to the last
+// byte.
+TEST(FirecrackerMessage, V1_17WordForWord) {
+  const std::string message =
+      "[{\"base_host_virt_addr\":140033247936512,\"size\":134217728,\"offset\":0,\"page_size\":4096,"
+      "\"page_size_kib\":4096}]";
+  Image image(128 * MIB);
+  Server server(image);
+  RawVmm vmm({128 * MIB}, 4096, UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING, -1,
+             {140033247936512});
+  ASSERT_EQ(vmm.body(",\"page_size\":4096,\"page_size_kib\":4096"), message);
+  vmm.connect(server.socket());
+  vmm.send(message, {vmm.uffd()});
+  for (const std::uint64_t at : {std::uint64_t{17}, 64 * MIB + 5, 128 * MIB - 1})
+    EXPECT_EQ(*vmm.at(0, at), image.at(at)) << at;
+}
+
+// Memory behind the gap below 4 GiB is a second region; it was seen at the lower address. The order is the
+// guest's.
+TEST_F(Firecracker, V1_17TheSecondRegionLiesAtTheLowerAddress) {
+  const std::uint64_t high = 140033247936512, low = high - 64 * MIB;
+  RawVmm vmm({4 * MIB, 2 * MIB}, 4096, UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING, -1,
+             {high, low});
+  vmm.connect(server_.socket());
+  vmm.send(vmm.body(",\"page_size\":4096,\"page_size_kib\":4096"), {vmm.uffd()});
+  expectServed(vmm, 0, 0);
+  expectServed(vmm, 1, 4 * MIB);
+}
+
 TEST_F(Firecracker, FieldsThatAreNotKnownAreNoHindrance) {
   RawVmm vmm({4 * MIB});
   vmm.connect(server_.socket());

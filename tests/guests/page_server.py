@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 
-from vm import Failed, until
+from vm import Failed, end_with_us, until
 
 SHARDS = 2
 
@@ -20,7 +20,7 @@ class PageServer:
         self.log = open(folder / "faultline.log", "w")
         self.process = subprocess.Popen(
             [programs / "faultline", "serve", "--control", self.control, "--socket", self.socket, "--name", "vm", "--shards",
-             str(SHARDS), "--owners", str(SHARDS), *source, *options], stderr=self.log, start_new_session=True)
+             str(SHARDS), "--owners", str(SHARDS), *source, *options], stderr=self.log, start_new_session=True, preexec_fn=end_with_us)
         until(lambda: self.process.poll() is not None or self.socket.exists())
         if self.process.poll() is not None:
             raise Failed(f"faultline serve ended with {self.process.returncode}: {self.said()}")
@@ -46,11 +46,9 @@ class PageServer:
                 found[key] = found.get(key, 0) + float(value)
         return found
 
-    def demanded(self):
-        """Source pages that faults, and no population, have brought."""
-        figures = self.figures()
-        copied = figures["faultline_pages_total:copied"] + figures["faultline_pages_total:zero"]
-        return copied - figures["faultline_prefaulted_pages_total"]
+    def source_pages(self):
+        """Pages that were read of the source, by faults and populations."""
+        return self.figures().get("faultline_source_bytes_total", 0) / 4096
 
     def children(self):
         """Coordinator and shards, whoever started them."""
@@ -72,7 +70,7 @@ class PageServer:
         if self.process.wait(120) != 0:
             raise Failed(f"faultline serve ends with {self.process.returncode}: {self.said()[-2000:]}")
 
-    def end(self):
+    def kill(self):
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -116,3 +114,31 @@ class Killer:
             self.stopping = True
             self.changed.notify_all()
         self.thread.join()
+
+
+def killed(server, kills, seed, work):
+    """Does `work` while processes of the server are killed, `kills` at least; how many were."""
+    if kills == 0:
+        work()
+        return 0
+    killer = Killer(server, seed).start()
+    try:
+        work()
+        killer.await_kills(kills)
+    finally:
+        killer.stop()
+    return killer.kills
+
+
+class Careless:
+    """A page server that ignores removals (careless_handler.cpp)."""
+
+    def __init__(self, program, folder, memory):
+        self.socket = folder / "vm.sock"
+        self.process = subprocess.Popen([program, self.socket, memory], preexec_fn=end_with_us)
+        until(lambda: self.process.poll() is not None or self.socket.exists())
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()

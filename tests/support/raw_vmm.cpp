@@ -17,7 +17,7 @@
 namespace faultline::test {
 
 RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize, std::uint64_t features,
-               std::uint64_t mode, int memory)
+               std::uint64_t mode, int memory, const std::vector<std::uint64_t>& addresses)
     : uffd_(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))) {
   uffdio_api api{};
   api.api = UFFD_API;
@@ -26,8 +26,11 @@ RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize, 
   std::uint64_t offset = 0;
   for (const std::uint64_t size : sizes) {
     const int own = MAP_PRIVATE | MAP_ANONYMOUS | (pageSize == 4096 ? 0 : MAP_HUGETLB);
-    void* start = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_NORESERVE | (memory < 0 ? own : MAP_SHARED),
-                       memory, memory < 0 ? 0 : static_cast<off_t>(offset));
+    void* wish = addresses.empty() ? nullptr : reinterpret_cast<void*>(addresses[parts_.size()]);
+    const int place = wish == nullptr ? 0 : MAP_FIXED_NOREPLACE;
+    void* start =
+        mmap(wish, size, PROT_READ | PROT_WRITE, place | MAP_NORESERVE | (memory < 0 ? own : MAP_SHARED),
+             memory, memory < 0 ? 0 : static_cast<off_t>(offset));
     KJ_REQUIRE(start != MAP_FAILED, "no memory for a guest", size);
     uffdio_register range{};
     range.range = {reinterpret_cast<std::uint64_t>(start), size};

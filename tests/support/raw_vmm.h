@@ -14,10 +14,12 @@ class RawVmm {
  public:
   // Memory of `sizes` bytes each, mapped and registered as Firecracker does: private, anonymous, not
   // reserved, perhaps of huge pages; UFFD_FEATURE_EVENT_REMOVE and missing pages alone, unless said
-  // otherwise. `memory`: the file that it maps instead, shared, as other VMMs do; borrowed.
+  // otherwise. `memory`: the file that it maps instead, shared, as other VMMs do; borrowed. `addresses`:
+  // where; anywhere without.
   explicit RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize = 4096,
                   std::uint64_t features = UFFD_FEATURE_EVENT_REMOVE,
-                  std::uint64_t mode = UFFDIO_REGISTER_MODE_MISSING, int memory = -1);
+                  std::uint64_t mode = UFFDIO_REGISTER_MODE_MISSING, int memory = -1,
+                  const std::vector<std::uint64_t>& addresses = {});
   // Takes its memory back first.
   ~RawVmm();
   RawVmm(const RawVmm&) = delete;
