@@ -1,5 +1,5 @@
-// What comes with calls of the control interface and is checked before anything else. Each refuses
-// (badInput), naming the way out.
+// Checks of arguments of the control interface, made before anything else. A refusal (badInput) names the way
+// out.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@ namespace faultline::coordinator {
 void requireName(const std::string& name);
 // The number of shards of a restore.
 void requireShards(std::uint32_t shards);
-// Of a population, for a restore of so many pages: at most 65536 ranges, and each page in one of them.
+// The ranges of a population, for a restore of so many pages: at most 65536 ranges, and each page in one of
+// them.
 std::vector<shm::PageRange> prefaultRangesFrom(capnp::List<rpc::PageRange>::Reader list, std::uint64_t pages);
 // The directory of a build that is to take over.
 void requireBuildDirectory(const std::string& directory);

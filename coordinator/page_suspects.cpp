@@ -5,7 +5,7 @@ namespace faultline::coordinator {
 void PageSuspects::shardDied(shm::Segment& segment, std::uint32_t index, Death death) {
   for (unsigned worker = 0; worker < segment.facts().workersPerShard; worker++) {
     shm::Slot& slot = segment.slot(segment.firstSlot(index) + worker);
-    // One page at a time: a run says nothing of any page in it.
+    // Only single pages count: a run says nothing of any page in it.
     const bool one = slot.inflightCount.exchange(0) == 1;
     const shm::PageIndex page = slot.inflightPage.load();
     if (one && death == Death::ofItself && page < segment.pages().pageCount())

@@ -1,13 +1,11 @@
-// Pages that kill shards: found by what a dead shard's workers were busy with, and given up after some
+// Pages that kill shards: found by the pages that a dead shard's workers were busy with, and given up after some
 // deaths.
 //
 // A page can be one whose source bytes crash the process that reads them. Its shard dies at it, the successor
-// is asked for it again, and dies as well. What is done about it:
-//   - a worker that is busy with one page writes it into its slot of the segment (shard/attachment.h,
-//   Inflight);
-//   - a successor of a shard that died serves its first CAREFUL_FAULTS faults one by one, so that the slot
-//   names the
-//     page that kills it and no innocent one beside it (shard/fault_loop.cpp);
+// is asked for it again, and dies as well. The cure:
+//   - a worker that is busy with one page writes it into its slot of the segment (shard/attachment.h, Inflight);
+//   - a successor of a shard that died serves its first CAREFUL_FAULTS faults one by one, so that the slot names
+//     the page that kills it and no innocent one beside it (shard/fault_loop.cpp);
 //   - a page at which LIMIT processes died is poisoned before the next one is handed any fault.
 // A death that we brought about (a fence, the watchdog, a replacement) says nothing about a page.
 #pragma once

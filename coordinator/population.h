@@ -23,7 +23,7 @@ class Population final : private kj::TaskSet::ErrorHandler {
   // Begins a job; without ranges, for every page.
   std::shared_ptr<PrefaultJob> begin(std::vector<shm::PageRange> ranges);
   void cancel(PrefaultJob& job);
-  // Nothing is populated any more: every job finishes as it is.
+  // Ends population: every job finishes as it is.
   void giveUp();
   // While held, nothing is populated.
   void hold(bool held);

@@ -11,7 +11,7 @@
 namespace faultline::coordinator {
 
 struct RestorePolicy {
-  shm::Policy flags{};    // what the segment keeps, for shards and for a successor
+  shm::Policy flags{};    // kept in the segment, for shards and for a successor
   WorkingSet workingSet;  // populated before everything else
 };
 
@@ -19,7 +19,7 @@ struct RestorePolicy {
 // is not known.
 RestorePolicy policyFrom(rpc::RestorePolicy::Reader reader, int source);
 void fill(rpc::RestorePolicy::Builder to, const RestorePolicy& policy);
-// As above, without a working set.
+// Fills the policy without a working set.
 void fill(rpc::RestorePolicy::Builder to, const shm::Policy& flags);
 
 }  // namespace faultline::coordinator

@@ -8,8 +8,8 @@
 
 namespace faultline::rpc {
 
-// Base class of a server of `Interface`. What a method throws, or its promise is broken with, goes out with
-// the reason `failed` unless it has another.
+// Base class of a server of `Interface`. An exception of a method, or of its promise, goes out with the
+// reason `failed` unless it has another.
 template <typename Interface>
 class Answering : public Interface::Server {
  public:

@@ -11,8 +11,8 @@
 namespace faultline::rpc {
 
 // Fds that one message may carry, on both ends of every connection of ours: 0 on the sender's end would drop
-// outgoing fds as well (capnp 0.9.2, rpc-twoparty.c++, setFds).
-// As many as a source has layers, and a few beside them.
+// outgoing fds as well (capnp 0.9.2, rpc-twoparty.c++, setFds). The limit is as many as a source has layers,
+// and a few beside them.
 inline constexpr unsigned MAX_FDS = 40;
 
 // The client's end. Loop thread only; must be destroyed before the loop.

@@ -27,7 +27,7 @@ std::optional<Reason> reasonNamed(std::string_view name) {
   return std::nullopt;
 }
 
-// What stands between the brackets that `text` begins with, and what follows them.
+// The text between the brackets that `text` begins with, and the text behind them.
 struct Bracketed {
   std::string_view name, rest;
 };
@@ -48,7 +48,7 @@ std::string_view bare(const kj::Exception& exception) {
   return text;
 }
 
-// Of a std::exception, which is for people already, KJ makes "std::exception: TEXT".
+// KJ makes "std::exception: TEXT" of a std::exception, whose text is for people already.
 std::string forPeople(std::string_view text) {
   if (text.starts_with(STANDARD)) return std::string(text.substr(STANDARD.size()));
   return process::messageOf({kj::Exception::Type::FAILED, "", 0, kj::str(std::string(text).c_str())});

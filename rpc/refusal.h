@@ -2,8 +2,8 @@
 //
 // Cap'n Proto 0.9.2 carries the type and the text of an exception and nothing else. A union in each result
 // would carry a code as well, but a client that does not look at it would take a refusal for a success, and a
-// capability in a result could not be called before the result is there. So the text begins with the code:
-// "[notFound] no restore is called vm7". refusal() makes it and refusalOf() reads it; nothing else does
+// capability in a result could not be called before the result is there. The text therefore begins with the
+// code: "[notFound] no restore is called vm7". refusal() makes it and refusalOf() reads it; nothing else does
 // either.
 #pragma once
 
@@ -18,14 +18,14 @@ namespace faultline::rpc {
 
 struct Refusal {
   Reason reason = Reason::FAILED;
-  std::string message;  // one line for people, without places and expressions of the code
+  std::string message;  // a line for people, without places and expressions of the code
 };
 
 kj::Exception refusal(Reason reason, const std::string& message);
 [[noreturn]] void refuse(Reason reason, const std::string& message);
 
-// What an exception says, one that came over RPC included. Of one that refusal() did not make, and of one
-// with a reason that this build does not know, the reason is FAILED.
+// Reason and message of an exception, also of one that came over RPC. The reason is FAILED for an exception
+// that refusal() did not make, and for a reason that this build does not know.
 Refusal refusalOf(const kj::Exception& exception);
 bool hasReason(const kj::Exception& exception);
 

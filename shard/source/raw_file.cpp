@@ -41,7 +41,7 @@ SourceIdentity identityOf(int file) {
           .changed = nanoseconds(status.stx_ctime)};
 }
 
-// Of others mincore() says that all of it is there (mm/mincore.c, can_do_mincore).
+// True for an own file: of others mincore() says that all of it is there (mm/mincore.c, can_do_mincore).
 bool tellsResidency(int file) {
   struct statx status {};
   return statWithoutWaiting(file, status) && status.stx_uid == geteuid();

@@ -10,18 +10,18 @@
 
 namespace faultline::shard {
 
-// What never waits here, and how it is known:
+// Accesses that never wait, by the kind of file:
 //   file system                         one page                            in place
 //   tells by RWF_NOWAIT (ext4, xfs,     a read with RWF_NOWAIT              mincore, then the mapping
-//   btrfs, block devices)
+//     btrfs, block devices)
 //   in memory (tmpfs, hugetlbfs)        mincore, then a read                mincore, then the mapping
-//   others (FUSE, overlayfs, squashfs,  mincore, then a copy out of the     no: what is mapped can vanish
-//   behind erofs, NFS)                         mapping: a read may ask the server  our back at any time
+//   others (FUSE, overlayfs, squashfs,  mincore, then a copy out of the     no: mapped pages can vanish behind
+//     erofs, NFS)                         mapping: a read may ask a server    our back at any time
 //   cannot be mapped                    no: each page is cold               no
 //
 // mincore() says of a file that is neither ours nor writable for us that all of it is there, and a shard has
-// no capability by which each file would be its own. Of such files only reads with RWF_NOWAIT are believed: a
-// view is tried by one. Where these are not to be had either, each page is cold.
+// no capability by which each file would be its own. For such files only reads with RWF_NOWAIT are believed:
+// a view is tried by one. Without RWF_NOWAIT each page is cold.
 class RawFile final : public PageSource {
  public:
   // Maps `bytes` bytes of the file, if it can be mapped; serves it by reads otherwise. Does not wait.

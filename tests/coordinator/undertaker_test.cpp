@@ -23,7 +23,7 @@ TEST(Undertaker, LeavesTheLoopToOthersHoweverMuchThereIsToAnswer) {
   constexpr int BYTES = MESSAGES * sizeof(uffd_msg);
   ASSERT_GE(fcntl(in.get(), F_SETPIPE_SZ, BYTES), BYTES);
   uffd_msg removal{};
-  removal.event = UFFD_EVENT_REMOVE;  // nothing to answer
+  removal.event = UFFD_EVENT_REMOVE;  // needs no answer
   const std::vector<uffd_msg> messages(MESSAGES, removal);
   ASSERT_EQ(write(in.get(), messages.data(), BYTES), BYTES);
 

@@ -1,4 +1,4 @@
-// What a call is refused for, as data: the reason of each, over the wire.
+// Reasons of refused calls, as data, over the wire.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -23,7 +23,7 @@ class Refusals : public testing::Test {
  protected:
   ~Refusals() noexcept override {}  // KJ's may throw
 
-  // Why `promise` is broken. No failure shows how the server is written.
+  // Why `promise` is broken. The message must not show how the server is written.
   template <typename Promise>
   Reason reasonOf(Promise promise) {
     try {
@@ -143,7 +143,7 @@ TEST_F(Refusals, NextRestoreIsForOneTargetEach) {
 
 // --- pages that are registered no more ---
 
-// No shard of this restore has the last slot: the test takes it.
+// The test takes the last slot, which no shard of this restore has.
 TEST_F(Refusals, WhatIsGoneIsWaitedForNoMore) {
   auto complete = restore_.waitCompleteRequest().send();
   for (std::uint64_t page = 1; page < PAGES; page++) ASSERT_TRUE(target_.holdsImage(page)) << page;

@@ -1,4 +1,4 @@
-// What a shard says of a restore that it does not serve is not believed.
+// A shard's claims on a restore that it does not serve are not believed.
 
 #include <gtest/gtest.h>
 #include <sys/socket.h>
@@ -42,7 +42,8 @@ class Claims : public testing::Test {
   }
   ~Claims() noexcept override {}  // KJ's may throw
 
-  // Each restore has one owner, and not always the same: until it is the shard that serves.
+  // A restore has one owner, which changes from restore to restore: targets are added until it is the shard
+  // that serves.
   unsigned aTargetOfTheOther() {
     for (unsigned n = 0;; n++) {
       targets_.push_back(std::make_unique<Target>(image_, server_->socket(), SMALL));

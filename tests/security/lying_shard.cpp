@@ -1,8 +1,8 @@
 // Stands in for faultline-shard: as shard 1 it serves nothing and says of restores what a test tells it to
 // say; as any other shard it is the real one.
 //
-// It connects to the Unix socket LIAR_SOCKET. Each line that comes from there, "VERB RESTORE", becomes a call
-// of ShardEvents; what the coordinator answers goes back as a line: "believed", or the refusal.
+// The shard connects to the Unix socket LIAR_SOCKET. A line from there, "VERB RESTORE", becomes a call of
+// ShardEvents; the coordinator's answer goes back as a line: "believed", or the refusal.
 
 #include <kj/async-io.h>
 #include <unistd.h>
@@ -61,7 +61,7 @@ class Liar final : public rpc::Shard::Server {
   kj::Maybe<rpc::ShardEvents::Client> events_;
 };
 
-// One order after the other, for ever.
+// Takes orders one after the other, for ever.
 kj::Promise<void> takeOrders(kj::AsyncIoStream& test, Liar& liar) {
   auto line = kj::heapArray<char>(64);
   auto read = test.tryRead(line.begin(), 1, line.size());

@@ -148,8 +148,8 @@ TEST_F(Sandbox, NoSignalReachesAnotherProcess) {
   EXPECT_EQ(inSandbox([] { return prctl(PR_SET_PDEATHSIG, SIGTERM) == 0; }), EPERM);
 }
 
-// What the ring of a shard does for one who holds it: each operation, tried in a process that has the ring as
-// a shard makes it. 0 or a positive number: done; -errno: refused.
+// The ring of a shard in an attacker's hands: each operation, tried in a process that has the ring as a shard
+// makes it. 0 or a positive number: done; -errno: refused.
 class Ring : public Sandbox {
  protected:
   void SetUp() override {
@@ -190,7 +190,7 @@ TEST_F(Ring, DoesNothingElse) {
     if (operation != IORING_OP_READ) {
       EXPECT_EQ(refusal(operation), EACCES) << operation;
     }
-  // Of later kernels; EINVAL: this one does not know it.
+  // Operations of later kernels; EINVAL: this kernel does not know it.
   for (unsigned operation = IORING_OP_LAST; operation < IORING_OP_LAST + 32; operation++)
     EXPECT_THAT(refusal(operation), testing::AnyOf(EACCES, EINVAL)) << operation;
 }

@@ -26,7 +26,7 @@ class Released : public testing::Test {
   void release(PageRange range) { pages_.markReleased(segment_.lock().lock(1, {}), range); }
   void gone(PageIndex page) { pages_.markGone(segment_.lock().lockShared(0), page); }
   PageCheck check() { return pages_.check(segment_.lock().lock(1, {})); }
-  // One bit of one copy, as if it had rotted.
+  // Flips one bit of one copy, as if it had rotted.
   void flip(std::size_t plane, std::size_t word, PageIndex page) {
     auto* start = reinterpret_cast<char*>(&segment_.header());
     *reinterpret_cast<std::uint64_t*>(start + plane + page / 64 * sizeof(PageWord) + word) ^= 1ull
@@ -53,7 +53,7 @@ TEST_F(Released, ZeroForGoodIsWhatWeLetGo) {
   EXPECT_TRUE(pages_.zeroForGood(0));
   EXPECT_TRUE(pages_.zeroForGood(69));
   EXPECT_FALSE(pages_.zeroForGood(70));
-  // What the target gives up behind our back is zero, too.
+  // A page that the target gives up behind our back is zero, too.
   remove({70, 1});
   EXPECT_TRUE(pages_.zeroForGood(70));
 }
@@ -96,7 +96,7 @@ TEST_F(Released, ABitThatRotsMakesNothingMissing) {
       }
 }
 
-// What the whole tracker of a large restore takes, against its memory.
+// Size of the whole tracker of a large restore, against its memory.
 TEST(ReleasedSize, TheTrackerStaysBelowThreeTenThousandths) {
   constexpr std::uint64_t BYTES = 4ull << 30, PAGES = BYTES / SMALL_PAGE;
   const auto extents = RegionTable::extentsOf(std::vector<Region>{{0, BYTES, 0, SMALL_PAGE}});
