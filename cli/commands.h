@@ -1,5 +1,5 @@
-// The commands, each in a file of its name. Each adds itself to `app` and, where it is the one that was
-// given, puts what it does into `chosen`.
+// The commands, each in a file of its name. A command adds itself to `app` and, where it is the one that was
+// given, puts its action into `chosen`.
 #pragma once
 
 #include <CLI/CLI.hpp>

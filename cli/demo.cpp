@@ -42,7 +42,7 @@ struct DemoOptions {
   bool prefault = true, json = false;
 };
 
-constexpr const char* NAME = "demo";  // of the restore
+constexpr const char* NAME = "demo";  // name of the restore
 // How often it is looked whether the target was refused.
 constexpr std::chrono::milliseconds LOOK{20};
 // Exit code of faultline-target where the machine is to blame.
@@ -175,7 +175,7 @@ class Demo {
     auto spec = request.initSpec();
     spec.setName(NAME);
     spec.initPolicy().setPrefault(options_.prefault);
-    spec.getPolicy().setKeepServing(true);  // until the target has looked at everything twice
+    spec.getPolicy().setKeepServing(true);  // kept until the target has looked at everything twice
     request.setSocket(rpc::makeFd(socket_.take()));
     fill(request.initSource(), openMemory(image_).get(), image_);
     listener_ = session_->wait(request.send()).getListener();
@@ -201,7 +201,7 @@ class Demo {
             .exclusiveJoin(session_->interrupts().next().then([] { return Event::interrupted; })));
   }
 
-  // Until the target's handshake is through.
+  // Waits until the target's handshake is through.
   void awaitTarget() {
     auto& listener = KJ_ASSERT_NONNULL(listener_);
     auto accepted = listener.nextRestoreRequest()
@@ -213,7 +213,7 @@ class Demo {
     while (restore_ == nullptr) {
       const Event event = next(accepted.addBranch().exclusiveJoin(session_->after(LOOK)));
       if (event == Event::interrupted) interrupted();
-      if (event == Event::reporting) return;  // it ended without being served
+      if (event == Event::reporting) return;  // the target ended without being served
       auto error = session_->wait(listener.lastErrorRequest().send());
       if (error.getRefused() > 0)
         throw CommandError(FAILED,

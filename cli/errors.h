@@ -11,7 +11,7 @@ namespace faultline::cli {
 
 enum Exit : int {
   OK = 0,
-  FAILED = 1,        // of data or service: the message says what
+  FAILED = 1,        // an error of data or service: the message says which
   USAGE = 2,         // the command line, or a file or path named on it
   ENVIRONMENT = 3,   // the machine does not allow it
   DISCONNECTED = 4,  // no server there, or it has gone

@@ -43,7 +43,7 @@ CLI::App* add(CLI::App& app, Result& chosen, const char* name, const char* help,
   return command;
 }
 
-// "FIRST:COUNT", in pages. Nothing for anything else.
+// "FIRST:COUNT", in pages. Empty for any other text.
 std::optional<std::pair<std::uint64_t, std::uint64_t>> parseRange(const std::string& text) {
   std::uint64_t first = 0, count = 0;
   const char* end = text.data() + text.size();

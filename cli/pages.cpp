@@ -1,4 +1,4 @@
-// faultline pages: what of a restore is there, what was given back, and who is asked for it.
+// faultline pages: the states and owners of a restore's pages.
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -33,7 +33,7 @@ const char* nameOf(PageKind state) {
   }
 }
 
-// One line a run, or one object of an array.
+// Prints a line for each run, or an object of an array.
 template <typename Run, typename Value>
 void print(const std::vector<Run>& runs, bool asJson, const char* key, Value value) {
   auto out = json::array();

@@ -37,7 +37,7 @@ struct RestoreOptions {
 
 // How often the server is asked, more often than it is shown: the last figures are taken before the end.
 constexpr std::chrono::milliseconds LOOK{100};
-// The same for the list of restores: a restore that comes and goes in between is missed.
+// Interval of looks at the list of restores: a restore that comes and goes in between is missed.
 constexpr std::chrono::milliseconds LOOK_AT_LIST{10};
 
 bool isDisconnect(const kj::Exception& error) {
@@ -162,7 +162,7 @@ class RestoreCommand {
     }
   }
 
-  // One target is what was asked for. The restore does not need it any more.
+  // Closes the listener: only one target was asked for. The restore does not need it any more.
   void closeListener() {
     auto closed = [this]() -> kj::Promise<void> {
       KJ_IF_MAYBE (listener, listener_) {
@@ -218,13 +218,13 @@ class RestoreCommand {
     // Now, since a restore that is over cannot be asked for it.
     if (!options_.record.empty() && !saved_)
       forRecording([&] { recorded_ = session_->wait(restore.workingSetRequest().send()).getWorkingSet(); });
-    // Its answer has the figures at the end, which nobody can ask for afterwards.
+    // Its answer has the figures at the end, which cannot be asked for afterwards.
     auto last = restore.waitCompleteRequest()
                     .send()
                     .then([this](capnp::Response<rpc::Restore::WaitCompleteResults> response) {
                       if (response.getInfo().getAgeNs() > view_.ageNs) view_.take(response.getInfo());
                     })
-                    .eagerlyEvaluate([](kj::Exception&&) {});  // it was over before
+                    .eagerlyEvaluate([](kj::Exception&&) {});  // an error: the restore was over before
     End end;
     auto ended = restore.waitEndedRequest()
                      .send()
@@ -258,7 +258,7 @@ class RestoreCommand {
       view_.take(session_->wait(restore.statsRequest().send()).getStats());
     } catch (const kj::Exception& error) {
       if (isDisconnect(error)) throw;
-      return;  // it is over: its end comes next
+      return;  // the restore is over: its end comes next
     }
     progress_.show(view_);
     if (view_.phase == rpc::Phase::FAILED) onFailure();
@@ -266,7 +266,7 @@ class RestoreCommand {
       session_->wait(restore.detachRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
   }
 
-  // A failed restore gives its target errors, for as long as somebody answers its faults. Without an answer
+  // A failed restore gives its target errors, for as long as a server answers its faults. Without an answer
   // the target would read zeros where pages are missing.
   void onFailure() {
     if (own_ == nullptr)
@@ -293,7 +293,7 @@ class RestoreCommand {
     session_->wait(restore.prefaultRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));
   }
 
-  // Once: what is fetched after an interrupt is nothing that the target has touched.
+  // Saved once: pages fetched after an interrupt were not touched by the target.
   void saveRecorded() {
     KJ_IF_MAYBE (recorded, recorded_) {
       if (saved_) return;

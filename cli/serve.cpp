@@ -35,7 +35,7 @@ struct ServeOptions {
   std::string name(std::size_t i) const { return i < names.size() ? names[i] : "vm" + std::to_string(i + 1); }
 };
 
-// Before anything is made. What a single option can be wrong about, the parser has checked.
+// Before anything is made. The parser has checked each option by itself.
 void check(const ServeOptions& options) {
   if (options.sockets.size() != options.memories.size())
     throw CommandError(USAGE, "--socket and --memory come in pairs, but there are " +

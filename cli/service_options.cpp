@@ -41,7 +41,7 @@ void requireUserfaultfd() {
 }
 
 void logToStderr() {
-  // What we start logs to stdout, too.
+  // Child processes log to stdout, too.
   dup2(STDERR_FILENO, STDOUT_FILENO);
   process::setUpLog("faultline", process::LogStream::err);
 }

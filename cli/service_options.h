@@ -1,4 +1,4 @@
-// The options of a service, for serve, restore and demo alike, and what these commands need of the machine.
+// The options of a service, for serve, restore and demo, and the needs of these commands of the machine.
 #pragma once
 
 #include <CLI/CLI.hpp>

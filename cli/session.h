@@ -29,7 +29,7 @@ class Interrupts {
   kj::ForkedPromise<void> next_;
 };
 
-// One a thread: it has the event loop.
+// A thread has at most one session: it has the event loop.
 class Session {
  public:
   // Connects. Throws DISCONNECTED where nobody listens at `control`.

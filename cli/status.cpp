@@ -134,7 +134,7 @@ class Observer {
       restore["fault_p99_ns"] = view.latency.quantile(0.99);
     } catch (const kj::Exception& error) {
       if (error.getType() == kj::Exception::Type::DISCONNECTED) throw;
-      // It ended between the two questions: there are no figures any more.
+      // The restore ended between the two calls: there are no figures any more.
     }
     return restore;
   }

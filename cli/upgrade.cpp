@@ -20,7 +20,7 @@ struct UpgradeOptions {
   bool checkOnly = false;
 };
 
-// Waits until the successor has put its shards in. It may itself be replaced meanwhile.
+// Waits until the successor has put its shards in. The successor may itself be replaced meanwhile.
 int awaitOutcome(Session& session, const std::string& before) {
   for (;;) {
     session.awaitSuccessor([] { return false; });

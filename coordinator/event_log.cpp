@@ -8,7 +8,7 @@
 namespace faultline::coordinator {
 
 namespace {
-constexpr std::size_t MAX_TEXT = 900;  // what one channel message takes, with the time
+constexpr std::size_t MAX_TEXT = 900;  // room in a channel message, with the time
 }
 
 EventLog::EventLog(SupervisorLink& link, const std::vector<std::string>& inherited) : link_(link) {

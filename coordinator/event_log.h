@@ -1,4 +1,4 @@
-// What an operator wants to know afterwards: the latest events, kept across coordinators.
+// The latest events, kept across coordinators, for an operator who asks afterwards.
 #pragma once
 
 #include <cstdint>

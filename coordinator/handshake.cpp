@@ -48,7 +48,8 @@ std::uint64_t pageSize(const json& region, std::size_t index) {
   if (region.contains("page_size")) return number(region, index, "page_size");
   if (!region.contains("page_size_kib")) return shm::SMALL_PAGE;  // Firecracker before 1.7
   const std::uint64_t value = number(region, index, "page_size_kib");
-  // Firecracker fills it with bytes, whatever its name says. No page has 4 or 2048 bytes, so those are KiB.
+  // Firecracker fills it with bytes, whatever its name says. A page size of 4 or 2048 is therefore in KiB: no
+  // page has so few bytes.
   return value == 4 || value == 2048 ? value * 1024 : value;
 }
 
@@ -129,7 +130,7 @@ bool HandshakeReader::peek() {
   return true;
 }
 
-// As they come: each costs us one of our own.
+// Checked as fds come: each takes one of this process's own.
 void HandshakeReader::requireOneFd() const {
   if (fds_.size() <= 1) return;
   throw HandshakeError(

@@ -38,15 +38,15 @@ struct Handshake {
   std::vector<shm::Region> regions;
   bool socketOutlivesHandshake = false;
   kj::AutoCloseFd uffd;
-  std::uint64_t features = 0;  // as the target negotiated them
+  std::uint64_t features = 0;  // negotiated by the target
 };
 
 // Reads a handshake without consuming it (MSG_PEEK), so that a successor that inherits the connection can
 // begin again. For a connected, non-blocking socket, which must outlive it.
 //
-// What is not consumed fills the sender's buffer (net.core.wmem_default, some 200 KiB), and the sender waits:
-// so of a body of which more than KEPT bytes have come and that is not complete, these are consumed. A
-// successor refuses what is left of it.
+// Bytes that are not consumed fill the sender's buffer (net.core.wmem_default, some 200 KiB), and the sender
+// waits. An incomplete body is therefore consumed once more than KEPT bytes of it have come. A successor
+// refuses the rest.
 class HandshakeReader {
  public:
   static constexpr std::size_t MAX_BODY = 1 << 20;  // bytes
@@ -64,14 +64,14 @@ class HandshakeReader {
 
  private:
   bool peek();
-  // Of the array that the body begins with.
+  // True when the array that the body begins with is whole.
   bool arrayIsWhole();
   void requireOneFd() const;
   // Receives for good all that was looked at.
   void receive();
 
   const int socket_;
-  const std::unique_ptr<char[]> piece_;  // what peek() reads into
+  const std::unique_ptr<char[]> piece_;  // buffer of peek()
   std::string body_;
   JsonBrackets brackets_;     // of body_
   std::size_t received_ = 0;  // of body_
@@ -90,7 +90,7 @@ struct Peer {
   kj::AutoCloseFd pidfd;  // -1 where there is none to be had
 };
 
-// Who is at the other end of a connected Unix socket, as the kernel says.
+// The process at the other end of a connected Unix socket, as the kernel says.
 Peer peerOf(int socket);
 // Throws HandshakeError unless the peer is root or of our own user.
 void requireOwnUser(const Peer& peer);

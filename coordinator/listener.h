@@ -43,8 +43,8 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   // A connection that the supervisor accepted and keeps under `keptAs`.
   void accepted(const std::string& keptAs, kj::AutoCloseFd connection);
 
-  // Refuses those whose handshake is not complete. Once; whoever asks for it holds on to the listener until
-  // it is done.
+  // Refuses targets whose handshake is not complete. To be called once; the caller keeps the listener alive
+  // until the promise resolves.
   kj::Promise<void> close();
 
   // Names of the restores that came by here, in order; grows.

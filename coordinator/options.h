@@ -1,4 +1,4 @@
-// What a coordinator is started with. The same for every successor.
+// Options of a coordinator. Every successor is started with equal ones.
 #pragma once
 
 #include <chrono>
@@ -20,7 +20,7 @@ struct Options {
   std::optional<std::uint32_t> cpuLatencyUs;         // what CPUs may take to wake while faults flow
   bool testHooks = false;
   std::string logLevel = "info";
-  int shardProgram = -1;  // open (O_PATH), borrowed; -1: what is installed beside us
+  int shardProgram = -1;  // open (O_PATH), borrowed; -1: the one installed beside us
 };
 
 }  // namespace faultline::coordinator

@@ -84,12 +84,12 @@ kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec
 
 kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd, bool anyShardAlive) {
   shm::Segment segment = shm::Segment::attach(fd, shm::Segment::Residency::resident);
-  // With nobody left alive the lock words are made anew: whatever happened to their bytes is forgotten.
+  // With no shard left alive the lock words are made anew, so damage to their bytes is forgotten.
   if (!anyShardAlive) segment.lock().initialise();
   segment.lock().close();
   context.failpoints.hit(failpoints::Point::adoptClaimed);
   if (!segment.activeShardsSound() || segment.activeShards() > context.pool.size()) {
-    // Who is asked is not a matter of truth: everybody who serves now gets a share.
+    // Ownership is no matter of truth: every shard that serves now gets a share.
     segment.setActiveShards(context.pool.size());
     segment.extents().deal(context.pool.size());
   }
@@ -209,8 +209,8 @@ void Restore::useWorkingSet(const WorkingSet& set) {
   }
 }
 
-// On a predecessor's recording, or (-1) on a new one. It is worth less than the restore, which goes on
-// without it.
+// Records on a predecessor's recording, or (-1) on a new one. Without a recording the restore goes on: it is
+// worth more.
 void Restore::record(int fd) {
   const std::uint64_t pages = segment_.pages().pageCount();
   auto failure = kj::runCatchingExceptions([&] {
@@ -302,8 +302,8 @@ kj::Promise<void> Restore::poison(ShardHandle& shard, const std::vector<shm::Pag
 
 kj::Promise<void> Restore::reshard(std::uint32_t shards) {
   if (phase_ != Phase::serving && phase_ != Phase::complete) notServed();
-  // New owners first: who is asked must be able to answer. Former owners keep it attached, they may still be
-  // busy.
+  // New owners first: a shard that is asked must be able to answer. Former owners keep the restore attached:
+  // they may still be busy.
   auto attaching = kj::Vector<kj::Promise<void>>();
   for (std::uint32_t i = 0; i < shards; i++)
     if (!router_.attached(i)) {
@@ -329,7 +329,7 @@ kj::Promise<void> Restore::reshard(std::uint32_t shards) {
   return resharding_.wrap(kj::mv(dealt));
 }
 
-// A shard that died after its attach and before the deal was nobody's owner as its successor came up.
+// A shard that died after its attach and before the deal owned no extent as its successor came up.
 kj::Promise<void> Restore::attachOwners() {
   auto attaching = kj::Vector<kj::Promise<void>>();
   for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
@@ -363,7 +363,7 @@ void Restore::wake() {
   shm::count(segment_.counters().wakes);
   for (const shm::RegionEntry& region : segment_.regions().entries())
     uffd::wake(fds_.uffd.get(), region.base, region.size);
-  uffd::wakeAll(fds_.uffd.get());  // who waits outside of them was to be told so
+  uffd::wakeAll(fds_.uffd.get());  // threads that wait outside of the regions were to be told so
 }
 
 void Restore::notServed() const {

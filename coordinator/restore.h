@@ -1,4 +1,4 @@
-// One restore: a target's address space being brought back.
+// A restore: a target's address space being brought back.
 #pragma once
 
 #include <kj/async-io.h>
@@ -25,7 +25,7 @@
 
 namespace faultline::coordinator {
 
-// What restores share.
+// Objects that restores share.
 struct RestoreContext {
   kj::AsyncIoContext& io;
   SupervisorLink& link;
@@ -43,7 +43,7 @@ struct RestoreFds {
   kj::AutoCloseFd uffd;
   kj::AutoCloseFd source;
   kj::AutoCloseFd conn;       // the handshake's connection
-  kj::AutoCloseFd target;     // pidfd of who connected
+  kj::AutoCloseFd target;     // pidfd of the process that connected
   kj::AutoCloseFd touches{};  // the recording of a working set
 };
 
@@ -76,11 +76,12 @@ class Restore final : private kj::TaskSet::ErrorHandler {
 
   // Attaches it to the shards that are up, then serves.
   void start();
-  // Whoever asks for these holds on to the restore until they are done: it may be over before.
-  // The same for an adopted one: recovers first, wakes all waiting threads at the end.
+  // For an adopted restore, instead of start(): recovers, attaches, serves, and wakes all waiting threads at
+  // the end. The caller keeps the restore alive until the promise resolves.
   kj::Promise<void> recover();
-  // A shard is up (again): attaches to it, gives up on `hopeless` pages, wakes all waiting threads. Where it
-  // lives and does not attach, the restore fails.
+  // A shard is up (again): attaches to it, gives up on `hopeless` pages, wakes all waiting threads. If the
+  // shard lives and does not attach, the restore fails. The caller keeps the restore alive until the promise
+  // resolves.
   kj::Promise<void> shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless);
   void shardDied(std::uint32_t index);
   // A shard is to be replaced: hands it no more faults, returns when it uses nothing of the restore.
@@ -97,7 +98,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   [[noreturn]] void notServed() const;
   kj::Timer& timer() { return context_.io.provider->getTimer(); }
   bool failed() const { return phase_ == Phase::failed; }
-  // Where the restore records its working set; null where it does not.
+  // The recorder of the working set; null where the restore does not record.
   std::shared_ptr<const TouchRecorder> touches() const { return touches_; }
   bool servedBy(std::uint32_t shard) const { return router_.attached(shard); }
   bool ownedBy(std::uint32_t shard) const { return segment_.shares().at(shard) > 0; }
@@ -174,9 +175,9 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   RestoreEnd end_;
   bool ending_ = false, over_ = false;
   bool serving_ = false;
-  bool outsideTold_ = false;                // of a fault that no region covers
-  shm::PageIndex firstMissing_ = 0;         // none before it; never moves back
-  std::vector<shm::PageRange> workingSet_;  // what serve() populates first
+  bool outsideTold_ = false;                // a fault that no region covers was logged
+  shm::PageIndex firstMissing_ = 0;         // the first page that may be missing; never moves back
+  std::vector<shm::PageRange> workingSet_;  // ranges that serve() populates first
   std::string workingSetRefused_;
 
   kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;

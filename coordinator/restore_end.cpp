@@ -77,7 +77,7 @@ bool Restore::endIfGone(const char* how) {
 }
 
 void Restore::end(rpc::EndReason reason, const std::string& text, Release release) {
-  // That the target has gone ends a release that is under way.
+  // A target that has gone ends a release that is under way.
   if (over_ || (ending_ && release == Release::yes)) return;
   if (!ending_) {
     spdlog::info("restore {}: {}", name(), text);
@@ -94,9 +94,9 @@ void Restore::end(rpc::EndReason reason, const std::string& text, Release releas
   tasks_.add(leave(process::nowNs() + LEAVE_PATIENCE));
 }
 
-// Nothing is registered any more, so no removal can begin; one that had begun waits until its event is read,
-// by the reader, who goes on till then. In flight is also one that was read and whose caller has not run on:
-// a target that stands still is not waited for.
+// Waits until no event is in flight, at most until `deadline` (ns); run() reads on. The ranges are
+// unregistered, so no removal can begin. A stopped target keeps its event in flight for ever, hence the
+// deadline.
 kj::Promise<void> Restore::leave(std::uint64_t deadline) {
   if (!over_ && uffd::eventInFlight(fds_.uffd.get()) && process::nowNs() < deadline)
     return context_.io.provider->getTimer().afterDelay(LEAVE_CHECK).then([this, deadline] {
@@ -129,7 +129,7 @@ void Restore::fail(rpc::EndReason reason, const std::string& text) {
   failureText_ = text;
   shm::count(context_.totals.restoresFailed);
   segment_.header().state.store(shm::SegmentState::failed);
-  // Before anybody answers a fault: no thread goes on without its page.
+  // Killed before a fault is answered: no thread goes on without its page.
   const bool killing = killsOnLost() && kill(text);
   context_.log.add("restore " + name() + " has failed: " + text +
                    (killing ? "" : "; the target gets SIGBUS on every page it still misses"));
@@ -166,7 +166,7 @@ void Restore::pageLost(shm::PageIndex page) {
   if (!killsOnLost())
     return fail(rpc::EndReason::PAGE_LOST, "a page is lost and this kernel cannot poison it (Linux 6.6 can)");
   const std::string text = "page " + std::to_string(page) + " is lost";
-  // Else nobody would ever answer the page.
+  // Without fail() the page would never be answered.
   if (!kill(text)) fail(rpc::EndReason::PAGE_LOST, text + " and the target cannot be killed");
 }
 

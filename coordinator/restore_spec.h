@@ -1,4 +1,4 @@
-// What a restore is begun with.
+// The specification that a restore is begun with.
 #pragma once
 
 #include <cstdint>

@@ -32,8 +32,8 @@ ino_t inodeOf(int fd) {
   return fd >= 0 && fstat(fd, &status) == 0 ? status.st_ino : 0;
 }
 
-// Null where none is asked for, or can be: a successor serves more slowly rather than not at all. Whoever
-// starts the service has been told (cli/serve.cpp).
+// Null where no latency is asked for, or none can be had: a successor serves more slowly rather than not at
+// all. The command that starts the service has been told (cli/serve.cpp).
 kj::Own<CpuLatency> latencyOf(const Options& options, kj::AsyncIoContext& io) {
   kj::Own<CpuLatency> latency;
   if (!options.cpuLatencyUs.has_value()) return latency;
@@ -296,7 +296,7 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
   for (const std::uint64_t id : has) {
     const auto known = restores_.find(id);
     const bool wanted = known != restores_.end() && !known->second->over() && !known->second->failed() &&
-                        known->second->ownedBy(shard.index());  // no longer, after a reshard before our time
+                        known->second->ownedBy(shard.index());  // false after a reshard by a predecessor
     if (!wanted && lost_.count(id) == 0) work.add(shard.detach(id));
   }
   for (const auto& [id, restore] : restores_) {

@@ -1,4 +1,4 @@
-// The coordinator as a whole: what it serves, and how it takes over from a predecessor.
+// The coordinator as a whole: its listeners and restores, and how it takes over from a predecessor.
 #pragma once
 
 #include <kj/async-io.h>
@@ -42,7 +42,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   const std::map<std::uint64_t, std::shared_ptr<Restore>>& restores() const { return restores_; }
   std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source);
   void closeListener(const std::string& name);
-  // Where it is open: its name may be another's by now.
+  // Closes this listener if it is open: its name may be another's by now.
   void close(const Listener& listener);
   void shutdown(bool force);
   kj::Promise<void> reshard(const std::string& name, std::uint32_t shards);
@@ -99,8 +99,8 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   ReadingTurns turns_;
   RestoreContext context_;
   std::map<std::uint64_t, std::shared_ptr<Restore>> restores_;
-  // Restores that could not be taken over: their fds are held, so that nobody reads zeros, while their
-  // targets live. What is there of one without a uffd is left to the shards, who may have one.
+  // Lost restores; their fds are held while their targets live, so that no target reads zeros. An entry has
+  // no uffd where fds ran out; shards may still hold the uffd.
   struct Lost {
     RestoreFds fds;
     kj::Own<Undertaker> undertaker;

@@ -141,8 +141,8 @@ kj::Maybe<kj::Own<ShardHandle>> ShardHandle::adopt(kj::AsyncIoContext& io, std::
   });
   KJ_IF_MAYBE (e, failure) {
     spdlog::warn("shard {} cannot be adopted: {}", index, e->getDescription().cStr());
-    // It may have died just now. If not: where nobody is thought alive, lock words are made anew under the
-    // hands of one that is inside a section.
+    // A live shard that is not adopted is killed: Restore::adopt() may initialise the lock, which is unsafe
+    // while a shard is in a section.
     KJ_REQUIRE(process::killAndWait(pidfd.get(), END_PATIENCE), "a shard that cannot be adopted does not end",
                index);
     return nullptr;

@@ -1,4 +1,4 @@
-// One shard process as the coordinator sees it.
+// A shard process as the coordinator sees it.
 #pragma once
 
 #include <kj/async-io.h>
@@ -26,13 +26,13 @@ class ShardHandle {
   static kj::Own<ShardHandle> start(kj::AsyncIoContext& io, SupervisorLink& link,
                                     failpoints::Failpoints& failpoints, const Options& options,
                                     std::uint32_t index, bool careful);
-  // The same for one that is to replace another: it is not kept by the supervisor until keep(), and ends with
-  // us.
+  // Starts a process that is to replace another: the supervisor does not keep it until keep(), and it ends
+  // with us.
   static kj::Own<ShardHandle> startBeside(kj::AsyncIoContext& io, const Options& options,
                                           std::uint32_t index);
   void keep(SupervisorLink& link);
-  // Takes over a process that a predecessor started, if it still lives. One that lives and cannot be taken
-  // over has ended when this returns nothing; throws where it does not end.
+  // Takes over a process that a predecessor started, if it still lives. Empty: the process has ended; a live
+  // one that cannot be taken over is killed first. Throws where it does not end.
   static kj::Maybe<kj::Own<ShardHandle>> adopt(kj::AsyncIoContext& io, std::uint32_t index,
                                                kj::AutoCloseFd channel, kj::AutoCloseFd pidfd);
 
@@ -43,16 +43,16 @@ class ShardHandle {
   // First call on the connection: what the shard has attached, then the ring.
   kj::Promise<std::vector<std::uint64_t>> greet(rpc::ShardEvents::Client events);
 
-  // Has the shard serve a restore; the fds are borrowed. Again for the same one: the answer to the first
-  // time. Throws where there are no fds left.
+  // Has the shard serve a restore; the fds are borrowed. A repeated call gets the answer to the first one.
+  // Throws where there are no fds left.
   kj::Promise<void> attach(std::uint64_t restore, int uffd, int segment, int source);
   // Whether it has been asked to, and not yet to let go: what it says of any other restore is none of its
   // business.
   bool serves(std::uint64_t restore) const { return attached_.count(restore) != 0; }
-  // Takes the restore from it, also where its attach is not answered yet, and whoever waited for that is no
-  // more. Resolves when the shard uses nothing of it any more.
+  // Takes the restore from the shard, even if its attach is not answered yet or its caller is gone. Resolves
+  // when the shard uses nothing of the restore any more.
   kj::Promise<void> letGo(std::uint64_t restore);
-  // The same for what it was attached to before our time.
+  // Takes a restore from the shard that a predecessor attached.
   kj::Promise<void> detach(std::uint64_t restore);
 
   // Hands faults over: through the ring, or by a call where that is full.
@@ -64,7 +64,7 @@ class ShardHandle {
   std::uint32_t index() const { return index_; }
   // Lived before this coordinator did.
   bool adopted() const { return origin_ == Origin::adopted; }
-  // As it said when it was greeted: its build, and the program that it runs (process/build.h).
+  // The shard's build, and the program that it runs, as its answer to greet() said (process/build.h).
   const std::string& version() const { return version_; }
   const std::string& image() const { return image_; }
   pid_t pid() const { return process_.pid; }
@@ -85,7 +85,8 @@ class ShardHandle {
   const std::uint64_t startedAt_;
   const Origin origin_;
   std::string version_, image_;
-  // By restore: whether its attach was answered. Until letGo(), whatever becomes of the restore.
+  // By restore: whether its attach was answered. An entry stays until letGo(), whatever becomes of the
+  // restore.
   std::map<std::uint64_t, kj::ForkedPromise<void>> attached_;
 };
 
@@ -103,9 +104,8 @@ constexpr std::uint32_t slotsFor(std::uint32_t threads) {
   return threads + 2;
 }
 
-// The same options with a number of copy workers that all restores which are taken over have slots for: with
-// more, a shard could not serve them. Nor could one that is started later, so it does not change any more,
-// whatever CPUs come and go.
+// `options` with a number of copy workers that all inherited restores have slots for: with more, a shard
+// could not serve them. The number holds for shards that are started later, too, whatever CPUs come and go.
 Options fitting(Options options, const Inheritance& inherited);
 
 }  // namespace faultline::coordinator

@@ -21,7 +21,7 @@ constexpr std::uint64_t QUICK_DEATH = 20'000'000;  // ns
 constexpr std::uint64_t LONGEST_BACK_OFF = 1000;   // ms
 constexpr std::chrono::milliseconds LONGEST_PATIENCE{1000};
 constexpr kj::Duration END_CHECK = 200 * kj::MICROSECONDS;
-// Until a process that was just started answers, on a machine that is busy.
+// Time for a process that was just started to answer, on a busy machine.
 constexpr std::uint64_t START_LIMIT = 15'000;  // ms
 
 // How long to wait before the next start: none after a first death, then doubling.
@@ -133,8 +133,8 @@ kj::Promise<void> ShardPool::bringUp(std::uint32_t index) {
       })
       .catch_([this, index, pid = handle.pid()](kj::Exception&& e) {
         spdlog::warn("shard {} did not come up: {}", index, e.getDescription().cStr());
-        // One that died on the way up is replaced: watch() sees to that. One that lives and that nobody can
-        // use has to die for it.
+        // A shard that died on the way up is replaced by watch(). A live shard that cannot be used has to die
+        // for it.
         if (lives(index, pid) && !seats_[index].up)
           fence(index, std::string("it did not come up: ") + e.getDescription().cStr());
       });
@@ -160,9 +160,9 @@ kj::Promise<void> ShardPool::replace(std::uint32_t index) {
   return greeted.exclusiveJoin(limit().then([] { KJ_FAIL_REQUIRE("the new shard does not answer"); }))
       .then([this, index, former]() -> kj::Promise<void> {
         if (!lives(index, former)) return kj::READY_NOW;
-        // What begins now waits for the new one.
+        // A restore that begins now waits for the new process.
         seats_[index].up = false;
-        // One that cannot let go is killed all the same: that costs its faults some milliseconds.
+        // A shard that cannot let go is killed all the same: that costs its faults some milliseconds.
         return owner_.shardLeaves(*process(index)).exclusiveJoin(limit()).catch_([](kj::Exception&&) {});
       })
       .then([this, index, former, fresh] { return putIn(index, former, kj::mv(*fresh)); },
@@ -174,7 +174,7 @@ kj::Promise<void> ShardPool::replace(std::uint32_t index) {
 
 kj::Promise<void> ShardPool::putIn(std::uint32_t index, pid_t former, kj::Own<ShardHandle> fresh) {
   if (!lives(index, former)) {
-    // It died meanwhile, and its successor is of our build as well.
+    // The old process died meanwhile, and its successor is of our build as well.
     process::endChild(fresh->pidfd(), patience());
     return kj::READY_NOW;
   }
@@ -239,7 +239,7 @@ kj::Promise<void> ShardPool::pingOne(std::uint32_t index) {
       .then([this, index] { seats_[index].pinging = false; },
             [this, index](kj::Exception&&) {
               seats_[index].pinging = false;
-            });  // it died: watch() sees to that
+            });  // a death is watch()'s to handle
 }
 
 void ShardPool::died(std::uint32_t index) {

@@ -27,7 +27,7 @@
 
 namespace faultline::coordinator {
 
-// What a predecessor, or the operator's configuration, left.
+// The state that a predecessor, or the operator's configuration, left.
 struct Inheritance {
   std::map<std::string, kj::AutoCloseFd> fds;
   std::vector<std::string> events;
@@ -46,8 +46,9 @@ class SupervisorLink {
  public:
   explicit SupervisorLink(kj::AutoCloseFd channel, kj::UnixEventPort& port);
 
-  // Reads what was left; blocks until the supervisor says that it was all. Once, first of all. Throws where
-  // there is no room for an fd: what is half there must not be taken for what was half begun.
+  // Reads what was left; blocks until the supervisor says that it was all. To be called once, first of all.
+  // Throws where there is no room for an fd: a restore that is half there must not be taken for one that was
+  // half begun.
   Inheritance inherit();
 
   // Safe once it returns, even if we die then: the message lies in the supervisor's queue.
@@ -61,14 +62,14 @@ class SupervisorLink {
   // Has the supervisor start these programs in our place: it says "leave" then.
   void upgrade(const std::string& directory, int coordinator, int shard);
 
-  // What the supervisor has to say; nothing of it may throw.
+  // Handlers of the supervisor's messages; they must not throw.
   struct Words {
     // A connection that it has accepted; -1: there was no room for it here.
     std::function<void(const std::string& name, kj::AutoCloseFd fd)> accepted;
     // It had no room for the fd of this name.
     std::function<void(const std::string& name)> lost;
   };
-  // Until it is gone or we are to leave for a successor. Resolves then.
+  // Receives until the supervisor is gone, or this coordinator is to leave for a successor. Resolves then.
   enum class End { supervisorGone, leave };
   kj::Promise<End> receive(Words words);
 

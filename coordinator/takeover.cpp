@@ -113,7 +113,7 @@ kj::Promise<void> Service::adoptRestores() {
       continue;
     }
     const int uffd = fds.uffd.get();
-    // Where fds run out, a sound restore would be taken for a damaged one: rather throw now.
+    // Without room for these fds a sound restore would be taken for a damaged one: rather throw now.
     {
       const kj::AutoCloseFd room[] = {process::duplicate(uffd), process::duplicate(uffd),
                                       process::duplicate(uffd)};
@@ -133,8 +133,8 @@ kj::Promise<void> Service::adoptRestores() {
   return kj::joinPromises(recovered.releaseAsArray());
 }
 
-// There is nothing to serve it with. Its shards may hold what we lack, so nothing is taken from them: were
-// the last uffd closed, its target would read zeros.
+// The restore lacks fds to be served with. Shards may hold them, so nothing is taken from the shards: were
+// the last uffd closed, the target would read zeros.
 void Service::abandon(std::uint64_t id, RestoreFds fds) {
   shm::count(counters_->restoresFailed);
   const bool killed =
@@ -146,7 +146,7 @@ void Service::abandon(std::uint64_t id, RestoreFds fds) {
   tasks_.add(watchLost(id));
 }
 
-// Until its target has gone.
+// Holds the lost restore until its target has gone.
 kj::Promise<void> Service::watchLost(std::uint64_t id) {
   return io_.provider->getTimer().afterDelay(LIFE_CHECK).then([this, id]() -> kj::Promise<void> {
     const RestoreFds& fds = lost_.at(id)->fds;

@@ -105,7 +105,7 @@ kj::Promise<shm::ExclusiveGuard> UffdReader::drain() {
   return drainOn(0, closedAt_ + std::chrono::nanoseconds(options_.lockDeadline).count());
 }
 
-// One writer at a time: says so until `drained` has its guard, fails or is dropped.
+// Allows one writer at a time: draining_ is set until `drained` has its guard, fails or is dropped.
 kj::Promise<shm::ExclusiveGuard> UffdReader::alone(kj::Promise<shm::ExclusiveGuard> drained) {
   draining_ = true;
   return drained.attach(kj::defer([this] { draining_ = false; }));
@@ -147,7 +147,7 @@ kj::Promise<void> UffdReader::exclusively(std::function<void(const shm::Exclusiv
   return alone(kj::evalNow([this] { return drain(); }))
       .then([action = std::move(action)](shm::ExclusiveGuard guard) { action(guard); },
             [this](kj::Exception&& e) {
-              segment_.lock().open();  // nothing was read
+              segment_.lock().open();  // read() was not called
               kj::throwFatalException(kj::mv(e));
             });
 }

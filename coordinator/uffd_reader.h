@@ -3,8 +3,8 @@
 //   close the gate -> drain -> read() into the journal -> publish every REMOVE -> clear -> open -> hand
 //   faults out
 //
-// Nothing is read outside of the write side (where removals can come at all), so no commit section ever spans
-// a read(). See docs/protocol.md.
+// Where removals can come, the uffd is read only under the write side, so no commit section ever spans a
+// read(). See docs/protocol.md.
 #pragma once
 
 #include <kj/async-io.h>
@@ -22,7 +22,7 @@
 
 namespace faultline::coordinator {
 
-// What the reader needs done by others.
+// Work that the reader needs done by its owner.
 struct UffdReaderHooks {
   // Ends the process that uses this slot; true once it can do nothing more, false: not yet, ask again.
   std::function<bool(unsigned slot)> fence;

@@ -28,8 +28,8 @@ kj::Promise<void> Undertaker::run() {
 
 kj::Promise<void> Undertaker::answerAll() {
   if (!answerBatch()) return observer_.whenBecomesReadable().then([this] { return answerAll(); });
-  // Threads that catch the error and fault again keep it readable for ever, and others have restores to be
-  // served. By the timer, since that has the loop look at its fds as well.
+  // Threads that catch the error and fault again keep the uffd readable for ever, and other restores are to
+  // be served. By the timer, since that has the loop look at its fds as well.
   return io_.provider->getTimer().afterDelay(0 * kj::SECONDS).then([this] { return answerAll(); });
 }
 

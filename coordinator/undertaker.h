@@ -1,5 +1,5 @@
-// What is left to do for a restore that cannot go on: every fault gets an error (SIGBUS), so that the target
-// learns it and never waits for ever, and never reads wrong bytes.
+// The service of a restore that cannot go on: every fault gets an error (SIGBUS), so that the target learns
+// it, never waits for ever, and never reads wrong bytes.
 #pragma once
 
 #include <kj/async-io.h>
@@ -21,7 +21,7 @@ class Undertaker {
   // is killed instead.
   Undertaker(kj::AsyncIoContext& io, int uffd, int target, std::string name);
 
-  // Wakes every thread that waits and answers each with an error, until dropped. Nobody may be inside a
+  // Wakes every thread that waits and answers each with an error, until dropped. No thread may be inside a
   // commit section any more, or begin one.
   kj::Promise<void> run();
 

@@ -1,4 +1,4 @@
-// One restore as a shard sees it: segment, uffd and source.
+// A restore as a shard sees it: segment, uffd and source.
 #pragma once
 
 #include <kj/io.h>
@@ -18,7 +18,7 @@
 
 namespace faultline::shard {
 
-// After what a restore is not to go on here. Told once for each, by whichever thread finds it; must not
+// Terminal conditions of an attachment. Each is reported once, from any thread; an implementation must not
 // block.
 class AttachmentEvents {
  public:
@@ -63,11 +63,11 @@ class Attachment {
   // A page that the source cannot give costs the target its life: the coordinator's to do.
   bool killsOnLost() const { return segment_.facts().policy.killOnLost != 0; }
 
-  // Nothing is to be done for it any more.
+  // True when the attachment is not to be served any more.
   bool ended() const { return ended_.load(std::memory_order_relaxed); }
-  // True for the first caller.
+  // Ends the attachment. True for the first caller.
   bool end() { return !ended_.exchange(true); }
-  // The same, and has it reported: what is left is for the coordinator to do.
+  // Ends the attachment and reports it: the rest is the coordinator's to do.
   void targetGone() {
     if (end()) events_.targetGone(id());
   }

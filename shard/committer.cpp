@@ -56,14 +56,14 @@ void countPopulated(Attachment& restore, Content content, PageState state, std::
   if (origin == Origin::prefault) count(counters.prefaulted, pages);
 }
 
-// Of a page that somebody has answered for, EEXIST says that it is there. Of others with huge pages it may as
-// well mean that there is no memory: to believe it would give zeros to whoever faults next.
+// True where EEXIST is ambiguous: on hugetlb, unless the tracker says faulted, it may mean a lack of huge
+// pages, and the page would be lost.
 bool isUnclear(const uffd::Result& result, const shm::PageLocation& at, PageState state, Content content) {
   return result.outcome == Outcome::present && at.pageSize != shm::SMALL_PAGE &&
          state != PageState::faulted && content.kind != Content::Kind::poison;
 }
 
-// What follows from an answer that put nothing in place.
+// The outcome after an answer that put nothing in place.
 Commit judge(Attachment& restore, Outcome outcome, int error, Content content) {
   auto& counters = restore.counters();
   switch (outcome) {
@@ -206,7 +206,7 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
     failpoints_.hit(Point::afterCopy, run.first);
     if (result.outcome == Outcome::done || result.outcome == Outcome::partial)
       populated = result.bytes / at.pageSize;
-    // The first page was there already: somebody populated it and did not live to say so.
+    // The first page was there already: a thread populated it and did not live to say so.
     unclear = isUnclear(result, at, PageState::missing, content);
     advanced = result.outcome == Outcome::present && !unclear ? 1 : populated;
     if (advanced > 0) pages.markFaulted(guard, {run.first, advanced});

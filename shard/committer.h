@@ -2,7 +2,7 @@
 //
 // Inside the read side of the restore's lock: look at the state, one ioctl, store the state. Everything else
 // (the source's bytes, waking, waiting, counting) happens outside. A refusal (EAGAIN) ends the section and
-// voids the decision: whoever comes back looks again.
+// voids the decision: a retry looks again.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace faultline::shard {
 
 enum class Commit {
   done,      // in place; of a fault, its waiters are still to be woken
-  poisoned,  // likewise, but what is in place is an error
+  poisoned,  // an error is in place, not bytes; waiters are still to be woken
   retry,     // refused or no memory: come back through the lock, after a while
   unclear,   // a huge page is there already, or there is no memory for one: the kernel says the same to both
              // (mm/hugetlb.c, hugetlb_mfill_atomic_pte). Come back likewise; not for ever without a wake
@@ -38,8 +38,8 @@ class Committer {
   explicit Committer(failpoints::Failpoints& failpoints) : failpoints_(failpoints) {}
 
   // Answers a fault on `page`. `content` counts only if the page is still missing, or an error and the page
-  // is gone; otherwise the answer is zeros. Whoever is woken inside the section may take the CPU, and the
-  // coordinator would wait for the lock's holder: so the caller wakes, after `done`.
+  // is gone; otherwise the answer is zeros. The caller wakes, after `done`: a thread woken inside the section
+  // may take the CPU, and the coordinator would wait for the lock's holder.
   Commit commitFault(Attachment& restore, unsigned worker, shm::PageIndex page, Content content) const;
 
   // Populates what is still missing at the front of `run` (adjacent pages of one region, content likewise

@@ -23,7 +23,7 @@ namespace {
 
 // Of one fault, whose bytes vanish from where they are mapped: then the file has been cut.
 constexpr std::uint32_t VANISHED_TRIES = 4;
-// Of one fault, before its threads look for themselves whether the page is there: some 60 ms.
+// Tries of a fault before its threads look for themselves whether the page is there: some 60 ms.
 constexpr std::uint32_t UNCLEAR_TRIES = 64;
 constexpr std::uint64_t SUBMIT_AGAIN = 1'000'000;  // ns, after the kernel took not all reads
 
@@ -253,8 +253,8 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
   restore.source().release(at.offset, at.pageSize);
 }
 
-// The page has come. Its window, if it is mapped, goes when none of its pages can fault any more; one that
-// reaches over an end of its region stays until it ages, and so does one whose last page came otherwise.
+// Unmaps the page's window once no page of it is missing. A window across a region's end, or completed
+// elsewhere, is left to age().
 void FaultLoop::letGo(Attachment& restore, shm::PageIndex page, const shm::PageLocation& at) {
   if (at.pageSize != shm::SMALL_PAGE || !windows_.maps(restore.source(), at.offset)) return;
   constexpr std::uint64_t PAGES = ResidentWindows::WINDOW / shm::SMALL_PAGE;
@@ -306,7 +306,7 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
     }
     case Commit::retry:
       fault.tries++;
-      fault.sourceFailures = 0;  // they have passed
+      fault.sourceFailures = 0;  // the failures have passed
       fault.failingSince = 0;
       retryLater(fault);
       break;

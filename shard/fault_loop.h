@@ -1,8 +1,8 @@
 // The fault thread of a shard: takes fault batches out of the ring and answers them.
 //
-// It does small batches itself, since it is awake already and waking a worker costs more than the copy; large
-// ones it shares with the worker pool. It never waits for a source (ColdReader), nor for a refusal to end
-// (RetryQueue).
+// Small batches are done by the thread itself, since it is awake already and waking a worker costs more than
+// the copy; large ones are shared with the worker pool. The thread never waits for a source (ColdReader), nor
+// for a refusal to end (RetryQueue).
 #pragma once
 
 #include <kj/io.h>
@@ -26,7 +26,7 @@
 
 namespace faultline::shard {
 
-// What the fault thread tells its owner; called in any thread, must not block.
+// Reports of the fault thread to its owner; called in any thread, must not block.
 class FaultLoopEvents {
  public:
   virtual void pagePoisoned(std::uint64_t restore, shm::PageIndex page, std::string reason) = 0;
@@ -41,7 +41,7 @@ struct FaultLoopOptions {
   // Pages in a batch from which on the pool helps. Waking it is worth a few dozen pages, and where no CPU is
   // idle it only takes turns with us (docs/performance).
   std::size_t shareFrom = 48;
-  unsigned carefulFaults = 0;  // so many first faults are served one by one (after a predecessor's death)
+  unsigned carefulFaults = 0;  // first faults that are served one by one (after a predecessor's death)
   std::size_t retries = RetryQueue::CAPACITY;  // refused faults that wait here; others, in the kernel
   std::uint64_t sourcePatience =
       30'000'000'000;  // ns that reads of one page may go on failing before it is lost
@@ -102,7 +102,7 @@ class FaultLoop {
   kj::AutoCloseFd commandEvent_;
   kj::AutoCloseFd epoll_;
 
-  // Of the fault thread.
+  // Members of the fault thread.
   std::optional<rpc::FaultRing> ring_;
   std::vector<AttachmentRef> restores_;
   ColdReader cold_;
@@ -110,7 +110,7 @@ class FaultLoop {
   ResidentWindows windows_;
   std::vector<shm::PageIndex> batch_;
   std::vector<std::pair<Attachment*, shm::PageIndex>> toWake_;  // done, their threads still asleep
-  std::vector<StagingBuffer> buffers_;                          // one a worker
+  std::vector<StagingBuffer> buffers_;                          // a buffer for each worker
   unsigned careful_;
   std::mutex outcomesMutex_;  // retries_ and cold_ while the pool helps
   bool stopping_ = false;

@@ -28,7 +28,7 @@ constexpr std::uint64_t FREE_SECTION = 512;
 constexpr std::uint64_t WINDOW = 2u << 20;  // bytes of the source that are staged at once
 constexpr std::uint64_t LOOK_AHEAD = 8;     // pages
 constexpr long PAUSE_NS = 1'000'000;
-// For one page, some 1 s; then it is left to whoever touches it.
+// Tries for one page, some 1 s; then the page is left to the thread that touches it.
 constexpr unsigned UNCLEAR_TRIES = 1000;
 constexpr std::uint64_t FLOWING = 5'000'000;  // ns after a fault, in which more are expected
 
@@ -49,7 +49,7 @@ struct Prefaulter::Job {
   std::atomic<bool> cancelled{false};
   std::uint64_t number = 0;
 
-  std::atomic<std::uint64_t> faultsSeen{0}, quietFrom{0};  // of the restore, as makeWay() saw them; ns
+  std::atomic<std::uint64_t> faultsSeen{0}, quietFrom{0};  // faults of the restore, as makeWay() saw them; ns
 
   std::mutex mutex;
   // All guarded by mutex.
@@ -170,12 +170,12 @@ void Prefaulter::stop(const std::vector<JobRef>& jobs) {
   }
 }
 
-// One window a task, so that workers come by the arena's other work in between.
+// A task does one window, so that workers come by the arena's other work in between.
 void Prefaulter::work(const JobRef& job, unsigned worker) {
   if (job->restore->paused() && !job->over()) {
     nap(PAUSE_NS);
   } else if (const auto range = job->take()) {
-    if (!populate(job, worker, *range)) return;  // it goes on in brought()
+    if (!populate(job, worker, *range)) return;  // continued in brought()
   } else {
     return finish(job);
   }
@@ -303,7 +303,7 @@ void Prefaulter::place(Job& job, unsigned worker, PageRange run, const Staged& s
 void Prefaulter::commitRuns(Job& job, unsigned worker, PageRange range, const char* bytes) {
   Attachment& restore = *job.restore;
   const std::uint64_t pageSize = restore.segment().regions().locate(range.first).pageSize;
-  // There is no zero page to gain by looking where pages are huge.
+  // For huge pages a look gains nothing: there is no zero page.
   const bool look = pageSize == shm::SMALL_PAGE;
   for (PageIndex page = range.first; page < range.end();) {
     const char* data = bytes + (page - range.first) * pageSize;
@@ -332,8 +332,8 @@ void Prefaulter::commitRuns(Job& job, unsigned worker, PageRange range, const ch
 }
 
 // Outside any section. A fault's way goes through three threads, and where each finds a worker of ours on its
-// CPU it would wait for the worker's slice, some ms, to end. So while faults flow, every section ends with a
-// place for them.
+// CPU it would wait for the worker's slice, some ms, to end. While faults flow, every section therefore ends
+// with a yield to them.
 void Prefaulter::makeWay(Job& job) {
   const std::uint64_t faults = job.restore->segment().counters().faults.load(std::memory_order_relaxed);
   const std::uint64_t now = process::nowNs();

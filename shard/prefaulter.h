@@ -1,7 +1,7 @@
 // Background population of the extents that a shard owns, on its worker pool.
 //
-// The workers are shared by all restores, so they wait for no source: what is not in memory is brought by
-// reader threads of the source, and the task goes on when it has come.
+// The workers are shared by all restores, so they wait for no source: bytes that are not in memory are
+// brought by reader threads of the source, and the task goes on when it has come.
 //
 // Demand comes first: before each section a worker looks whether the coordinator has closed the gate since
 // the last one, which it does for every batch of faults; while it does, sections stay short, and they grow as

@@ -6,16 +6,16 @@
 //
 // State: released ? released : faulted ? faulted : removed ? removed : missing. A removal sets `removed` and
 // then clears `faulted`; a commit sets `faulted`. The two kinds of writer exclude each other through the
-// RwLock, which is why every changing function asks for the proof of its side. Two workers may commit the
-// same page at once: both set the same bit.
+// RwLock, which is why every changing function asks for the proof of its side. Two workers may commit a page
+// at once: both set one bit.
 //
 // A released page counts as done: nothing is fetched for it, and nobody waits for it. A fault for it can
 // arrive all the same, where the target has registered its range anew. `removed` tells the two kinds of it
 // apart: with it the page is zero for good (we let it go), without it the target has put something else
 // there.
 //
-// The mirror is written in the same step and read only by check(): it is how a successor finds bytes that rot
-// while nobody ran.
+// The mirror is written in the same step and read only by check(): by it a successor finds bytes that rotted
+// while no process ran.
 #pragma once
 
 #include <cstdint>
@@ -37,10 +37,10 @@ struct PageCounts {
   std::uint64_t total() const { return missing + faulted + removed + released; }
 };
 
-// What check() found, in pages.
+// The findings of check(), in pages.
 struct PageCheck {
   std::uint64_t repaired = 0;  // the two copies differed and the truth follows from the rest
-  std::uint64_t doubtful = 0;  // nobody can tell whether the page was removed
+  std::uint64_t doubtful = 0;  // it is unknown whether the page was removed
   PageIndex firstDoubtful = 0;
 };
 

@@ -23,7 +23,7 @@ class FdStore {
   // Keeps `fd` under `name`, in place of what was kept there.
   void keep(const std::string& name, kj::AutoCloseFd fd);
   void drop(const std::string& name);
-  // What is kept under `name`; nothing where that is unknown.
+  // The fd that is kept under `name`; null where there is none.
   SharedFd find(const std::string& name) const;
   const std::vector<Entry>& entries() const { return entries_; }
 

@@ -33,7 +33,7 @@ bool isListening(int fd) {
   return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepting, &size) == 0 && accepting != 0;
 }
 
-// As accept4(), with EMFILE while there is still something left.
+// accept4(), but EMFILE while there is still something left.
 int acceptOne(int listener, std::size_t kept) {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && kept + RESERVED >= limit.rlim_cur) {

@@ -33,9 +33,9 @@ class ListeningSockets {
     std::string name;
     int fd;  // borrowed
   };
-  // Those to be polled for connections now.
+  // The sockets to be polled for connections now.
   std::vector<Ready> toPoll() const;
-  // Accepts one connection and keeps it. Its name; nothing where none was there after all.
+  // Accepts one connection and keeps it. Returns its name; empty where none was there after all.
   std::optional<std::string> accept(const Ready& listener);
   // When accepting goes on, where it is being held back because fds or memory ran out.
   std::optional<std::chrono::steady_clock::time_point> heldUntil() const;

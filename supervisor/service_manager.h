@@ -1,4 +1,4 @@
-// The service manager above the supervisor: systemd where it started us (sd_notify(3)), else nobody.
+// The service manager above the supervisor: systemd where it started us (sd_notify(3)), else none.
 //
 // Its fd store (FileDescriptorStoreMax= of the unit) outlives even the supervisor: what is kept here is kept
 // there as well and comes back by sd_listen_fds_with_names(3). fd names must not contain ':'.

@@ -24,8 +24,8 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr std::size_t EVENTS_KEPT = 64;
-constexpr std::size_t MAX_TEXT = 900;  // what one channel message takes
-constexpr std::size_t MAX_NAME = 255;  // of a kept fd: what a service manager's store takes
+constexpr std::size_t MAX_TEXT = 900;  // room in a channel message
+constexpr std::size_t MAX_NAME = 255;  // name of a kept fd; the limit of a service manager's store
 constexpr unsigned HOPELESS = 8;       // quick deaths in a row before anything was ever served
 constexpr milliseconds FIRST_PAUSE{10}, LONGEST_PAUSE{1000};
 constexpr milliseconds PATIENCE{5000};          // with a process that was told to end
@@ -74,7 +74,7 @@ Supervisor::Supervisor(SupervisorOptions options, FdStore kept)
       signals_(signalFd()) {
   // Shards whose coordinator dies become our children, and are reaped here.
   prctl(PR_SET_CHILD_SUBREAPER, 1);
-  // Nobody reads our log any more: no reason to drop what is kept.
+  // A log that is not read any more is no reason to drop what is kept.
   signal(SIGPIPE, SIG_IGN);
   allowManyFds();
   for (const auto& entry : kept_.entries()) manager_.keep(entry.name, entry.fd->get());
@@ -135,13 +135,13 @@ void Supervisor::introduce() {
 }
 
 void Supervisor::coordinatorEnded() {
-  // What it said before it died counts.
+  // Messages from before its death count.
   hear();
   const CoordinatorProcess::Exit exit = coordinator_->reap();
   deathNoticed_ = process::nowNs();
   death_ = "(pid " + std::to_string(coordinator_->pid()) + ") " + exit.reason;
   if (!complaint_.empty()) death_ += ": " + complaint_;
-  // One that served was fit to serve, however short: a guest waits for its successor.
+  // A coordinator that served was fit to serve, however short: a guest waits for its successor.
   const bool quick = !coordinator_->ready();
   const bool asked = leaveBy_.has_value();
   leaveBy_.reset();
@@ -193,8 +193,8 @@ void Supervisor::goBack(const std::string& why) {
   startAt_ = Clock::now();
 }
 
-// Asks the coordinator to end between two batches, with nothing given back. One that does not is killed,
-// which costs a recovery.
+// Asks the coordinator to end between two batches, with nothing given back. A coordinator that does not end
+// is killed, which costs a recovery.
 void Supervisor::dismiss(const std::string& why) {
   complaint_ = why;
   leaveBy_ = Clock::now() + options_.watchdog;
@@ -220,8 +220,8 @@ void Supervisor::pollOnce() {
   const auto due = nextDue();
   const auto wait = std::chrono::ceil<milliseconds>(due - Clock::now()).count();
   poll(fds.data(), fds.size(), static_cast<int>(std::clamp<long>(wait, 0, 60'000)));
-  // Whoever stopped us (SIGSTOP, a paused machine) has stopped the coordinator as well: its silence is no
-  // sign.
+  // A stop of the supervisor (SIGSTOP, a paused machine) may have stopped the coordinator as well: its
+  // silence is no sign.
   if (running && Clock::now() - due > options_.watchdog / 2) coordinator_->excuseSilence();
 
   manager_.beat();
@@ -306,7 +306,7 @@ void Supervisor::store(process::FdChannel::Message message) {
 }
 
 void Supervisor::accept(const ListeningSockets::Ready& listener) {
-  // It may have been dropped, or replaced, by what has just been heard.
+  // The socket may have been dropped, or replaced, by what has just been heard.
   const SharedFd socket = kept_.find(listener.name);
   if (socket == nullptr || socket->get() != listener.fd) return;
   const auto name = listening_.accept(listener);
@@ -374,8 +374,8 @@ void Supervisor::replaceSilent() {
   replace("it had not been heard of for " + std::to_string(silenceLimit().count()) + " ms");
 }
 
-// Its death is noticed as any other. One that even SIGKILL does not end (it hangs in the kernel) is killed
-// again after another time of silence: a successor could not take over from it anyway.
+// Its death is noticed as any other. A process that even SIGKILL does not end (it hangs in the kernel) is
+// killed again after another time of silence: a successor could not take over from it anyway.
 void Supervisor::replace(const std::string& why) {
   spdlog::error("coordinator {} is replaced: {}", coordinator_->pid(), why);
   complaint_ = why;
@@ -397,7 +397,7 @@ void Supervisor::reap() {
   }
 }
 
-// Shards end when nobody holds their channels any more; one that is stopped has to be killed.
+// Shards end when no process holds their channels any more; a stopped shard has to be killed.
 void Supervisor::endEverything() {
   // After a failure a service manager starts us anew: what it keeps is for that time.
   if (exitCode_ == 0)
@@ -407,8 +407,8 @@ void Supervisor::endEverything() {
   for (auto now = Clock::now(); now < deadline + PATIENCE; now = Clock::now()) {
     onSignals();
     siginfo_t info{};
-    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0) return;  // no child is left
-    // Shards serve as long as somebody holds their channels, which the service manager does.
+    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0) return;  // all children have ended
+    // Shards serve as long as a process holds their channels, which the service manager does.
     const bool impatient = terminations_ > 1 || leaving_ || now >= deadline;
     if (impatient) killChildren();
     const auto wait = std::chrono::ceil<milliseconds>((impatient ? deadline + PATIENCE : deadline) - now);

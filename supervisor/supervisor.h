@@ -1,9 +1,9 @@
 // The supervisor: parent of the coordinator, and holder of everything that must outlive it.
 //
-// It keeps file descriptors by name, accepts connections on kept listening sockets (so that no target's
-// connection dies with a coordinator), starts the next coordinator when one dies, and kills one that has
-// stopped answering. It knows nothing of restores and parses nothing of what it keeps, which is why it hardly
-// can die.
+// The supervisor keeps file descriptors by name, accepts connections on kept listening sockets (so that no
+// target's connection dies with a coordinator), starts the next coordinator when one dies, and kills one that
+// has stopped answering. Restores are unknown to it and it parses nothing of what it keeps, which is why it
+// hardly can die.
 //
 // Words on the channel (process/fd_channel.h), coordinator to supervisor:
 //   store NAME + fd, drop NAME, ready, alive, event TEXT, shutdown (my end is meant: do not start another),
@@ -48,13 +48,13 @@
 namespace faultline::supervisor {
 
 struct SupervisorOptions {
-  std::string executable;  // the coordinator; what is there, unless `build` is given
+  std::string executable;  // the coordinator; the file at the path, unless `build` is given
   std::optional<process::Build>
       build;  // started, and named to the coordinator, in place of what is installed
   std::vector<std::string> arguments;
-  std::chrono::milliseconds watchdog{2000};      // of silence, before a coordinator is replaced
-  std::chrono::milliseconds startLimit{15'000};  // of silence, before it is ready
-  std::function<void()> whenReady;               // once, when the first coordinator serves
+  std::chrono::milliseconds watchdog{2000};      // silence before a coordinator is replaced
+  std::chrono::milliseconds startLimit{15'000};  // silence before a coordinator is ready
+  std::function<void()> whenReady;               // called once, when the first coordinator serves
 };
 
 // Single-threaded; one a process: it takes SIGCHLD, SIGTERM, SIGINT, SIGHUP and SIGUSR1, and reaps every

@@ -70,14 +70,14 @@ struct Lane {
   std::deque<Waiting> line;
 };
 
-// What is read of one source. A read under way keeps it.
+// The reads of one source. A read under way keeps the lanes.
 struct Lanes : std::enable_shared_from_this<Lanes> {
   Lanes(const PageSource& s, std::shared_ptr<Ended> e) : source(s.shared_from_this()), ended(std::move(e)) {}
 
   const std::shared_ptr<const PageSource> source;
   const std::shared_ptr<Ended> ended;
   Lane small{shm::SMALL_PAGE, ColdReader::SMALL_READS}, huge{shm::HUGE_PAGE, ColdReader::HUGE_READS};
-  bool forgotten = false;  // of the fault thread
+  bool forgotten = false;  // the fault thread's
 
   Lane& laneOf(std::uint64_t pageSize) { return pageSize == shm::SMALL_PAGE ? small : huge; }
 };
@@ -88,7 +88,7 @@ struct Read final : Readers::Work {
   std::unique_ptr<StagingBuffer> buffer;
   ReadProgress progress;        // by the ring
   Staged result;                // by a reader thread
-  kj::AutoCloseFd hold;         // of a test: readable when the read may begin
+  kj::AutoCloseFd hold;         // a test's: readable when the read may begin
   std::shared_ptr<Lanes> keep;  // while it is under way
 
   // A reader thread's.
@@ -107,7 +107,7 @@ struct Read final : Readers::Work {
 void Ended::push(Read* read) {
   const std::lock_guard lock(mutex);
   if (closed) {
-    const auto last = std::move(read->keep);  // it may own the read
+    const auto last = std::move(read->keep);  // `last` may own the read
     return;
   }
   reads.push_back(read);
@@ -168,7 +168,7 @@ struct ColdReader::State {
     }
   }
 
-  // What has not come yet of a read. False: there is no room for it in the ring.
+  // Prepares the rest of a read. False: there is no room for it in the ring.
   bool prepareRest(Read& read) {
     const auto range = read.keep->source->plainRead(read.offset, read.length);
     io_uring_sqe* entry = io_uring_get_sqe(&ring);

@@ -36,7 +36,7 @@ struct Readers::State {
 };
 
 namespace {
-// What one thread does until it has been idle for long.
+// A reader thread's work, until it has been idle for long.
 template <typename State>
 void serve(const std::shared_ptr<State>& state, unsigned mostPopulating) {
   std::unique_lock lock(state->mutex);

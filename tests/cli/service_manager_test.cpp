@@ -1,4 +1,4 @@
-// What systemd is told, and what it gives back.
+// Messages to systemd, and fds that it gives back.
 
 #include "supervisor/service_manager.h"
 

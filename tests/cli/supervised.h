@@ -1,7 +1,7 @@
 // A supervisor in a process of its own, and the fake coordinators that it starts, in the hands of a test.
 //
-// Nothing here waits for time to pass: each step is answered by a word, an exit or a readable fd. What does
-// not come within PATIENCE throws, and so fails the test.
+// The helpers never wait for time to pass: each step is answered by a message, an exit or a readable fd. An
+// answer that does not come within PATIENCE throws, and so fails the test.
 #pragma once
 
 #include <kj/io.h>
@@ -23,8 +23,7 @@ namespace faultline::test {
 
 inline constexpr std::chrono::seconds PATIENCE{30};
 
-// Calls `done` until it says true, giving the CPU away in between. For what tells nobody that it has
-// happened.
+// Calls `done` until it says true, giving the CPU away in between. For events without a notification.
 template <typename Done>
 void await(Done&& done, const std::string& what) {
   const auto deadline = std::chrono::steady_clock::now() + PATIENCE;
@@ -40,16 +39,16 @@ void awaitReadable(int fd, const std::string& what);
 kj::AutoCloseFd memoryWith(const std::string& content);
 std::string contentOf(int fd);
 
-// One coordinator that the supervisor has started.
+// A coordinator that the supervisor has started.
 class Incarnation {
  public:
   explicit Incarnation(kj::AutoCloseFd connection);
 
   pid_t pid() const { return pid_; }
 
-  // What a coordinator is told as it starts.
+  // The messages that a coordinator gets as it starts.
   struct Introduction {
-    std::vector<std::string> names;  // of the fds, in their order
+    std::vector<std::string> names;  // names of the fds, in their order
     std::map<std::string, kj::AutoCloseFd> fds;
     std::vector<std::string> events, lost;
     std::string number, died, upgradeGivenUp;
@@ -59,7 +58,7 @@ class Incarnation {
 
   // The next word, which must have this verb.
   process::FdChannel::Message expect(const std::string& verb);
-  // The same, whatever comes before it.
+  // The next message with this verb, whatever comes before it.
   process::FdChannel::Message skipTo(const std::string& verb);
   // The next word, whatever it is.
   process::FdChannel::Message next();
@@ -104,7 +103,7 @@ class Supervised {
   // Waits for the supervisor's end. 128 + the signal where it was killed.
   int exitCode();
 
-  // No coordinator can be started until makeStartable().
+  // Coordinators cannot be started until makeStartable().
   void makeUnstartable();
   void makeStartable();
 

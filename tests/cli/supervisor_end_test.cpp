@@ -13,7 +13,7 @@
 namespace faultline::test {
 namespace {
 
-// An fd to be kept, and whether anybody keeps it still.
+// An fd to be kept, and whether a process keeps it still.
 class Kept {
  public:
   Kept() {
@@ -24,7 +24,7 @@ class Kept {
   }
   int fd() const { return writing_.get(); }
   kj::AutoCloseFd take() { return kj::mv(writing_); }
-  // Nobody holds it: the pipe has no writer.
+  // No process holds the fd: the pipe has no writer.
   bool gone() {
     writing_ = kj::AutoCloseFd();
     pollfd poll{reading_.get(), POLLIN, 0};

@@ -31,7 +31,7 @@ void leaveForTheNext(Incarnation& coordinator) {
 TEST(SupervisorUpgrade, StartsThePrograms) {
   Supervised supervised;
   Incarnation first = begin(supervised);
-  supervised.makeUnstartable();  // so it can only be those that were sent
+  supervised.makeUnstartable();  // only the programs that were sent can be started
   leaveForTheNext(first);
 
   Incarnation next = supervised.next();
@@ -41,7 +41,7 @@ TEST(SupervisorUpgrade, StartsThePrograms) {
   EXPECT_THAT(introduction.died, HasSubstr("left for build /next"));
   next.say("ready");
 
-  // One that dies after it has served is followed by its own build.
+  // A coordinator that dies after it has served is followed by its own build.
   next.kill();
   EXPECT_THAT(supervised.next().introduction().names, Contains("program.shard"));
 }

@@ -1,4 +1,4 @@
-// What the tool says about itself, and about what it cannot do: no server is needed.
+// Output of the tool about itself, and about what it cannot do: no server is needed.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -25,7 +25,7 @@ const std::vector<std::string> COMMANDS = {"serve",    "restore",     "status", 
                                            "resume",   "detach",      "prefault", "pages",  "reshard",
                                            "shutdown", "working-set", "metrics",  "upgrade"};
 
-// One line, that of ours.
+// Matches a single line that is ours.
 MATCHER(IsOneLine, "is one line that begins with the program's name") {
   return arg.rfind("faultline: ", 0) == 0 && std::count(arg.begin(), arg.end(), '\n') == 1;
 }
@@ -149,7 +149,7 @@ struct Case {
   std::string says;
 };
 
-// `serve` and `restore` refuse the same, before anything is made or started.
+// `serve` and `restore` refuse alike, before anything is made or started.
 void expectRefused(const Directory& directory, const Case& bad) {
   const std::vector<std::vector<std::string>> commands = {
       {"serve", "--control", directory / "control", "--memory", bad.memory, "--socket", bad.socket},

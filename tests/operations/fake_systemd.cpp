@@ -91,7 +91,7 @@ int FakeSystemd::end(int signal) {
   ::kill(-pid_, SIGKILL);
   await([this] { return ::kill(-pid_, 0) != 0; });
   pid_ = -1;
-  // What it said last may still lie there.
+  // Its last messages may still lie there.
   hear();
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }

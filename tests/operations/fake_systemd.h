@@ -30,7 +30,7 @@ class FakeSystemd {
   int end(int signal);
   // SIGKILL to all of its processes at once.
   void kill();
-  // Names of what is kept.
+  // Names of the kept fds.
   std::vector<std::string> kept();
 
  private:

@@ -1,4 +1,4 @@
-// What the log hands on: lines, and not too many.
+// Lines that the log hands on, and their limit.
 
 #include "process/log.h"
 
