@@ -55,11 +55,11 @@ enum {
 int faultline_target_open(const faultline_region* regions, size_t count, unsigned flags,
                           faultline_target** target, char* why, size_t why_size);
 
-/* The same for memory of the caller's own: region i is mapped at `addresses[i]`, a multiple of its page_size,
- * private and anonymous, of pages of page_size, and nothing has touched it yet: a page that is there already
- * never faults, and so never gets the snapshot's bytes. faultline_target_close unregisters the memory and
- * does not unmap it. A VMM calls this that must choose its addresses itself. -EINVAL, -EBUSY, -ENOMEM: also
- * where the memory is not so, or not mapped. */
+/* Opens a target over memory of the caller's own: region i is mapped at `addresses[i]`, a multiple of its
+ * page_size, private and anonymous, of pages of page_size, and nothing has touched it yet: a page that is
+ * there already never faults, and so never gets the snapshot's bytes. faultline_target_close unregisters the
+ * memory and does not unmap it. A VMM calls this that must choose its addresses itself. -EINVAL, -EBUSY,
+ * -ENOMEM: also where the memory is not so, or not mapped. */
 int faultline_target_open_at(const faultline_region* regions, void* const* addresses, size_t count,
                              unsigned flags, faultline_target** target, char* why, size_t why_size);
 

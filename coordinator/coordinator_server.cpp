@@ -53,7 +53,7 @@ class ListenerServer final : public rpc::Answering<rpc::Listener> {
   ListenerServer(Service& service, std::shared_ptr<Listener> listener)
       : service_(service), listener_(std::move(listener)) {}
 
-  // Each call is about a target of its own, in the order of the calls.
+  // A call is about a target of its own, in the order of the calls.
   kj::Promise<void> nextRestore(NextRestoreContext context) override {
     const std::size_t mine = asked_++;
     return listener_->whenMoreThan(mine).then([this, context, mine]() mutable {
@@ -87,7 +87,7 @@ class ShardEventsServer final : public rpc::Answering<rpc::ShardEvents> {
  public:
   ShardEventsServer(Service& service, std::uint32_t index) : service_(service), index_(index) {}
 
-  // The kernel says the same to us, whoever asks.
+  // The kernel tells us of the target itself, so the caller need not be trusted.
   kj::Promise<void> targetGone(TargetGoneContext context) override {
     auto restore = served(context.getParams().getRestore());
     if (!restore->endIfGone())

@@ -15,7 +15,7 @@ struct Options {
   std::chrono::milliseconds lockDeadline{250};
   std::chrono::milliseconds watchdog{2000};
   std::chrono::milliseconds handshakeTimeout{10'000};
-  std::chrono::milliseconds sourcePatience{30'000};  // that reads of a page may go on failing
+  std::chrono::milliseconds sourcePatience{30'000};  // time that reads of a page may go on failing
   std::uint32_t maxRestores = 1024;                  // at the same time
   std::optional<std::uint32_t> cpuLatencyUs;         // what CPUs may take to wake while faults flow
   bool testHooks = false;

@@ -81,7 +81,7 @@ void Restore::end(rpc::EndReason reason, const std::string& text, Release releas
   if (over_ || (ending_ && release == Release::yes)) return;
   if (!ending_) {
     spdlog::info("restore {}: {}", name(), text);
-    // What made it fail is what there is to know of it: it is over because its target is.
+    // The reason of a failure outlives the end: the restore is over because its target is.
     const bool failed = phase_ == Phase::failed && reason != rpc::EndReason::TARGET_KILLED;
     end_ = {failed ? failure_ : reason, failed ? text + "; it had failed: " + failureText_ : text,
             segment_.pages().counts().missing};
@@ -117,7 +117,7 @@ void Restore::finish() {
   overFulfiller_->fulfill();
 }
 
-// What is not an answer of ours came from below: the segment that makes no sense, or the server itself.
+// An exception that is no answer of ours came from below: the segment makes no sense, or the server failed.
 void Restore::failOf(const kj::Exception& exception) {
   fail(rpc::EndReason::SERVER_FAILED, rpc::refusalOf(exception).message);
 }

@@ -44,7 +44,7 @@ class PageCounting {
 
  private:
   const std::weak_ptr<Restore> restore_;
-  std::vector<shm::PageRange> ranges_;  // what is left of each
+  std::vector<shm::PageRange> ranges_;  // the rest of each range
   std::size_t range_ = 0;
 };
 

@@ -1,7 +1,6 @@
 // Reads the events of one uffd, the way that keeps old bytes out of removed pages:
 //
-//   close the gate -> drain -> read() into the journal -> publish every REMOVE -> clear -> open -> hand
-//   faults out
+//   close the gate -> drain -> read() into the journal -> publish every REMOVE -> clear -> open -> hand faults out
 //
 // Where removals can come, the uffd is read only under the write side, so no commit section ever spans a
 // read(). See docs/protocol.md.

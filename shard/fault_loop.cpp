@@ -21,7 +21,7 @@ using shm::count;
 
 namespace {
 
-// Of one fault, whose bytes vanish from where they are mapped: then the file has been cut.
+// Tries of a fault whose bytes vanish from where they are mapped: then the file has been cut.
 constexpr std::uint32_t VANISHED_TRIES = 4;
 // Tries of a fault before its threads look for themselves whether the page is there: some 60 ms.
 constexpr std::uint32_t UNCLEAR_TRIES = 64;

@@ -9,7 +9,7 @@
 // RwLock, which is why every changing function asks for the proof of its side. Two workers may commit a page
 // at once: both set one bit.
 //
-// A released page counts as done: nothing is fetched for it, and nobody waits for it. A fault for it can
+// A released page counts as done: nothing is fetched for it, and no thread waits for it. A fault for it can
 // arrive all the same, where the target has registered its range anew. `removed` tells the two kinds of it
 // apart: with it the page is zero for good (we let it go), without it the target has put something else
 // there.
@@ -59,8 +59,8 @@ class PageTable {
     if (word.faulted.load(std::memory_order_relaxed) & bit) return PageState::faulted;
     return word.removed.load(std::memory_order_relaxed) & bit ? PageState::removed : PageState::missing;
   }
-  // Of a released page: it is zero for good, so a fault for it is answered with zeros; otherwise with an
-  // error.
+  // For a released page. True: it is zero for good, so a fault for it is answered with zeros; otherwise with
+  // an error.
   bool zeroForGood(PageIndex page) const {
     return (words_[page / 64].removed.load(std::memory_order_relaxed) & 1ull << (page % 64)) != 0;
   }
@@ -86,15 +86,12 @@ class PageTable {
   // thing: exact only while nothing changes.
   void forEachRun(PageRange range, const std::function<void(PageRange, PageState)>& visit) const;
 
-  // Compares the copies and repairs what can be: only for a successor that holds the write side, after
-  // replay.
-  //  - `faulted` differs: a shard died between its two stores, or the bit rotted. Taken as not faulted: if
-  //  the
-  //    page is in place a copy meets EEXIST; if it is not and was ever removed, `removed` says so.
+  // Compares the copies and repairs what can be: only for a successor that holds the write side, after replay.
+  //  - `faulted` differs: a shard died between its two stores, or the bit rotted. Taken as not faulted: if the page
+  //    is in place, a copy meets EEXIST; if it is not and was ever removed, `removed` says so.
   //  - `released` differs: a shard or a coordinator died between its two stores, or the bit rotted. Taken as
-  //    released: what a fault for the page gets then is zeros or an error, never bytes of the source.
-  //  - `removed` differs: harmless where the page is faulted or released, since neither reads the source;
-  //  else
+  //    released: a fault for the page then gets zeros or an error, never bytes of the source.
+  //  - `removed` differs: harmless where the page is faulted or released, since neither reads the source; else
   //    doubtful.
   PageCheck check(const ExclusiveGuard&);
 

@@ -1,9 +1,9 @@
 /* libfaultline-preload.so: lazy restore for a VMM that knows nothing of userfaultfd, QEMU above all.
  *
- * The VMM maps its memory from files. Of those that the environment names, the mapping becomes private,
+ * The VMM maps its memory from files. The mapping of a file that the environment names becomes private,
  * anonymous memory of the same size, at the same place, which the page server fills as it is touched; of the
- * files only the names and the page size are used. What the VMM does with its memory later is put in the
- * terms of such memory: giving pages back is MADV_DONTNEED, whatever the VMM believes them to be.
+ * files only the names and the page size are used. Later calls of the VMM on this memory are translated:
+ * giving pages back is MADV_DONTNEED, whatever the VMM believes them to be.
  *
  * Memory that is named and not yet handed over cannot be touched (PROT_NONE): all regions go to the server in
  * one message, and bytes that are not the snapshot's are never read. */
@@ -28,7 +28,7 @@
 
 enum { HUGE_PAGE_SHIFT = 21, MESSAGE_MAX = 1024 };
 
-/* One memory file's mapping. */
+/* The mapping of a memory file. */
 typedef struct Taken {
   void* address; /* NULL: not mapped yet, or no more */
   size_t size;

@@ -1,4 +1,4 @@
-/* What the environment says of the memory to be taken. */
+/* The memory to be taken, as the environment names it. */
 #ifndef FAULTLINE_PRELOAD_SETTINGS_H
 #define FAULTLINE_PRELOAD_SETTINGS_H
 

@@ -200,7 +200,7 @@ struct ColdReader::State {
       auto* asked = static_cast<Read*>(io_uring_cqe_get_data(completion));
       const int result = completion->res;
       io_uring_cqe_seen(&ring, completion);
-      if (asked == nullptr) continue;  // none of ours
+      if (asked == nullptr) continue;  // not a read of ours
       Read& read = *asked;
       count++;
       auto next = read.progress.after(result);

@@ -58,8 +58,8 @@ TEST_F(Firecracker, V1_12SaysPageSizeAndStaysConnected) {
   expectServed(vmm, 0, 0);
 }
 
-// What a real one (1.17 development, commit 81b38b9da) was seen to send for a guest of 128 MiB, to the last
-// byte.
+// The message that a real Firecracker (1.17 development, commit 81b38b9da) was seen to send for a guest of
+// 128 MiB, to the last byte.
 TEST(FirecrackerMessage, V1_17WordForWord) {
   const std::string message =
       "[{\"base_host_virt_addr\":140033247936512,\"size\":134217728,\"offset\":0,\"page_size\":4096,"

@@ -2,7 +2,7 @@
  * again and again, gives pages back through the VMM's own virtio balloon just before it comes to them, and
  * expects zeros there.
  *
- * It says on the serial port: HELD once all is filled, TICK n after each walk over its memory, and BAD at the
+ * Its words on the serial port: HELD once all is filled, TICK n after each walk over its memory, and BAD at the
  * first words that are wrong: "BAD stale" where a page that was given back has its old bytes, "BAD bytes"
  * where another has not what it was filled with. "GIVES" says that there is a balloon. */
 #include <stdint.h>
@@ -144,7 +144,7 @@ static volatile uint32_t* registerOf(uint64_t device, unsigned offset) {
   return (volatile uint32_t*)(device + offset);
 }
 
-/* Where VMMs have their devices: Firecracker before and since it has PCI, QEMU's microvm. */
+/* The places where VMMs have their devices: Firecracker before and since it has PCI, QEMU's microvm. */
 static uint64_t findBalloon(void) {
   static const struct {
     uint64_t start, step, count;

@@ -2,8 +2,8 @@
  * freed goes back to the host (the kernel reports it within some 2 s).
  *
  * The guest's kernel is started with init_on_free: it zeroes a page as it is freed, and relies on finding it
- * so when it hands the page out again. Where the host gives old bytes back for a page that it was told is
- * free, fresh memory is not zero, and this program says so. */
+ * so when it hands the page out again. If the host gives old bytes back for a page that it was told is free,
+ * fresh memory is not zero, and this program says so. */
 #include <poll.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -88,7 +88,7 @@ class ForkingTarget {
           const pid_t child = ::fork();
           if (child == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
-            if (getppid() != parent) _exit(1);  // it has gone before
+            if (getppid() != parent) _exit(1);  // the parent has gone before
             touch_.wait();
             read_.send(*memory.at(1));
             _exit(0);
@@ -215,7 +215,7 @@ TEST_F(ForkEvent, AReaderThatDiesTakesTheChildsUffdAlongAndTheChildReadsZeros) {
   target.awaitForked();
   target.letChildRead();
   EXPECT_EQ(target.childHasRead(), 0u);
-  // Nothing is left of the event for a successor.
+  // The event is gone for a successor.
   pollfd event{target.uffd, POLLIN, 0};
   EXPECT_EQ(poll(&event, 1, 0), 0);
 }
@@ -315,7 +315,7 @@ TEST(RemapEvent, MremapWaitsAndItsPagesAreServedAtTheirNewPlace) {
   EXPECT_EQ(event.arg.remap.len, memory.bytes());
   mover.join();
   auto* moved = static_cast<volatile unsigned char*>(place);
-  EXPECT_EQ(moved[0], 7);  // what was there came along
+  EXPECT_EQ(moved[0], 7);  // the page's bytes came along
   unsigned char seen = 0;
   std::thread reader([&] { seen = moved[PAGE]; });
   const uffd_msg fault = next(memory.uffd());

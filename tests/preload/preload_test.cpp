@@ -92,7 +92,7 @@ TEST_F(Preload, OtherMappingsAreLeftAlone) {
   const Outcome outcome = run(
       settings(file), "map " + other + " read 0 17 dontneed 0 0 4096 read 0 17 remove 0 0 4096 read 0 17");
   EXPECT_EQ(outcome.status, 0);
-  const std::string before = byteAt(4096);  // what the file has; its first page was removed from it
+  const std::string before = byteAt(4096);  // the file's byte; its first page was removed from it
   EXPECT_THAT(outcome.lines,
               ElementsAre("mapped", ::testing::_, "given back", ::testing::_, "given back", "0"));
   EXPECT_EQ(outcome.lines[1], outcome.lines[3]);
@@ -129,7 +129,7 @@ TEST_F(Preload, ARegionMayBeginAnywhereInTheMemoryFile) {
       << outcome.errors;
 }
 
-// Else it would read the zeros of memory that no page server has yet.
+// A touch before would read the zeros of memory that no page server has yet.
 TEST_F(Preload, MemoryCannotBeTouchedBeforeAllOfItIsMapped) {
   const std::string first = standIn("a", 4 * MIB), second = standIn("b", 2 * MIB);
   const Outcome outcome = run(settings(first + "," + second), "map " + first + " read 0 33 map " + second);
