@@ -4,11 +4,17 @@
 
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <string>
+#include <vector>
 
 namespace faultline::cli {
 
 using Result = std::function<int()>;
 void addServe(CLI::App& app, Result& chosen);
+// `arguments`: of the command line, the command first, which could not be parsed (`refused`: why). Serves all
+// that is kept, as it is, where restores are among it: a mistake in an option must not have them wait. Null:
+// they are not.
+Result serveWhatIsKept(const std::vector<std::string>& arguments, const std::string& refused);
 void addRestore(CLI::App& app, Result& chosen);
 void addStatus(CLI::App& app, Result& chosen);
 void addMetrics(CLI::App& app, Result& chosen);

@@ -28,6 +28,7 @@ Exit exitOf(rpc::Reason reason) {
     case rpc::Reason::FORBIDDEN:
     case rpc::Reason::NOT_READY:
     case rpc::Reason::OTHER_BUILD:
+    case rpc::Reason::ENDING:
       return REFUSED;
   }
   return FAILED;

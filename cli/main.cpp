@@ -32,7 +32,9 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? OK : USAGE;
+    const int code = app.exit(error) == 0 ? OK : USAGE;
+    if (code == USAGE) chosen = serveWhatIsKept({argv + 1, argv + argc}, error.what());
+    if (code == OK || chosen == nullptr) return code;
   }
   return guarded(chosen);
 }

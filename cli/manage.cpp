@@ -140,7 +140,8 @@ void addManage(CLI::App& app, Result& chosen) {
               client.wait(request.send());
               return OK;
             })
-      ->add_flag("--force", options->force, "Also with pages missing: the target reads zeros there");
+      ->add_flag("--force", options->force,
+                 "Also with pages missing: the target gets SIGBUS there, or is killed (--on-lost)");
   CLI::App* populate =
       onRestore("prefault", "Populate a restore's pages in the background",
                 "Demand faults go first. Ranges are populated in the order given, as a recorded "
@@ -172,7 +173,9 @@ void addManage(CLI::App& app, Result& chosen) {
       "Example: faultline shutdown",
       shutdown, options)
       ->add_flag("--force", options->force,
-                 "Also while restores have pages missing: targets read zeros there");
+                 "Also while restores have pages missing: they are fetched first; given again, what is "
+                 "missing yet is\n"
+                 "an error to the target (--on-lost)");
 }
 
 }  // namespace faultline::cli

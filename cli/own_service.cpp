@@ -13,6 +13,8 @@
 #include <cstring>
 
 #include "cli/errors.h"
+#include "process/kept_name.h"
+#include "process/log.h"
 #include "supervisor/supervisor.h"
 
 namespace faultline::cli {
@@ -28,7 +30,7 @@ int supervise(const ServiceOptions& options, kj::AutoCloseFd control, int ready)
   logToStderr();
   setLogLevel(options.logLevel);
   supervisor::FdStore kept;
-  kept.keep("control", kj::mv(control));
+  kept.keep(process::KeptName::service(process::KeptName::Part::control).text(), kj::mv(control));
   supervisor::SupervisorOptions parent;
   parent.build = process::Build::open(process::ownDirectory());
   parent.arguments = options.coordinatorArguments();
@@ -59,7 +61,9 @@ OwnService::OwnService(const ServiceOptions& options)
     if (getppid() != parent) _exit(FAILED);
     setpgid(0, 0);
     readyRead = kj::AutoCloseFd();
-    _exit(guarded([&] { return supervise(options, kj::mv(socket), readyWrite.get()); }));
+    const int code = guarded([&] { return supervise(options, kj::mv(socket), readyWrite.get()); });
+    process::flushLog();
+    _exit(code);
   }
   const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid_, 0));
   KJ_ASSERT(pidfd >= 0, "pidfd_open", std::strerror(errno));
@@ -86,7 +90,9 @@ bool OwnService::gone() const {
 }
 
 OwnService::~OwnService() {
+  // Of two that are equal it would hear once.
   syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGTERM, nullptr, 0);
+  if (hurried_) syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGINT, nullptr, 0);
   while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) continue;
 }
 

@@ -24,6 +24,8 @@ class OwnService {
 
   const std::string& control() const { return control_.path(); }
   pid_t supervisor() const { return pid_; }
+  // Its end fetches nothing that is missing yet.
+  void hurry() { hurried_ = true; }
   // Nobody will ever answer on control() again.
   bool gone() const;
 
@@ -34,6 +36,7 @@ class OwnService {
   SocketFile control_;
   pid_t pid_ = -1;
   kj::AutoCloseFd pidfd_;
+  bool hurried_ = false;
 };
 
 }  // namespace faultline::cli

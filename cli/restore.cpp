@@ -54,7 +54,6 @@ class RestoreCommand {
     if (!options_.workingSet.empty())
       workingSet_ = readWorkingSetFor(options_.workingSet, memory_.get(), options_.memory);
     if (!options_.record.empty()) requireWritable(options_.record);
-    requireUserfaultfd();
     SocketFile socket(options_.socket);
     Interrupts::capture();
     session_.emplace(findService());
@@ -82,6 +81,7 @@ class RestoreCommand {
       } catch (const kj::Exception&) {  // a socket file that a daemon left behind
       }
     }
+    requireUserfaultfd();
     own_ = std::make_unique<OwnService>(options_.service);
     return own_->control();
   }
@@ -286,8 +286,11 @@ class RestoreCommand {
       throw CommandError(FAILED, "interrupted; the server goes on with restore " + view_.name +
                                      " (faultline status, faultline detach)");
     const std::string missing = std::to_string(view_.missing) + " pages are missing";
-    if (finishing_ || toldFailure_)
-      throw CommandError(FAILED, "interrupted; " + missing + ", and the target reads zeros there");
+    if (finishing_ || toldFailure_) {
+      own_->hurry();
+      throw CommandError(FAILED, "interrupted; " + missing + ", and the target gets " +
+                                     (options_.policy.onLost == "kill" ? "killed" : "SIGBUS there"));
+    }
     finishing_ = true;
     progress_.say("interrupted; " + missing + " and are fetched first (interrupt again to abandon them)");
     session_->wait(restore.prefaultRequest().send().ignoreResult().catch_([](kj::Exception&&) {}));

@@ -4,8 +4,8 @@
 #include <spdlog/spdlog.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <filesystem>
-#include <list>
 #include <memory>
 #include <optional>
 #include <set>
@@ -15,13 +15,17 @@
 #include "cli/memory_file.h"
 #include "cli/policy_options.h"
 #include "cli/restore_options.h"
+#include "cli/served_listeners.h"
 #include "cli/service_options.h"
 #include "cli/socket_file.h"
 #include "cli/working_set_file.h"
+#include "process/kept_name.h"
 #include "rpc/kept.capnp.h"
 #include "supervisor/supervisor.h"
 
 namespace faultline::cli {
+
+using process::KeptName;
 
 namespace {
 
@@ -30,7 +34,8 @@ struct ServeOptions {
   PolicyOptions policy;
   std::string control = DEFAULT_CONTROL;
   std::vector<std::string> sockets, memories, names, workingSets;
-  bool anyUser = false;
+  bool anyUser = false, checkOnly = false;
+  std::string refused;  // why these are not the options that were given: what is kept is served, and no more
 
   std::string name(std::size_t i) const { return i < names.size() ? names[i] : "vm" + std::to_string(i + 1); }
 };
@@ -55,20 +60,30 @@ void check(const ServeOptions& options) {
       throw CommandError(USAGE, "--name " + options.name(i) + " is given twice: choose another");
 }
 
+std::vector<ServedListener> listenersOf(const ServeOptions& options) {
+  std::vector<ServedListener> listeners;
+  for (std::size_t i = 0; i < options.sockets.size(); i++)
+    listeners.push_back({options.name(i), options.sockets[i], options.memories[i],
+                         i < options.workingSets.size() ? options.workingSets[i] : ""});
+  return listeners;
+}
+
 // What a coordinator needs to know of a handshake socket, in memory that nobody can change.
-kj::AutoCloseFd listenSpec(const ServeOptions& options, std::size_t i, int memory) {
+kj::AutoCloseFd listenSpec(const ServeOptions& options, const ServedListener& listener, int memory,
+                           bool withWorkingSet) {
   int fd;
   KJ_SYSCALL(fd = memfd_create("faultline-listener", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   kj::AutoCloseFd result(fd);
   capnp::MallocMessageBuilder message;
   auto kept = message.initRoot<rpc::KeptListener>();
-  kept.setSourceName(options.memories[i].c_str());
+  // Looked at for each target: whichever directory a coordinator runs in.
+  kept.setSourceName(std::filesystem::absolute(listener.memory).c_str());
   auto spec = kept.initSpec();
-  spec.setName(options.name(i).c_str());
+  spec.setName(listener.name.c_str());
   spec.setAnyUser(options.anyUser);
   std::optional<WorkingSet> workingSet;
-  if (i < options.workingSets.size())
-    workingSet = readWorkingSetFor(options.workingSets[i], memory, options.memories[i]);
+  if (withWorkingSet && !listener.workingSet.empty())
+    workingSet = readWorkingSetFor(listener.workingSet, memory, listener.memory);
   fill(spec.initPolicy(), options.policy, workingSet.has_value() ? &*workingSet : nullptr);
   capnp::writeMessageToFd(fd, message);
   KJ_SYSCALL(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
@@ -82,45 +97,67 @@ void makeControlDirectory(const std::string& control) {
     std::filesystem::create_directory(std::filesystem::path(control).parent_path(), ignored);
 }
 
-int serve(const ServeOptions& options) {
-  check(options);
-  supervisor::FdStore kept;
-  supervisor::ServiceManager::giveBack(kept);
-  std::list<SocketFile> files;
-  auto socketAt = [&files](const std::string& path) { return files.emplace_back(path).take(); };
-  for (std::size_t i = 0; i < options.sockets.size(); i++) {
-    const std::string stem = "listener." + options.name(i);
-    const bool served = kept.find(stem + ".spec") != nullptr;
-    if (!served) {
-      kj::AutoCloseFd memory = openMemory(options.memories[i]);
-      kept.keep(stem + ".spec", listenSpec(options, i, memory.get()));
-      kept.keep(stem + ".source", kj::mv(memory));
-    }
-    if (kept.find(stem + ".listen") == nullptr)
-      kept.keep(stem + ".listen", socketAt(options.sockets[i]));
-    else if (served)
-      // Left by the service before us. A socket that came without the rest is socket activation, and its file
-      // the service manager's.
-      files.emplace_back(options.sockets[i], SocketFile::Left());
+// Options that say what cannot be, while restores are served: they are served on as they are.
+void makeListeners(const ServeOptions& options, ServedListeners& served, bool tolerant) {
+  try {
+    check(options);
+  } catch (const CommandError& error) {
+    if (!tolerant) throw;
+    spdlog::error("the listeners stay as they were, the options are refused: {}", error.what());
+    return;
   }
-  if (kept.find("control") == nullptr) {
-    makeControlDirectory(options.control);
-    kept.keep("control", socketAt(options.control));
+  served.apply(listenersOf(options),
+               [&options](const ServedListener& listener, int memory, bool withWorkingSet) {
+                 return listenSpec(options, listener, memory, withWorkingSet);
+               });
+}
+
+// What a restart with these options would come upon. Changes nothing.
+int checkOnly(const ServeOptions& options) {
+  check(options);
+  const auto problems = whatIsWrongWith(listenersOf(options));
+  for (const std::string& problem : problems) fprintf(stderr, "faultline: %s\n", problem.c_str());
+  if (!problems.empty()) return USAGE;
+  requireUserfaultfd();
+  printf("these options can be served; listeners: %zu\n", options.sockets.size());
+  return OK;
+}
+
+int serve(const ServeOptions& options) {
+  if (options.checkOnly) return checkOnly(options);
+  supervisor::ServiceManager manager;
+  supervisor::FdStore kept;
+  manager.giveBack(kept);
+  logToStderr();
+  setLogLevel(options.service.logLevel);
+  const bool tolerant = servesRestores(kept);
+  ServedListeners served(kept, tolerant);
+  if (!options.refused.empty())
+    spdlog::error("the options are refused, and what is served is served on as it is: {}", options.refused);
+  else
+    makeListeners(options, served, tolerant);
+  const std::string control = KeptName::service(KeptName::Part::control).text();
+  makeControlDirectory(options.control);
+  if (options.refused.empty() || kept.find(control) == nullptr) {
+    try {
+      served.listenAt(control, options.control);
+    } catch (const CommandError& error) {
+      if (!tolerant || kept.find(control) == nullptr) throw;
+      spdlog::error("the control socket stays where it was: {}", error.what());
+    }
   }
   requireUserfaultfd();
 
-  logToStderr();
-  setLogLevel(options.service.logLevel);
   supervisor::SupervisorOptions parent;
   parent.build = process::Build::open(process::ownDirectory());
   parent.arguments = options.service.coordinatorArguments();
   parent.watchdog = std::chrono::milliseconds(options.service.watchdogMs);
   parent.startLimit = 5 * parent.watchdog;
   parent.whenReady = [&] { spdlog::info("serving; control socket {}", options.control); };
-  const int code = supervisor::Supervisor(std::move(parent), kj::mv(kept)).run();
+  const int code = supervisor::Supervisor(std::move(parent), kj::mv(kept), kj::mv(manager)).run();
   // The service manager holds the sockets and gives them to the next service.
   if (code != OK && getenv("NOTIFY_SOCKET") != nullptr)
-    for (SocketFile& file : files) file.leave();
+    for (SocketFile& file : served.files()) file.leave();
   return code;
 }
 
@@ -138,9 +175,12 @@ void addServe(CLI::App& app, Result& chosen) {
       "  faultline serve\n"
       "  faultline serve --shards 4 --socket /run/vm1.sock --memory /snapshots/vm1.mem --name vm1\n"
       "  faultline serve --socket /run/a.sock --memory a.mem --socket /run/b.sock --memory b.mem\n\n"
-      "Ends on SIGTERM, SIGINT or SIGHUP: every target is released then, and pages that it still misses are "
-      "lost to it,\n"
-      "so wait for them (faultline prefault NAME --wait) before. Under systemd (Type=notify,\n"
+      "Ends on SIGTERM, SIGINT or SIGHUP: new targets are refused, pages that targets miss are fetched (at "
+      "most "
+      "--stop-limit-s),\n"
+      "what cannot be had is an error to them as --on-lost says. A second signal fetches no more. Under "
+      "systemd "
+      "(Type=notify,\n"
       "FileDescriptorStoreMax=) restores outlive even the death of this process, and SIGUSR1 ends it with "
       "all\n"
       "targets left to the next one.");
@@ -162,11 +202,24 @@ void addServe(CLI::App& app, Result& chosen) {
                     "--no-prefault as well, else\n"
                     "pages that are populated before they are touched are not seen");
   command->add_flag("--any-user", options->anyUser, "Accept targets of any user, not only root and our own");
+  command->add_flag("--check", options->checkOnly,
+                    "Only say what is wrong with these options, as before a restart (exit code 2), and end");
   command->footer(
       std::string(EXIT_CODES) +
       ",\n            64 the coordinator beside it does not take its options: it is of another build;\n"
       "            75 after SIGUSR1: everything is left to the next one");
   command->callback([options, &chosen] { chosen = [options] { return serve(*options); }; });
+}
+
+Result serveWhatIsKept(const std::vector<std::string>& arguments, const std::string& refused) {
+  if (arguments.empty() || arguments.front() != "serve" || !supervisor::ServiceManager::givesRestores())
+    return nullptr;
+  ServeOptions options;
+  options.service.logLevel = "info";
+  options.refused = refused;
+  const auto control = std::find(arguments.begin(), arguments.end(), "--control");
+  if (control != arguments.end() && control + 1 != arguments.end()) options.control = *(control + 1);
+  return [options] { return serve(options); };
 }
 
 }  // namespace faultline::cli

@@ -67,6 +67,8 @@ std::vector<std::string> ServiceOptions::coordinatorArguments() const {
                                         std::to_string(sourcePatienceMs),
                                         "--max-restores",
                                         std::to_string(maxRestores),
+                                        "--stop-limit-s",
+                                        std::to_string(stopLimitS),
                                         "--log-level",
                                         logLevel};
   if (!cpus.empty()) arguments.insert(arguments.end(), {"--cpus", cpus});
@@ -124,6 +126,12 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
       .add_option("--max-restores", options.maxRestores,
                   "Restores at the same time; further targets are refused")
       ->check(CLI::Range(1u, 100'000u))
+      ->capture_default_str();
+  command
+      .add_option(
+          "--stop-limit-s", options.stopLimitS,
+          "How long the end of the service may take to fetch what targets miss, while that progresses")
+      ->check(CLI::Range(0u, 86'400u))
       ->capture_default_str();
   command
       .add_option("--cpu-latency-us", options.cpuLatencyUs,

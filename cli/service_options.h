@@ -28,6 +28,7 @@ struct ServiceOptions {
   std::uint64_t handshakeTimeoutMs = 10'000;
   std::uint64_t sourcePatienceMs = 30'000;
   std::uint32_t maxRestores = 1024;
+  std::uint64_t stopLimitS = 300;
   std::optional<std::uint32_t> cpuLatencyUs;
   bool testHooks = false;
   std::string logLevel = "warn";

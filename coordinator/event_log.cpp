@@ -19,8 +19,8 @@ EventLog::EventLog(SupervisorLink& link, const std::vector<std::string>& inherit
   }
 }
 
-void EventLog::add(const std::string& text) {
-  spdlog::warn("{}", text);
+void EventLog::add(const std::string& text, spdlog::level::level_enum level) {
+  spdlog::log(level, "{}", text);
   std::string line = text.substr(0, MAX_TEXT);
   std::replace(line.begin(), line.end(), '\n', ' ');
   const auto now = std::chrono::system_clock::now().time_since_epoch();

@@ -1,6 +1,8 @@
 // The latest events, kept across coordinators, for an operator who asks afterwards.
 #pragma once
 
+#include <spdlog/common.h>
+
 #include <cstdint>
 #include <deque>
 #include <string>
@@ -24,10 +26,13 @@ class EventLog {
   EventLog(SupervisorLink& link, const std::vector<std::string>& inherited);
 
   // One line: what, why, how long it took. Goes to the log too.
-  void add(const std::string& text);
+  void add(const std::string& text) { add(text, spdlog::level::warn); }
+  // Of what a target has lost: an error.
+  void lost(const std::string& text) { add(text, spdlog::level::err); }
   const std::deque<Event>& latest() const { return events_; }
 
  private:
+  void add(const std::string& text, spdlog::level::level_enum level);
   void keep(Event event);
 
   SupervisorLink& link_;

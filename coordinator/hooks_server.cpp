@@ -2,6 +2,7 @@
 
 #include <kj/debug.h>
 
+#include "coordinator/armed_name.h"
 #include "coordinator/service.h"
 #include "rpc/answering.h"
 #include "rpc/fd.h"
@@ -84,12 +85,11 @@ class TestHooksServer final : public rpc::Answering<rpc::TestHooks> {
 
   // Laid down with the supervisor; the successor takes it up as it begins.
   static void armSuccessor(Service& service, const failpoints::Failpoints::Arm& arm) {
-    const std::string stem = "failpoint." + std::string(failpoints::nameOf(arm.point)) + "." +
-                             std::to_string(static_cast<int>(arm.action)) + "." + std::to_string(arm.skip) +
-                             "." + std::to_string(arm.page) + ".";
-    if (arm.reached.get() >= 0) service.link().store(stem + "reached", arm.reached.get());
+    const auto resume = process::KeptName::failpoint(nameOf(arm), process::KeptName::Part::resume);
+    if (arm.reached.get() >= 0)
+      service.link().store(resume.with(process::KeptName::Part::reached), arm.reached.get());
     KJ_REQUIRE(arm.resume.get() >= 0, "a successor's failpoint needs an eventfd to resume it by");
-    service.link().store(stem + "resume", arm.resume.get());
+    service.link().store(resume, arm.resume.get());
   }
 
   Service& service_;

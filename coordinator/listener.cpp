@@ -3,6 +3,9 @@
 #include <kj/debug.h>
 #include <spdlog/spdlog.h>
 
+#include <utility>
+
+#include "coordinator/replaced_file.h"
 #include "process/duplicate.h"
 #include "shmtracker/error.h"
 
@@ -10,12 +13,12 @@ namespace faultline::coordinator {
 
 // A connection whose handshake is under way.
 struct Listener::Pending {
-  Pending(kj::UnixEventPort& port, std::string name, kj::AutoCloseFd fd)
+  Pending(kj::UnixEventPort& port, process::KeptName name, kj::AutoCloseFd fd)
       : keptAs(std::move(name)),
         connection(kj::mv(fd)),
         observer(port, connection.get(), kj::UnixEventPort::FdObserver::OBSERVE_READ) {}
 
-  std::string keptAs;
+  process::KeptName keptAs;
   kj::AutoCloseFd connection;
   kj::UnixEventPort::FdObserver observer;
   kj::Maybe<kj::Own<HandshakeReader>> reader;
@@ -38,18 +41,16 @@ void fill(rpc::KeptListener::Builder to, const ListenerSpec& spec) {
   to.setSourceName(spec.sourceName.c_str());
 }
 
-std::string listenerName(const std::string& name, const std::string& part) {
-  return "listener." + name + "." + part;
-}
-
-Listener::Listener(RestoreContext& context, ListenerSpec spec, kj::AutoCloseFd source, Begin begin)
+Listener::Listener(RestoreContext& context, process::Origin origin, ListenerSpec spec, kj::AutoCloseFd source,
+                   Begin begin)
     : context_(context),
+      origin_(origin),
       spec_(std::move(spec)),
       source_(kj::mv(source)),
       begin_(std::move(begin)),
       tasks_(*this) {}
 
-void Listener::accepted(const std::string& keptAs, kj::AutoCloseFd connection) {
+void Listener::accepted(const process::KeptName& keptAs, kj::AutoCloseFd connection) {
   context_.failpoints.hit(failpoints::Point::handshakeAccepted);
   auto pending = std::make_shared<Pending>(context_.io.unixEventPort, keptAs, kj::mv(connection));
   auto& timer = context_.io.provider->getTimer();
@@ -78,11 +79,46 @@ kj::Promise<void> Listener::handshake(const std::shared_ptr<Pending>& pending) {
 
 kj::Promise<void> Listener::readMore(const std::shared_ptr<Pending>& pending) {
   auto& reader = KJ_ASSERT_NONNULL(pending->reader);
-  if (reader->advance() == HandshakeReader::Progress::complete) {
-    complete(*pending);
-    return kj::READY_NOW;
-  }
+  if (reader->advance() == HandshakeReader::Progress::complete)
+    return lookAtSource().then([this, pending] { complete(*pending); });
   return pending->observer.whenBecomesReadable().then([this, pending] { return readMore(pending); });
+}
+
+// A snapshot that is taken anew is often renamed over the one before it, and a target's other state is of the
+// file that lies there now. What has come by call has no path of ours: its maker's may be another file here.
+kj::Promise<void> Listener::lookAtSource() {
+  if (origin_ == process::Origin::call) return kj::READY_NOW;
+  auto borrowed = process::duplicate(source_.get());
+  auto looked = whatIsAt(spec_.sourceName, borrowed.get());
+  return looked.attach(kj::mv(borrowed)).then([this](kj::Own<FileNow> now) {
+    switch (now->what) {
+      case FileNow::What::same:
+        return;
+      case FileNow::What::replaced:
+        return replaceSource(kj::mv(now->fd));
+      case FileNow::What::gone:
+        if (!std::exchange(goneTold_, true))
+          context_.log.add("listener " + spec_.name + ": memory file " + spec_.sourceName +
+                           " is not there any more: targets get the one that was");
+        return;
+      case FileNow::What::unreadable:
+        throw HandshakeError("memory file " + spec_.sourceName +
+                             " was replaced, and cannot be used: " + now->why);
+    }
+  });
+}
+
+void Listener::replaceSource(kj::AutoCloseFd source) {
+  context_.link.store(process::KeptName::listener(spec_.name, process::KeptName::Part::source, 0),
+                      source.get());
+  source_ = kj::mv(source);
+  goneTold_ = false;
+  std::string more;
+  if (!spec_.policy.workingSet.ranges.empty())
+    more = "; the working set is of the one before, and is not used";
+  spec_.policy.workingSet = {};
+  context_.log.add("listener " + spec_.name + ": memory file " + spec_.sourceName +
+                   " was replaced: targets that come from now on get the new one" + more);
 }
 
 void Listener::complete(Pending& pending) {

@@ -37,11 +37,14 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   // Makes a restore of a complete handshake; returns its name. Throws where it is refused.
   using Begin = std::function<std::string(RestoreSpec spec, RestoreFds fds)>;
 
-  Listener(RestoreContext& context, ListenerSpec spec, kj::AutoCloseFd source, Begin begin);
+  Listener(RestoreContext& context, process::Origin origin, ListenerSpec spec, kj::AutoCloseFd source,
+           Begin begin);
 
   const ListenerSpec& spec() const { return spec_; }
+  // Who made it.
+  process::Origin origin() const { return origin_; }
   // A connection that the supervisor accepted and keeps under `keptAs`.
-  void accepted(const std::string& keptAs, kj::AutoCloseFd connection);
+  void accepted(const process::KeptName& keptAs, kj::AutoCloseFd connection);
 
   // Refuses targets whose handshake is not complete. To be called once; the caller keeps the listener alive
   // until the promise resolves.
@@ -59,13 +62,17 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   struct Pending;
   kj::Promise<void> handshake(const std::shared_ptr<Pending>& pending);
   kj::Promise<void> readMore(const std::shared_ptr<Pending>& pending);
+  kj::Promise<void> lookAtSource();
+  void replaceSource(kj::AutoCloseFd source);
   void complete(Pending& pending);
   void refuse(const kj::Exception& why);
   void taskFailed(kj::Exception&& exception) override;
 
   RestoreContext& context_;
-  const ListenerSpec spec_;
+  const process::Origin origin_;
+  ListenerSpec spec_;
   kj::AutoCloseFd source_;
+  bool goneTold_ = false;
   Begin begin_;
   std::vector<std::string> names_;
   std::vector<kj::Own<kj::PromiseFulfiller<void>>> waiters_;
@@ -74,8 +81,5 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   kj::Canceler pending_;  // handshakes
   kj::TaskSet tasks_;
 };
-
-// The name under which the supervisor keeps a part of a listener.
-std::string listenerName(const std::string& name, const std::string& part);
 
 }  // namespace faultline::coordinator

@@ -20,22 +20,26 @@ namespace {
 
 using namespace faultline;
 
+// Never done. The supervisor says "end" when it is told to; a signal to this process alone is the same.
+kj::Promise<void> endOnSignal(kj::AsyncIoContext& io, coordinator::Service& service) {
+  return io.unixEventPort.onSignal(SIGTERM)
+      .exclusiveJoin(io.unixEventPort.onSignal(SIGINT))
+      .then([&io, &service](siginfo_t&&) {
+        service.end("the coordinator was sent a signal", false);
+        return endOnSignal(io, service);
+      });
+}
+
 void serve(coordinator::Options options) {
   kj::UnixEventPort::captureSignal(SIGTERM);
   kj::UnixEventPort::captureSignal(SIGINT);
   auto io = kj::setupAsyncIo();
   coordinator::SupervisorLink link(kj::AutoCloseFd(process::CHANNEL_FD), io.unixEventPort);
   auto inherited = link.inherit();
-  const kj::AutoCloseFd shardProgram = inherited.take("program.shard");
+  const kj::AutoCloseFd shardProgram = inherited.take(process::KeptName::program());
   options.shardProgram = shardProgram.get();
   coordinator::Service service(io, link, kj::mv(inherited), options);
-  auto signalled = io.unixEventPort.onSignal(SIGTERM)
-                       .exclusiveJoin(io.unixEventPort.onSignal(SIGINT))
-                       .then([&](siginfo_t&&) {
-                         service.shutdown(true);
-                         return kj::Promise<void>(kj::NEVER_DONE);
-                       });
-  service.run().exclusiveJoin(kj::mv(signalled)).wait(io.waitScope);
+  service.run().exclusiveJoin(endOnSignal(io, service)).wait(io.waitScope);
 }
 
 }  // namespace
@@ -59,6 +63,9 @@ int main(int argc, char** argv) {
   app.add_option("--handshake-timeout-ms", handshake, "How long a target may take for its handshake");
   app.add_option("--source-patience-ms", patience,
                  "How long reads of a page may go on failing before it is given up");
+  std::uint64_t stopLimit = 300;
+  app.add_option("--stop-limit-s", stopLimit,
+                 "How long the end of the service may take to fetch what is missing");
   app.add_option("--max-restores", options.maxRestores, "Restores at the same time");
   app.add_option("--cpu-latency-us", options.cpuLatencyUs, "What CPUs may take to wake while faults flow");
   app.add_flag("--test-hooks", options.testHooks, "Offer the test hooks");
@@ -77,12 +84,14 @@ int main(int argc, char** argv) {
   options.watchdog = std::chrono::milliseconds(watchdog);
   options.handshakeTimeout = std::chrono::milliseconds(handshake);
   options.sourcePatience = std::chrono::milliseconds(patience);
+  options.stopLimit = std::chrono::seconds(stopLimit);
 
-  spdlog::set_level(spdlog::level::from_str(options.logLevel));
-  process::setUpLog("coordinator", process::LogStream::out);
-  process::keepMemoryPrivate();
   try {
+    // Before there is any other thread: that of the log is the first.
     if (!cpus.empty()) process::runOnCpus(cpus);
+    spdlog::set_level(spdlog::level::from_str(options.logLevel));
+    process::setUpLog("coordinator", process::LogStream::out);
+    process::keepMemoryPrivate();
     serve(options);
   } catch (const kj::Exception& error) {
     spdlog::critical("{}", error.getDescription().cStr());

@@ -15,6 +15,7 @@
 namespace faultline::coordinator {
 
 using failpoints::made;
+using Part = process::KeptName::Part;
 
 namespace {
 
@@ -109,6 +110,8 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
 UffdReaderHooks Restore::readerHooks() {
   UffdReaderHooks hooks;
   hooks.fence = [this](unsigned slot) {
+    // Then it is our own departure that has the slot, and waits for the target.
+    if (departing_) return false;
     return context_.pool.fence(slot / segment_.facts().workersPerShard,
                                "it held the lock of restore " + name() + " past its deadline");
   };
@@ -125,24 +128,21 @@ UffdReaderHooks Restore::readerHooks() {
   return hooks;
 }
 
-std::string Restore::fdName(std::uint64_t id, const std::string& part) {
-  return "restore." + std::to_string(id) + "." + part;
-}
-
 // The segment first: without it, what is left was never durable.
 void Restore::drop(SupervisorLink& link, std::uint64_t id) {
-  for (const char* part : {"segment", "uffd", "source", "conn", "target", "touches"})
-    link.drop(fdName(id, part));
+  for (const Part part : {Part::segment, Part::uffd, Part::conn, Part::target, Part::touches})
+    link.drop(process::KeptName::restore(id, part));
+  link.drop(process::KeptName::restore(id, Part::source, 0));
 }
 
 void Restore::store() {
   SupervisorLink& link = context_.link;
-  link.store(fdName("uffd"), fds_.uffd.get());
-  link.store(fdName("source"), fds_.source.get());
-  if (fds_.conn.get() >= 0) link.store(fdName("conn"), fds_.conn.get());
-  if (fds_.target.get() >= 0) link.store(fdName("target"), fds_.target.get());
-  if (touches_ != nullptr) link.store(fdName("touches"), touches_->fd());
-  link.store(fdName("segment"), segment_.fd());
+  link.store(kept(Part::uffd), fds_.uffd.get());
+  link.store(kept(Part::source, 0), fds_.source.get());
+  if (fds_.conn.get() >= 0) link.store(kept(Part::conn), fds_.conn.get());
+  if (fds_.target.get() >= 0) link.store(kept(Part::target), fds_.target.get());
+  if (touches_ != nullptr) link.store(kept(Part::touches), touches_->fd());
+  link.store(kept(Part::segment), segment_.fd());
 }
 
 void Restore::start() {
@@ -219,7 +219,7 @@ void Restore::record(int fd) {
   });
   KJ_IF_MAYBE (e, failure) {
     context_.log.add("restore " + name() + ": no working set is recorded: " + e->getDescription().cStr());
-    context_.link.drop(fdName("touches"));
+    context_.link.drop(kept(Part::touches));
   }
 }
 
@@ -234,7 +234,7 @@ kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageInd
         // Its answer may be heard after its death.
         if (!context_.pool.lives(index, pid))
           kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the shard has died", index, pid));
-        if (over_ || phase_ == Phase::failed) return;
+        if (over_ || ending_ || phase_ == Phase::failed) return;
         router_.setAttached(index, true);
         population_.shardUp(shard, phase_ == Phase::paused);
         const auto shares = segment_.shares();
@@ -246,7 +246,7 @@ kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageInd
 }
 
 kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
-  if (over_ || phase_ == Phase::failed || !ownedBy(shard.index())) return kj::READY_NOW;
+  if (over_ || ending_ || phase_ == Phase::failed || !ownedBy(shard.index())) return kj::READY_NOW;
   return attachTo(shard, std::move(hopeless))
       .then([this, &shard] {
         if (!router_.attached(shard.index())) return;
@@ -349,7 +349,7 @@ kj::Promise<void> Restore::watchCompletion() {
   if (phase_ == Phase::serving) phase_ = Phase::complete;
   completeFulfiller_->fulfill();
   // A target that tracks its writes needs the registration, and so its server.
-  if (policy().keepServing == 0 && (segment_.facts().uffdFeatures & TRACKS_WRITES) == 0)
+  if (finishing_ || (policy().keepServing == 0 && (segment_.facts().uffdFeatures & TRACKS_WRITES) == 0))
     end(rpc::EndReason::COMPLETED, "complete: every page is in place or given up, the target runs on alone",
         Release::yes);
   return kj::READY_NOW;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/departure.h"
 #include "coordinator/event_log.h"
 #include "coordinator/fault_router.h"
 #include "coordinator/options.h"
@@ -100,6 +101,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   bool failed() const { return phase_ == Phase::failed; }
   // The recorder of the working set; null where the restore does not record.
   std::shared_ptr<const TouchRecorder> touches() const { return touches_; }
+  bool populating() const { return population_.underWay(); }
   bool servedBy(std::uint32_t shard) const { return router_.attached(shard); }
   bool ownedBy(std::uint32_t shard) const { return segment_.shares().at(shard) > 0; }
 
@@ -111,8 +113,15 @@ class Restore final : private kj::TaskSet::ErrorHandler {
 
   // Over: the target has gone, was released, or the operator says so.
   enum class Release { no, yes };  // yes: unregister its ranges, so that it runs on without a server
-  // A removal that is under way is answered before it is over.
+  // A removal that is under way is answered before it is over; and what is missing at a release is poisoned,
+  // or the target is killed, as the operator wants it.
   void end(rpc::EndReason reason, const std::string& text, Release release);
+  // Populates what is missing, however it was paused or begun, and releases the target when nothing is, or
+  // when the population is over without it.
+  void finishUp(const std::string& text);
+  // Releases the target now, as the service ends.
+  void shutDown(const std::string& text);
+  bool ending() const { return ending_; }
   // Goes on as a failed one: every fault gets an error, so that the target learns it; or it is killed, if
   // that is what the operator wants.
   void fail(rpc::EndReason reason, const std::string& text);
@@ -139,6 +148,10 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> watchMemory();
   void failOf(const kj::Exception& exception);
   kj::Promise<void> leave(std::uint64_t deadline);
+  void fetchMissing(const std::string& text, std::uint64_t before);
+  kj::Promise<void> letGo();
+  kj::Promise<void> leaveShards();
+  kj::Promise<void> departed(Departed how);
   void finish();
   kj::Promise<void> bury();
   kj::Promise<void> watchCompletion();
@@ -155,8 +168,9 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   void wake();
   void taskFailed(kj::Exception&& exception) override;
   UffdReaderHooks readerHooks();
-  std::string fdName(const std::string& part) const { return fdName(id(), part); }
-  static std::string fdName(std::uint64_t id, const std::string& part);
+  process::KeptName kept(process::KeptName::Part part, std::optional<std::uint64_t> number = {}) const {
+    return process::KeptName::restore(id(), part, number);
+  }
 
   RestoreContext& context_;
   RestoreFds fds_;
@@ -174,6 +188,8 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   std::string killed_;  // why the target was
   RestoreEnd end_;
   bool ending_ = false, over_ = false;
+  bool departing_ = false;  // no shard has it any more, and what it misses is poisoned
+  bool finishing_ = false;  // released as soon as nothing is missing
   bool serving_ = false;
   bool outsideTold_ = false;                // a fault that no region covers was logged
   shm::PageIndex firstMissing_ = 0;         // the first page that may be missing; never moves back

@@ -10,6 +10,7 @@
 
 #include "coordinator/restore.h"
 #include "process/clock.h"
+#include "process/duplicate.h"
 #include "process/process.h"
 #include "uffd/uffd.h"
 
@@ -19,6 +20,8 @@ namespace {
 
 constexpr kj::Duration LEAVE_CHECK = 200 * kj::MICROSECONDS;
 constexpr std::uint64_t LEAVE_PATIENCE = 2'000'000'000;  // ns
+// With a shard that is to let go of a restore which ends, and with a target that was killed.
+constexpr kj::Duration SHARD_PATIENCE = 2 * kj::SECONDS, KILL_PATIENCE = 10 * kj::SECONDS;
 
 // Bytes to read are no sign: a peer may say more than its handshake, and a predecessor may have died before
 // it took that.
@@ -88,10 +91,93 @@ void Restore::end(rpc::EndReason reason, const std::string& text, Release releas
   }
   ending_ = true;
   if (release == Release::no) return finish();
-  for (const shm::RegionEntry& region : segment_.regions().entries())
-    uffd::unregister(fds_.uffd.get(), region.base, region.size);
   if (reader_.get() != nullptr && reader_->paused()) reader_->resume();
-  tasks_.add(leave(process::nowNs() + LEAVE_PATIENCE));
+  tasks_.add(letGo().catch_([this](kj::Exception&& e) {
+    context_.log.lost("restore " + name() + ": its target cannot be let go: " + e.getDescription().cStr());
+    finish();
+  }));
+}
+
+void Restore::finishUp(const std::string& text) {
+  if (over_ || ending_ || finishing_) return;
+  finishing_ = true;
+  if (phase_ == Phase::paused) resume();
+  fetchMissing(text, ~0ull);
+}
+
+void Restore::shutDown(const std::string& text) {
+  const bool lost = segment_.pages().counts().missing > 0;
+  end(lost ? rpc::EndReason::LOST_AT_SHUTDOWN : rpc::EndReason::SHUT_DOWN, text, Release::yes);
+}
+
+// Round after round, until one brings nothing: what it left out may be to be had in the next.
+void Restore::fetchMissing(const std::string& text, std::uint64_t before) {
+  const std::uint64_t missing = segment_.pages().counts().missing;
+  if (over_ || phase_ == Phase::failed || missing == 0 || missing >= before) return shutDown(text);
+  auto job = population_.begin({});
+  tasks_.add(job->whenFinished().then([this, job, text, missing] { fetchMissing(text, missing); }));
+}
+
+// Zeros in place of what the snapshot has would be wrong bytes: what is missing is made an error before
+// anything is unregistered, or the target is killed before any fd is closed.
+kj::Promise<void> Restore::letGo() {
+  const std::uint64_t missing = segment_.pages().counts().missing;
+  DepartureOrder order{process::duplicate(fds_.uffd.get()), {}, DepartureOrder::Poison::nothing};
+  for (const shm::RegionEntry& region : segment_.regions().entries()) order.regions.push_back(region);
+  if (phase_ != Phase::failed && missing == 0)
+    return depart(kj::mv(order)).then([this](Departed how) { return departed(how); });
+  if (killsOnLost() && kill(std::to_string(missing) + " pages are missing, and the restore ends")) {
+    context_.log.lost("restore " + name() + ": " + std::to_string(missing) +
+                      " pages could not be fetched before its end (" + end_.text + "); its target is killed");
+    // watchPeer() sees it go.
+    return context_.io.provider->getTimer().afterDelay(KILL_PATIENCE).then([this] { finish(); });
+  }
+  if (phase_ == Phase::failed) {
+    order.poison = DepartureOrder::Poison::unmapped;
+  } else {
+    order.poison = DepartureOrder::Poison::missing;
+    order.segment = process::duplicate(segment_.fd());
+  }
+  return leaveShards()
+      .then([this, order = kj::mv(order)]() mutable {
+        departing_ = true;
+        return depart(kj::mv(order));
+      })
+      .then([this](Departed how) { return departed(how); });
+}
+
+// What is at work on the restore must be out of its sections, and begin no other: a shard that does not let
+// go in time is killed.
+kj::Promise<void> Restore::leaveShards() {
+  auto leaving = kj::Vector<kj::Promise<void>>();
+  for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++) {
+    ShardHandle* shard = context_.pool.process(i);
+    if (shard == nullptr || !shard->serves(id())) continue;
+    auto late =
+        context_.io.provider->getTimer().afterDelay(SHARD_PATIENCE).then([this, i, pid = shard->pid()] {
+          if (context_.pool.lives(i, pid))
+            context_.pool.fence(i, "it does not let go of restore " + name() + ", which ends");
+        });
+    leaving.add(shardLeaves(*shard).catch_([](kj::Exception&&) {}).exclusiveJoin(kj::mv(late)));
+  }
+  return kj::joinPromises(leaving.releaseAsArray());
+}
+
+kj::Promise<void> Restore::departed(Departed how) {
+  if (over_) return kj::READY_NOW;
+  shm::count(context_.totals.pagesLost, how.poisoned);
+  if (how.poisoned > 0)
+    context_.log.lost("restore " + name() + ": " + std::to_string(how.poisoned) +
+                      " pages could not be fetched before its end (" + end_.text +
+                      "); its target gets SIGBUS on them");
+  if (how.unsupported) {
+    const std::string pages = std::to_string(segment_.pages().counts().missing);
+    const bool killed = fds_.target.get() >= 0 && kill("this kernel cannot poison pages (Linux 6.6 can)");
+    context_.log.lost("restore " + name() + ": " + pages + " pages could not be fetched before its end (" +
+                      end_.text + "), and this kernel cannot poison them: its target " +
+                      (killed ? "is killed" : "waits for them, or reads zeros: kill it"));
+  }
+  return leave(process::nowNs() + LEAVE_PATIENCE);
 }
 
 // Waits until no event is in flight, at most until `deadline` (ns); run() reads on. The ranges are

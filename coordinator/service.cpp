@@ -12,12 +12,15 @@
 #include "coordinator/coordinator_server.h"
 #include "coordinator/hooks_server.h"
 #include "process/clock.h"
+#include "process/log.h"
 #include "rpc/fd.h"
 #include "rpc/kept.capnp.h"
 #include "rpc/refusal.h"
 #include "shmtracker/error.h"
 
 namespace faultline::coordinator {
+
+using process::KeptName;
 
 namespace {
 
@@ -50,10 +53,10 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
     : io_(io),
       link_(link),
       inherited_(kj::mv(inherited)),
-      election_(inherited_.take("election")),
+      election_(inherited_.take(KeptName::service(KeptName::Part::election))),
       options_(fitting(std::move(options), inherited_)),
       log_(link, inherited_.events),
-      counters_(inherited_.take("counters")),
+      counters_(inherited_.take(KeptName::service(KeptName::Part::counters))),
       pool_(io, link, log_, failpoints_, options_, *counters_, *this),
       upgrade_(io, link, log_, pool_, options_, inherited_.upgradeGivenUp),
       latency_(latencyOf(options_, io)),
@@ -63,14 +66,17 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
 Service::~Service() noexcept(false) = default;
 
 kj::Promise<void> Service::run() {
-  if (election_.fresh() >= 0) link_.store("election", election_.fresh());
+  if (election_.fresh() >= 0) link_.store(KeptName::service(KeptName::Part::election), election_.fresh());
   if (counters_.fresh() >= 0)
-    link_.store("counters", counters_.fresh());
+    link_.store(KeptName::service(KeptName::Part::counters), counters_.fresh());
   else
     shm::count(counters_->takeovers);
+  for (const std::string& name : inherited_.foreign)
+    log_.add("\"" + name + "\" is kept and is no name of this build's: it is left as it is");
   if (!inherited_.death.empty())
     log_.add("coordinator " + inherited_.death + "; its successor " + std::to_string(getpid()) +
              " takes over");
+  endAsked_ = inherited_.end;
   auto paf = kj::newPromiseAndFulfiller<void>();
   ended_ = kj::mv(paf.fulfiller);
   kj::Promise<void> shards = nullptr, restores = nullptr;
@@ -84,24 +90,21 @@ kj::Promise<void> Service::run() {
                }))
     giveUp(*e);
   tasks_.add(link_
-                 .receive({.accepted = [this](const std::string& name,
+                 .receive({.accepted = [this](const KeptName& name,
                                               kj::AutoCloseFd fd) { connectionAccepted(name, kj::mv(fd)); },
-                           .lost = [this](const std::string& name) { storeAgain(name); }})
-                 .then([this](SupervisorLink::End why) {
-                   if (why == SupervisorLink::End::leave)
-                     spdlog::info("leaving everything to the next coordinator");
-                   else
-                     spdlog::warn("the supervisor has gone, so does this coordinator");
-                   _exit(0);  // between two batches, so nothing is half done
-                 }));
+                           .lost = [this](const KeptName& name) { storeAgain(name); },
+                           .end = [this](bool now) { endAsked(now); }})
+                 .then([this](SupervisorLink::End why) { leave(why); }));
   tasks_.add(restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); })
                  .then([this] {
                    adoptConnections();
                    rpc::Coordinator::Client server = makeCoordinatorServer(*this);
                    auto acceptor = kj::heap<rpc::Acceptor>(kj::mv(server));
-                   auto listening = acceptor->listen(*io_.lowLevelProvider, inherited_.take("control"));
+                   auto listening = acceptor->listen(
+                       *io_.lowLevelProvider, inherited_.take(KeptName::service(KeptName::Part::control)));
                    tasks_.add(listening.attach(kj::mv(acceptor)));
-                   link_.ready();
+                   sayReady();
+                   if (endAsked_.has_value()) end("it was asked for", *endAsked_);
                    if (inherited_.deathNoticed != 0) {
                      takeoverNs_ = process::nowNs() - inherited_.deathNoticed;
                      counters_->coordinatorRecovery.record(takeoverNs_);
@@ -118,40 +121,88 @@ kj::Promise<void> Service::run() {
   return kj::mv(paf.promise);
 }
 
+// Faults can be served once one shard can. Which are not up yet is in the status line.
+void Service::sayReady() {
+  if (!adopted_ || ready_) return;
+  for (std::uint32_t i = 0; i < pool_.size(); i++) ready_ |= pool_.up(i) != nullptr;
+  if (ready_) link_.ready();
+  link_.status(statusLine());
+}
+
+void Service::endAsked(bool now) {
+  if (adopted_) return end("it was asked for", now);
+  endAsked_ = endAsked_.has_value() || now;
+}
+
+void Service::leave(SupervisorLink::End why) {
+  if (why == SupervisorLink::End::leave) {
+    spdlog::info("leaving everything to the next coordinator");
+  } else if (!inherited_.managed) {
+    // No other will come: targets would wait for their pages, or read zeros.
+    spdlog::error("the supervisor has gone, and no service manager is there: the service ends");
+    return endAsked(false);
+  } else {
+    spdlog::warn("the supervisor has gone, so does this coordinator");
+  }
+  process::flushLog();
+  _exit(0);  // between two batches, so nothing is half done
+}
+
+// One line for people; the service manager shows it.
+std::string Service::statusLine() const {
+  std::uint32_t up = 0, failed = 0, populating = 0;
+  for (std::uint32_t i = 0; i < pool_.size(); i++) up += pool_.up(i) != nullptr ? 1 : 0;
+  for (const auto& [id, restore] : restores_) {
+    failed += restore->failed() ? 1 : 0;
+    populating += restore->populating() ? 1 : 0;
+  }
+  auto also = [](std::uint64_t count, const char* what) {
+    return count == 0 ? std::string() : ", " + std::to_string(count) + " " + what;
+  };
+  const std::string shards = std::to_string(up) + " of " + std::to_string(pool_.size()) + " shards";
+  if (ending_.has_value())
+    return "ending: " + std::to_string(restores_.size()) + " restores" +
+           also(ending_->missing, ending_->lettingGo == 0 ? "pages are still fetched" : "pages are given up");
+  return (up == 0 ? "no shard is up: no fault is served, " : "serving ") + std::to_string(restores_.size()) +
+         " restores, " + shards + also(populating, "populating") + also(failed, "failed") +
+         also(lost_.size(), "lost");
+}
+
 // Not by way of destructors: they open the gates of restores whose journals are not replayed yet.
 void Service::giveUp(const kj::Exception& why) {
   spdlog::critical("what is kept cannot be taken over: {}", why.getDescription().cStr());
+  process::flushLog();
   _exit(1);
 }
 
 kj::Promise<void> Service::pingSupervisor() {
   link_.alive();
+  link_.status(statusLine());
   const auto quarter = static_cast<std::uint64_t>(options_.watchdog.count()) / 4 * kj::MILLISECONDS;
   return io_.provider->getTimer().afterDelay(quarter).then([this] { return pingSupervisor(); });
 }
 
 // --- targets ---
 
-void Service::connectionAccepted(const std::string& name, kj::AutoCloseFd fd) {
+void Service::connectionAccepted(const KeptName& name, kj::AutoCloseFd fd) {
   // Before the takeover is complete nobody can tell which listener, or which restore, it belongs to.
   if (!adopted_) {
     inherited_.fds[name] = kj::mv(fd);
     return;
   }
   if (fd.get() < 0) {
-    log_.add(name + ": a target is turned away: there is no room for its connection's file descriptor");
+    log_.add(name.text() +
+             ": a target is turned away: there is no room for its connection's file descriptor");
     return link_.drop(name);
   }
-  const std::size_t end = name.rfind(".conn.");
-  const std::string listener = end == std::string::npos ? "" : name.substr(9, end - 9);
-  const auto found = listeners_.find(listener);
+  const auto found = listeners_.find(name.key);
   // Served already: the predecessor died between making the restore and saying so.
   bool served = found == listeners_.end();
   for (const auto& [id, restore] : restores_)
     served |= inodeOf(restore->fds().conn.get()) == inodeOf(fd.get());
   if (served) return link_.drop(name);
   KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] { found->second->accepted(name, kj::mv(fd)); })) {
-    log_.add(name + ": a target is turned away: " + e->getDescription().cStr());
+    log_.add(name.text() + ": a target is turned away: " + e->getDescription().cStr());
     link_.drop(name);
   }
 }
@@ -169,6 +220,9 @@ std::string Service::freeName(const std::string& wanted) const {
 }
 
 std::string Service::begin(RestoreSpec spec, RestoreFds fds) {
+  if (ending()) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
+  KJ_REQUIRE(!link_.blocked(),
+             "what a target needs cannot be kept: the supervisor takes nothing; is it stopped (SIGSTOP)?");
   if (restores_.size() >= options_.maxRestores)
     rpc::refuse(rpc::Reason::LIMIT_REACHED,
                 std::to_string(restores_.size()) +
@@ -211,6 +265,7 @@ std::shared_ptr<Restore> Service::find(const std::string& name) {
 
 std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source) {
   requireName(spec.name);
+  if (ending()) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
   if (listeners_.count(spec.name) != 0)
     rpc::refuse(rpc::Reason::NAME_TAKEN,
                 "a listener called " + spec.name + " is being served: choose another name");
@@ -220,15 +275,20 @@ std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd soc
   capnp::MallocMessageBuilder message;
   fill(message.initRoot<rpc::KeptListener>(), spec);
   capnp::writeMessageToFd(specFd.get(), message);
-  const std::string name = spec.name;
-  link_.store(listenerName(name, "source"), source.get());
-  link_.store(listenerName(name, "spec"), specFd.get());
-  auto listener = std::make_shared<Listener>(
-      context_, std::move(spec), kj::mv(source),
-      [this](RestoreSpec wanted, RestoreFds fds) { return begin(std::move(wanted), kj::mv(fds)); });
-  listeners_[name] = listener;
-  link_.store(listenerName(name, "listen"), socket.get());
+  const KeptName kept = KeptName::listenerSpec(spec.name, process::Origin::call);
+  link_.store(kept.with(KeptName::Part::source, 0), source.get());
+  link_.store(kept, specFd.get());
+  auto listener = makeListener(process::Origin::call, std::move(spec), kj::mv(source));
+  link_.store(kept.with(KeptName::Part::listen), socket.get());
   return listener;
+}
+
+std::shared_ptr<Listener> Service::makeListener(process::Origin origin, ListenerSpec spec,
+                                                kj::AutoCloseFd source) {
+  const std::string name = spec.name;
+  return listeners_[name] = std::make_shared<Listener>(
+             context_, origin, std::move(spec), kj::mv(source),
+             [this](RestoreSpec wanted, RestoreFds fds) { return begin(std::move(wanted), kj::mv(fds)); });
 }
 
 void Service::close(const Listener& listener) {
@@ -239,9 +299,12 @@ void Service::close(const Listener& listener) {
 void Service::closeListener(const std::string& name) {
   const auto found = listeners_.find(name);
   if (found == listeners_.end()) rpc::refuse(rpc::Reason::NOT_FOUND, "no listener is called " + name);
-  for (const char* part : {"listen", "spec", "source"}) link_.drop(listenerName(name, part));
-  // Its connections are kept, and open, until the supervisor is told of each.
   const std::shared_ptr<Listener> listener = std::move(found->second);
+  const KeptName spec = KeptName::listenerSpec(name, listener->origin());
+  link_.drop(spec.with(KeptName::Part::listen));
+  link_.drop(spec);
+  link_.drop(spec.with(KeptName::Part::source, 0));
+  // Its connections are kept, and open, until the supervisor is told of each.
   listeners_.erase(found);
   tasks_.add(listener->close().attach(std::shared_ptr(listener)));
 }
@@ -252,18 +315,7 @@ void Service::shutdown(bool force) {
       rpc::refuse(rpc::Reason::PAGES_MISSING,
                   "restore " + restore->name() +
                       " is being served and would lose pages: wait for it, detach it, or use force");
-  link_.shutdown();
-  auto over = kj::Vector<kj::Promise<void>>();
-  for (const auto& [id, restore] : std::map(restores_)) {
-    over.add(restore->whenOver().ignoreResult().attach(kept(restore)));
-    const bool lost = restore->segment().pages().counts().missing > 0;
-    restore->end(lost ? rpc::EndReason::LOST_AT_SHUTDOWN : rpc::EndReason::SHUT_DOWN,
-                 "the service is shut down", Restore::Release::yes);
-  }
-  // Once the answer to this call is on its way.
-  tasks_.add(kj::joinPromises(over.releaseAsArray())
-                 .then([this] { return io_.provider->getTimer().afterDelay(1 * kj::MILLISECONDS); })
-                 .then([this] { ended_->fulfill(); }));
+  end(force ? "shut down, forced" : "shut down", false);
 }
 
 kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards) {
@@ -308,6 +360,8 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
              " is poisoned: shard " + std::to_string(index) + " died at it " +
              std::to_string(PageSuspects::LIMIT) + " times");
   }
+  // Also before what is attached now is answered: the shard serves.
+  sayReady();
   return kj::joinPromises(work.releaseAsArray());
 }
 

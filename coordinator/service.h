@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -44,7 +45,12 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   void closeListener(const std::string& name);
   // Closes this listener if it is open: its name may be another's by now.
   void close(const Listener& listener);
+  // Refused while pages are missing, unless forced; else as end().
   void shutdown(bool force);
+  // Refuses new targets, fetches what is missing within the limits, lets every target go, and has run()
+  // return. Asked again, or `now`: fetches no more. What is missing then is poisoned, or its target killed.
+  void end(const std::string& why, bool now);
+  bool ending() const { return ending_.has_value(); }
   kj::Promise<void> reshard(const std::string& name, std::uint32_t shards);
   Upgrade& upgrade() { return upgrade_; }
 
@@ -63,19 +69,30 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
  private:
   void adoptFailpoints();
   void adoptListeners();
+  void adoptListener(const process::KeptName& spec);
+  std::shared_ptr<Listener> makeListener(process::Origin origin, ListenerSpec spec, kj::AutoCloseFd source);
   kj::Promise<void> adoptRestores();
   void adoptConnections();
   void loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds);
   void abandon(std::uint64_t id, RestoreFds fds);
   kj::Promise<void> watchLost(std::uint64_t id);
-  void storeAgain(const std::string& name);
+  void storeAgain(const process::KeptName& name);
   // Ends this process as if it had been killed: the supervisor starts another, which begins again.
   [[noreturn]] void giveUp(const kj::Exception& why);
+  void sayReady();
+  void endAsked(bool now);
+  std::uint64_t missingPages() const;
+  void fetchNoMore(const std::string& why);
+  kj::Promise<void> watchEnd();
+  void giveUpRestores();
+  void loseLost();
+  std::string statusLine() const;
+  void leave(SupervisorLink::End why);
   std::shared_ptr<Restore> keep(kj::Own<Restore> restore);
   void watch(const std::shared_ptr<Restore>& restore);
   kj::Promise<void> pingSupervisor();
   std::string freeName(const std::string& wanted) const;
-  void connectionAccepted(const std::string& name, kj::AutoCloseFd fd);
+  void connectionAccepted(const process::KeptName& name, kj::AutoCloseFd fd);
 
   void shardDied(std::uint32_t index, Death death) override;
   kj::Promise<void> shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) override;
@@ -88,6 +105,16 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   Inheritance inherited_;
   std::uint64_t takeoverNs_ = 0;
   bool adopted_ = false;  // all that was inherited
+  bool ready_ = false;    // faults can be served, and the supervisor knows
+  struct Ending {
+    std::string why;
+    std::uint64_t missing;  // pages, the fewest so far
+    std::uint64_t began;    // ns
+    std::uint64_t progressed = began, told = 0;
+    std::uint64_t lettingGo = 0;  // since when nothing is fetched any more; 0: it is
+  };
+  std::optional<Ending> ending_;
+  std::optional<bool> endAsked_;  // before everything was adopted; whether at once
   const Election election_;
   const Options options_;
   failpoints::Failpoints failpoints_;

@@ -17,6 +17,8 @@
 
 namespace faultline::coordinator {
 
+using process::KeptName;
+
 namespace {
 
 // How long a process that cannot be taken over may take to end.
@@ -67,10 +69,6 @@ std::string shardImage(const Options& options) {
   return process::imageOf(process::Build::open(process::ownDirectory()).shard.get());
 }
 
-std::string shardName(std::uint32_t index, const std::string& part) {
-  return "shard." + std::to_string(index) + "." + part;
-}
-
 std::uint32_t threadsOf(const Options& options) {
   if (options.threads != 0) return options.threads;
   return std::clamp<std::uint32_t>(std::thread::hardware_concurrency() / options.shards, 1, 4);
@@ -79,7 +77,7 @@ std::uint32_t threadsOf(const Options& options) {
 Options fitting(Options options, const Inheritance& inherited) {
   for (const auto& [name, fd] : inherited.fds) {
     shm::Immutable facts;
-    if (!name.starts_with("restore.") || !name.ends_with(".segment")) continue;
+    if (!name.is(KeptName::Kind::restore, KeptName::Part::segment)) continue;
     if (pread(fd.get(), &facts, sizeof facts, 0) != sizeof facts) continue;
     if (facts.workersPerShard <= slotsFor(0) || facts.workersPerShard >= slotsFor(threadsOf(options)))
       continue;
@@ -124,8 +122,8 @@ kj::Own<ShardHandle> ShardHandle::startBeside(kj::AsyncIoContext& io, const Opti
 }
 
 void ShardHandle::keep(SupervisorLink& link) {
-  link.store(shardName(index_, "pidfd"), process_.pidfd.get());
-  link.store(shardName(index_, "channel"), channel_.fd());
+  link.store(KeptName::shard(index_, KeptName::Part::pidfd), process_.pidfd.get());
+  link.store(KeptName::shard(index_, KeptName::Part::channel), channel_.fd());
 }
 
 kj::Maybe<kj::Own<ShardHandle>> ShardHandle::adopt(kj::AsyncIoContext& io, std::uint32_t index,

@@ -90,9 +90,6 @@ class ShardHandle {
   std::map<std::uint64_t, kj::ForkedPromise<void>> attached_;
 };
 
-// The names under which the supervisor keeps a shard.
-std::string shardName(std::uint32_t index, const std::string& part);
-
 // The program that a shard started now would run (process/build.h, imageOf).
 std::string shardImage(const Options& options);
 

@@ -14,6 +14,8 @@
 
 namespace faultline::coordinator {
 
+using process::KeptName;
+
 namespace {
 
 // A shard that dies this soon after its start counts as one that cannot run.
@@ -56,12 +58,12 @@ ShardPool::ShardPool(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log
 kj::Promise<void> ShardPool::begin(Inheritance& inherited) {
   std::uint32_t count = options_.shards;
   for (std::uint32_t i = count; i < shm::MAX_SHARDS; i++)
-    if (inherited.fds.count(shardName(i, "channel")) != 0) count = i + 1;
+    if (inherited.fds.count(KeptName::shard(i, KeptName::Part::channel)) != 0) count = i + 1;
   auto ready = kj::heapArrayBuilder<kj::Promise<void>>(count);
   for (std::uint32_t index = 0; index < count; index++) {
     seats_.emplace_back();
-    auto channel = inherited.take(shardName(index, "channel"));
-    auto pidfd = inherited.take(shardName(index, "pidfd"));
+    auto channel = inherited.take(KeptName::shard(index, KeptName::Part::channel));
+    auto pidfd = inherited.take(KeptName::shard(index, KeptName::Part::pidfd));
     seats_[index].handle = ShardHandle::adopt(io_, index, kj::mv(channel), kj::mv(pidfd));
     ready.add(seats_[index].handle == nullptr ? startSeat(index) : bringUp(index));
   }
@@ -254,8 +256,8 @@ void ShardPool::died(std::uint32_t index) {
   seat.up = false;
   const Death death = seat.killed == handle.pid() ? Death::byUs : Death::ofItself;
   seat.killed = 0;
-  link_.drop(shardName(index, "channel"));
-  link_.drop(shardName(index, "pidfd"));
+  link_.drop(KeptName::shard(index, KeptName::Part::channel));
+  link_.drop(KeptName::shard(index, KeptName::Part::pidfd));
   owner_.shardDied(index, death);
   // The handle goes only now: calls under way on it may still be failing.
   auto old = kj::mv(seat.handle);

@@ -1,44 +1,44 @@
 // The coordinator's end of the channel to its supervisor, which holds what must outlive it.
 //
-// What is kept, by name, is all that a successor begins with:
-//   control                        the listening control socket
-//   counters                       of the service (coordinator/service_counters.h)
-//   listener.NAME.{source,spec,listen}   a handshake socket (the supervisor accepts on it), in the order
-//   stored listener.NAME.conn.SEQ         an accepted target whose handshake is not yet served
-//   election                       that no two coordinators serve (coordinator/election.h)
-//   restore.ID.{uffd,source,conn,target,touches,segment}  a restore; `segment` is stored last and makes it
-//                                  durable
-//   shard.INDEX.{pidfd,channel}    a shard process; `channel` is stored last
-//   program.shard                  the shard of our own build (process/build.h); not to be dropped
-//   failpoint.POINT.ACTION.SKIP.PAGE.{resume,reached}  tests only
+// What is kept, by name (process/kept_name.h), is all that a successor begins with.
 #pragma once
 
 #include <kj/async-unix.h>
 #include <kj/io.h>
 
+#include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "process/fd_channel.h"
+#include "process/kept_name.h"
 
 namespace faultline::coordinator {
 
 // The state that a predecessor, or the operator's configuration, left.
 struct Inheritance {
-  std::map<std::string, kj::AutoCloseFd> fds;
+  std::map<process::KeptName, kj::AutoCloseFd> fds;
+  // Names that are kept and are none of ours: another build's, or put there by hand. Left as they are.
+  std::vector<std::string> foreign;
   std::vector<std::string> events;
-  std::set<std::string> lost;  // names that are to be kept and whose fds the supervisor had no room for
+  std::set<process::KeptName> lost;  // names that are to be kept and whose fds the supervisor had no room for
   std::uint32_t incarnation = 1;
   std::string death;               // why the predecessor died; empty: there was none
   std::uint64_t deathNoticed = 0;  // ns, CLOCK_MONOTONIC
+  bool managed = false;            // a service manager keeps everything, too, and would start us anew
+  std::optional<bool> end;         // the service is to end; whether at once
   std::string upgradeGivenUp;      // why the supervisor went back to this build; empty: it did not
 
   // Takes an fd out; -1 where there is none of that name.
-  kj::AutoCloseFd take(const std::string& name);
+  kj::AutoCloseFd take(const process::KeptName& name);
+  // The names of this form, in their order.
+  std::vector<process::KeptName> names(process::KeptName::Kind kind, process::KeptName::Part part) const;
 };
 
 // Loop thread only.
@@ -51,13 +51,23 @@ class SupervisorLink {
   // half begun.
   Inheritance inherit();
 
-  // Safe once it returns, even if we die then: the message lies in the supervisor's queue.
-  void store(const std::string& name, int fd);
-  void drop(const std::string& name);
+  // None of these waits for longer than a moment (100 ms), and once: a supervisor that stands still must not stop what is served. Once it returns, and
+  // unless blocked(), a message is safe even if we die then: it lies in the supervisor's queue. While
+  // blocked() it waits here, in its order; signs of life do not, and of many events the first are lost.
+  void store(const process::KeptName& name, int fd);
+  void drop(const process::KeptName& name);
   void event(const std::string& text) { send("event", text); }
   void ready() { send("ready"); }
-  void alive() { send("alive"); }
-  void shutdown() { send("shutdown"); }
+  void alive();
+  // For people: STATUS= of the service. Sent when it has changed.
+  void status(const std::string& line);
+  // The service begins to end, gets on with that, has ended.
+  void ending() { send("ending"); }
+  void progress() { send("progress"); }
+  // The last word: waits a moment for a supervisor that stands still.
+  void shutdown();
+  // The supervisor takes nothing now.
+  bool blocked() const { return !waiting_.empty(); }
 
   // Has the supervisor start these programs in our place: it says "leave" then.
   void upgrade(const std::string& directory, int coordinator, int shard);
@@ -65,19 +75,33 @@ class SupervisorLink {
   // Handlers of the supervisor's messages; they must not throw.
   struct Words {
     // A connection that it has accepted; -1: there was no room for it here.
-    std::function<void(const std::string& name, kj::AutoCloseFd fd)> accepted;
+    std::function<void(const process::KeptName& name, kj::AutoCloseFd fd)> accepted;
     // It had no room for the fd of this name.
-    std::function<void(const std::string& name)> lost;
+    std::function<void(const process::KeptName& name)> lost;
+    // The service is to end; `now`: without fetching what is missing.
+    std::function<void(bool now)> end;
   };
   // Receives until the supervisor is gone, or this coordinator is to leave for a successor. Resolves then.
   enum class End { supervisorGone, leave };
   kj::Promise<End> receive(Words words);
 
  private:
+  struct Waiting {
+    std::string verb, name;
+    kj::AutoCloseFd fd;  // a duplicate; may be -1
+  };
   void send(const std::string& verb, const std::string& name = "", int fd = -1);
+  bool sendNow(const std::string& verb, const std::string& name, int fd,
+               std::chrono::milliseconds patience = std::chrono::milliseconds(0));
+  bool flush();
+  kj::Promise<void> flushLater();
 
   process::FdChannel channel_;
   kj::UnixEventPort::FdObserver observer_;
+  std::deque<Waiting> waiting_;
+  std::size_t eventsWaiting_ = 0;
+  kj::Promise<void> flushing_ = nullptr;
+  std::string status_;
 };
 
 }  // namespace faultline::coordinator

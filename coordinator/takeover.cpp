@@ -8,6 +8,7 @@
 
 #include <utility>
 
+#include "coordinator/armed_name.h"
 #include "coordinator/service.h"
 #include "process/duplicate.h"
 #include "process/process.h"
@@ -15,90 +16,70 @@
 
 namespace faultline::coordinator {
 
+using process::KeptName;
+using Kind = KeptName::Kind;
+using Part = KeptName::Part;
+
 namespace {
 
 constexpr kj::Duration STORE_RETRY = 1 * kj::SECONDS;
 
-std::vector<std::string> split(const std::string& name) {
-  std::vector<std::string> parts(1);
-  for (const char c : name) {
-    if (c == '.')
-      parts.emplace_back();
-    else
-      parts.back() += c;
-  }
-  return parts;
-}
-
-bool startsWith(const std::string& text, const std::string& prefix) {
-  return text.rfind(prefix, 0) == 0;
-}
-bool endsWith(const std::string& text, const std::string& suffix) {
-  return text.size() >= suffix.size() &&
-         text.compare(text.size() - suffix.size(), suffix.size(), suffix) == 0;
-}
-
 }  // namespace
 
 void Service::adoptFailpoints() {
-  std::vector<std::string> names;
-  for (const auto& [name, fd] : inherited_.fds)
-    if (startsWith(name, "failpoint.") && endsWith(name, ".resume")) names.push_back(name);
-  for (const std::string& name : names) {
-    const auto parts = split(name);  // failpoint POINT ACTION SKIP PAGE resume
-    const auto point = parts.size() == 6 ? failpoints::pointNamed(parts[1]) : std::nullopt;
-    kj::AutoCloseFd resume = inherited_.take(name);
-    const std::string reachedName = name.substr(0, name.size() - 6) + "reached";
-    kj::AutoCloseFd reached = inherited_.take(reachedName);
+  for (const KeptName& name : inherited_.names(Kind::failpoint, Part::resume)) {
+    const KeptName reachedName = name.with(Part::reached);
+    kj::AutoCloseFd resume = inherited_.take(name), reached = inherited_.take(reachedName);
     link_.drop(name);
     link_.drop(reachedName);
-    if (!point.has_value() || !options_.testHooks) continue;
-    failpoints_.arm({*point, static_cast<failpoints::Action>(std::stoi(parts[2])), std::stoull(parts[4]),
-                     static_cast<std::uint32_t>(std::stoul(parts[3])), kj::mv(reached), kj::AutoCloseFd(),
-                     kj::mv(resume)});
+    auto arm = armOf(name.key);
+    if (!arm.has_value() || !options_.testHooks) continue;
+    arm->reached = kj::mv(reached);
+    arm->resume = kj::mv(resume);
+    failpoints_.arm(kj::mv(*arm));
   }
 }
 
 void Service::adoptListeners() {
-  std::vector<std::string> names;
-  for (const auto& [name, fd] : inherited_.fds)
-    if (startsWith(name, "listener.") && endsWith(name, ".spec")) names.push_back(name);
-  for (const std::string& name : names) {
-    const std::string stem = name.substr(0, name.size() - 4);
-    auto specFd = inherited_.take(name);
-    auto source = inherited_.take(stem + "source");
-    auto failure = kj::runCatchingExceptions([&] {
-      KJ_REQUIRE(source.get() >= 0, "the listener's source is not there");
-      KJ_SYSCALL(lseek(specFd.get(), 0, SEEK_SET));
-      capnp::StreamFdMessageReader message(specFd.get());
-      ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source.get());
-      const std::string key = spec.name;
-      listeners_[key] = std::make_shared<Listener>(
-          context_, std::move(spec), kj::mv(source),
-          [this](RestoreSpec wanted, RestoreFds fds) { return begin(std::move(wanted), kj::mv(fds)); });
-    });
-    KJ_IF_MAYBE (e, failure) {
-      log_.add("listener " + name + " cannot be taken over: " + e->getDescription().cStr());
-    }
+  for (const Part part : {Part::specOfCommandLine, Part::specOfConfiguration, Part::specOfCall})
+    for (const KeptName& name : inherited_.names(Kind::listener, part)) adoptListener(name);
+  // The supervisor accepts: a socket that was open here as well would take connections after it was closed.
+  for (const KeptName& name : inherited_.names(Kind::listener, Part::listen)) inherited_.take(name);
+}
+
+void Service::adoptListener(const KeptName& name) {
+  auto specFd = inherited_.take(name);
+  auto source = inherited_.take(name.with(Part::source, 0));
+  auto failure = kj::runCatchingExceptions([&] {
+    KJ_REQUIRE(listeners_.count(name.key) == 0, "another listener has this name already", name.key);
+    KJ_REQUIRE(source.get() >= 0, "the listener's source is not there");
+    KJ_SYSCALL(lseek(specFd.get(), 0, SEEK_SET));
+    capnp::StreamFdMessageReader message(specFd.get());
+    ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source.get());
+    spec.name = name.key;
+    makeListener(name.origin().value(), std::move(spec), kj::mv(source));
+  });
+  KJ_IF_MAYBE (e, failure) {
+    log_.add("listener " + name.key + " cannot be taken over: " + e->getDescription().cStr());
   }
 }
 
 kj::Promise<void> Service::adoptRestores() {
   std::set<std::uint64_t> ids;
   for (const auto& [name, fd] : inherited_.fds)
-    if (startsWith(name, "restore.")) ids.insert(std::stoull(split(name)[1]));
+    if (name.kind == Kind::restore) ids.insert(name.id());
   // A shard that nobody could tell us of may live as well.
   bool anyShardAlive = !inherited_.lost.empty();
   for (std::uint32_t i = 0; i < pool_.size(); i++)
     if (ShardHandle* shard = pool_.process(i)) anyShardAlive |= shard->adopted();
   auto recovered = kj::Vector<kj::Promise<void>>();
   for (const std::uint64_t id : ids) {
-    const std::string stem = "restore." + std::to_string(id) + ".";
-    RestoreFds fds{inherited_.take(stem + "uffd"), inherited_.take(stem + "source"),
-                   inherited_.take(stem + "conn"), inherited_.take(stem + "target"),
-                   inherited_.take(stem + "touches")};
-    kj::AutoCloseFd segment = inherited_.take(stem + "segment");
-    const bool kept = segment.get() >= 0 || inherited_.lost.count(stem + "segment") != 0;
+    const KeptName name = KeptName::restore(id, Part::segment);
+    RestoreFds fds{inherited_.take(name.with(Part::uffd)), inherited_.take(name.with(Part::source, 0)),
+                   inherited_.take(name.with(Part::conn)), inherited_.take(name.with(Part::target)),
+                   inherited_.take(name.with(Part::touches))};
+    kj::AutoCloseFd segment = inherited_.take(name);
+    const bool kept = segment.get() >= 0 || inherited_.lost.count(name) != 0;
     if (!kept) {
       // Died before it was durable; the connection is there still and the handshake begins again.
       Restore::drop(link_, id);
@@ -163,8 +144,8 @@ kj::Promise<void> Service::watchLost(std::uint64_t id) {
 }
 
 // The supervisor had no room for it: perhaps it has in a while.
-void Service::storeAgain(const std::string& name) {
-  spdlog::error("{} is not kept yet: too many fds are open in the supervisor", name);
+void Service::storeAgain(const KeptName& name) {
+  spdlog::error("{} is not kept yet: too many fds are open in the supervisor", name.text());
   if (std::exchange(storingAgain_, true)) return;
   tasks_.add(io_.provider->getTimer().afterDelay(STORE_RETRY).then([this] {
     storingAgain_ = false;
@@ -196,10 +177,8 @@ void Service::loseRestore(std::uint64_t id, const std::string& why, RestoreFds f
 
 void Service::adoptConnections() {
   adopted_ = true;
-  std::vector<std::string> names;
-  for (const auto& [name, fd] : inherited_.fds)
-    if (startsWith(name, "listener.") && name.find(".conn.") != std::string::npos) names.push_back(name);
-  for (const std::string& name : names) connectionAccepted(name, inherited_.take(name));
+  for (const KeptName& name : inherited_.names(Kind::listener, Part::conn))
+    connectionAccepted(name, inherited_.take(name));
 }
 
 }  // namespace faultline::coordinator

@@ -1,5 +1,7 @@
 #include "process/log.h"
 
+#include <signal.h>
+#include <spdlog/details/log_msg_buffer.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
@@ -7,7 +9,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <condition_variable>
 #include <cstdlib>
+#include <deque>
+#include <exception>
+#include <thread>
+#include <utility>
 
 namespace faultline::process {
 
@@ -33,17 +40,120 @@ bool isJournal(int fd) {
          std::to_string(status.st_dev) + ":" + std::to_string(status.st_ino) == journal;
 }
 
+// Whether a write to it can wait for a reader: one to a file never does.
+bool mayWait(int fd) {
+  struct stat status {};
+  return fstat(fd, &status) != 0 || !S_ISREG(status.st_mode);
+}
+
+std::weak_ptr<QueuedSink> ownQueue;  // of setUpLog()
+
+constexpr std::chrono::milliseconds LAST_LINES{500};
+
 }  // namespace
 
+struct QueuedSink::Shared {
+  Shared(std::shared_ptr<spdlog::sinks::sink> sink, std::size_t most) : to(std::move(sink)), room(most) {}
+
+  const std::shared_ptr<spdlog::sinks::sink> to;  // the thread's, once it runs
+  const std::size_t room;
+  std::mutex mutex;  // of all below
+  std::condition_variable changed;
+  std::deque<spdlog::details::log_msg_buffer> queue;
+  std::uint64_t dropped = 0;
+  bool writing = false, ending = false;
+};
+
+QueuedSink::QueuedSink(std::shared_ptr<spdlog::sinks::sink> to, std::size_t room)
+    : shared_(std::make_shared<Shared>(std::move(to), room)) {
+  // Signals are for others: those that wait for them have blocked them in their own threads only.
+  sigset_t all, former;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &former);
+  std::thread([shared = shared_] { run(shared); }).detach();
+  pthread_sigmask(SIG_SETMASK, &former, nullptr);
+}
+
+QueuedSink::~QueuedSink() {
+  drain(LAST_LINES);
+  std::lock_guard lock(shared_->mutex);
+  shared_->ending = true;
+  shared_->changed.notify_all();
+}
+
+void QueuedSink::set_pattern(const std::string& pattern) {
+  std::lock_guard lock(shared_->mutex);
+  shared_->to->set_pattern(pattern);
+}
+
+void QueuedSink::set_formatter(std::unique_ptr<spdlog::formatter> formatter) {
+  std::lock_guard lock(shared_->mutex);
+  shared_->to->set_formatter(std::move(formatter));
+}
+
+void QueuedSink::log(const spdlog::details::log_msg& message) {
+  std::lock_guard lock(shared_->mutex);
+  if (shared_->queue.size() >= shared_->room) {
+    shared_->dropped++;
+    return;
+  }
+  if (shared_->dropped != 0) {
+    const std::string text =
+        std::to_string(shared_->dropped) + " lines were dropped: the log was not being read";
+    spdlog::details::log_msg told(message);
+    told.payload = text;
+    shared_->queue.emplace_back(told);
+    shared_->dropped = 0;
+  }
+  shared_->queue.emplace_back(message);
+  shared_->changed.notify_all();
+}
+
+bool QueuedSink::drain(std::chrono::milliseconds limit) {
+  std::unique_lock lock(shared_->mutex);
+  return shared_->changed.wait_for(lock, limit,
+                                   [this] { return shared_->queue.empty() && !shared_->writing; });
+}
+
+void QueuedSink::run(const std::shared_ptr<Shared>& shared) {
+  std::unique_lock lock(shared->mutex);
+  for (;;) {
+    shared->changed.wait(lock, [&] { return !shared->queue.empty() || shared->ending; });
+    if (shared->queue.empty()) return;
+    const spdlog::details::log_msg_buffer message(std::move(shared->queue.front()));
+    shared->queue.pop_front();
+    shared->writing = true;
+    lock.unlock();
+    try {
+      shared->to->log(message);
+      shared->to->flush();
+    } catch (const std::exception&) {  // a full disk, a closed pipe: there is no place to say so
+    }
+    lock.lock();
+    shared->writing = false;
+    shared->changed.notify_all();
+  }
+}
+
+void flushLog(std::chrono::milliseconds limit) {
+  if (const auto queue = ownQueue.lock()) queue->drain(limit);
+}
+
 void setUpLog(const std::string& name, LogStream stream) {
+  const int fd = stream == LogStream::err ? STDERR_FILENO : STDOUT_FILENO;
   std::shared_ptr<spdlog::sinks::sink> to;
   if (stream == LogStream::err)
     to = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
   else
     to = std::make_shared<spdlog::sinks::stdout_color_sink_mt>();
+  if (mayWait(fd)) {
+    auto queued = std::make_shared<QueuedSink>(std::move(to));
+    ownQueue = queued;
+    to = std::move(queued);
+  }
   auto logger = std::make_shared<spdlog::logger>(name, std::make_shared<LimitedSink>(std::move(to)));
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
-  if (isJournal(stream == LogStream::err ? STDERR_FILENO : STDOUT_FILENO))
+  if (isJournal(fd))
     formatter->add_flag<JournalLevel>('*').set_pattern("%*%n[%P]: %v");
   else
     formatter->set_pattern("%Y-%m-%dT%H:%M:%S.%e %n[%P] %l: %v");

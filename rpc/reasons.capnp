@@ -22,6 +22,7 @@ enum Reason {
   forbidden @11;    # not to this peer, or not in a server that was started like this
   notReady @12;     # a process of the server is being replaced: try again
   otherBuild @13;   # the build cannot take over
+  ending @14;       # the service is ending: it takes nothing new
 }
 
 enum EndReason {

@@ -3,9 +3,10 @@
 
 #include <kj/io.h>
 
+#include <list>
 #include <memory>
 #include <string>
-#include <vector>
+#include <unordered_map>
 
 namespace faultline::supervisor {
 
@@ -20,15 +21,21 @@ class FdStore {
     SharedFd fd;
   };
 
+  FdStore() = default;
+  FdStore(FdStore&&) = default;
+  FdStore& operator=(FdStore&&) = default;
+
   // Keeps `fd` under `name`, in place of what was kept there.
   void keep(const std::string& name, kj::AutoCloseFd fd);
+  void keep(const std::string& name, SharedFd fd);
   void drop(const std::string& name);
   // The fd that is kept under `name`; null where there is none.
   SharedFd find(const std::string& name) const;
-  const std::vector<Entry>& entries() const { return entries_; }
+  const std::list<Entry>& entries() const { return entries_; }
 
  private:
-  std::vector<Entry> entries_;
+  std::list<Entry> entries_;
+  std::unordered_map<std::string, std::list<Entry>::iterator> byName_;
 };
 
 }  // namespace faultline::supervisor

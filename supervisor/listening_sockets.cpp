@@ -9,23 +9,21 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
+
+#include "process/kept_name.h"
 
 namespace faultline::supervisor {
+
+using process::KeptName;
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::string_view LISTEN = ".listen";
-constexpr std::string_view CONN = ".conn.";
 constexpr std::chrono::milliseconds HOLD{100};  // after fds or memory ran out
 // Fds left to what must be kept of the restores that begin (five each), and to the supervisor itself.
 constexpr rlim_t RESERVED = 32;
-
-// "listener.vm.conn." for "listener.vm.listen".
-std::string connectionStem(const std::string& listener) {
-  return listener.substr(0, listener.size() - LISTEN.size()) + std::string(CONN);
-}
 
 bool isListening(int fd) {
   int accepting = 0;
@@ -46,48 +44,51 @@ int acceptOne(int listener, std::size_t kept) {
 }  // namespace
 
 ListeningSockets::ListeningSockets(FdStore& kept) : kept_(kept) {
-  for (const auto& entry : kept.entries()) {
-    added(entry.name);
-    // Given back by a service manager: its number must not be given out again.
-    const std::size_t conn = entry.name.rfind(CONN);
-    if (conn == std::string::npos) continue;
-    std::uint64_t& last = last_[entry.name.substr(0, conn) + std::string(LISTEN)];
-    last = std::max<std::uint64_t>(last, std::strtoull(entry.name.c_str() + conn + CONN.size(), nullptr, 10));
-  }
+  for (const auto& entry : kept.entries()) added(entry.name);
 }
 
-void ListeningSockets::added(const std::string& name) {
-  if (!name.ends_with(LISTEN)) return;
-  const SharedFd socket = kept_.find(name);
-  unusable_.erase(name);
-  // What no connection can come by would be ready for ever, and the supervisor would do nothing else.
-  if (!isListening(socket->get())) {
-    spdlog::error("{} is no listening socket: no target can connect by it", name);
-    unusable_.insert(name);
-    return;
+void ListeningSockets::added(const std::string& text) {
+  const auto name = KeptName::parse(text);
+  if (!name.has_value() || name->kind != KeptName::Kind::listener) return;
+  if (name->part == KeptName::Part::conn) {
+    // Given back by a service manager: its number must not be given out again.
+    Socket& socket = sockets_[name->key];
+    socket.waiting++;
+    socket.last = std::max(socket.last, name->number.value());
   }
+  if (name->part != KeptName::Part::listen) return;
+  const SharedFd fd = kept_.find(text);
+  sockets_[name->key].open = isListening(fd->get());
+  // What no connection can come by would be ready for ever, and the supervisor would do nothing else.
+  if (!isListening(fd->get()))
+    return spdlog::error("{} is no listening socket: no target can connect by it", text);
   // Another process may hold the socket too, and take the connection that poll() told us of.
-  const int flags = fcntl(socket->get(), F_GETFL);
-  fcntl(socket->get(), F_SETFL, flags | O_NONBLOCK);
+  const int flags = fcntl(fd->get(), F_GETFL);
+  fcntl(fd->get(), F_SETFL, flags | O_NONBLOCK);
+}
+
+void ListeningSockets::dropped(const std::string& text) {
+  const auto name = KeptName::parse(text);
+  if (!name.has_value() || name->kind != KeptName::Kind::listener) return;
+  const auto socket = sockets_.find(name->key);
+  if (socket == sockets_.end()) return;
+  if (name->part == KeptName::Part::conn && socket->second.waiting > 0) socket->second.waiting--;
+  if (name->part == KeptName::Part::listen) socket->second.open = false;
 }
 
 std::optional<Clock::time_point> ListeningSockets::heldUntil() const {
   return heldUntil_.has_value() && Clock::now() < *heldUntil_ ? heldUntil_ : std::nullopt;
 }
 
-std::size_t ListeningSockets::waiting(const std::string& stem) const {
-  return static_cast<std::size_t>(
-      std::count_if(kept_.entries().begin(), kept_.entries().end(),
-                    [&stem](const FdStore::Entry& entry) { return entry.name.starts_with(stem); }));
-}
-
 std::vector<ListeningSockets::Ready> ListeningSockets::toPoll() const {
   std::vector<Ready> result;
   if (heldUntil().has_value()) return result;
-  for (const auto& entry : kept_.entries())
-    if (entry.name.ends_with(LISTEN) && unusable_.count(entry.name) == 0 &&
-        waiting(connectionStem(entry.name)) < MAX_WAITING)
-      result.push_back({entry.name, entry.fd->get()});
+  for (const auto& [key, socket] : sockets_) {
+    if (!socket.open || socket.waiting >= MAX_WAITING) continue;
+    std::string name = KeptName::listener(key, KeptName::Part::listen).text();
+    const int fd = kept_.find(name)->get();
+    result.push_back({key, std::move(name), fd});
+  }
   return result;
 }
 
@@ -103,11 +104,13 @@ std::optional<std::string> ListeningSockets::accept(const Ready& listener) {
   }
   if (fd < 0) {
     spdlog::error("{}: no more targets are accepted: {}", listener.name, std::strerror(errno));
-    unusable_.insert(listener.name);
+    sockets_[listener.key].open = false;
     return std::nullopt;
   }
   heldUntil_.reset();
-  std::string name = connectionStem(listener.name) + std::to_string(++last_[listener.name]);
+  Socket& socket = sockets_[listener.key];
+  socket.waiting++;
+  std::string name = KeptName::listener(listener.key, KeptName::Part::conn, ++socket.last).text();
   kept_.keep(name, kj::AutoCloseFd(fd));
   return name;
 }

@@ -1,15 +1,14 @@
 // The listening sockets among the fds that a supervisor keeps, and the connections that came by them.
 //
-// A kept fd whose name ends in ".listen" is accepted on; a connection is kept under the same name with
-// ".conn.SEQ" in place of ".listen" until the coordinator has it dropped. So a connection that was accepted
-// outlives every coordinator.
+// A handshake socket (process/kept_name.h: listener, listen) is accepted on; a connection is kept as "conn"
+// with a number until the coordinator has it dropped. So a connection that was accepted outlives every
+// coordinator.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -26,10 +25,13 @@ class ListeningSockets {
   // `kept` must outlive this; connections are kept in it.
   explicit ListeningSockets(FdStore& kept);
 
-  // To be told of every fd that is kept: a listening socket is made ready to be polled.
+  // To be told of every fd that is kept, and that is no more: a listening socket is made ready to be polled.
+  // What is accepted is known.
   void added(const std::string& name);
+  void dropped(const std::string& name);
 
   struct Ready {
+    std::string key;  // the listener's name
     std::string name;
     int fd;  // borrowed
   };
@@ -41,11 +43,14 @@ class ListeningSockets {
   std::optional<std::chrono::steady_clock::time_point> heldUntil() const;
 
  private:
-  std::size_t waiting(const std::string& stem) const;
+  struct Socket {
+    bool open = false;        // kept, and a listening socket
+    std::uint64_t last = 0;   // highest number given out
+    std::size_t waiting = 0;  // connections that are kept
+  };
 
   FdStore& kept_;
-  std::map<std::string, std::uint64_t> last_;  // highest number given out, by listener
-  std::set<std::string> unusable_;             // no listening sockets: never polled
+  std::map<std::string, Socket> sockets_;  // by the listener's name
   std::optional<std::chrono::steady_clock::time_point> heldUntil_;
 };
 

@@ -1,13 +1,18 @@
 // The service manager above the supervisor: systemd where it started us (sd_notify(3)), else none.
 //
 // Its fd store (FileDescriptorStoreMax= of the unit) outlives even the supervisor: what is kept here is kept
-// there as well and comes back by sd_listen_fds_with_names(3). fd names must not contain ':'.
+// there as well and comes back by sd_listen_fds_with_names(3). What it has given is never sent back to it:
+// each fd that is stored costs it a comparison with all that it has.
 #pragma once
 
 #include <chrono>
+#include <cstdint>
+#include <map>
 #include <string>
+#include <utility>
 
 #include "supervisor/fd_store.h"
+#include "supervisor/stored_names.h"
 
 namespace faultline::supervisor {
 
@@ -16,23 +21,52 @@ class ServiceManager {
  public:
   ServiceManager();
 
-  // What it kept for a supervisor before us, or made for us (socket activation), by name. Once.
-  static void giveBack(FdStore& kept);
+  // Puts into `kept` what it kept for a supervisor before us, or made for us (socket activation), by name. Of
+  // one name the first counts: a socket unit's comes before what is stored. Once, before anything else.
+  void giveBack(FdStore& kept);
+
+  // Whether restores are among what it has to give back. Before that is asked for.
+  static bool givesRestores();
 
   bool there() const { return there_; }
-  void keep(const std::string& name, int fd);  // `fd` is borrowed
+  // Has it keep what is in `kept`, and nothing else that it has given back.
+  void keepAll(const FdStore& kept);
+  void keep(const std::string& name, const SharedFd& fd);
   void drop(const std::string& name);
+  // Everything, the index too.
+  void dropAll();
+  // READY=1, once; STATUS=; STOPPING=1.
   void ready();
+  void status(const std::string& line);
   void stopping();
+  // That an end which takes so long is meant (EXTEND_TIMEOUT_USEC=).
+  void extend(std::chrono::microseconds time);
   // Shows that we are alive, when that is due (WatchdogSec= of the unit).
   void beat();
-  // When beat() is due next; far away where nobody asks for it.
+  // When beat() is due next; far away where it is asked for by none.
   std::chrono::steady_clock::time_point nextBeat() const { return nextBeat_; }
 
  private:
+  void notify(const std::string& state) const;
+  void store(const std::string& stored, int fd) const;
+  void removeStored(const std::string& stored) const;
+  void storeIndex();
+  // Where the same open file description is stored already; empty: nowhere.
+  std::string placeOf(int fd) const;
+  void remember(const std::string& name, const SharedFd& fd);
+  void forget(const std::string& name);
+
   const bool there_;
   std::chrono::microseconds interval_{0};
   std::chrono::steady_clock::time_point nextBeat_ = std::chrono::steady_clock::time_point::max();
+  StoredNames names_;
+  std::uint64_t indexNumber_ = 0;
+  std::map<std::string, SharedFd> fds_;  // by name
+  // Which file it is, of each: only fds of one file can be of one open file description.
+  using File = std::pair<std::uint64_t, std::uint64_t>;  // device, inode
+  static File fileOf(int fd);
+  std::multimap<File, std::string> namesByFile_;
+  std::string status_;
 };
 
 }  // namespace faultline::supervisor

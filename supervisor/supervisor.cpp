@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,9 +16,12 @@
 #include <utility>
 
 #include "process/clock.h"
+#include "process/kept_name.h"
 #include "process/message.h"
 
 namespace faultline::supervisor {
+
+using process::KeptName;
 
 namespace {
 
@@ -28,8 +32,9 @@ constexpr std::size_t MAX_TEXT = 900;  // room in a channel message
 constexpr std::size_t MAX_NAME = 255;  // name of a kept fd; the limit of a service manager's store
 constexpr unsigned HOPELESS = 8;       // quick deaths in a row before anything was ever served
 constexpr milliseconds FIRST_PAUSE{10}, LONGEST_PAUSE{1000};
-constexpr milliseconds PATIENCE{5000};          // with a process that was told to end
-constexpr int REFUSED = 64, REFUSED_LAST = 78;  // sysexits.h
+constexpr std::chrono::seconds PROGRESSING{20};  // asked for, of an end that gets on
+constexpr milliseconds PATIENCE{5000};           // with a process that was told to end
+constexpr int REFUSED = 64, REFUSED_LAST = 78;   // sysexits.h
 
 kj::AutoCloseFd signalFd() {
   sigset_t set;
@@ -49,6 +54,7 @@ void allowManyFds() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// Foreign names are kept as well: which ones there are is for coordinators to know.
 bool usable(const std::string& name) {
   return !name.empty() && name.size() <= MAX_NAME && name.find_first_of(":\n") == std::string::npos;
 }
@@ -66,18 +72,19 @@ void killChildren() {
 
 }  // namespace
 
-Supervisor::Supervisor(SupervisorOptions options, FdStore kept)
+Supervisor::Supervisor(SupervisorOptions options, FdStore kept, ServiceManager manager)
     : options_(std::move(options)),
       programs_(options_.executable, options_.build),
       kept_(kj::mv(kept)),
       listening_(kept_),
+      manager_(std::move(manager)),
       signals_(signalFd()) {
   // Shards whose coordinator dies become our children, and are reaped here.
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   // A log that is not read any more is no reason to drop what is kept.
   signal(SIGPIPE, SIG_IGN);
   allowManyFds();
-  for (const auto& entry : kept_.entries()) manager_.keep(entry.name, entry.fd->get());
+  manager_.keepAll(kept_);
 }
 
 int Supervisor::run() {
@@ -119,7 +126,9 @@ void Supervisor::introduce() {
   };
   try {
     for (const auto& entry : kept_.entries()) say("fd", entry.name, entry.fd);
-    if (programs_.shard() != nullptr) say("fd", "program.shard", programs_.shard());
+    if (programs_.shard() != nullptr) say("fd", process::KeptName::program().text(), programs_.shard());
+    if (manager_.there()) say("managed");
+    if (ending_) say("end", terminations_ > 1 ? "now" : "");
     if (!programs_.givenUp().empty()) say("upgradegivenup", programs_.givenUp().substr(0, MAX_TEXT));
     for (const std::string& name : lost_) say("lost", name);
     for (const std::string& event : events_) say("event", event);
@@ -148,7 +157,7 @@ void Supervisor::coordinatorEnded() {
   coordinator_.reset();
   // Orphans that were hidden behind it (see reap()).
   reap();
-  if (ending_) return;
+  if (done_ || leaving_) return;
   spdlog::log(asked ? spdlog::level::info : spdlog::level::warn, "coordinator {}", death_);
   if (programs_.leaving()) {
     programs_.left();
@@ -165,9 +174,10 @@ void Supervisor::coordinatorEnded() {
 // The successor of one that served comes at once, that of one that never did after a pause that doubles.
 void Supervisor::planNext(bool quick) {
   quickDeaths_ = quick ? quickDeaths_ + 1 : 0;
-  if (!everReady_ && quickDeaths_ >= HOPELESS) {
+  if ((!everReady_ || ending_) && quickDeaths_ >= HOPELESS) {
     spdlog::critical("the coordinator cannot be started; its last death: {}", death_);
     exitCode_ = 1;
+    if (ending_) killTargets();
   }
   const unsigned doublings = std::min(quickDeaths_, 9u);
   const auto pause =
@@ -264,6 +274,7 @@ void Supervisor::handle(process::FdChannel::Message message) {
   } else if (message.verb == "drop") {
     lost_.erase(message.name);
     manager_.drop(message.name);
+    if (kept_.find(message.name) != nullptr) listening_.dropped(message.name);
     kept_.drop(message.name);
   } else if (message.verb == "event") {
     events_.push_back(message.name);
@@ -279,9 +290,15 @@ void Supervisor::handle(process::FdChannel::Message message) {
     everReady_ = true;
     manager_.ready();
     if (options_.whenReady) options_.whenReady();
+  } else if (message.verb == "status") {
+    manager_.status(message.name);
+  } else if (message.verb == "ending") {
+    beginEnd();
+  } else if (message.verb == "progress") {
+    manager_.extend(PROGRESSING);
   } else if (message.verb == "shutdown") {
-    ending_ = true;
-    manager_.stopping();
+    beginEnd();
+    done_ = true;
   }
   // "alive", like every word, has been noted by being heard.
 }
@@ -300,8 +317,9 @@ void Supervisor::store(process::FdChannel::Message message) {
     return;
   }
   lost_.erase(name);
-  manager_.keep(name, message.fd.get());
+  if (kept_.find(name) != nullptr) listening_.dropped(name);
   kept_.keep(name, kj::mv(message.fd));
+  manager_.keep(name, kept_.find(name));
   listening_.added(name);
 }
 
@@ -312,7 +330,7 @@ void Supervisor::accept(const ListeningSockets::Ready& listener) {
   const auto name = listening_.accept(listener);
   if (!name.has_value()) return;
   const SharedFd connection = kept_.find(*name);
-  manager_.keep(*name, connection->get());
+  manager_.keep(*name, connection);
   tell("conn", *name, connection);
 }
 
@@ -333,12 +351,29 @@ void Supervisor::onSignals() {
       leave();
       continue;
     }
-    ending_ = true;
+    if (leaving_) continue;
     terminations_++;
-    manager_.stopping();
-    if (coordinator_.has_value()) coordinator_->signal(terminations_ == 1 ? SIGTERM : SIGKILL);
+    beginEnd();
+    tell("end", terminations_ > 1 ? "now" : "");
   }
   reap();
+}
+
+// Until the coordinator has said that every target is let go, one that dies is replaced as ever.
+void Supervisor::beginEnd() {
+  if (std::exchange(ending_, true)) return;
+  manager_.stopping();
+  manager_.extend(PROGRESSING);
+}
+
+// The last resort, where no coordinator can be started: targets would read zeros for what they miss.
+void Supervisor::killTargets() {
+  for (const auto& entry : kept_.entries()) {
+    const auto name = KeptName::parse(entry.name);
+    if (!name.has_value() || !name->is(KeptName::Kind::restore, KeptName::Part::target)) continue;
+    spdlog::critical("the target of restore {} is killed: there is no coordinator to let it go", name->key);
+    syscall(SYS_pidfd_send_signal, entry.fd->get(), SIGKILL, nullptr, 0);
+  }
 }
 
 // The service manager starts the next supervisor with all that it keeps.
@@ -400,8 +435,7 @@ void Supervisor::reap() {
 // Shards end when no process holds their channels any more; a stopped shard has to be killed.
 void Supervisor::endEverything() {
   // After a failure a service manager starts us anew: what it keeps is for that time.
-  if (exitCode_ == 0)
-    for (const auto& entry : kept_.entries()) manager_.drop(entry.name);
+  if (exitCode_ == 0) manager_.dropAll();
   kept_ = FdStore();
   const auto deadline = Clock::now() + PATIENCE;
   for (auto now = Clock::now(); now < deadline + PATIENCE; now = Clock::now()) {

@@ -6,14 +6,16 @@
 // hardly can die.
 //
 // Words on the channel (process/fd_channel.h), coordinator to supervisor:
-//   store NAME + fd, drop NAME, ready, alive, event TEXT, shutdown (my end is meant: do not start another),
-//   program coordinator|shard + fd and then upgrade DIRECTORY (start these in my place)
+//   store NAME + fd, drop NAME, ready (faults are served), alive, event TEXT, status TEXT (for people),
+//   ending (the service is to end), progress (the end gets on), shutdown (every target is let go: do not
+//   start another), program coordinator|shard + fd and then upgrade DIRECTORY (start these in my place)
 // supervisor to coordinator, at each start:
 //   fd NAME + fd (all that is kept), event TEXT (the latest), incarnation N, died WHY and diedat NS (if
 //   another was there before), upgradegivenup WHY (if the last one was), lost NAME (see below), start; then
 //   conn NAME + fd for each accepted connection; lost NAME (there was no room for the fd that was to be kept
-//   under it: store it again, and do not take what is missing for what never was); leave (end between two
-//   batches, with nothing given back: another comes).
+//   under it: store it again, and do not take what is missing for what never was); managed (a service manager
+//   is there), end [now] (the service is to end: let every target go; now: without fetching what it misses);
+//   leave (end between two batches, with nothing given back: another comes).
 // A kept socket whose name ends in ".listen" is accepted on; its connections are kept as "....conn.N" and
 // handed over until they are dropped (supervisor/listening_sockets.h).
 //
@@ -61,20 +63,22 @@ struct SupervisorOptions {
 // child.
 class Supervisor {
  public:
-  // `kept`: what the first coordinator begins with.
-  Supervisor(SupervisorOptions options, FdStore kept);
+  // `kept`: what the first coordinator begins with. `manager`: the one that gave it, or none.
+  Supervisor(SupervisorOptions options, FdStore kept, ServiceManager manager = {});
 
-  // Returns the exit code: 0 after an orderly end (SIGTERM, or the coordinator said shutdown), the
-  // coordinator's own where that refused to start, 1 where it cannot be started at all. Nothing of ours is
-  // left then: no child, no kept fd. LEFT after SIGUSR1: the same, but the service manager has all that was
-  // kept, and no target was released. Without a service manager SIGUSR1 does nothing.
+  // SIGTERM, SIGINT and SIGHUP have the coordinator end the service: it says shutdown when every target is
+  // let go. The second of them has it fetch nothing more. A coordinator that dies meanwhile is replaced as
+  // ever. Returns the exit code: 0 after an orderly end (the coordinator said shutdown), the coordinator's
+  // own where that refused to start, 1 where it cannot be started at all. Nothing of ours is left then: no
+  // child, no kept fd. LEFT after SIGUSR1: the same, but the service manager has all that was kept, and no
+  // target was released. Without a service manager SIGUSR1 does nothing.
   static constexpr int LEFT = 75;  // EX_TEMPFAIL: start me again
   int run();
 
  private:
   using Clock = std::chrono::steady_clock;
 
-  bool over() const { return !coordinator_.has_value() && (ending_ || exitCode_ != 0); }
+  bool over() const { return !coordinator_.has_value() && (done_ || leaving_ || exitCode_ != 0); }
 
   void startCoordinator();
   void notStarted(const std::string& why);
@@ -94,6 +98,8 @@ class Supervisor {
   void accept(const ListeningSockets::Ready& listener);
   void onSignals();
   void leave();
+  void beginEnd();
+  void killTargets();
   void replaceSilent();
   void replace(const std::string& why);
   std::chrono::milliseconds silenceLimit() const;
@@ -117,7 +123,10 @@ class Supervisor {
   std::string complaint_;           // why the present one is being killed; empty: it is not
   unsigned quickDeaths_ = 0;        // in a row
   Clock::time_point startAt_;       // of the next one
-  bool everReady_ = false, ending_ = false, leaving_ = false;
+  bool everReady_ = false;
+  bool ending_ = false;        // it is to end, and so every restore
+  bool done_ = false;          // every restore has ended
+  bool leaving_ = false;       // it is to end, and everything is left to the next one
   unsigned terminations_ = 0;  // signals that asked for the end
   int exitCode_ = 0;
 };

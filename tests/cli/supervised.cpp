@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <stdexcept>
@@ -114,6 +115,10 @@ Incarnation::Introduction Incarnation::introduction() {
       result.diedAt = std::stoull(word.name);
     } else if (word.verb == "upgradegivenup") {
       result.upgradeGivenUp = word.name;
+    } else if (word.verb == "end") {
+      result.end = word.name;
+    } else if (word.verb == "managed") {
+      result.managed = true;
     } else if (word.verb == "start") {
       return result;
     } else if (word.verb != "pinged") {
@@ -159,13 +164,23 @@ void Supervised::run(Beginning setup, int ready) {
   const char* level = getenv("FAULTLINE_TEST_LOG");
   cli::setLogLevel(level != nullptr ? level : "off");
   if (setup.inChild) setup.inChild();
+  supervisor::ServiceManager manager;
+  if (setup.given) {
+    ready = fcntl(ready, F_DUPFD_CLOEXEC, 200);
+    const std::string names = setup.given();
+    setenv("LISTEN_PID", std::to_string(getpid()).c_str(), 1);
+    setenv("LISTEN_FDS", std::to_string(1 + std::count(names.begin(), names.end(), ':')).c_str(), 1);
+    setenv("LISTEN_FDNAMES", names.c_str(), 1);
+    manager.giveBack(setup.kept);
+  }
   supervisor::SupervisorOptions options;
   options.executable = directory_ + "/coordinator";
   options.arguments = {directory_ + "/words", std::to_string(setup.pingMs)};
   options.watchdog = setup.watchdog;
   options.startLimit = setup.startLimit;
   options.whenReady = [ready] { KJ_SYSCALL(write(ready, "r", 1)); };
-  _exit(cli::guarded([&] { return supervisor::Supervisor(std::move(options), kj::mv(setup.kept)).run(); }));
+  _exit(cli::guarded(
+      [&] { return supervisor::Supervisor(std::move(options), kj::mv(setup.kept), kj::mv(manager)).run(); }));
 }
 
 Supervised::~Supervised() {

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -52,6 +53,8 @@ class Incarnation {
     std::map<std::string, kj::AutoCloseFd> fds;
     std::vector<std::string> events, lost;
     std::string number, died, upgradeGivenUp;
+    std::optional<std::string> end;
+    bool managed = false;
     std::uint64_t diedAt = 0;
   };
   Introduction introduction();
@@ -81,6 +84,8 @@ struct Beginning {
   std::chrono::milliseconds watchdog{600'000}, startLimit{600'000};
   int pingMs = -1;
   std::function<void()> inChild;  // before the supervisor is made
+  // What a service manager gives it, as fds from 3 on: puts them there and returns their names.
+  std::function<std::string()> given;
 };
 
 class Supervised {

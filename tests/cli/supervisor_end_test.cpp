@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/cli/supervised.h"
@@ -55,7 +56,7 @@ TEST(SupervisorEnd, SigtermIsPassedOnAndNothingIsLeft) {
     only.say("store", "restore.1.uffd", stored.fd());
 
     supervised.signal(signal);
-    only.expect("sigterm");
+    only.expect("end");
     only.say("shutdown");
     only.order("exit", "0");
 
@@ -75,40 +76,68 @@ TEST(SupervisorEnd, ShutdownOfTheCoordinatorIsTheEnd) {
   EXPECT_EQ(supervised.exitCode(), 0);
 }
 
-TEST(SupervisorEnd, ACoordinatorThatDiesOfTheSignalIsNotReplaced) {
+// It had not said that every target is let go: they would read zeros.
+TEST(SupervisorEnd, ACoordinatorThatDiesMeanwhileIsReplacedAndToldAgain) {
   Supervised supervised;
-  Incarnation only = begin(supervised);
+  Incarnation first = begin(supervised);
   supervised.signal(SIGTERM);
-  only.expect("sigterm");
-  only.kill();
+  EXPECT_EQ(first.expect("end").name, "");
+  first.kill();
+  Incarnation second = supervised.next();
+  EXPECT_EQ(second.introduction().end, "");
+  second.say("shutdown");
+  second.order("exit", "0");
 
   EXPECT_EQ(supervised.exitCode(), 0);
 }
 
-TEST(SupervisorEnd, TheSecondSignalKills) {
+TEST(SupervisorEnd, OneThatEndsWithoutAWordIsReplaced) {
   Supervised supervised;
-  Incarnation only = begin(supervised);
-  supervised.signal(SIGTERM);
-  only.expect("sigterm");  // and it goes on
-
-  supervised.signal(SIGTERM);
-
-  EXPECT_EQ(supervised.exitCode(), 0);
-  EXPECT_FALSE(exists(only.pid()));
+  Incarnation first = begin(supervised);
+  first.say("ending");
+  first.order("exit", "0");
+  EXPECT_EQ(supervised.next().introduction().end, "");
 }
 
-TEST(SupervisorEnd, ComesWhileNoCoordinatorIsThere) {
+TEST(SupervisorEnd, TheSecondSignalIsPassedOnAndKillsNothing) {
+  Supervised supervised;
+  Incarnation first = begin(supervised);
+  supervised.signal(SIGTERM);
+  EXPECT_EQ(first.expect("end").name, "");
+
+  for (const int signal : {SIGTERM, SIGINT}) {
+    supervised.signal(signal);
+    EXPECT_EQ(first.expect("end").name, "now");
+  }
+  first.kill();
+  Incarnation second = supervised.next();
+  EXPECT_EQ(second.introduction().end, "now");
+  second.say("shutdown");
+  second.order("exit", "0");
+
+  EXPECT_EQ(supervised.exitCode(), 0);
+}
+
+// Nothing is left that could let the targets go.
+TEST(SupervisorEnd, WithoutACoordinatorKillsTheTargets) {
   Kept given;
+  const pid_t target = fork();
+  if (target == 0)
+    for (;;) pause();
   Beginning setup;
   setup.kept.keep("control", given.take());
+  setup.kept.keep("restore.1.target", kj::AutoCloseFd(static_cast<int>(syscall(SYS_pidfd_open, target, 0))));
   Supervised supervised(kj::mv(setup));
   Incarnation first = begin(supervised);
   supervised.makeUnstartable();
   first.kill();
   supervised.signal(SIGTERM);
 
-  EXPECT_EQ(supervised.exitCode(), 0);
+  EXPECT_EQ(supervised.exitCode(), 1);
+  int status = 0;
+  ASSERT_EQ(waitpid(target, &status, 0), target);
   EXPECT_TRUE(given.gone());
+  EXPECT_EQ(WTERMSIG(status), SIGKILL);
 }
 
 TEST(SupervisorEnd, OrphansOfADeadCoordinatorAreReaped) {
@@ -149,8 +178,11 @@ TEST(SupervisorEnd, OrphansThatDoNotEndAreKilled) {
   second.introduction();
 
   supervised.signal(SIGTERM);
-  second.expect("sigterm");
+  second.expect("end");
   supervised.signal(SIGTERM);
+  second.expect("end");
+  second.say("shutdown");
+  second.order("exit", "0");
 
   EXPECT_EQ(supervised.exitCode(), 0);
   EXPECT_FALSE(exists(orphan));

@@ -75,7 +75,7 @@ TEST(SupervisorUpgrade, NeedsThePrograms) {
   Incarnation only = begin(supervised);
   only.say("upgrade", "/next");
   supervised.signal(SIGTERM);
-  only.expect("sigterm");  // and nothing before it
+  only.expect("end");  // and nothing before it
 }
 
 TEST(SupervisorLeaves, AndKillsACoordinatorThatDoesNot) {
@@ -94,7 +94,8 @@ TEST(SupervisorLeaves, NotWithoutAServiceManager) {
   Incarnation only = begin(supervised);
   supervised.signal(SIGUSR1);
   supervised.signal(SIGTERM);
-  only.expect("sigterm");  // and nothing before it
+  only.expect("end");  // and nothing before it
+  only.say("shutdown");
   only.order("exit", "0");
   EXPECT_EQ(supervised.exitCode(), 0);
 }

@@ -2,9 +2,12 @@
 
 #include "coordinator/supervisor_link.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <kj/async-io.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <string>
 
@@ -57,7 +60,42 @@ TEST(Inheritance, TellsWhatTheSupervisorHadNoRoomFor) {
   process::FdChannel supervisor(kj::mv(theirs));
   supervisor.send("lost", "restore.1.segment");
   supervisor.send("start");
-  EXPECT_EQ(link.inherit().lost.count("restore.1.segment"), 1u);
+  EXPECT_EQ(link.inherit().lost.count(process::KeptName::restore(1, process::KeptName::Part::segment)), 1u);
+}
+
+// Another build's, or put there by hand: no reason not to serve what is ours.
+TEST(Inheritance, TellsOfNamesThatAreNotOursAndTakesTheOthers) {
+  auto io = kj::setupAsyncIo();
+  auto [ours, theirs] = process::FdChannel::pair();
+  SupervisorLink link(kj::mv(ours), io.unixEventPort);
+  process::FdChannel supervisor(kj::mv(theirs));
+  for (const char* name : {"restore.x.uffd", "stored", "restore.1.uffd", "listener.vm"})
+    supervisor.send("fd", name, 0);
+  supervisor.send("lost", "stored");
+  supervisor.send("start");
+  const Inheritance left = link.inherit();
+  EXPECT_THAT(left.foreign, testing::ElementsAre("restore.x.uffd", "stored", "listener.vm"));
+  EXPECT_EQ(left.fds.size(), 1u);
+  EXPECT_EQ(left.names(process::KeptName::Kind::restore, process::KeptName::Part::uffd).size(), 1u);
+}
+
+// A service manager gives what it made (a socket unit's) before what it was given to keep.
+TEST(Inheritance, TakesTheFirstOfAName) {
+  auto io = kj::setupAsyncIo();
+  auto [ours, theirs] = process::FdChannel::pair();
+  SupervisorLink link(kj::mv(ours), io.unixEventPort);
+  process::FdChannel supervisor(kj::mv(theirs));
+  const kj::AutoCloseFd first(memfd_create("first", MFD_CLOEXEC)),
+      second(memfd_create("second", MFD_CLOEXEC));
+  supervisor.send("fd", "control", first.get());
+  supervisor.send("fd", "control", second.get());
+  supervisor.send("start");
+  Inheritance left = link.inherit();
+  struct stat expected {
+  }, got{};
+  fstat(first.get(), &expected);
+  fstat(left.take(process::KeptName::service(process::KeptName::Part::control)).get(), &got);
+  EXPECT_EQ(got.st_ino, expected.st_ino);
 }
 
 TEST(AcceptedConnection, ThatThereIsNoRoomForIsToldAllTheSame) {
@@ -69,9 +107,10 @@ TEST(AcceptedConnection, ThatThereIsNoRoomForIsToldAllTheSame) {
     process::FdChannel supervisor(kj::mv(theirs));
     std::string told;
     auto receiving = link.receive(
-        {.accepted = [&](const std::string& name,
-                         kj::AutoCloseFd fd) { told = name + (fd.get() < 0 ? " without" : " with"); },
-         .lost = [](const std::string&) {}});
+        {.accepted = [&](const process::KeptName& name,
+                         kj::AutoCloseFd fd) { told = name.text() + (fd.get() < 0 ? " without" : " with"); },
+         .lost = [](const process::KeptName&) {},
+         .end = [](bool) {}});
     supervisor.send("conn", "listener.vm.conn.1", 0);
     supervisor.send("leave");
     noMoreFds();

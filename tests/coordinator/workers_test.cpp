@@ -18,7 +18,7 @@ Inheritance restoreWith(std::uint32_t threads) {
   kj::AutoCloseFd segment(memfd_create("segment", MFD_CLOEXEC));
   EXPECT_EQ(pwrite(segment.get(), &facts, sizeof facts, 0), static_cast<ssize_t>(sizeof facts));
   Inheritance inherited;
-  inherited.fds["restore.1.segment"] = kj::mv(segment);
+  inherited.fds[process::KeptName::restore(1, process::KeptName::Part::segment)] = kj::mv(segment);
   return inherited;
 }
 

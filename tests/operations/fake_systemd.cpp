@@ -2,15 +2,19 @@
 
 #include <fcntl.h>
 #include <kj/debug.h>
+#include <linux/kcmp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -20,6 +24,16 @@
 #include "tests/support/server.h"
 
 namespace faultline::test {
+
+namespace {
+
+bool sameOpenFile(int one, int other) {
+  const long result = syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, one, other);
+  KJ_REQUIRE(result >= 0, "kcmp", errno);
+  return result == 0;
+}
+
+}  // namespace
 
 FakeSystemd::FakeSystemd(std::vector<std::string> arguments)
     : arguments_(std::move(arguments)), directory_("/tmp/faultline-test-XXXXXX") {
@@ -143,8 +157,11 @@ void FakeSystemd::take(const std::string& text, kj::AutoCloseFd fd) {
     remove |= line == "FDSTOREREMOVE=1";
     if (line.starts_with("FDNAME=")) name = line.substr(7);
   }
-  // Of one name it keeps as many as it is given.
-  if (store && fd.get() >= 0) kept_.emplace(name, kj::mv(fd));
+  // Of one name it keeps as many as it is given; of one open file description only the first, whatever its
+  // name (core/service.c, service_add_fd_store).
+  const auto same = [&fd](const auto& entry) { return sameOpenFile(entry.second.get(), fd.get()); };
+  if (store && fd.get() >= 0 && std::none_of(kept_.begin(), kept_.end(), same))
+    kept_.emplace(name, kj::mv(fd));
   if (remove) kept_.erase(name);
 }
 

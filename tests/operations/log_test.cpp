@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 #include <spdlog/sinks/ostream_sink.h>
 
+#include <condition_variable>
+#include <mutex>
 #include <sstream>
 
 namespace faultline::test {
@@ -53,6 +55,57 @@ TEST(Log, AFloodDoesNotHideWhatIsWorse) {
   log.say(1, level_enum::info, "b");
   log.say(2, level_enum::critical, "c");
   EXPECT_THAT(log.lines(), ElementsAre("info a", "critical c"));
+}
+
+// Holds every line that it is given until it is let go.
+class StandingReader final : public spdlog::sinks::sink {
+ public:
+  void log(const spdlog::details::log_msg& message) override {
+    std::unique_lock lock(mutex_);
+    lines_.emplace_back(message.payload.data(), message.payload.size());
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return reads_; });
+  }
+  void flush() override {}
+  void set_pattern(const std::string&) override {}
+  void set_formatter(std::unique_ptr<spdlog::formatter>) override {}
+
+  void awaitFirst() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return !lines_.empty(); });
+  }
+  void read() {
+    std::lock_guard lock(mutex_);
+    reads_ = true;
+    changed_.notify_all();
+  }
+  std::vector<std::string> lines() {
+    std::lock_guard lock(mutex_);
+    return lines_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::string> lines_;
+  bool reads_ = false;
+};
+
+// A pipe whose reader stands still is full, and a write to it waits.
+TEST(Log, IsNotWaitedForAndCountsWhatItDrops) {
+  auto reader = std::make_shared<StandingReader>();
+  process::QueuedSink sink(reader, 2);
+  auto say = [&](const std::string& text) { sink.log({{}, "log", level_enum::info, text}); };
+  say("a");
+  reader->awaitFirst();
+  for (const char* text : {"b", "c", "d", "e"}) say(text);
+  EXPECT_FALSE(sink.drain(std::chrono::milliseconds(1)));
+  reader->read();
+  ASSERT_TRUE(sink.drain(std::chrono::seconds(30)));
+  say("f");
+  ASSERT_TRUE(sink.drain(std::chrono::seconds(30)));
+  EXPECT_THAT(reader->lines(),
+              ElementsAre("a", "b", "c", "2 lines were dropped: the log was not being read", "f"));
 }
 
 // A clock that is set back must not silence the log.

@@ -145,14 +145,17 @@ TEST_P(Cold, ARestoreThatEndsMeanwhileIsForgotten) {
   auto restore = server.restore(0);
   Target other(image, server.socket(), pageSize());
   server.restore(1);
-  auto slow = holdRead(server, target);
+  auto barrier = arm(server, shardHooks(server, 0), "coldRead", rpc::Action::PARK, SLOW);
+  auto touch = target.touchLater(SLOW);
+  server.wait(barrier.waitHeldRequest().send());
   auto detach = restore.detachRequest();
   detach.setForce(true);
   server.wait(detach.send());
-  EXPECT_EQ(slow.value.get(), 0);
-  server.wait(slow.barrier.releaseRequest().send());
+  // Not zeros: what it misses is an error from now on.
+  EXPECT_EQ(touch.get(), Touch::sigbus);
+  server.wait(barrier.releaseRequest().send());
   expectContent(other, {});
-  EXPECT_TRUE(target.isAll(SLOW, 0));
+  EXPECT_EQ(target.touch(SLOW), Touch::sigbus);
 }
 
 }  // namespace

@@ -1,0 +1,137 @@
+#include "coordinator/departure.h"
+
+#include <kj/debug.h>
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <memory>
+#include <thread>
+
+#include "uffd/uffd.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+using std::chrono::microseconds;
+using uffd::Outcome;
+
+// Pages that one ioctl poisons: as short as the sections of a population, which a removal has to wait for as
+// well.
+constexpr std::uint64_t RUN = 512;
+constexpr microseconds FIRST_PAUSE{50}, LONGEST_PAUSE{1000};  // after a refusal: a removal is under way
+
+class Departure {
+ public:
+  explicit Departure(DepartureOrder order) : order_(kj::mv(order)) {}
+
+  Departed go() {
+    if (order_.poison != DepartureOrder::Poison::nothing) poisonAll();
+    if (departed_.unsupported || gone_) return departed_;
+    for (const shm::RegionEntry& region : order_.regions)
+      uffd::unregister(order_.uffd.get(), region.base, region.size);
+    // A fault that arrives as its range is unregistered is not woken by that: it queues behind the wake.
+    uffd::wakeAll(order_.uffd.get());
+    return departed_;
+  }
+
+ private:
+  struct Run {
+    std::uint64_t address, pageSize, pages;
+  };
+
+  void poisonAll() {
+    if (order_.poison == DepartureOrder::Poison::missing) return poisonMissing();
+    for (const shm::RegionEntry& region : order_.regions) {
+      const std::uint64_t pageSize = std::uint64_t{1} << region.pageShift;
+      for (std::uint64_t done = 0; done < region.size && !over();)
+        if (const auto advanced =
+                poison({region.base + done, pageSize, std::min(RUN, (region.size - done) / pageSize)}))
+          done += advanced * pageSize;
+        else
+          pause();
+    }
+  }
+
+  void poisonMissing() {
+    shm::Segment segment = shm::Segment::attach(order_.segment.get());
+    const shm::PageTable& pages = segment.pages();
+    for (shm::PageIndex page = 0; !over();) {
+      page = pages.find({page, pages.pageCount() - page}, shm::PageState::missing);
+      if (page >= pages.pageCount()) return;
+      const shm::PageLocation at = segment.regions().locate(page);
+      std::uint64_t advanced = 0;
+      {
+        const auto guard = segment.lock().lockShared(order_.slot);
+        const std::uint64_t most = std::min(RUN, at.pagesBehind);
+        std::uint64_t run = 0;
+        while (run < most && pages.state(page + run) == shm::PageState::missing) run++;
+        advanced = run == 0 ? 1 : poison({at.address, at.pageSize, run});
+      }
+      page += advanced;
+      if (advanced == 0) pause();
+    }
+  }
+
+  // Pages at the front of the run that need no more work.
+  std::uint64_t poison(const Run& run) {
+    if (run.pages == 0) return 0;
+    const uffd::Result result = uffd::poison(order_.uffd.get(), run.address, run.pages * run.pageSize);
+    switch (result.outcome) {
+      case Outcome::done:
+      case Outcome::partial:
+        departed_.poisoned += result.bytes / run.pageSize;
+        pause_ = FIRST_PAUSE;
+        return result.bytes / run.pageSize;
+      case Outcome::present:
+        return 1;
+      case Outcome::rangeGone:
+        // A run that crosses from one mapping to the next is refused as a whole: page by page.
+        return run.pages == 1 ? 1 : poison({run.address, run.pageSize, 1});
+      case Outcome::refused:
+      case Outcome::noMemory:
+        return 0;
+      case Outcome::targetGone:
+        gone_ = true;
+        return run.pages;
+      case Outcome::sourceLost:
+      case Outcome::unsupported:
+        break;
+    }
+    departed_.unsupported = true;
+    return run.pages;
+  }
+
+  bool over() const { return gone_ || departed_.unsupported; }
+
+  // Outside of the section.
+  void pause() {
+    std::this_thread::sleep_for(pause_);
+    pause_ = std::min(pause_ * 2, LONGEST_PAUSE);
+  }
+
+  DepartureOrder order_;
+  Departed departed_;
+  bool gone_ = false;
+  microseconds pause_ = FIRST_PAUSE;
+};
+
+}  // namespace
+
+kj::Promise<Departed> depart(DepartureOrder order) {
+  auto paf = kj::newPromiseAndCrossThreadFulfiller<Departed>();
+  auto departure = std::make_unique<Departure>(kj::mv(order));
+  // By a pointer that a thread may drop whatever its destructor throws.
+  auto fulfiller = std::make_shared<decltype(paf.fulfiller)>(kj::mv(paf.fulfiller));
+  std::thread([departure = std::move(departure), fulfiller] {
+    try {
+      (*fulfiller)->fulfill(departure->go());
+    } catch (const std::exception& error) {
+      (*fulfiller)->reject(KJ_EXCEPTION(FAILED, "a target's memory cannot be let go", error.what()));
+    }
+  }).detach();
+  return kj::mv(paf.promise);
+}
+
+}  // namespace faultline::coordinator

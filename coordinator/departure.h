@@ -1,0 +1,46 @@
+// What is done to a target's memory before its restore is over: what it still misses becomes an error, then
+// its ranges are unregistered.
+//
+// In this order, since the mark of a poisoned page outlives the registration and the userfaultfd, while a
+// page that is missing and registered no more reads as zeros: wrong bytes (fs/userfaultfd.c,
+// mm/userfaultfd.c; Linux 6.6 and later).
+#pragma once
+
+#include <kj/async.h>
+#include <kj/io.h>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "shmtracker/segment.h"
+
+namespace faultline::coordinator {
+
+struct DepartureOrder {
+  kj::AutoCloseFd uffd;  // a duplicate of its own
+  std::vector<shm::RegionEntry> regions;
+  enum class Poison {
+    nothing,   // no page is missing
+    missing,   // what the segment says is missing, each under the read side of the lock
+    unmapped,  // what is not in place, whatever a segment says: that of a restore that has failed cannot be
+               // trusted
+  } poison = Poison::nothing;
+  kj::AutoCloseFd segment{};  // of Poison::missing
+  // Of Poison::missing: a slot of the lock that no shard uses any more.
+  unsigned slot = 0;
+};
+
+struct Departed {
+  std::uint64_t poisoned = 0;  // pages
+  // This kernel cannot poison: nothing was unregistered, so that no thread of the target goes on with zeros.
+  bool unsupported = false;
+};
+
+// Does all of it in a thread of its own: each of these calls waits for the target's mmap_lock, which a target
+// can hold for seconds. No shard may have a section on the restore any more (Poison::missing), and its events
+// must be read on meanwhile: while one is in flight the kernel refuses to poison. Resolves in the loop that
+// calls.
+kj::Promise<Departed> depart(DepartureOrder order);
+
+}  // namespace faultline::coordinator

@@ -1,0 +1,100 @@
+// The names of kept fds: what a supervisor, or the service manager above it, keeps for the next coordinator.
+//
+// A name is KIND.KEY.PART or KIND.KEY.PART.NUMBER; what there is one of in a service is PART alone. The table
+// in kept_name.cpp has every form there is; a new thing to keep is a line there and a value of Part. The
+// kinds:
+//   (service)   control: the listening control socket; counters: of the service; election: the lock that no
+//   two
+//               coordinators hold; names.N: what a service manager has stored (supervisor/stored_names.h),
+//               never told to a coordinator
+//   listener    by its name. listen: the handshake socket, on which the supervisor accepts; conn.N: a target
+//   that was
+//               accepted and is not yet served; source.N: what its targets are restored from, the lowest
+//               layer is 0; spec-...: what its targets are given (rpc::ListenSpec), the part says who made
+//               the listener
+//   restore     by its id. uffd, source.N, conn, target (a pidfd), touches, segment: stored last, it makes
+//   the restore
+//               durable
+//   shard       by its index. pidfd, channel: stored last
+//   program     shard: of the build that runs. Never dropped, and never given to a service manager
+//   failpoint   by what is armed; reached, resume. Tests only
+// Names are ASCII, without ':' and control characters, as sd_notify(3) wants them (FDNAME=).
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace faultline::process {
+
+// Who made a listener. What one of them changes or removes is its own, never another's.
+enum class Origin {
+  commandLine,    // an option of `faultline serve`
+  configuration,  // a file that the service reads
+  call,           // Coordinator.listen, at run time
+};
+
+struct KeptName {
+  enum class Kind { service, listener, restore, shard, program, failpoint };
+  enum class Part {
+    control,
+    counters,
+    election,
+    names,
+    listen,
+    conn,
+    source,
+    specOfCommandLine,
+    specOfConfiguration,
+    specOfCall,
+    uffd,
+    target,
+    touches,
+    segment,
+    pidfd,
+    channel,
+    shard,
+    reached,
+    resume,
+  };
+
+  Kind kind;
+  std::string key;  // of a service: empty
+  Part part;
+  std::optional<std::uint64_t> number;
+
+  // Each throws std::invalid_argument where there is no such form: a mistake of the caller, or a key that no
+  // listener or failpoint may have.
+  static KeptName service(Part part, std::optional<std::uint64_t> number = {});
+  static KeptName listener(const std::string& name, Part part, std::optional<std::uint64_t> number = {});
+  // The spec of a listener that `origin` has made.
+  static KeptName listenerSpec(const std::string& name, Origin origin);
+  static KeptName restore(std::uint64_t id, Part part, std::optional<std::uint64_t> number = {});
+  static KeptName shard(std::uint32_t index, Part part);
+  static KeptName program();
+  static KeptName failpoint(const std::string& armed, Part part);
+
+  // The name of another part of the same thing.
+  KeptName with(Part part, std::optional<std::uint64_t> number = {}) const;
+
+  std::string text() const;
+  // Nothing where `text` is none of ours. parse(n.text()) is n, and parse(t)->text() is t.
+  static std::optional<KeptName> parse(std::string_view text);
+
+  bool is(Kind ofKind, Part ofPart) const { return kind == ofKind && part == ofPart; }
+  // A restore's id or a shard's index.
+  std::uint64_t id() const;
+  // Whose spec it is; nothing where it is no spec.
+  std::optional<Origin> origin() const;
+
+  // By kind, key (as text), part and number.
+  auto operator<=>(const KeptName&) const = default;
+};
+
+// Every form of a name, with an example of a key and of a number: for tests and for people.
+std::vector<KeptName> everyKeptName();
+
+}  // namespace faultline::process
