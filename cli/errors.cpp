@@ -4,9 +4,18 @@
 
 #include <cstdio>
 
+#include "process/plain_text.h"
 #include "rpc/refusal.h"
 
 namespace faultline::cli {
+
+namespace {
+
+void complain(const std::string& message) {
+  fprintf(stderr, "faultline: %s\n", process::plainText(message).c_str());
+}
+
+}  // namespace
 
 Exit exitOf(rpc::Reason reason) {
   switch (reason) {
@@ -38,14 +47,17 @@ int guarded(const std::function<int()>& body) {
   try {
     return body();
   } catch (const CommandError& error) {
-    fprintf(stderr, "faultline: %s\n", error.what());
+    complain(error.what());
     return error.code;
   } catch (const kj::Exception& error) {
     const rpc::Refusal refusal = rpc::refusalOf(error);
-    fprintf(stderr, "faultline: %s\n", refusal.message.c_str());
-    return error.getType() == kj::Exception::Type::DISCONNECTED ? DISCONNECTED : exitOf(refusal.reason);
+    complain(refusal.message);
+    // OVERLOADED: it does not answer (cli/session.h).
+    const bool nobody = error.getType() == kj::Exception::Type::DISCONNECTED ||
+                        error.getType() == kj::Exception::Type::OVERLOADED;
+    return nobody ? DISCONNECTED : exitOf(refusal.reason);
   } catch (const std::exception& error) {
-    fprintf(stderr, "faultline: %s\n", error.what());
+    complain(error.what());
     return FAILED;
   }
 }

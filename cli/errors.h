@@ -14,7 +14,7 @@ enum Exit : int {
   FAILED = 1,        // an error of data or service: the message says which
   USAGE = 2,         // the command line, or a file or path named on it
   ENVIRONMENT = 3,   // the machine does not allow it
-  DISCONNECTED = 4,  // no server there, or it has gone
+  DISCONNECTED = 4,  // no server there, or it has gone, or does not answer
   NOT_FOUND = 5,     // the server has nothing of that name, or it has ended
   REFUSED = 6,       // not as things stand: pages would be lost, the restore is paused already, ...
   INCOMPLETE = 7,    // pages are missing that were to be there
@@ -22,7 +22,7 @@ enum Exit : int {
 
 inline const char* EXIT_CODES =
     "Exit codes: 0 done, 1 failed (the message says what), 2 wrong usage or input,\n"
-    "            3 not possible on this machine, 4 no server reachable, or it has gone,\n"
+    "            3 not possible on this machine, 4 no server reachable, it has gone or does not answer,\n"
     "            5 nothing of that name, 6 refused as things stand, 7 pages are missing";
 
 // Of a command whose call was refused.

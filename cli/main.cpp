@@ -1,8 +1,12 @@
 // faultline: the command-line tool.
 
+#include <iostream>
+#include <sstream>
+
 #include "cli/commands.h"
 #include "cli/errors.h"
 #include "process/build.h"
+#include "process/plain_text.h"
 #include "process/process.h"
 
 int main(int argc, char** argv) {
@@ -32,7 +36,10 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error) == 0 ? OK : USAGE;
+    std::ostringstream out, err;
+    const int code = app.exit(error, out, err) == 0 ? OK : USAGE;
+    std::cout << faultline::process::plainText(out.str(), faultline::process::Lines::keep);
+    std::cerr << faultline::process::plainText(err.str(), faultline::process::Lines::keep);
     if (code == USAGE) chosen = serveWhatIsKept({argv + 1, argv + argc}, error.what());
     if (code == OK || chosen == nullptr) return code;
   }

@@ -11,7 +11,7 @@
 #include "cli/commands.h"
 #include "cli/errors.h"
 #include "cli/restore_options.h"
-#include "rpc/client.h"
+#include "cli/session.h"
 
 namespace faultline::cli {
 
@@ -26,7 +26,7 @@ struct ManageOptions {
 };
 
 // Returns an exit code.
-using Action = std::function<int(rpc::ControlClient&, const ManageOptions&)>;
+using Action = std::function<int(Session&, const ManageOptions&)>;
 
 CLI::App* add(CLI::App& app, Result& chosen, const char* name, const char* help, const char* more,
               Action action, const std::shared_ptr<ManageOptions>& options) {
@@ -36,8 +36,9 @@ CLI::App* add(CLI::App& app, Result& chosen, const char* name, const char* help,
   command->footer(EXIT_CODES);
   command->callback([options, &chosen, action = std::move(action)] {
     chosen = [options, action] {
-      rpc::ControlClient client(options->control);
-      return action(client, *options);
+      Interrupts::capture();
+      Session session(options->control);
+      return action(session, *options);
     };
   });
   return command;
@@ -58,18 +59,18 @@ std::string checkRange(const std::string& text) {
   return parseRange(text).has_value() ? "" : "\"" + text + "\" is not FIRST:COUNT in pages, as in 0:512";
 }
 
-int prefault(rpc::ControlClient& client, const ManageOptions& options) {
-  auto request = client.restore(options.name).prefaultRequest();
+int prefault(Session& session, const ManageOptions& options) {
+  auto request = session.restore(options.name).prefaultRequest();
   auto ranges = request.initRanges(static_cast<unsigned>(options.ranges.size()));
   for (unsigned i = 0; i < options.ranges.size(); i++) {
     const auto [first, count] = *parseRange(options.ranges[i]);  // checked as it was given
     ranges[i].setFirst(first);
     ranges[i].setCount(count);
   }
-  auto prefault = client.wait(request.send()).getPrefault();
+  auto prefault = session.wait(request.send()).getPrefault();
   if (!options.wait) return OK;
-  client.wait(prefault.waitRequest().send());
-  auto progress = client.wait(prefault.progressRequest().send());
+  session.wait(prefault.waitRequest().send());
+  auto progress = session.wait(prefault.progressRequest().send());
   const auto missing = static_cast<unsigned long long>(progress.getMissing());
   if (progress.getTotal() > 0)
     printf("%llu of %llu pages are still missing\n", missing,
@@ -79,10 +80,10 @@ int prefault(rpc::ControlClient& client, const ManageOptions& options) {
   return missing == 0 ? OK : INCOMPLETE;
 }
 
-bool answers(rpc::ControlClient& client) {
+bool answers(Session& session) {
   try {
-    client.reconnect();
-    client.wait(client.coordinator().listRequest().send());
+    session.client().reconnect();
+    session.wait(session.coordinator().listRequest().send());
     return true;
   } catch (const kj::Exception& error) {
     if (error.getType() != kj::Exception::Type::DISCONNECTED) throw;
@@ -91,17 +92,17 @@ bool answers(rpc::ControlClient& client) {
 }
 
 // A service that ends may be gone before its answer is; one whose coordinator has just died is there again.
-int shutdown(rpc::ControlClient& client, const ManageOptions& options) {
+int shutdown(Session& session, const ManageOptions& options) {
   for (bool there = true; there;) {
-    auto request = client.coordinator().shutdownRequest();
+    auto request = session.coordinator().shutdownRequest();
     request.setForce(options.force);
     try {
-      client.wait(request.send());
+      session.wait(request.send());
       return OK;
     } catch (const kj::Exception& error) {
       if (error.getType() != kj::Exception::Type::DISCONNECTED) throw;
     }
-    there = answers(client);
+    there = answers(session);
   }
   return OK;
 }
@@ -119,14 +120,14 @@ void addManage(CLI::App& app, Result& chosen) {
   onRestore("pause", "Stop answering a restore's faults for a while",
             "Faults and removals queue up in the kernel; the target's threads wait.\n"
             "Example: faultline pause vm1",
-            [](auto& client, auto& o) {
-              client.wait(client.restore(o.name).pauseRequest().send());
+            [](auto& session, auto& o) {
+              session.wait(session.restore(o.name).pauseRequest().send());
               return OK;
             });
   onRestore("resume", "Answer a paused restore's faults again",
             "Begins with what has queued up meanwhile.\nExample: faultline resume vm1",
-            [](auto& client, auto& o) {
-              client.wait(client.restore(o.name).resumeRequest().send());
+            [](auto& session, auto& o) {
+              session.wait(session.restore(o.name).resumeRequest().send());
               return OK;
             });
   onRestore("detach", "End a restore and release its target",
@@ -134,10 +135,10 @@ void addManage(CLI::App& app, Result& chosen) {
             "restore is\n"
             "released by itself when it has every page, unless it is served with --keep-serving.\n"
             "Example: faultline prefault vm1 --wait && faultline detach vm1",
-            [](auto& client, auto& o) {
-              auto request = client.restore(o.name).detachRequest();
+            [](auto& session, auto& o) {
+              auto request = session.restore(o.name).detachRequest();
               request.setForce(o.force);
-              client.wait(request.send());
+              session.wait(request.send());
               return OK;
             })
       ->add_flag("--force", options->force,
@@ -158,11 +159,11 @@ void addManage(CLI::App& app, Result& chosen) {
                      "Return when it is done, with 0 only where nothing is missing any more");
   onRestore("reshard", "Deal a restore's pages out to another number of shards",
             "While it is served; shards are started as needed.\nExample: faultline reshard vm1 --shards 4",
-            [](auto& client, auto& o) {
-              auto request = client.coordinator().reshardRequest();
+            [](auto& session, auto& o) {
+              auto request = session.coordinator().reshardRequest();
               request.setRestore(o.name.c_str());
               request.setShards(o.shards);
-              client.wait(request.send());
+              session.wait(request.send());
               return OK;
             })
       ->add_option("--shards", options->shards, "To so many shards")

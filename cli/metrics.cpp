@@ -10,6 +10,7 @@
 #include "cli/metrics_text.h"
 #include "cli/restore_options.h"
 #include "cli/session.h"
+#include "rpc/refusal.h"
 
 namespace faultline::cli {
 
@@ -39,7 +40,10 @@ int metrics(const MetricsOptions& options) {
   auto io = kj::setupAsyncIo();
   MetricsSource source(io, options.control);
   if (options.once) {
-    const std::string text = source.text().wait(io.waitScope);
+    Interrupts interrupts(io.unixEventPort);
+    auto interrupted =
+        interrupts.next().then([]() -> std::string { rpc::refuse(rpc::Reason::FAILED, "interrupted"); });
+    const std::string text = source.text().exclusiveJoin(kj::mv(interrupted)).wait(io.waitScope);
     fputs(text.c_str(), stdout);
     return text == metricsTextOfNobody() ? DISCONNECTED : OK;
   }

@@ -71,13 +71,13 @@ void requireProgress(unsigned runs, std::uint64_t page, std::uint64_t pages) {
 
 }  // namespace
 
-PageMap PageMap::of(rpc::ControlClient& client, rpc::Restore::Client restore) {
+PageMap PageMap::of(Session& session, rpc::Restore::Client restore) {
   PageMap map;
-  map.pages = client.wait(restore.infoRequest().send()).getInfo().getPages();
+  map.pages = session.wait(restore.infoRequest().send()).getInfo().getPages();
   for (std::uint64_t next = 0; next < map.pages;) {
     auto request = restore.pageStatesRequest();
     request.initPages().setFirst(next);
-    auto response = client.wait(request.send());
+    auto response = session.wait(request.send());
     for (auto run : response.getRuns())
       map.states.push_back({run.getPages().getFirst(), run.getPages().getCount(), kindOf(run.getState())});
     requireProgress(response.getRuns().size(), next, map.pages);
@@ -86,7 +86,7 @@ PageMap PageMap::of(rpc::ControlClient& client, rpc::Restore::Client restore) {
   for (std::uint64_t next = 0; next < map.pages;) {
     auto request = restore.ownersRequest();
     request.initPages().setFirst(next);
-    auto response = client.wait(request.send());
+    auto response = session.wait(request.send());
     for (auto run : response.getRuns())
       map.owners.push_back({run.getPages().getFirst(), run.getPages().getCount(), run.getShard()});
     requireProgress(response.getRuns().size(), next, map.pages);

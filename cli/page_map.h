@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "rpc/client.h"
+#include "cli/session.h"
 
 namespace faultline::cli {
 
@@ -26,7 +26,7 @@ struct PageMap {
   std::vector<StateRun> states;
   std::vector<OwnerRange> owners;
 
-  static PageMap of(rpc::ControlClient& client, rpc::Restore::Client restore);
+  static PageMap of(Session& session, rpc::Restore::Client restore);
 };
 
 struct Colour {

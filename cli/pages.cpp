@@ -8,6 +8,7 @@
 #include "cli/format.h"
 #include "cli/page_map.h"
 #include "cli/restore_options.h"
+#include "cli/session.h"
 
 namespace faultline::cli {
 
@@ -66,8 +67,9 @@ void printLegend(const PageDrawing& drawing, const PageMap& map, const std::stri
 }
 
 int pages(const PagesOptions& options) {
-  rpc::ControlClient client(options.control);
-  const PageMap map = PageMap::of(client, client.restore(options.name));
+  Interrupts::capture();
+  Session session(options.control);
+  const PageMap map = PageMap::of(session, session.restore(options.name));
   if (!options.png.empty()) {
     const PageDrawing drawing = PageDrawing::of(map);
     drawing.write(options.png);

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/format.h"
+#include "process/plain_text.h"
 #include "rpc/refusal.h"
 
 namespace faultline::cli {
@@ -35,9 +36,9 @@ json toJson(const char* event, const RestoreView& view, const Rates& rates) {
           {"faults_per_second", rates.faults}};
 }
 
-// Whatever bytes a path, or a peer's message that is quoted, has: JSON is UTF-8.
+// Whatever bytes a path, or a peer's message that is quoted, has: in ASCII no terminal takes it for a command.
 std::string jsonLine(const json& object) {
-  return object.dump(-1, ' ', false, json::error_handler_t::replace);
+  return object.dump(-1, ' ', true, json::error_handler_t::replace);
 }
 
 std::string line(const RestoreView& view, const Rates& rates) {
@@ -56,6 +57,7 @@ std::string fitted(std::string text) {
   winsize size{};
   if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 && text.size() >= size.ws_col)
     text.resize(size.ws_col - 1u);
+
   return text;
 }
 
@@ -64,10 +66,12 @@ std::string fitted(std::string text) {
 Progress::Progress(Output output) : output_(output), terminal_(output == Output::people && isTerminal()) {}
 
 void Progress::print(const std::string& text, bool stays) {
+  const std::string plain = process::plainText(text);
   if (terminal_)
-    printf("\r\033[K%s%s", stays ? text.c_str() : fitted(text).c_str(), stays ? "\n" : "");
+    printf("\r\033[K%s%s", stays ? plain.c_str() : process::plainText(fitted(plain)).c_str(),
+           stays ? "\n" : "");
   else
-    printf("%s\n", text.c_str());
+    printf("%s\n", plain.c_str());
   fflush(stdout);
 }
 

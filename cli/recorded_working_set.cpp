@@ -50,11 +50,11 @@ class Collector {
 
 }  // namespace
 
-WorkingSet fetchWorkingSet(rpc::ControlClient& client, rpc::RecordedWorkingSet::Client recorded) {
-  auto snapshot = client.wait(recorded.snapshotRequest().send());
+WorkingSet fetchWorkingSet(Session& session, rpc::RecordedWorkingSet::Client recorded) {
+  auto snapshot = session.wait(recorded.snapshotRequest().send());
   const auto regions = rpc::regionsFrom(snapshot.getRegions());
   const kj::AutoCloseFd source =
-      client.wait(rpc::requireFd(snapshot.getSource().getLayers()[0].getFile(), "source"));
+      session.wait(rpc::requireFd(snapshot.getSource().getLayers()[0].getFile(), "source"));
   WorkingSet set;
   set.snapshot = identityOf(source.get());
   const auto why = shm::whyNotServable(regions, set.snapshot.bytes);
@@ -66,7 +66,7 @@ WorkingSet fetchWorkingSet(rpc::ControlClient& client, rpc::RecordedWorkingSet::
   for (std::uint64_t from = 0;;) {
     auto request = recorded.pagesRequest();
     request.setFirst(from);
-    auto response = client.wait(request.send());
+    auto response = session.wait(request.send());
     for (const std::uint64_t page : response.getPages()) collector.add(page);
     from += response.getPages().size();
     set.lost = response.getLost();

@@ -1,14 +1,14 @@
 // Working sets over the control interface: fetching what a restore recorded, giving one to a restore.
 #pragma once
 
+#include "cli/session.h"
 #include "cli/working_set.h"
-#include "rpc/client.h"
 
 namespace faultline::cli {
 
 // The contents of `recorded` now. kj::Exception where the server has gone or says what cannot be,
-// CommandError(FAILED) where the snapshot can't be read. Waits on `client`, whose capability it is.
-WorkingSet fetchWorkingSet(rpc::ControlClient& client, rpc::RecordedWorkingSet::Client recorded);
+// CommandError(FAILED) where the snapshot can't be read. Waits on `session`, whose capability it is.
+WorkingSet fetchWorkingSet(Session& session, rpc::RecordedWorkingSet::Client recorded);
 
 void fill(rpc::WorkingSet::Builder to, const WorkingSet& set);
 

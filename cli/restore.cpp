@@ -1,4 +1,5 @@
 #include <kj/common.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <functional>
@@ -18,6 +19,7 @@
 #include "cli/session.h"
 #include "cli/socket_file.h"
 #include "cli/working_set_file.h"
+#include "process/duplicate.h"
 #include "rpc/connection.h"
 #include "rpc/fd.h"
 #include "rpc/refusal.h"
@@ -56,7 +58,7 @@ class RestoreCommand {
     if (!options_.record.empty()) requireWritable(options_.record);
     SocketFile socket(options_.socket);
     Interrupts::capture();
-    session_.emplace(findService());
+    session_.emplace(findService(), Session::Interrupted::command);
     // Before the event loop that they live in.
     KJ_DEFER({
       recorded_ = nullptr;
@@ -100,6 +102,7 @@ class RestoreCommand {
     spec.setName(options_.name.c_str());
     fill(spec.initPolicy(), options_.policy, workingSet_.has_value() ? &*workingSet_ : nullptr);
     spec.setAnyUser(options_.anyUser);
+    socket_ = process::duplicate(socket.get());
     request.setSocket(rpc::makeFd(kj::mv(socket)));
     fill(request.initSource(), memory_.get(), options_.memory);
     memory_ = nullptr;
@@ -172,8 +175,17 @@ class RestoreCommand {
       request.setName(options_.name.c_str());
       return request.send().ignoreResult();
     }();
-    session_->wait(closed.catch_([](kj::Exception&&) {}));
+    const bool done = session_->wait(closed.then([] { return true; }, [](kj::Exception&&) { return false; }));
     listener_ = nullptr;
+    if (done) turnAway();  // else a successor accepts on it
+  }
+
+  // Who connects from now on hears ECONNREFUSED, and who has connected and was not taken yet that the connection
+  // is closed. The server may hold the socket for a while still.
+  void turnAway() {
+    ::shutdown(socket_.get(), SHUT_RDWR);
+    for (int fd; (fd = accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC)) >= 0;) close(fd);
+    socket_ = nullptr;
   }
 
   void waitUninterrupted(kj::Promise<void> promise) {
@@ -213,7 +225,7 @@ class RestoreCommand {
 
   // With one coordinator.
   int followOnce(const std::string& name) {
-    if (restore_ == nullptr) restore_ = session_->client().restore(name);
+    if (restore_ == nullptr) restore_ = session_->restore(name);
     auto& restore = KJ_ASSERT_NONNULL(restore_);
     // Now, since a restore that is over cannot be asked for it.
     if (!options_.record.empty() && !saved_)
@@ -301,7 +313,7 @@ class RestoreCommand {
     KJ_IF_MAYBE (recorded, recorded_) {
       if (saved_) return;
       forRecording([&] {
-        const WorkingSet set = fetchWorkingSet(session_->client(), *recorded);
+        const WorkingSet set = fetchWorkingSet(*session_, *recorded);
         writeWorkingSet(options_.record, set);
         saved_ = true;
         recordFailure_.clear();
@@ -343,6 +355,7 @@ class RestoreCommand {
   const RestoreOptions& options_;
   Progress progress_;
   kj::AutoCloseFd memory_;
+  kj::AutoCloseFd socket_;  // listening, until the target has come
   std::unique_ptr<OwnService> own_;
   std::optional<Session> session_;
   kj::Maybe<rpc::Listener::Client> listener_;

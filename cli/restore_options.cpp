@@ -1,5 +1,7 @@
 #include "cli/restore_options.h"
 
+#include "process/plain_text.h"
+
 namespace faultline::cli {
 
 void addControl(CLI::App& command, std::string& path) {
@@ -9,10 +11,7 @@ void addControl(CLI::App& command, std::string& path) {
 const CLI::Validator& restoreName() {
   static const CLI::Validator validator(
       [](const std::string& name) {
-        const bool good =
-            !name.empty() && name.size() <= 50 && name.find_first_of(".:/ \t\n") == std::string::npos;
-        return good ? ""
-                    : "\"" + name + "\" must have 1 to 50 characters, none of them '.', ':', '/' or blank";
+        return process::isRestoreName(name) ? "" : "\"" + name + "\": " + process::RESTORE_NAME_RULE;
       },
       "NAME");
   return validator;

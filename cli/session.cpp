@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include "cli/errors.h"
+#include "rpc/refusal.h"
 
 namespace faultline::cli {
 
@@ -13,6 +14,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds SUCCESSOR_PATIENCE{30'000};
 constexpr milliseconds RETRY{10};
+constexpr milliseconds INTERRUPT_PATIENCE{1000};
 
 }  // namespace
 
@@ -26,6 +28,46 @@ kj::ForkedPromise<void> Interrupts::listen() {
       .exclusiveJoin(port_.onSignal(SIGHUP))
       .ignoreResult()
       .fork();
+}
+
+Session::Session(const std::string& control, Interrupted interrupted, milliseconds patience)
+    : client_(control),
+      interrupts_(client_.io().unixEventPort),
+      interrupted_(interrupted),
+      patience_(patience) {}
+
+kj::Promise<void> Session::guard() {
+  auto interrupt = interrupts_.next();
+  if (interrupted_ == Interrupted::command)
+    interrupt = interrupt.then([this] { return after(INTERRUPT_PATIENCE); });
+  return interrupt.then([] { rpc::refuse(rpc::Reason::FAILED, "interrupted"); })
+      .exclusiveJoin(silent_ ? kj::Promise<void>(noAnswer()) : untilSilent());
+}
+
+// Some calls are answered when something has happened. Whether the server is there, another call tells.
+kj::Promise<void> Session::untilSilent() {
+  return after(patience_ / 3).then([this] {
+    // There is none of this name, and that is an answer; that the connection has gone each call says itself.
+    auto answered =
+        client_.coordinator().restoreRequest().send().ignoreResult().catch_([](kj::Exception&&) {});
+    return answered.then([] { return true; })
+        .exclusiveJoin(after(patience_ * 2 / 3).then([] { return false; }))
+        .then([this](bool there) {
+          if (there) return untilSilent();
+          silent_ = true;
+          kj::throwFatalException(noAnswer());
+        });
+  });
+}
+
+kj::Exception Session::noAnswer() {
+  return KJ_EXCEPTION(OVERLOADED, "the server does not answer: is it stopped (SIGSTOP), or short of memory?");
+}
+
+rpc::Restore::Client Session::restore(const std::string& name) {
+  auto request = coordinator().restoreRequest();
+  request.setName(name.c_str());
+  return wait(request.send()).getRestore();
 }
 
 kj::Promise<void> Session::after(milliseconds delay) {

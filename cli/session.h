@@ -32,16 +32,29 @@ class Interrupts {
 // A thread has at most one session: it has the event loop.
 class Session {
  public:
-  // Connects. Throws DISCONNECTED where nobody listens at `control`.
-  explicit Session(const std::string& control) : client_(control), interrupts_(client_.io().unixEventPort) {}
+  // What an interrupt does to a wait(): ends it at once; or is seen to by the command, which has a second to get
+  // the answers that it needs for that.
+  enum class Interrupted { ends, command };
+  // A server that answers nothing for so long is given up, whatever is being waited for.
+  static constexpr std::chrono::milliseconds PATIENCE{30'000};
+
+  // Connects. Throws DISCONNECTED where nobody listens at `control`. Interrupts::capture() comes before it.
+  explicit Session(const std::string& control, Interrupted interrupted = Interrupted::ends,
+                   std::chrono::milliseconds patience = PATIENCE);
 
   rpc::ControlClient& client() { return client_; }
   rpc::Coordinator::Client& coordinator() { return client_.coordinator(); }
   Interrupts& interrupts() { return interrupts_; }
+  // Fails with a reason of `failed` where it is interrupted, and with the type OVERLOADED where the server does
+  // not answer.
   template <typename Promise>
   auto wait(Promise&& promise) {
-    return client_.wait(std::forward<Promise>(promise));
+    using Result = decltype(client_.wait(kj::mv(promise)));
+    auto given = guard().then([]() -> Result { kj::throwFatalException(noAnswer()); });
+    return client_.wait(kj::Promise<Result>(kj::mv(promise)).exclusiveJoin(kj::mv(given)));
   }
+  // The restore of that name. Throws where there is none.
+  rpc::Restore::Client restore(const std::string& name);
   kj::Promise<void> after(std::chrono::milliseconds delay);
 
   // After a DISCONNECTED: returns when the coordinator's successor answers. Capabilities have to be asked for
@@ -53,8 +66,16 @@ class Session {
   // Whether `promise` resolves in time. CommandError where the user interrupts.
   bool within(std::chrono::milliseconds limit, kj::Promise<void> promise);
 
+  // Fails where a wait is to end.
+  kj::Promise<void> guard();
+  kj::Promise<void> untilSilent();
+  static kj::Exception noAnswer();
+
   rpc::ControlClient client_;
   Interrupts interrupts_;
+  const Interrupted interrupted_;
+  const std::chrono::milliseconds patience_;
+  bool silent_ = false;  // the server does not answer
 };
 
 }  // namespace faultline::cli

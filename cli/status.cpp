@@ -9,6 +9,7 @@
 #include "cli/restore_options.h"
 #include "cli/restore_view.h"
 #include "cli/session.h"
+#include "process/plain_text.h"
 #include "rpc/refusal.h"
 
 namespace faultline::cli {
@@ -120,7 +121,7 @@ class Observer {
     json restore = restoreJson(info);
     const std::string name = info.getName().cStr();
     try {
-      auto response = session_.wait(session_.client().restore(name).statsRequest().send());
+      auto response = session_.wait(session_.restore(name).statsRequest().send());
       RestoreView& view = views[name];
       view.take(info);
       view.take(response.getStats());
@@ -149,7 +150,7 @@ unsigned long long number(const json& object, const char* key) {
   return object[key].get<unsigned long long>();
 }
 std::string text(const json& object, const char* key) {
-  return object[key].get<std::string>();
+  return process::plainText(object[key].get<std::string>());
 }
 std::string duration(const json& object, const char* key) {
   return humanNs(object[key].get<std::uint64_t>());
@@ -221,7 +222,7 @@ void print(const json& status, const StatusOptions& options) {
   if (options.watch > 0 && !options.asJson && isTerminal()) printf("\033[H\033[2J");
   if (options.asJson)
     printf("%s\n",
-           status.dump(options.watch > 0 ? -1 : 2, ' ', false, json::error_handler_t::replace).c_str());
+           status.dump(options.watch > 0 ? -1 : 2, ' ', true, json::error_handler_t::replace).c_str());
   else
     printPeople(status);
   fflush(stdout);

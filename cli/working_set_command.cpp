@@ -8,6 +8,7 @@
 #include "cli/memory_file.h"
 #include "cli/recorded_working_set.h"
 #include "cli/restore_options.h"
+#include "cli/session.h"
 #include "cli/snapshot_identity.h"
 #include "cli/working_set_file.h"
 
@@ -23,9 +24,10 @@ struct WorkingSetOptions {
 
 int save(const WorkingSetOptions& options) {
   requireWritable(options.output);
-  rpc::ControlClient client(options.control);
-  auto response = client.wait(client.restore(options.name).workingSetRequest().send());
-  const WorkingSet set = fetchWorkingSet(client, response.getWorkingSet());
+  Interrupts::capture();
+  Session session(options.control);
+  auto response = session.wait(session.restore(options.name).workingSetRequest().send());
+  const WorkingSet set = fetchWorkingSet(session, response.getWorkingSet());
   writeWorkingSet(options.output, set);
   printf("%s: %s\n", options.output.c_str(), describe(set).c_str());
   return OK;

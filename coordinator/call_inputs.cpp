@@ -1,7 +1,6 @@
 #include "coordinator/call_inputs.h"
 
-#include <algorithm>
-
+#include "process/plain_text.h"
 #include "rpc/convert.h"
 #include "rpc/refusal.h"
 #include "shmtracker/layout.h"
@@ -11,19 +10,13 @@ namespace faultline::coordinator {
 namespace {
 
 constexpr unsigned MAX_PREFAULT_RANGES = 65536;
-constexpr std::size_t MAX_NAME = 50, MAX_DIRECTORY = 500;  // bytes
-
-bool printable(char c) {
-  return static_cast<unsigned char>(c) > ' ' && c != '\x7f';
-}
+constexpr std::size_t MAX_DIRECTORY = 500;  // bytes
 
 }  // namespace
 
 void requireName(const std::string& name) {
-  if (name.empty() || name.size() > MAX_NAME || name.find_first_of(".:/") != std::string::npos ||
-      !std::all_of(name.begin(), name.end(), printable))
-    rpc::refuse(rpc::Reason::BAD_INPUT,
-                "a name has 1 to 50 characters, none of them '.', ':', '/' or blank: choose another");
+  if (!process::isRestoreName(name))
+    rpc::refuse(rpc::Reason::BAD_INPUT, std::string(process::RESTORE_NAME_RULE) + ": choose another");
 }
 
 void requireShards(std::uint32_t shards) {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "coordinator/armed_name.h"
+#include "coordinator/call_inputs.h"
 #include "coordinator/service.h"
 #include "process/duplicate.h"
 #include "process/process.h"
@@ -57,6 +58,7 @@ void Service::adoptListener(const KeptName& name) {
     capnp::StreamFdMessageReader message(specFd.get());
     ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source.get());
     spec.name = name.key;
+    requireName(spec.name);
     makeListener(name.origin().value(), std::move(spec), kj::mv(source));
   });
   KJ_IF_MAYBE (e, failure) {

@@ -8,13 +8,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
 #include <exception>
 #include <thread>
 #include <utility>
+
+#include "process/plain_text.h"
 
 namespace faultline::process {
 
@@ -179,10 +180,9 @@ void LimitedSink::log(const spdlog::details::log_msg& message) {
     second.leftOut++;
     return;
   }
-  const auto control = [](char c) { return static_cast<unsigned char>(c) < ' '; };
-  if (std::none_of(message.payload.begin(), message.payload.end(), control)) return to_->log(message);
-  std::string line(message.payload.data(), message.payload.size());
-  std::replace_if(line.begin(), line.end(), control, ' ');
+  const std::string_view text(message.payload.data(), message.payload.size());
+  if (isPlainText(text)) return to_->log(message);
+  const std::string line = plainText(text);
   spdlog::details::log_msg changed(message);
   changed.payload = line;
   to_->log(changed);

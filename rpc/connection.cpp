@@ -1,6 +1,7 @@
 #include "rpc/connection.h"
 
 #include <kj/debug.h>
+#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -15,6 +16,8 @@ namespace {
 
 constexpr auto TAKE =
     kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP | kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC;
+
+constexpr kj::Duration ACCEPT_RETRY = 200 * kj::MILLISECONDS;
 
 sockaddr_un addressOf(const std::string& path) {
   sockaddr_un address{};
@@ -32,8 +35,15 @@ kj::AutoCloseFd streamSocket() {
   return kj::AutoCloseFd(fd);
 }
 
-// 0, or the errno of a failed connect to `address`.
+// 0, or the errno of a failed connect to `address`; EAGAIN where the queue of its server is full, and nothing
+// is taken from it for so long.
 int tryConnect(int fd, const sockaddr_un& address) {
+  constexpr timeval QUEUE_PATIENCE{5, 0};
+  setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &QUEUE_PATIENCE, sizeof QUEUE_PATIENCE);
+  const auto restored = kj::defer([fd] {
+    constexpr timeval FOR_EVER{};
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &FOR_EVER, sizeof FOR_EVER);
+  });
   return connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ? 0 : errno;
 }
 
@@ -49,6 +59,22 @@ void removeStale(const std::string& path, const sockaddr_un& address) {
   unlink(path.c_str());
 }
 
+// `failed`: the last time, too. KJ's own loop ends with the first error, and leaves the socket as it was.
+kj::Promise<void> listenOn(capnp::TwoPartyServer& server, kj::ConnectionReceiver& receiver, kj::Timer& timer,
+                           bool failed) {
+  const auto began = timer.now();
+  // Its first accept() throws, those after it fail their promise.
+  return kj::evalNow([&] { return server.listenCapStreamReceiver(receiver, MAX_FDS); })
+      .catch_([&server, &receiver, &timer, failed, began](kj::Exception&& error) {
+        // A loop that has run for a while has accepted meanwhile: this is another failure.
+        const bool again = failed && timer.now() - began < ACCEPT_RETRY;
+        if (!again) spdlog::error("the control socket: {}; trying again", error.getDescription().cStr());
+        return timer.afterDelay(ACCEPT_RETRY).then([&server, &receiver, &timer] {
+          return listenOn(server, receiver, timer, true);
+        });
+      });
+}
+
 }  // namespace
 
 Connection::Connection(kj::LowLevelAsyncIoProvider& provider, kj::AutoCloseFd socket)
@@ -60,7 +86,7 @@ void Acceptor::accept(kj::LowLevelAsyncIoProvider& provider, kj::AutoCloseFd soc
 
 kj::Promise<void> Acceptor::listen(kj::LowLevelAsyncIoProvider& provider, kj::AutoCloseFd listening) {
   auto receiver = provider.wrapListenSocketFd(listening.release(), TAKE);
-  auto promise = server_.listenCapStreamReceiver(*receiver, MAX_FDS);
+  auto promise = listenOn(server_, *receiver, provider.getTimer(), false);
   return promise.attach(kj::mv(receiver));
 }
 

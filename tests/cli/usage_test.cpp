@@ -2,15 +2,20 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
 
 #include "cli/errors.h"
+#include "cli/session.h"
 #include "process/message.h"
+#include "process/plain_text.h"
 #include "rpc/connection.h"
 #include "tests/cli/command.h"
+#include "tests/support/child_process.h"
 
 namespace faultline::test {
 namespace {
@@ -112,7 +117,78 @@ TEST(Usage, WhatIsWrongIsNamed) {
                 AllOf(HasSubstr(option), HasSubstr("Value 0 not in range 10 to 600000")));
   EXPECT_THAT(run({"prefault", "vm", "--range", "1-2"}).err,
               AllOf(HasSubstr("1-2"), HasSubstr("FIRST:COUNT")));
-  EXPECT_THAT(run({"serve", "--name", "a.b"}).err, HasSubstr("\"a.b\" must have 1 to 50 characters"));
+  EXPECT_THAT(run({"serve", "--name", "a.b"}).err, HasSubstr("\"a.b\": a name has 1 to 50 characters"));
+}
+
+TEST(Usage, WhatIsWrongIsNamedWithoutCommandsForTheTerminal) {
+  for (const char* name : {"\x1b[31mX", "X\xff",
+                           "X\xc2\x9b"
+                           "1m",
+                           "X\x7f"}) {
+    const auto result = run({"serve", "--name", name});
+    EXPECT_EQ(result.code, cli::USAGE);
+    EXPECT_EQ(result.err, process::plainText(result.err, process::Lines::keep));
+    EXPECT_THAT(result.err, HasSubstr("a name has 1 to 50 characters"));
+  }
+}
+
+// --- a server that does not answer: stopped, or a socket that nobody accepts on ---
+
+const std::vector<std::vector<std::string>> ASKING = {{"status"},
+                                                      {"status", "--json"},
+                                                      {"status", "--watch", "1"},
+                                                      {"pause", "vm"},
+                                                      {"resume", "vm"},
+                                                      {"detach", "vm"},
+                                                      {"prefault", "vm"},
+                                                      {"prefault", "vm", "--wait"},
+                                                      {"pages", "vm"},
+                                                      {"pages", "vm", "--json"},
+                                                      {"shutdown"},
+                                                      {"reshard", "vm", "--shards", "2"},
+                                                      {"upgrade"},
+                                                      {"upgrade", "--check"},
+                                                      {"metrics", "--once"},
+                                                      {"working-set", "save", "vm", "--output", "/dev/null"}};
+
+class SilentServer : public ::testing::Test {
+ protected:
+  ~SilentServer() noexcept override {}  // KJ's may throw
+
+  // Returns when a command has connected: it is asking.
+  void awaitConnection() {
+    held_.push_back(kj::AutoCloseFd(accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC)));
+  }
+
+  Directory directory_;
+  const std::string control_ = directory_ / "control";
+  const kj::AutoCloseFd socket_ = rpc::listenAt(control_);
+  std::vector<kj::AutoCloseFd> held_;
+};
+
+TEST_F(SilentServer, EveryCommandEndsAtTheFirstSignal) {
+  for (const int signal : {SIGINT, SIGTERM})
+    for (auto arguments : ASKING) {
+      arguments.insert(arguments.end(), {"--control", control_});
+      Command command(arguments);
+      awaitConnection();
+      command.signal(signal);
+      const auto result = command.finish();
+      EXPECT_EQ(result.code, cli::FAILED) << ::testing::PrintToString(arguments);
+      EXPECT_EQ(result.err, "faultline: interrupted\n") << ::testing::PrintToString(arguments);
+    }
+}
+
+TEST_F(SilentServer, IsGivenUpAfterAWhile) {
+  ChildProcess command([&] {
+    cli::Interrupts::capture();
+    _exit(cli::guarded([&] {
+      cli::Session session(control_, cli::Session::Interrupted::ends, std::chrono::milliseconds(300));
+      session.wait(session.coordinator().statusRequest().send());
+      return cli::OK;
+    }));
+  });
+  EXPECT_EQ(command.join(), cli::DISCONNECTED);
 }
 
 TEST(Usage, WithoutAServerTheExitCodeIsFour) {

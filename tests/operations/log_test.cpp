@@ -10,6 +10,8 @@
 #include <mutex>
 #include <sstream>
 
+#include "process/plain_text.h"
+
 namespace faultline::test {
 namespace {
 
@@ -119,7 +121,57 @@ TEST(Log, GoesOnWhenTheClockIsSetBack) {
 TEST(Log, AMessageIsOneLineWhateverAPeerPutIntoIt) {
   Log log(10);
   log.say(0, level_enum::warn, "restore vm\n<0>forged\x1b[2J: refused");
-  EXPECT_THAT(log.lines(), ElementsAre("warning restore vm <0>forged [2J: refused"));
+  EXPECT_THAT(log.lines(), ElementsAre("warning restore vm <0>forged?[2J: refused"));
+}
+
+// --- what others say ---
+
+using process::isPlainText;
+using process::isRestoreName;
+using process::plainText;
+
+TEST(PlainText, IsLeftAsItIs) {
+  for (const char* text : {"", "vm1", "~ }", "caf\xc3\xa9", "\xe2\x82\xac \xf0\x9f\x90\xa7"}) {
+    EXPECT_EQ(plainText(text), text);
+    EXPECT_TRUE(isPlainText(text)) << text;
+  }
+}
+
+TEST(PlainText, HasNoCommandsForATerminal) {
+  EXPECT_EQ(plainText("x\x1b[31mRED\x1b]0;pwn\x07"), "x?[31mRED?]0;pwn?");
+  EXPECT_EQ(plainText("a\x7f"
+                      "b"),
+            "a?b");
+  EXPECT_EQ(plainText("a\xc2\x9b"
+                      "31m"),
+            "a?31m");  // C1: CSI
+  EXPECT_EQ(plainText("a\xe2\x80\xae"
+                      "b"),
+            "a?b");  // right to left from here on
+  EXPECT_EQ(plainText(std::string_view("a\0b", 3)), "a?b");
+}
+
+TEST(PlainText, IsValidUtf8) {
+  EXPECT_EQ(plainText("\xff\xfe"), "??");
+  EXPECT_EQ(plainText("\xc3"), "?");                 // cut off
+  EXPECT_EQ(plainText("\xc0\xaf"), "??");            // not the shortest form
+  EXPECT_EQ(plainText("\xed\xa0\x80"), "???");       // half of a surrogate pair
+  EXPECT_EQ(plainText("\xf4\x90\x80\x80"), "????");  // behind the last
+  EXPECT_EQ(plainText("\xe2\x82x"), "??x");
+}
+
+TEST(PlainText, IsOneLineUnlessLinesAreWanted) {
+  EXPECT_EQ(plainText("a\nb\tc\rd"), "a b c d");
+  EXPECT_EQ(plainText("a\nb\r", process::Lines::keep), "a\nb ");
+}
+
+TEST(RestoreName, IsPlainTextWithoutWhatSeparatesNames) {
+  for (const char* name : {"vm1", "a", "caf\xc3\xa9", "x_y-z"}) EXPECT_TRUE(isRestoreName(name)) << name;
+  for (const char* name :
+       {"", "a b", "a.b", "a:b", "/", "\x1b[31mX", "a\x7f", "\xff", "a\xc2\x9b", "two\nlines"})
+    EXPECT_FALSE(isRestoreName(name)) << name;
+  EXPECT_TRUE(isRestoreName(std::string(50, 'n')));
+  EXPECT_FALSE(isRestoreName(std::string(51, 'n')));
 }
 
 }  // namespace

@@ -223,5 +223,27 @@ TEST(LockableMemory, TooLittleIsNamedAndTheTargetRefused) {
   EXPECT_THAT(server.finish().err, AllOf(HasSubstr("a target is refused"), HasSubstr("65536")));
 }
 
+// Peers that may use the control socket take every fd that the coordinator may open. When they have gone, it is back.
+TEST(ControlSocket, IsBackWhenFilesCanBeOpenedAgain) {
+  constexpr std::size_t FILES = 256;
+  const Image image(PAGES * 4096);
+  Server server(image, {.before = [] {
+                  const rlimit few{FILES, FILES};
+                  if (setrlimit(RLIMIT_NOFILE, &few) != 0) _exit(1);
+                }});
+  const std::string open = "/proc/" + std::to_string(server.coordinatorPid()) + "/fd";
+  const auto files = [&] {
+    return static_cast<std::size_t>(
+        std::distance(std::filesystem::directory_iterator(open), std::filesystem::directory_iterator()));
+  };
+  {
+    std::vector<kj::AutoCloseFd> peers;
+    for (std::size_t i = 0; i < FILES; i++) peers.push_back(rpc::connectTo(server.control()));
+    await([&] { return files() >= FILES; });
+  }
+  server.reconnect();
+  EXPECT_EQ(server.status().getIncarnation(), 1u);
+}
+
 }  // namespace
 }  // namespace faultline::test
