@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "coordinator/call_inputs.h"
+#include "coordinator/door.h"
 #include "coordinator/hooks_server.h"
 #include "coordinator/restore_server.h"
 #include "coordinator/service.h"
@@ -158,9 +159,15 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
       wanted.regions = rpc::regionsFrom(spec.getRegions());
       rpc::because(rpc::Reason::BAD_TARGET, [&] { wanted.uffdFeatures = uffdFeatures(got[0].get()); });
       wanted.policy = policyFrom(spec.getPolicy(), got[1].get());
-      const std::string name = service_.begin(
-          std::move(wanted), {kj::mv(got[0]), kj::mv(got[1]), kj::AutoCloseFd(), kj::mv(got[2])});
-      context.getResults().setRestore(makeRestoreServer(service_.find(name)));
+      wanted.requireServable(got[1].get());
+      auto looked = whyNotRegistered(got[0].get(), wanted.regions);
+      return looked.then([this, context, wanted = std::move(wanted),
+                          got = kj::mv(got)](std::optional<std::string> why) mutable {
+        if (why.has_value()) rpc::refuse(rpc::Reason::BAD_TARGET, *why);
+        const std::string name = service_.begin(
+            std::move(wanted), {kj::mv(got[0]), kj::mv(got[1]), kj::AutoCloseFd(), kj::mv(got[2])});
+        context.getResults().setRestore(makeRestoreServer(service_.find(name)));
+      });
     });
   }
 

@@ -12,6 +12,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "uffd/registration.h"
 #include "uffd/uffd.h"
 
 namespace faultline::coordinator {
@@ -27,9 +28,46 @@ constexpr std::uint64_t INITIALIZED = 1ull << 31;
 constexpr std::size_t PIECE = 64ul * 1024;
 constexpr std::size_t MAX_FDS = 16;
 constexpr int MAX_DEPTH = 16;
-// Features whose events would have to be followed and are not.
-constexpr std::uint64_t UNSERVED =
-    UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP;
+
+// include/uapi/linux/userfaultfd.h, up to Linux 6.18; Debian 12's headers end at bit 12.
+struct Feature {
+  unsigned bit;
+  const char* name;
+  bool served;
+};
+constexpr Feature FEATURES[] = {
+    {0, "PAGEFAULT_FLAG_WP", true},
+    {1, "EVENT_FORK", false},
+    {2, "EVENT_REMAP", false},
+    {3, "EVENT_REMOVE", true},
+    {4, "MISSING_HUGETLBFS", true},
+    {5, "MISSING_SHMEM", true},
+    {6, "EVENT_UNMAP", false},
+    {7, "SIGBUS", false},  // no fault would be heard of
+    {8, "THREAD_ID", true},
+    {9, "MINOR_HUGETLBFS", true},  // coordinator/fault_answerer.h
+    {10, "MINOR_SHMEM", true},
+    {11, "EXACT_ADDRESS", true},
+    {12, "WP_HUGETLBFS_SHMEM", true},
+    {13, "WP_UNPOPULATED", true},
+    {14, "POISON", true},
+    {15, "WP_ASYNC", true},
+    {16, "MOVE", true},
+};
+
+// The names of those of `features` that are not served, a bit without a name as its number; empty: none.
+std::string notServed(std::uint64_t features) {
+  std::string names;
+  const auto add = [&](const std::string& name) { names += (names.empty() ? "" : ", ") + name; };
+  for (const Feature& feature : FEATURES) {
+    const std::uint64_t bit = 1ull << feature.bit;
+    if ((features & bit) != 0 && !feature.served) add(std::string("UFFD_FEATURE_") + feature.name);
+    features &= ~bit;
+  }
+  for (unsigned bit = 0; bit < 64; bit++)
+    if ((features >> bit & 1) != 0) add("bit " + std::to_string(bit));
+  return names;
+}
 
 std::string regionName(std::size_t index) {
   return "region " + std::to_string(index) + ": ";
@@ -62,6 +100,19 @@ std::string describeFd(int fd) {
 void setPeekOffset(int socket, int offset) {
   if (setsockopt(socket, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset) != 0)
     throw HandshakeError(std::string("cannot look at the connection: ") + std::strerror(errno));
+}
+
+std::vector<kj::AutoCloseFd> fdsOf(msghdr& message) {
+  std::vector<kj::AutoCloseFd> fds;
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    for (std::size_t i = 0; i < (header->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
+      int fd;
+      std::memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
+      fds.push_back(kj::AutoCloseFd(fd));
+    }
+  }
+  return fds;
 }
 
 }  // namespace
@@ -108,14 +159,7 @@ bool HandshakeReader::peek() {
     if (errno != ECONNRESET)
       throw HandshakeError(std::string("cannot receive the handshake: ") + std::strerror(errno));
   }
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    for (std::size_t i = 0; i < (header->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
-      int fd;
-      std::memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
-      fds_.push_back(kj::AutoCloseFd(fd));
-    }
-  }
+  for (kj::AutoCloseFd& fd : fdsOf(message)) fds_.push_back(kj::mv(fd));
   if ((message.msg_flags & MSG_CTRUNC) != 0)
     throw HandshakeError(
         fds_.empty()
@@ -194,6 +238,21 @@ void HandshakeReader::receive() {
   }
 }
 
+Received receiveMore(int socket, int uffd) {
+  char words[4096];
+  iovec body{words, sizeof words};
+  alignas(cmsghdr) char control[CMSG_SPACE(MAX_FDS * sizeof(int))];
+  msghdr message{};
+  message.msg_iov = &body;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  if (recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) <= 0) return Received::nothing;
+  bool another = (message.msg_flags & MSG_CTRUNC) != 0;
+  for (const kj::AutoCloseFd& fd : fdsOf(message)) another |= !uffd::sameUserfaultfd(fd.get(), uffd);
+  return another ? Received::anotherHandshake : Received::more;
+}
+
 std::uint64_t uffdFeatures(int uffd) {
   std::ifstream info("/proc/self/fdinfo/" + std::to_string(uffd));
   for (std::string line; std::getline(info, line);) {
@@ -205,14 +264,10 @@ std::uint64_t uffdFeatures(int uffd) {
     // UFFD_FEATURE_INITIALIZED, the kernel's own mark, is set once UFFDIO_API was done.
     if (features == 0)
       throw HandshakeError("the userfaultfd is not set up: do UFFDIO_API and register before the handshake");
-    if ((features & UNSERVED) != 0) {
-      char text[32];
-      snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(features & ~INITIALIZED));
-      throw HandshakeError(
-          std::string("the userfaultfd reports fork, remap or unmap events, which are not served; its "
-                      "features are ") +
-          text + ": negotiate UFFD_FEATURE_EVENT_REMOVE alone of the events");
-    }
+    if (const std::string names = notServed(features & ~INITIALIZED); !names.empty())
+      throw HandshakeError("the userfaultfd was set up with " + names +
+                           ", which is not served: of what changes events and faults, ask UFFDIO_API for "
+                           "UFFD_FEATURE_EVENT_REMOVE alone");
     return features & ~INITIALIZED;
   }
   throw HandshakeError("the userfaultfd's features cannot be told from /proc/self/fdinfo");

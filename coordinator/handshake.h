@@ -79,9 +79,16 @@ class HandshakeReader {
   bool ended_ = false;
 };
 
+enum class Received { nothing, more, anotherHandshake };
+
+// Receives for good one piece of what a peer says after its handshake. Words are allowed and mean nothing; an fd
+// is another handshake, unless it is `uffd`: then it is what a predecessor that died had read and not yet
+// received.
+Received receiveMore(int socket, int uffd);
+
 // The features that the owner of a uffd negotiated, from /proc/self/fdinfo (fs/userfaultfd.c,
 // userfaultfd_show_fdinfo). Throws HandshakeError where its UFFDIO_API handshake was not done, and where it
-// reports events that are not followed here.
+// has a feature that is not on the list of what is served: some change which faults and events are told.
 std::uint64_t uffdFeatures(int uffd);
 
 struct Peer {

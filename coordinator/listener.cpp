@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include "coordinator/door.h"
 #include "coordinator/replaced_file.h"
 #include "process/duplicate.h"
 #include "shmtracker/error.h"
@@ -80,7 +81,7 @@ kj::Promise<void> Listener::handshake(const std::shared_ptr<Pending>& pending) {
 kj::Promise<void> Listener::readMore(const std::shared_ptr<Pending>& pending) {
   auto& reader = KJ_ASSERT_NONNULL(pending->reader);
   if (reader->advance() == HandshakeReader::Progress::complete)
-    return lookAtSource().then([this, pending] { complete(*pending); });
+    return lookAtSource().then([this, pending] { return complete(pending); });
   return pending->observer.whenBecomesReadable().then([this, pending] { return readMore(pending); });
 }
 
@@ -121,23 +122,33 @@ void Listener::replaceSource(kj::AutoCloseFd source) {
                    " was replaced: targets that come from now on get the new one" + more);
 }
 
-void Listener::complete(Pending& pending) {
-  auto& reader = KJ_ASSERT_NONNULL(pending.reader);
-  Handshake handshake = reader->take();
+kj::Promise<void> Listener::complete(const std::shared_ptr<Pending>& pending) {
+  Handshake handshake = KJ_ASSERT_NONNULL(pending->reader)->take();
   context_.failpoints.hit(failpoints::Point::handshakeRead);
-  Peer peer = peerOf(pending.connection.get());
   RestoreSpec spec;
   spec.name = spec_.name;
   spec.sourceName = spec_.sourceName;
   spec.regions = std::move(handshake.regions);
   spec.uffdFeatures = handshake.features;
-  spec.targetPid = static_cast<std::uint32_t>(peer.pid);
   spec.policy = spec_.policy;
   spec.watchSocket = handshake.socketOutlivesHandshake;
   RestoreFds fds{kj::mv(handshake.uffd), process::duplicate(source_.get()),
-                 process::duplicate(pending.connection.get()), kj::mv(peer.pidfd)};
+                 process::duplicate(pending->connection.get()), kj::AutoCloseFd()};
+  spec.requireServable(fds.source.get());
+  auto looked = whyNotRegistered(fds.uffd.get(), spec.regions);
+  return looked.then(
+      [this, pending, spec = std::move(spec), fds = kj::mv(fds)](std::optional<std::string> why) mutable {
+        if (why.has_value()) throw HandshakeError(*why);
+        begin(*pending, std::move(spec), kj::mv(fds));
+      });
+}
+
+void Listener::begin(Pending& pending, RestoreSpec spec, RestoreFds fds) {
+  Peer peer = peerOf(pending.connection.get());
+  spec.targetPid = static_cast<std::uint32_t>(peer.pid);
+  fds.target = kj::mv(peer.pidfd);
   names_.push_back(begin_(std::move(spec), kj::mv(fds)));
-  reader->consume();
+  KJ_ASSERT_NONNULL(pending.reader)->consume();
   for (auto& waiter : waiters_) waiter->fulfill();
   waiters_.clear();
 }

@@ -64,7 +64,8 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> readMore(const std::shared_ptr<Pending>& pending);
   kj::Promise<void> lookAtSource();
   void replaceSource(kj::AutoCloseFd source);
-  void complete(Pending& pending);
+  kj::Promise<void> complete(const std::shared_ptr<Pending>& pending);
+  void begin(Pending& pending, RestoreSpec spec, RestoreFds fds);
   void refuse(const kj::Exception& why);
   void taskFailed(kj::Exception&& exception) override;
 

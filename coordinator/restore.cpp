@@ -19,6 +19,8 @@ using Part = process::KeptName::Part;
 
 namespace {
 
+// Pages that are looked at in one go, a few ms.
+constexpr std::uint64_t FIND_STEP = 1u << 24;
 constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
@@ -38,6 +40,7 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
       segment_(std::move(segment)),
       router_(context.pool, segment_, context.latency),
       population_(context.pool, router_, segment_),
+      answerer_(fds_.uffd.get(), -1, ""),
       reading_(nullptr),
       ready_(nullptr),
       complete_(nullptr),
@@ -57,8 +60,8 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
   if (fds_.target.get() >= 0)
     peerExit_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.target.get(),
                                                         kj::UnixEventPort::FdObserver::OBSERVE_READ);
-  else if (fds_.conn.get() >= 0 && segment_.header().watchSocket.load() != 0)
-    peerExit_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.conn.get(),
+  if (fds_.conn.get() >= 0)
+    connSays_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.conn.get(),
                                                         kj::UnixEventPort::FdObserver::OBSERVE_READ);
 }
 
@@ -115,8 +118,9 @@ UffdReaderHooks Restore::readerHooks() {
     return context_.pool.fence(slot / segment_.facts().workersPerShard,
                                "it held the lock of restore " + name() + " past its deadline");
   };
+  hooks.presentFault = [this](const uffd_msg& fault) { answerer_.add(fault); };
   hooks.outsideFault = [this](const uffd_msg& fault) {
-    (void)answerWithError(fds_.uffd.get(), fault);
+    answerer_.add(fault);
     // Once: a target can make as many as it likes.
     if (std::exchange(outsideTold_, true)) return;
     char text[32];
@@ -340,7 +344,12 @@ kj::Promise<void> Restore::attachOwners() {
 
 kj::Promise<void> Restore::watchCompletion() {
   const shm::PageTable& pages = segment_.pages();
-  firstMissing_ = pages.find({firstMissing_, pages.pageCount() - firstMissing_}, shm::PageState::missing);
+  const shm::PageRange step{firstMissing_, std::min(FIND_STEP, pages.pageCount() - firstMissing_)};
+  firstMissing_ = pages.find(step, shm::PageState::missing);
+  if (firstMissing_ == step.end() && firstMissing_ < pages.pageCount())
+    return context_.io.provider->getTimer().afterDelay(0 * kj::SECONDS).then([this] {
+      return watchCompletion();
+    });
   if (firstMissing_ < pages.pageCount())
     return context_.io.provider->getTimer()
         .afterDelay(COMPLETION_CHECK)

@@ -11,6 +11,7 @@
 
 #include "coordinator/departure.h"
 #include "coordinator/event_log.h"
+#include "coordinator/fault_answerer.h"
 #include "coordinator/fault_router.h"
 #include "coordinator/options.h"
 #include "coordinator/population.h"
@@ -143,8 +144,9 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> attachOwners();
   void serveFromOwners();
   void watch();
-  bool peerHasGone() const;
   kj::Promise<void> watchPeer();
+  kj::Promise<void> watchConnection();
+  void tellPeerHasGone() const;
   kj::Promise<void> watchMemory();
   void failOf(const kj::Exception& exception);
   kj::Promise<void> leave(std::uint64_t deadline);
@@ -179,9 +181,11 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   FaultRouter router_;
   Population population_;
   kj::Own<UffdReader> reader_;
+  FaultAnswerer answerer_;
   kj::Own<Undertaker> undertaker_;
-  kj::Promise<void> reading_;  // of reader_ or undertaker_
-  kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> peerExit_;
+  kj::Promise<void> reading_;                                   // of reader_ or undertaker_
+  kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> peerExit_;  // of the pidfd
+  kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> connSays_;
   Phase phase_ = Phase::serving;
   rpc::EndReason failure_ = rpc::EndReason::NOT_ENDED;
   std::string failureText_;

@@ -2,12 +2,14 @@
 #include <poll.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 
+#include "coordinator/handshake.h"
 #include "coordinator/restore.h"
 #include "process/clock.h"
 #include "process/duplicate.h"
@@ -34,25 +36,57 @@ bool hungUp(int connection) {
 
 void Restore::watch() {
   tasks_.add(watchPeer());
+  tasks_.add(watchConnection());
   if (fds_.target.get() < 0) tasks_.add(watchMemory());
-}
-
-bool Restore::peerHasGone() const {
-  return fds_.target.get() >= 0 ? process::hasEnded(fds_.target.get()) : hungUp(fds_.conn.get());
 }
 
 // Looks before it waits: what happened while nobody waited, as in a takeover, the observer does not tell.
 kj::Promise<void> Restore::watchPeer() {
   return kj::evalLater([this]() -> kj::Promise<void> {
     KJ_IF_MAYBE (observer, peerExit_) {
-      if (!peerHasGone()) return (*observer)->whenBecomesReadable().then([this] { return watchPeer(); });
-      // The memory of a process goes before its pidfd tells, and before its sockets (kernel/exit.c, do_exit).
+      if (!process::hasEnded(fds_.target.get()))
+        return (*observer)->whenBecomesReadable().then([this] { return watchPeer(); });
+      // The memory of a process goes before its pidfd tells (kernel/exit.c, do_exit).
       if (!endIfGone("the target has gone") && !over_) {
-        // A launcher that has handed over another's userfaultfd, say: were it closed now, the target would
-        // read zeros.
-        spdlog::info("restore {}: who connected has gone, its memory is there still and is served on",
-                     name());
-        if (fds_.target.get() >= 0) return watchMemory();
+        tellPeerHasGone();
+        return watchMemory();
+      }
+    }
+    return kj::READY_NOW;
+  });
+}
+
+// A launcher that has handed over another's userfaultfd, say: were it closed now, the target would read zeros.
+void Restore::tellPeerHasGone() const {
+  spdlog::info("restore {}: who connected has gone, its memory is there still and is served on", name());
+}
+
+// After the handshake the connection tells two things: that the peer has gone, where it was to stay
+// (watchSocket), and that a peer tries to hand over another userfaultfd, which nobody would read.
+kj::Promise<void> Restore::watchConnection() {
+  return kj::evalLater([this]() -> kj::Promise<void> {
+    if (over_) return kj::READY_NOW;
+    KJ_IF_MAYBE (observer, connSays_) {
+      switch (receiveMore(fds_.conn.get(), fds_.uffd.get())) {
+        case Received::more:
+          return context_.io.provider->getTimer().afterDelay(0 * kj::SECONDS).then([this] {
+            return watchConnection();
+          });
+        case Received::nothing:
+          if (!hungUp(fds_.conn.get()))
+            return (*observer)->whenBecomesReadable().then([this] { return watchConnection(); });
+          // The sockets of a process go after its memory (kernel/exit.c, do_exit).
+          if (fds_.target.get() < 0 && segment_.header().watchSocket.load() != 0 &&
+              !endIfGone("the target has gone"))
+            tellPeerHasGone();
+          return kj::READY_NOW;
+        case Received::anotherHandshake:
+          shm::count(context_.totals.targetsRefused);
+          context_.log.add("restore " + name() +
+                           ": another handshake came on its connection and is refused: each userfaultfd "
+                           "needs a connection of its own; this one is closed, the restore goes on");
+          ::shutdown(fds_.conn.get(), SHUT_RDWR);
+          return kj::READY_NOW;
       }
     }
     return kj::READY_NOW;

@@ -38,6 +38,11 @@ std::uint64_t sizeOf(int source, const std::string& name) {
 
 }  // namespace
 
+void RestoreSpec::requireServable(int source) const {
+  if (auto why = shm::whyNotServable(regions, sizeOf(source, sourceName)))
+    rpc::refuse(rpc::Reason::BAD_TARGET, *why);
+}
+
 shm::Segment RestoreSpec::createSegment(const Options& options, int source) const {
   shm::SegmentSpec spec;
   spec.restoreId = newId();
@@ -52,8 +57,7 @@ shm::Segment RestoreSpec::createSegment(const Options& options, int source) cons
   spec.owners = options.owners != 0 ? options.owners : std::thread::hardware_concurrency();
   spec.targetPid = targetPid;
   spec.policy = policy.flags;
-  if (auto why = shm::whyNotServable(spec.regions, spec.sourceBytes))
-    rpc::refuse(rpc::Reason::BAD_TARGET, *why);
+  requireServable(source);
   shm::Segment segment = shm::Segment::create(spec);
   shm::Header& header = segment.header();
   header.prefaultAll.store(policy.flags.prefault != 0 ? shm::YES : 0);

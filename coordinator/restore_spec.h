@@ -20,6 +20,8 @@ struct RestoreSpec {
   RestorePolicy policy;
   bool watchSocket = false;  // the target is gone when the handshake's connection closes
 
+  // Refuses what the source cannot serve, whatever the userfaultfd is. `source`: fd.
+  void requireServable(int source) const;
   // A segment for it, its gate closed, not yet ready. `source`: fd. Throws where the regions can't be served
   // from the source or there is no memory.
   shm::Segment createSegment(const Options& options, int source) const;

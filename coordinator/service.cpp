@@ -3,6 +3,7 @@
 #include <capnp/serialize.h>
 #include <fcntl.h>
 #include <kj/debug.h>
+#include <linux/userfaultfd.h>
 #include <spdlog/spdlog.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -17,6 +18,8 @@
 #include "rpc/kept.capnp.h"
 #include "rpc/refusal.h"
 #include "shmtracker/error.h"
+#include "uffd/registration.h"
+#include "uffd/uffd.h"
 
 namespace faultline::coordinator {
 
@@ -219,6 +222,20 @@ std::string Service::freeName(const std::string& wanted) const {
   }
 }
 
+// Each of two readers of one userfaultfd would get a part of its events, and miss the removals of the other.
+void Service::requireNotServed(int uffd) const {
+  const auto refuse = [](const std::string& as) {
+    rpc::refuse(rpc::Reason::BAD_TARGET,
+                "this userfaultfd is served already, as restore " + as +
+                    ": hand each over once, and connect anew only after that restore "
+                    "has ended");
+  };
+  for (const auto& [id, restore] : restores_)
+    if (!restore->over() && uffd::sameUserfaultfd(uffd, restore->fds().uffd.get())) refuse(restore->name());
+  for (const auto& [id, lost] : lost_)
+    if (uffd::sameUserfaultfd(uffd, lost->fds.uffd.get())) refuse(std::to_string(id));
+}
+
 std::string Service::begin(RestoreSpec spec, RestoreFds fds) {
   if (ending()) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
   KJ_REQUIRE(!link_.blocked(),
@@ -227,11 +244,17 @@ std::string Service::begin(RestoreSpec spec, RestoreFds fds) {
     rpc::refuse(rpc::Reason::LIMIT_REACHED,
                 std::to_string(restores_.size()) +
                     " restores are being served already: wait for one to end, or raise --max-restores");
+  requireNotServed(fds.uffd.get());
   spec.name = freeName(spec.name);
   auto restore = Restore::begin(context_, spec, kj::mv(fds));
   auto& begun = *restore;
   spdlog::info("restore {} ({}): {} pages in {} regions from {}, target pid {}", begun.name(), begun.id(),
                begun.segment().pages().pageCount(), spec.regions.size(), spec.sourceName, spec.targetPid);
+  if ((spec.uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) == 0)
+    spdlog::warn(
+        "restore {}: its userfaultfd does not tell removals (UFFD_FEATURE_EVENT_REMOVE): a page that the "
+        "target gives up before it came comes back with the snapshot's bytes",
+        begun.name());
   shm::count(counters_->restoresBegun);
   keep(kj::mv(restore));
   begun.start();

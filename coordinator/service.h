@@ -91,6 +91,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   std::shared_ptr<Restore> keep(kj::Own<Restore> restore);
   void watch(const std::shared_ptr<Restore>& restore);
   kj::Promise<void> pingSupervisor();
+  void requireNotServed(int uffd) const;
   std::string freeName(const std::string& wanted) const;
   void connectionAccepted(const process::KeptName& name, kj::AutoCloseFd fd);
 

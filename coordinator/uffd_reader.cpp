@@ -5,6 +5,8 @@
 #include <poll.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "failpoints/mistakes.h"
 #include "process/clock.h"
 #include "shmtracker/error.h"
@@ -24,6 +26,8 @@ namespace {
 // again.
 constexpr std::chrono::microseconds SLOT_PATIENCE{200};
 constexpr kj::Duration SLOT_RETRY = 500 * kj::MICROSECONDS;
+// Pages that are marked removed in one go, a few ms.
+constexpr std::uint64_t MARK_STEP = 1u << 21;
 
 }  // namespace
 
@@ -80,7 +84,7 @@ kj::Promise<void> UffdReader::serve() {
       }
     }
     if (!gated_ || made(Mistake::lockAfterRead)) {
-      if (!readBatch(std::nullopt)) break;
+      if (readBatch(std::nullopt) == Batch::nothing) break;
       continue;
     }
     segment_.lock().close();
@@ -91,10 +95,14 @@ kj::Promise<void> UffdReader::serve() {
     if (!guard.has_value())
       return alone(drainOn(next, closedAt_ + std::chrono::nanoseconds(options_.lockDeadline).count()))
           .then([this](shm::ExclusiveGuard guard) {
-            return readBatch(std::move(guard)) ? serve() : kj::Promise<void>(kj::READY_NOW);
+            const Batch batch = readBatch(std::move(guard));
+            if (batch == Batch::marking) return publishOn().then([this] { return serve(); });
+            return batch == Batch::done ? serve() : kj::Promise<void>(kj::READY_NOW);
           });
     segment_.counters().drain.record(process::nowNs() - closedAt_);
-    if (!readBatch(std::move(guard))) break;
+    const Batch batch = readBatch(std::move(guard));
+    if (batch == Batch::marking) return publishOn().then([this] { return serve(); });
+    if (batch == Batch::nothing) break;
   }
   return kj::READY_NOW;
 }
@@ -164,9 +172,9 @@ bool UffdReader::readable() const {
   return poll(&entry, 1, 0) > 0;
 }
 
-// One read(). `guard`: the write side, where removals can come. True: it brought something, and there may be
-// more.
-bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
+// One read(). `guard`: the write side, where removals can come. done: it brought something, and there may be
+// more. marking: it removed so much that publishOn() has to go on with it.
+UffdReader::Batch UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
   shm::Journal journal = segment_.journal();
   std::vector<uffd_msg> privateMessages;
   if (made(Mistake::privateReadBuffer)) {
@@ -181,7 +189,7 @@ bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
     guard.emplace(segment_.lock().lock(segment_.activeSlots(),
                                        {options_.lockDeadline, hooks_.fence, countOwnerDied()}));
   flowing_ = !messages.empty();
-  if (!flowing_) return false;
+  if (!flowing_) return Batch::nothing;
   turns_.had(this);
 
   auto& counters = segment_.counters();
@@ -198,23 +206,37 @@ bool UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
     }
     count(counters.faults, faults);
     count(counters.readTimes, faults * readAt);
-    if (guard.has_value()) publish(*guard);
+    messages_ = messages.size();
+    readAt_ = readAt;
+    if (guard.has_value()) {
+      collectRemovals();
+      if (!publishSome(*guard)) {
+        marking_.emplace(std::move(*guard));
+        return Batch::marking;
+      }
+    }
   } catch (...) {
     // The guard opens the gate as it goes, and removals that were read are not in the page table.
     segment_.header().state.store(shm::SegmentState::failed);
     throw;
   }
-  journal.clear(messages.size());
+  finishBatch(std::move(guard));
+  return Batch::done;
+}
+
+void UffdReader::finishBatch(std::optional<shm::ExclusiveGuard> guard) {
+  segment_.journal().clear(messages_);
   failpoints_.hit(Point::beforeOpen);
   if (guard.has_value()) {
     guard->release();
-    counters.closed.record(process::nowNs() - closedAt_);
+    segment_.counters().closed.record(process::nowNs() - closedAt_);
   }
   failpoints_.hit(Point::beforeHandout);
-  router_.handOut(readAt);
+  router_.handOut(readAt_);
+  for (const uffd_msg& fault : present_) hooks_.presentFault(fault);
+  present_.clear();
   for (const uffd_msg& fault : outside_) hooks_.outsideFault(fault);
   outside_.clear();
-  return true;
 }
 
 void UffdReader::addRemoval(const uffd_msg& message) {
@@ -224,18 +246,53 @@ void UffdReader::addRemoval(const uffd_msg& message) {
   removals_.add(message.arg.remove.start, message.arg.remove.end);
 }
 
-void UffdReader::publish(const shm::ExclusiveGuard& guard) {
-  for (const AddressRange& removed : removals_.merged()) {
+void UffdReader::collectRemovals() {
+  for (const AddressRange& removed : removals_.merged())
     for (const shm::PageRange range : segment_.regions().pagesIn(removed.start, removed.end)) {
       count(segment_.counters().removedPages, range.count);
-      const std::uint64_t step = failpoints_.armed() ? 1 : range.count;
-      for (std::uint64_t done = 0; done < range.count; done += step) {
-        failpoints_.hit(Point::midMark, range.first + done);
-        segment_.pages().markRemoved(guard, {range.first + done, step});
-      }
+      toMark_.push_back(range);
     }
-  }
   removals_.clear();
+  std::reverse(toMark_.begin(), toMark_.end());
+}
+
+// Marks at most MARK_STEP pages. True: all are marked.
+bool UffdReader::publishSome(const shm::ExclusiveGuard& guard) {
+  for (std::uint64_t left = MARK_STEP; !toMark_.empty();) {
+    if (left == 0) return false;
+    shm::PageRange& range = toMark_.back();
+    const shm::PageRange step{range.first,
+                              std::min(range.count, failpoints_.armed() ? std::uint64_t{1} : left)};
+    failpoints_.hit(Point::midMark, step.first);
+    segment_.pages().markRemoved(guard, step);
+    range = {step.end(), range.count - step.count};
+    if (range.count == 0) toMark_.pop_back();
+    left -= step.count;
+  }
+  return true;
+}
+
+// A removal of terabytes: the gate of this restore stays closed until all of it is marked, others are served in
+// between. A coordinator that dies meanwhile leaves the gate closed and the messages in the journal.
+kj::Promise<void> UffdReader::publishOn() {
+  draining_ = true;
+  return markOn().attach(kj::defer([this] {
+    draining_ = false;
+    if (!marking_.has_value()) return;
+    // Dropped half way, which ends the restore: the gate opens, and the page table is not to be believed.
+    segment_.header().state.store(shm::SegmentState::failed);
+    marking_.reset();
+  }));
+}
+
+kj::Promise<void> UffdReader::markOn() {
+  return io_.provider->getTimer().afterDelay(0 * kj::SECONDS).then([this]() -> kj::Promise<void> {
+    if (!publishSome(*marking_)) return markOn();
+    std::optional<shm::ExclusiveGuard> guard(std::move(*marking_));
+    marking_.reset();
+    finishBatch(std::move(guard));
+    return kj::READY_NOW;
+  });
 }
 
 void UffdReader::addFault(const uffd_msg& message) {
@@ -244,13 +301,10 @@ void UffdReader::addFault(const uffd_msg& message) {
     count(segment_.counters().outsideFaults);
     return outside_.push_back(message);
   }
-  if ((message.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0) {
-    // The target tracks its writes synchronously and has handed that to us as well: let it write.
-    const auto at = segment_.regions().locate(*page);
-    // Refused while a removal is under way, and then nobody is woken.
-    if (uffd::unprotect(uffd_, at.address, at.pageSize) != 0) uffd::wake(uffd_, at.address, at.pageSize);
-    return;
-  }
+  // The target tracks its writes synchronously, or has registered for minor faults, and has handed that to us
+  // as well.
+  if ((message.arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_MINOR)) != 0)
+    return present_.push_back(message);
   router_.add(*page);
 }
 
@@ -275,7 +329,8 @@ kj::Promise<std::optional<std::string>> UffdReader::recover() {
       addRemoval(message);
       count(segment_.counters().replayed);
     }
-    publish(guard);
+    collectRemovals();
+    while (!publishSome(guard)) continue;
     failpoints_.hit(Point::adoptReplayed);
     const shm::PageCheck check = segment_.pages().check(guard);
     if (check.repaired > 0)

@@ -25,6 +25,9 @@ namespace faultline::coordinator {
 struct UffdReaderHooks {
   // Ends the process that uses this slot; true once it can do nothing more, false: not yet, ask again.
   std::function<bool(unsigned slot)> fence;
+  // A fault on a page that is there, whose write protection or missing mapping holds the thread up. Called while
+  // the gate is open.
+  std::function<void(const uffd_msg& fault)> presentFault;
   // A fault at an address that no region covers. Called while the gate is open.
   std::function<void(const uffd_msg& fault)> outsideFault;
 };
@@ -65,9 +68,14 @@ class UffdReader {
   kj::Promise<shm::ExclusiveGuard> alone(kj::Promise<shm::ExclusiveGuard> drained);
   kj::Promise<shm::ExclusiveGuard> drainOn(unsigned next, std::uint64_t deadline);
   bool readable() const;
-  bool readBatch(std::optional<shm::ExclusiveGuard> guard);
+  enum class Batch { nothing, done, marking };
+  Batch readBatch(std::optional<shm::ExclusiveGuard> guard);
   void addRemoval(const uffd_msg& message);
-  void publish(const shm::ExclusiveGuard& guard);
+  void collectRemovals();
+  bool publishSome(const shm::ExclusiveGuard& guard);
+  kj::Promise<void> publishOn();
+  kj::Promise<void> markOn();
+  void finishBatch(std::optional<shm::ExclusiveGuard> guard);
   void addFault(const uffd_msg& message);
   [[noreturn]] void lockIsDamaged(unsigned slot);
   std::function<void(unsigned)> countOwnerDied();
@@ -86,10 +94,15 @@ class UffdReader {
   bool flowing_ = false;   // the last read() brought something
   bool draining_ = false;  // a drain is under way: the gate is closed
   bool fencing_ = true;
-  bool damaged_ = false;           // the lock is beyond repair
-  RemovedRanges removals_;         // of this batch
-  std::vector<uffd_msg> outside_;  // faults of this batch that no region covers
-  std::uint64_t closedAt_ = 0;     // ns
+  bool damaged_ = false;                        // the lock is beyond repair
+  RemovedRanges removals_;                      // of this batch
+  std::vector<shm::PageRange> toMark_;          // removed by this batch and not marked yet, the last first
+  std::optional<shm::ExclusiveGuard> marking_;  // of a batch whose removals are marked in steps
+  std::size_t messages_ = 0;                    // of this batch
+  std::uint64_t readAt_ = 0;                    // ns, of this batch
+  std::vector<uffd_msg> present_;               // faults of this batch on pages that are there
+  std::vector<uffd_msg> outside_;               // faults of this batch that no region covers
+  std::uint64_t closedAt_ = 0;                  // ns
   kj::Own<kj::PromiseFulfiller<void>> resumed_;
 };
 

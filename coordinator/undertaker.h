@@ -8,11 +8,9 @@
 
 #include <string>
 
-namespace faultline::coordinator {
+#include "coordinator/fault_answerer.h"
 
-// Answers one fault with an error, or lets its thread look again where that is not possible just now. false:
-// this kernel cannot. To be called by nobody who holds the lock's write side: it may take its time.
-bool answerWithError(int uffd, const uffd_msg& fault);
+namespace faultline::coordinator {
 
 // Loop thread only. Trusts nothing of the restore's segment.
 class Undertaker {
@@ -28,12 +26,10 @@ class Undertaker {
  private:
   kj::Promise<void> answerAll();
   bool answerBatch();
-  void answer(const uffd_msg& fault);
 
   kj::AsyncIoContext& io_;
   const int uffd_;
-  const int target_;
-  const std::string name_;
+  FaultAnswerer answerer_;
   kj::UnixEventPort::FdObserver observer_;
 };
 

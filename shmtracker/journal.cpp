@@ -1,17 +1,17 @@
 #include "shmtracker/journal.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <system_error>
 
+#include "shmtracker/read_now.h"
+
 namespace faultline::shm {
 
 std::span<const uffd_msg> Journal::read(int uffd) {
   for (;;) {
-    const ssize_t got = ::read(uffd, messages_.data(), messages_.size_bytes());
+    const ssize_t got = readNow(uffd, messages_.data(), messages_.size_bytes());
     if (got >= 0) return messages_.first(static_cast<std::size_t>(got) / sizeof(uffd_msg));
     if (errno == EAGAIN) return {};
     if (errno != EINTR) throw std::system_error(errno, std::generic_category(), "read from the userfaultfd");

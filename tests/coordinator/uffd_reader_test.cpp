@@ -36,22 +36,22 @@ class NoOwner final : public ShardPoolEvents {
 struct Alone {
   static constexpr std::uint64_t PAGES = 64, BYTES = PAGES * shm::SMALL_PAGE;
 
-  // `features`: what the target negotiates.
-  explicit Alone(std::uint64_t features) {
+  // `features`: what the target negotiates. `size`: of its memory, bytes.
+  explicit Alone(std::uint64_t features, std::uint64_t size = BYTES) {
     uffdio_api api{};
     api.api = UFFD_API;
     api.features = features;
     KJ_SYSCALL(ioctl(uffd.get(), UFFDIO_API, &api));
-    memory =
-        static_cast<char*>(mmap(nullptr, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    range.range = {start(), BYTES};
+    memory = static_cast<char*>(
+        mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    range.range = {start(), size};
     range.mode = UFFDIO_REGISTER_MODE_MISSING;
     KJ_SYSCALL(ioctl(uffd.get(), UFFDIO_REGISTER, &range));
     segment.emplace(shm::Segment::create({.restoreId = 1,
                                           .name = "vm",
                                           .sourceName = "",
-                                          .regions = {{start(), BYTES, 0, shm::SMALL_PAGE}},
-                                          .sourceBytes = BYTES,
+                                          .regions = {{start(), size, 0, shm::SMALL_PAGE}},
+                                          .sourceBytes = size,
                                           .uffdFeatures = UFFD_FEATURE_EVENT_REMOVE,
                                           .workersPerShard = 2,
                                           .shards = 1}));
@@ -122,6 +122,49 @@ TEST(UffdReader, MarksAPageOnceHoweverOftenABatchRemovesIt) {
   eventfd_t times;
   EXPECT_NE(eventfd_read(onceTooOften.get(), &times), 0);
   munmap(alone.memory, Alone::BYTES);
+}
+
+// A target gives 64 GiB back in one call. Others have their turn while that is marked; its own gate opens when all of
+// it is.
+TEST(UffdReader, MarksAHugeRemovalInStepsBehindAClosedGate) {
+  constexpr std::uint64_t SIZE = 64ull << 30, LAST = SIZE / shm::SMALL_PAGE - 1;
+  Alone alone(UFFD_FEATURE_EVENT_REMOVE, SIZE);
+  std::thread giving([&] { madvise(alone.memory, SIZE, MADV_DONTNEED); });
+  auto& timer = alone.io.provider->getTimer();
+  auto turn = [&] { timer.afterDelay(0 * kj::SECONDS).wait(alone.io.waitScope); };
+  auto running = alone.reader->run().eagerlyEvaluate(nullptr);
+  const shm::PageTable& pages = alone.segment->pages();
+  while (pages.state(0) == shm::PageState::missing) turn();
+  unsigned turns = 0;
+  for (; pages.state(LAST) == shm::PageState::missing; turns++) {
+    ASSERT_TRUE(alone.segment->lock().closed());
+    ASSERT_FALSE(alone.segment->journal().empty());
+    turn();
+  }
+  EXPECT_GE(turns, 4u);
+  turn();
+  EXPECT_FALSE(alone.segment->lock().closed());
+  EXPECT_TRUE(alone.segment->journal().empty());
+  EXPECT_TRUE(alone.segment->servable());
+  EXPECT_EQ(pages.counts().removed, LAST + 1);
+  giving.join();
+  running = nullptr;
+  munmap(alone.memory, SIZE);
+}
+
+// The restore ends, or fails, while such a removal is being marked.
+TEST(UffdReader, ARemovalThatIsDroppedHalfMarkedLeavesNoTableToBeBelieved) {
+  constexpr std::uint64_t SIZE = 64ull << 30;
+  Alone alone(UFFD_FEATURE_EVENT_REMOVE, SIZE);
+  std::thread giving([&] { madvise(alone.memory, SIZE, MADV_DONTNEED); });
+  auto running = alone.reader->run().eagerlyEvaluate(nullptr);
+  while (alone.segment->pages().state(0) == shm::PageState::missing)
+    alone.io.provider->getTimer().afterDelay(0 * kj::SECONDS).wait(alone.io.waitScope);
+  running = nullptr;
+  EXPECT_FALSE(alone.segment->servable());
+  EXPECT_FALSE(alone.segment->lock().closed());
+  giving.join();
+  munmap(alone.memory, SIZE);
 }
 
 }  // namespace

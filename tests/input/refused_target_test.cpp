@@ -4,8 +4,10 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <kj/debug.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -17,6 +19,7 @@
 #include "rpc/connection.h"
 #include "rpc/fd.h"
 #include "tests/support/image.h"
+#include "tests/support/raw_vmm.h"
 #include "tests/support/send_with_fds.h"
 #include "tests/support/server.h"
 #include "tests/support/sources.h"
@@ -42,7 +45,8 @@ const std::string GOOD = "[" + region(BASE, 4096, 0, 4096) + "]";
 // whatever the test has done.
 class RefusedTarget : public testing::Test {
  protected:
-  explicit RefusedTarget(ServerOptions options = {}) : server_(image_, std::move(options)) {}
+  explicit RefusedTarget(ServerOptions options = {}, std::uint64_t bytes = PAGES * 4096)
+      : image_(bytes), server_(image_, std::move(options)) {}
   ~RefusedTarget() noexcept override {}  // KJ's may throw
 
   void SetUp() override {
@@ -82,7 +86,7 @@ class RefusedTarget : public testing::Test {
     expectRefused(body, {target_.uffd()}, says);
   }
 
-  Image image_{PAGES * 4096};
+  Image image_;
   Server server_;
   Target target_{image_, server_.socket(), 4096};
   const std::string socket_ = image_.directory() + "/strict";
@@ -166,6 +170,111 @@ TEST_F(RefusedTarget, AFileForAUserfaultfd) {
   expectRefused(GOOD, {file.get()}, "the file descriptor is no userfaultfd, it is " + image_.path());
 }
 
+// --- what was registered is not what was named ---
+
+// Memory of this process with a userfaultfd of its own, of which the first `registered` bytes are registered.
+class PartlyRegistered {
+ public:
+  PartlyRegistered(std::uint64_t bytes, std::uint64_t registered,
+                   std::uint64_t features = UFFD_FEATURE_EVENT_REMOVE)
+      : uffd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))), bytes_(bytes) {
+    uffdio_api api{};
+    api.api = UFFD_API;
+    api.features = features;
+    KJ_SYSCALL(ioctl(uffd.get(), UFFDIO_API, &api));
+    memory_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uffdio_register range{};
+    range.range = {address(), registered};
+    range.mode = UFFDIO_REGISTER_MODE_MISSING;
+    if (registered > 0) {
+      KJ_SYSCALL(ioctl(uffd.get(), UFFDIO_REGISTER, &range));
+    }
+  }
+  ~PartlyRegistered() { munmap(memory_, bytes_); }
+  std::uint64_t address() const { return reinterpret_cast<std::uint64_t>(memory_); }
+  std::string body() const { return "[" + region(address(), bytes_, 0, 4096) + "]"; }
+
+  const kj::AutoCloseFd uffd;
+
+ private:
+  void* memory_;
+  const std::uint64_t bytes_;
+};
+
+constexpr const char* NOT_REGISTERED =
+    "this memory is not registered with the userfaultfd: do UFFDIO_REGISTER";
+
+TEST_F(RefusedTarget, MemoryThatIsNotRegistered) {
+  const PartlyRegistered vmm(PAGES * 4096, 0);
+  expectRefused(vmm.body(), {vmm.uffd.get()}, NOT_REGISTERED);
+}
+
+TEST_F(RefusedTarget, ARegionWhoseLastPageIsNotRegistered) {
+  const PartlyRegistered vmm(PAGES * 4096, (PAGES - 1) * 4096);
+  expectRefused(vmm.body(), {vmm.uffd.get()}, NOT_REGISTERED);
+}
+
+TEST_F(RefusedTarget, UnregisteredMemoryByTheControlInterface) {
+  const PartlyRegistered vmm(PAGES * 4096, 0);
+  auto request = server_.client().coordinator().attachRequest();
+  auto attached = request.initSpec().initRegions(1)[0];
+  attached.setBase(vmm.address());
+  attached.setSize(PAGES * 4096);
+  request.setUffd(rpc::makeFdFrom(vmm.uffd.get()));
+  fill(request.initSource(), image_.path());
+  try {
+    server_.wait(request.send());
+    ADD_FAILURE() << "attached";
+  } catch (const kj::Exception& error) {
+    EXPECT_THAT(error.getDescription().cStr(), HasSubstr(NOT_REGISTERED));
+  }
+}
+
+// 4 KiB named, pages of 2 MiB registered: no page of 4 KiB could be put in place.
+class HugeRefusedTarget : public RefusedTarget {
+ protected:
+  HugeRefusedTarget() : RefusedTarget({}, 4ul << 20) {}
+};
+
+TEST_F(HugeRefusedTarget, WithAnotherPageSizeThanItNames) {
+  if (!hugePagesAvailable(2)) GTEST_SKIP() << "no 2 free huge pages; echo 128 > /proc/sys/vm/nr_hugepages";
+  const RawVmm huge({4ul << 20}, 2ul << 20);
+  expectRefused(huge.body(",\"page_size\":4096"), {huge.uffd()},
+                "the page size is 4096, and that is not the size of this memory's pages");
+}
+
+// --- a userfaultfd that is served already ---
+
+TEST_F(RefusedTarget, TheSameUserfaultfdAgain) {
+  const auto base = reinterpret_cast<std::uint64_t>(target_.address(0));
+  expectRefused("[" + region(base, PAGES * 4096, 0, 4096) + "]",
+                "this userfaultfd is served already, as restore vm: hand each over once");
+}
+
+TEST_F(RefusedTarget, ASecondHandshakeOnOneConnection) {
+  RawVmm first({PAGES * 4096}), second({PAGES * 4096});
+  first.connect(server_.socket());
+  first.send(first.body(",\"page_size\":4096"), {first.uffd()});
+  server_.restore(1);
+  first.send(second.body(",\"page_size\":4096"), {second.uffd()});
+  first.awaitHangUp();
+  EXPECT_NE(server_.eventWith({"restore vm-2", "another handshake came on its connection and is refused"}),
+            "");
+  for (std::uint64_t page = 0; page < PAGES; page++)
+    EXPECT_EQ(*first.at(0, page * 4096), image_.at(page * 4096));
+  auto ended = server_.restore(1).detachRequest();
+  ended.setForce(true);
+  server_.wait(ended.send());
+}
+
+// --- features ---
+
+// No fault would be told of.
+TEST_F(RefusedTarget, OneThatGetsASignalForEachFault) {
+  const PartlyRegistered vmm(PAGES * 4096, PAGES * 4096, UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_SIGBUS);
+  expectRefused(vmm.body(), {vmm.uffd.get()}, "was set up with UFFD_FEATURE_SIGBUS, which is not served");
+}
+
 // A userfaultfd with events that would have to be followed: whichever way it comes.
 TEST_F(RefusedTarget, EventsThatAreNotServed) {
   for (const std::uint64_t feature :
@@ -176,7 +285,7 @@ TEST_F(RefusedTarget, EventsThatAreNotServed) {
     api.features = feature | UFFD_FEATURE_EVENT_REMOVE;
     if (ioctl(uffd.get(), UFFDIO_API, &api) != 0)
       GTEST_SKIP() << "needs CAP_SYS_PTRACE, for userfaultfds with such events: " << strerror(errno);
-    const std::string says = "fork, remap or unmap events, which are not served";
+    const std::string says = "which is not served: of what changes events and faults";
     expectRefused(GOOD, {uffd.get()}, says);
 
     auto request = server_.client().coordinator().attachRequest();
@@ -247,7 +356,7 @@ TEST_F(RefusedTarget, OneWhoseEventsAreNotFollowed) {
     server_.wait(request.send());
     ADD_FAILURE() << "it is served";
   } catch (const kj::Exception& error) {
-    EXPECT_THAT(error.getDescription().cStr(), ::testing::HasSubstr("unmap"));
+    EXPECT_THAT(error.getDescription().cStr(), ::testing::HasSubstr("UFFD_FEATURE_EVENT_UNMAP"));
   }
 }
 

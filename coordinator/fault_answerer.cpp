@@ -1,0 +1,115 @@
+#include "coordinator/fault_answerer.h"
+
+#include <kj/io.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "process/duplicate.h"
+#include "shmtracker/pages.h"
+#include "uffd/registration.h"
+#include "uffd/uffd.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+// Only where its page is there.
+void letThrough(int uffd, const uffd_msg& fault) {
+  const bool writeProtected = (fault.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
+  // The range may be of either size, and only its own is accepted.
+  for (const std::uint64_t pageSize : {shm::SMALL_PAGE, shm::HUGE_PAGE}) {
+    const std::uint64_t page = fault.arg.pagefault.address & ~(pageSize - 1);
+    const int error =
+        writeProtected ? uffd::unprotect(uffd, page, pageSize) : uffd::mapCached(uffd, page, pageSize);
+    if (error == EINVAL) continue;
+    // A removal is under way, or the page is mapped by now, or not there any more: the thread looks again.
+    if (error != 0) uffd::wake(uffd, page, pageSize);
+    return;
+  }
+}
+
+}  // namespace
+
+struct FaultAnswerer::Shared {
+  kj::AutoCloseFd uffd, target;
+  std::string name;
+  std::mutex mutex;  // of all below
+  std::condition_variable changed;
+  std::deque<uffd_msg> queue;
+  bool dropped = false, ending = false;
+};
+
+FaultAnswerer::FaultAnswerer(int uffd, int target, std::string name)
+    : uffd_(uffd), target_(target), name_(std::move(name)) {}
+
+FaultAnswerer::~FaultAnswerer() {
+  if (shared_ == nullptr) return;
+  std::lock_guard lock(shared_->mutex);
+  shared_->ending = true;
+  shared_->changed.notify_one();
+}
+
+void FaultAnswerer::add(const uffd_msg& fault) {
+  if (shared_ == nullptr) {
+    auto shared = std::make_shared<Shared>();
+    shared->uffd = process::duplicate(uffd_);
+    if (target_ >= 0) shared->target = process::duplicate(target_);
+    shared->name = name_;
+    std::thread([shared] { run(shared); }).detach();
+    shared_ = std::move(shared);
+  }
+  std::lock_guard lock(shared_->mutex);
+  if (shared_->queue.size() < ROOM)
+    shared_->queue.push_back(fault);
+  else
+    shared_->dropped = true;
+  shared_->changed.notify_one();
+}
+
+void FaultAnswerer::run(const std::shared_ptr<Shared>& shared) {
+  const int uffd = shared->uffd.get();
+  std::unique_lock lock(shared->mutex);
+  for (;;) {
+    shared->changed.wait(lock, [&] { return shared->ending || shared->dropped || !shared->queue.empty(); });
+    if (shared->ending) return;
+    std::deque<uffd_msg> faults = std::exchange(shared->queue, {});
+    const bool dropped = std::exchange(shared->dropped, false);
+    lock.unlock();
+    for (const uffd_msg& fault : faults) {
+      if (answerWithError(uffd, fault) || shared->target.get() < 0) continue;
+      spdlog::error("restore {}: this kernel cannot poison pages, so the target is killed", shared->name);
+      syscall(SYS_pidfd_send_signal, shared->target.get(), SIGKILL, nullptr, 0);
+    }
+    if (dropped) uffd::wakeAll(uffd);
+    lock.lock();
+  }
+}
+
+bool answerWithError(int uffd, const uffd_msg& fault) {
+  if ((fault.arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_MINOR)) != 0) {
+    letThrough(uffd, fault);
+    return true;
+  }
+  // The range may be of either size, and only its own is accepted.
+  for (const std::uint64_t pageSize : {shm::SMALL_PAGE, shm::HUGE_PAGE}) {
+    const std::uint64_t page = fault.arg.pagefault.address & ~(pageSize - 1);
+    const auto outcome = uffd::poison(uffd, page, pageSize).outcome;
+    if (outcome == uffd::Outcome::unsupported) continue;
+    // Populated by another, or a removal is in flight, or memory is short: the thread looks again.
+    if (outcome != uffd::Outcome::done && outcome != uffd::Outcome::targetGone)
+      uffd::wake(uffd, page, pageSize);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace faultline::coordinator

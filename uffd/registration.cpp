@@ -1,0 +1,58 @@
+#include "uffd/registration.h"
+
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "uffd/uffd.h"
+
+namespace faultline::uffd {
+
+Registration registrationOf(int uffd, std::uint64_t address, std::uint64_t pageSize) {
+  constexpr std::size_t LARGEST = 2ul << 20;
+  static const void* unreadable =
+      mmap(nullptr, LARGEST, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (unreadable == MAP_FAILED || pageSize > LARGEST) return Registration::unknown;
+  switch (copy(uffd, address, unreadable, pageSize, Protect::no, Waiters::leave).outcome) {
+    case Outcome::sourceLost:  // all else was right
+    case Outcome::present:
+    case Outcome::noMemory:
+      return Registration::registered;
+    case Outcome::rangeGone:
+      return Registration::notRegistered;
+    case Outcome::targetGone:
+      return Registration::targetGone;
+    case Outcome::unsupported:
+      return Registration::otherPageSize;
+    case Outcome::refused:
+    case Outcome::done:
+    case Outcome::partial:
+      break;
+  }
+  return Registration::unknown;
+}
+
+bool sameUserfaultfd(int a, int b) {
+  struct stat first {
+  }, second{};
+  if (fstat(a, &first) != 0 || fstat(b, &second) != 0) return false;
+  // Since Linux 5.12 each userfaultfd has an inode of its own (fs/userfaultfd.c); before, all had the same.
+  if (first.st_dev != second.st_dev || first.st_ino != second.st_ino) return false;
+  constexpr int FILES = 0;  // KCMP_FILE, include/uapi/linux/kcmp.h
+  const pid_t self = getpid();
+  const long order = syscall(SYS_kcmp, self, self, FILES, a, b);
+  return order <= 0;  // an error: what the inode says is all there is
+}
+
+int mapCached(int uffd, std::uint64_t start, std::uint64_t length) {
+  uffdio_continue request{};
+  request.range = {start, length};
+  return ioctl(uffd, UFFDIO_CONTINUE, &request) == 0 ? 0 : errno;
+}
+
+}  // namespace faultline::uffd
