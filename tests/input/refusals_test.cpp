@@ -93,6 +93,26 @@ TEST_F(Refusals, WhatCanNeverBe) {
   EXPECT_EQ(reasonOf(listening("a.b").send()), Reason::BAD_INPUT);
 }
 
+// Work that anybody can ask for is bounded: by the ranges of a call, and by the pages in them.
+TEST_F(Refusals, PopulationsOfTooMuch) {
+  auto many = restore_.prefaultRequest();
+  auto ranges = many.initRanges(65537);
+  for (auto range : ranges) range.setCount(1);
+  EXPECT_EQ(reasonOf(many.send()), Reason::BAD_INPUT);
+  auto twice = restore_.prefaultRequest();
+  twice.initRanges(2);  // each of all pages
+  EXPECT_EQ(reasonOf(twice.send()), Reason::BAD_INPUT);
+  auto once = restore_.prefaultRequest();
+  auto halves = once.initRanges(2);
+  halves[0].setCount(PAGES / 2);
+  halves[1].setFirst(PAGES / 2);
+  auto prefault = server_.wait(once.send()).getPrefault();
+  server_.wait(prefault.waitRequest().send());
+  const auto progress = server_.wait(prefault.progressRequest().send());
+  EXPECT_EQ(progress.getMissing(), 0u);
+  EXPECT_EQ(progress.getTotal(), PAGES);
+}
+
 TEST_F(Refusals, SourcesThatAreNotServed) {
   auto uri = listening("uri");
   uri.initSource().setUri("nbd://host/disk");
