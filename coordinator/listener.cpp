@@ -157,7 +157,8 @@ kj::Promise<void> Listener::whenMoreThan(std::size_t seen) {
   if (names_.size() > seen) return kj::READY_NOW;
   auto paf = kj::newPromiseAndFulfiller<void>();
   waiters_.push_back(kj::mv(paf.fulfiller));
-  return kj::mv(paf.promise);
+  // Each target wakes all that wait, also those that wait for a later one.
+  return paf.promise.then([this, seen] { return whenMoreThan(seen); });
 }
 
 void Listener::refuse(const kj::Exception& why) {
