@@ -9,6 +9,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <fstream>
+#include <map>
+#include <string>
+
 #include "coordinator/service.h"
 #include "process/clock.h"
 
@@ -21,6 +25,20 @@ constexpr std::uint64_t SECOND = 1'000'000'000;          // ns
 constexpr std::uint64_t TOLD_EVERY = SECOND;             // that it progresses
 constexpr std::uint64_t STALLED = 10 * SECOND;           // without a page more: the source does not answer
 constexpr std::uint64_t LETTING_GO_LIMIT = 20 * SECOND;  // of what takes a target's own locks
+
+// Whether a process has memory that is registered for missing faults: the flag "um" of a mapping in
+// /proc/PID/smaps (proc(5)). True as well where that cannot be read.
+bool hasRegisteredMemory(int pidfd) {
+  std::ifstream facts("/proc/self/fdinfo/" + std::to_string(pidfd));
+  std::string line, pid;
+  while (std::getline(facts, line))
+    if (line.starts_with("Pid:\t")) pid = line.substr(5);
+  std::ifstream maps("/proc/" + pid + "/smaps");
+  if (pid.empty() || !maps) return true;
+  while (std::getline(maps, line))
+    if (line.starts_with("VmFlags:") && line.find(" um") != std::string::npos) return true;
+  return false;
+}
 
 }  // namespace
 
@@ -97,6 +115,7 @@ void Service::giveUpRestores() {
 void Service::loseLost() {
   for (const auto& [id, lost] : lost_) {
     const int target = lost->fds.target.get();
+    if (target >= 0 && !hasRegisteredMemory(target)) continue;
     const bool killed = target >= 0 && syscall(SYS_pidfd_send_signal, target, SIGKILL, nullptr, 0) == 0;
     log_.lost("restore " + std::to_string(id) + ", which could not be taken over: its target " +
               (killed ? "is killed" : "waits for missing pages, or reads zeros: kill it") +

@@ -152,9 +152,10 @@ TEST_F(CommandLine, NoServer) {
 
 TEST_F(CommandLine, NoPermissionForUserfaultfd) {
   if (geteuid() != 0) GTEST_SKIP() << "needs root to give permissions up";
+  const std::string socket = "/tmp/faultline-unpermitted-" + std::to_string(getpid());
   const std::string command =
       "setpriv --reuid 65534 --clear-groups --bounding-set -all " + process::siblingExecutable("faultline");
-  FILE* pipe = popen((command + " restore --memory /etc/passwd --socket /tmp/none/s 2>&1").c_str(), "re");
+  FILE* pipe = popen((command + " restore --memory /etc/passwd --socket " + socket + " 2>&1").c_str(), "re");
   std::string text;
   for (char buffer[4096]; const std::size_t got = fread(buffer, 1, sizeof buffer, pipe);)
     text.append(buffer, got);
