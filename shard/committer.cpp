@@ -77,7 +77,7 @@ Commit judge(Attachment& restore, Outcome outcome, int error, Content content) {
       return Commit::lost;
     case Outcome::rangeGone:
       count(counters.dropped);
-      return Commit::dropped;
+      return Commit::unregistered;
     case Outcome::targetGone:
       restore.targetGone();
       return Commit::dropped;
@@ -166,6 +166,7 @@ Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, C
     if (result.outcome == Outcome::done ||
         (result.outcome == Outcome::present && !isUnclear(result, at, state, content)))
       pages.markFaulted(guard, {page, 1});
+    if (result.outcome == Outcome::rangeGone) pages.markGone(guard, page);
     failpoints_.hit(Point::afterStore, page);
   } while (made(Mistake::keepDecision) && result.outcome == Outcome::refused);
   switch (result.outcome) {
@@ -191,7 +192,7 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
   uffd::Result result{Outcome::unsupported};
   advanced = 0;
   std::uint64_t populated = 0;
-  bool unclear = false;
+  bool unclear = false, gone = false;
   {
     failpoints_.hit(Point::beforeReadLock, run.first);
     auto guard = enter(restore, worker);
@@ -210,6 +211,10 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
     unclear = isUnclear(result, at, PageState::missing, content);
     advanced = result.outcome == Outcome::present && !unclear ? 1 : populated;
     if (advanced > 0) pages.markFaulted(guard, {run.first, advanced});
+    // The kernel refuses a run as a whole where it crosses the border of a mapping.
+    if (result.outcome == Outcome::rangeGone && same > 1) return Commit::parted;
+    gone = result.outcome == Outcome::rangeGone;
+    if (gone) pages.markGone(guard, run.first);
     failpoints_.hit(Point::afterStore, run.first);
   }
   countPopulated(restore, content, PageState::missing, populated, Origin::prefault);
@@ -217,8 +222,9 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
     count(restore.counters().outOfMemory);
     return Commit::unclear;
   }
-  if (result.outcome == Outcome::present) uffd::wake(restore.uffd(), at.address, at.pageSize);
-  if (advanced > 0) return Commit::done;
+  if (result.outcome == Outcome::present || gone) uffd::wake(restore.uffd(), at.address, at.pageSize);
+  if (gone) advanced = 1;
+  if (advanced > 0 && !gone) return Commit::done;
   return judge(restore, result.outcome, result.error, content);
 }
 

@@ -20,7 +20,9 @@ enum class Commit {
              // (mm/hugetlb.c, hugetlb_mfill_atomic_pte). Come back likewise; not for ever without a wake
   lost,      // the source's bytes went away between staging and copy: stage again
   unpoisonable,  // an error was to be delivered and this kernel cannot
-  dropped,       // the range or the target is gone, nobody waits
+  unregistered,  // the page was registered no more, and is marked so: who waits is to look again
+  parted,        // of a run: no one mapping holds all of it, nothing was done: come back with fewer pages
+  dropped,       // the target is gone, or the restore has failed and others answer
   gone,          // the page was registered anew after it had gone: an error is due, or the target's end
 };
 
@@ -44,6 +46,7 @@ class Committer {
 
   // Populates what is still missing at the front of `run` (adjacent pages of one region, content likewise
   // adjacent), at most `limit` pages in this section. `advanced`: pages at the front that need no more work.
+  // Pages that are registered no more count as done, their threads are woken.
   Commit commitRun(Attachment& restore, unsigned worker, shm::PageRange run, std::uint64_t limit,
                    Content content, std::uint64_t& advanced) const;
 

@@ -324,9 +324,13 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
     case Commit::gone:
       return poisonNow(restore, worker, fault.page,
                        "the target had taken it away, and has registered something else in its place");
+    case Commit::unregistered:
+      return Committer::wake(restore, fault.page);  // its thread looks again at what is there now
     case Commit::poisoned:
     case Commit::unpoisonable:
       break;  // of poison alone
+    case Commit::parted:
+      break;  // of runs alone
     case Commit::dropped:
       break;
   }
@@ -383,14 +387,20 @@ std::string FaultLoop::describeLoss(const Fault& fault, int error) const {
 
 void FaultLoop::poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page,
                           const std::string& reason) {
-  // Whoever waits for it waits until the coordinator, or its successor, has killed the target.
   const shm::PageTable& pages = restore.segment().pages();
   const shm::PageState state = pages.state(page);
-  const bool lost =
-      state == shm::PageState::missing || (state == shm::PageState::released && !pages.zeroForGood(page));
-  if (restore.killsOnLost() && lost) return events_.pageLost(restore.id(), page, reason);
+  const bool gone = state == shm::PageState::released && !pages.zeroForGood(page);
+  if (restore.killsOnLost() && (gone || state == shm::PageState::missing)) {
+    // A fault of before it went is no sign that it was registered anew.
+    const auto at = restore.segment().regions().locate(page);
+    if (gone && uffd::registration(restore.uffd(), at.address, at.pageSize) != uffd::Registration::whole)
+      return requeue(restore, page);
+    // Whoever waits for it waits until the coordinator, or its successor, has killed the target.
+    return events_.pageLost(restore.id(), page, reason);
+  }
   const Commit result = committer_.commitFault(restore, worker, page, {Content::Kind::poison});
-  if (result == Commit::done || result == Commit::poisoned) Committer::wake(restore, page);
+  if (result == Commit::done || result == Commit::poisoned || result == Commit::unregistered)
+    Committer::wake(restore, page);
   if (result == Commit::poisoned) events_.pagePoisoned(restore.id(), page, reason);
   if (result == Commit::unpoisonable) events_.pageLost(restore.id(), page, reason);
   // Refused: the thread faults again, finds the source as it is then, and comes by here once more.

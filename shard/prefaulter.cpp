@@ -347,6 +347,7 @@ bool Prefaulter::commitRun(Job& job, unsigned worker, PageRange run, Content con
   Attachment& restore = *job.restore;
   shm::RwLock& lock = restore.segment().lock();
   const std::uint64_t pageSize = restore.segment().regions().locate(run.first).pageSize;
+  const std::uint64_t most = restore.removeNegotiated() ? LONG_SECTION : FREE_SECTION;
   std::uint64_t limit = restore.removeNegotiated() ? SHORT_SECTION : FREE_SECTION;
   std::uint64_t backOff = 1'000;
   unsigned unclear = 0;
@@ -369,14 +370,20 @@ bool Prefaulter::commitRun(Job& job, unsigned worker, PageRange run, Content con
     if (result == Commit::retry || result == Commit::unclear) {
       nap(static_cast<long>(backOff));
       backOff = std::min<std::uint64_t>(backOff * 2, 1'000'000);
-    } else if (result != Commit::done) {
-      return false;
-    } else {
+    } else if (result == Commit::done || result == Commit::unregistered || result == Commit::parted) {
       backOff = 1'000;
+    } else {
+      return false;
     }
     makeWay(job);
-    if (restore.removeNegotiated())
-      limit = lock.epoch() == epoch ? std::min(limit * 2, LONG_SECTION) : SHORT_SECTION;
+    // What went by one page goes on so: where one is registered no more, its neighbours often are not.
+    if (result == Commit::unregistered) continue;
+    if (result == Commit::parted)
+      limit = std::max<std::uint64_t>(1, std::min(limit, run.count) / 2);
+    else if (!restore.removeNegotiated() || lock.epoch() == epoch)
+      limit = std::min(limit * 2, most);
+    else
+      limit = SHORT_SECTION;
   }
   return true;
 }

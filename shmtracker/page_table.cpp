@@ -100,6 +100,13 @@ void PageTable::markGone(const SharedGuard&, PageIndex page) {
   words_[page / 64].released.fetch_or(bit, RELAXED);
 }
 
+void PageTable::markGone(const ExclusiveGuard&, PageRange range) {
+  forEachWord(range, [this](std::size_t index, std::uint64_t mask) {
+    mirror_[index].released.fetch_or(mask, RELAXED);
+    words_[index].released.fetch_or(mask, RELAXED);
+  });
+}
+
 PageCounts PageTable::counts(PageRange range) const {
   PageCounts counts;
   forEachWord(range, [&](std::size_t index, std::uint64_t mask) {

@@ -79,6 +79,8 @@ class PageTable {
   // The target has unmapped, replaced or moved the page: by the worker that the kernel has answered ENOENT
   // for this page alone, inside the section in which it did.
   void markGone(const SharedGuard&, PageIndex page);
+  // The same of pages each of which was found so: by the coordinator.
+  void markGone(const ExclusiveGuard&, PageRange range);
 
   PageCounts counts(PageRange range) const;
   PageCounts counts() const { return counts({0, pageCount_}); }

@@ -38,6 +38,14 @@ Result settle(int result, std::int64_t done, std::uint64_t length) {
   }
 }
 
+// Low, since the kernel wants the end of what is to be copied below that of an address space too.
+const void* unreadable() {
+  constexpr std::size_t PAGE = 4096;
+  static void* const page = mmap(reinterpret_cast<void*>(1ull << 32), PAGE, PROT_NONE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return page;
+}
+
 int rangeCall(int uffd, unsigned long request, std::uint64_t start, std::uint64_t length) {
   uffdio_range range{start, length};
   return ioctl(uffd, request, &range) == 0 ? 0 : errno;
@@ -103,9 +111,23 @@ bool targetGone(int uffd) {
   constexpr std::size_t PAGE = 4096;
   // Any that a process may have: whether its memory is there is asked first (fs/userfaultfd.c).
   constexpr std::uint64_t ADDRESS = 1ull << 30;
-  static const void* unreadable = mmap(nullptr, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (unreadable == MAP_FAILED) return false;
-  return copy(uffd, ADDRESS, unreadable, PAGE, Protect::no, Waiters::leave).outcome == Outcome::targetGone;
+  return registration(uffd, ADDRESS, PAGE) == Registration::targetGone;
+}
+
+// The mapping is looked for before the source is read (mm/userfaultfd.c, mfill_atomic).
+Registration registration(int uffd, std::uint64_t start, std::uint64_t length) {
+  const void* const from = unreadable();
+  if (from == MAP_FAILED) return Registration::unknown;
+  switch (copy(uffd, start, from, length, Protect::no, Waiters::leave).outcome) {
+    case Outcome::rangeGone:
+      return Registration::parted;
+    case Outcome::targetGone:
+      return Registration::targetGone;
+    case Outcome::refused:
+      return Registration::unknown;
+    default:
+      return Registration::whole;
+  }
 }
 
 std::optional<std::uint64_t> waitingThreads(int uffd) {

@@ -37,7 +37,7 @@ TEST_P(Answers, APageThatIsTakenBackIsDropped) {
   EXPECT_EQ(read.get(), 0);
   server.wait(barrier.releaseRequest().send());
   await([&] { return server.sum(&rpc::ShardStats::Reader::getDropped) == 1; });
-  EXPECT_EQ(stateOf(server, restore, 1), rpc::PageState::MISSING);
+  awaitState(server, restore, 1, rpc::PageState::RELEASED);
   for (std::uint64_t page = 0; page < target.pages(); page++)
     ASSERT_TRUE(page == 1 || target.holdsImage(page)) << page;
 }

@@ -105,5 +105,35 @@ TEST_P(CommitRun, NeverBringsTheSourceToAReleasedPage) {
   EXPECT_EQ(attachment.counters().copied.load(), 0u);
 }
 
+// The kernel refuses a run across the border of two mappings as a whole. Only what it says of a page alone
+// makes that page released.
+TEST_P(CommitRun, IsNarrowedToAPageBeforeAPageIsGone) {
+  test::Image image(4 * pageSize());
+  test::LocalRestore restore(image, pageSize());
+  Attachment& attachment = *restore.attachment();
+  ASSERT_EQ(uffd::unregister(restore.uffd(), reinterpret_cast<std::uint64_t>(restore.page(2)), pageSize()),
+            0);
+
+  failpoints::Failpoints failpoints;
+  const Committer committer(failpoints);
+  std::uint64_t advanced = 0;
+  auto commit = [&](shm::PageIndex first, std::uint64_t limit) {
+    const Content content{Content::Kind::bytes, image.data() + first * pageSize()};
+    return committer.commitRun(attachment, 0, {first, 4 - first}, limit, content, advanced);
+  };
+  EXPECT_EQ(commit(0, 4), Commit::parted);
+  EXPECT_EQ(advanced, 0u);
+  for (shm::PageIndex page = 0; page < 4; page++) EXPECT_EQ(restore.state(page), PageState::missing) << page;
+  EXPECT_EQ(commit(0, 2), Commit::done);
+  EXPECT_EQ(advanced, 2u);
+  EXPECT_EQ(commit(2, 2), Commit::parted);
+  EXPECT_EQ(commit(2, 1), Commit::unregistered);
+  EXPECT_EQ(advanced, 1u);
+  EXPECT_EQ(restore.state(2), PageState::released);
+  EXPECT_EQ(commit(3, 1), Commit::done);
+  EXPECT_EQ(restore.state(3), PageState::faulted);
+  EXPECT_EQ(attachment.counters().dropped.load(), 1u);
+}
+
 }  // namespace
 }  // namespace faultline::shard
