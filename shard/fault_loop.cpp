@@ -393,7 +393,7 @@ void FaultLoop::poisonNow(Attachment& restore, unsigned worker, shm::PageIndex p
   if (restore.killsOnLost() && (gone || state == shm::PageState::missing)) {
     // A fault of before it went is no sign that it was registered anew.
     const auto at = restore.segment().regions().locate(page);
-    if (gone && uffd::registration(restore.uffd(), at.address, at.pageSize) != uffd::Registration::whole)
+    if (gone && uffd::coverageOf(restore.uffd(), at.address, at.pageSize) != uffd::Coverage::whole)
       return requeue(restore, page);
     // Whoever waits for it waits until the coordinator, or its successor, has killed the target.
     return events_.pageLost(restore.id(), page, reason);

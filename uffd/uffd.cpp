@@ -111,22 +111,22 @@ bool targetGone(int uffd) {
   constexpr std::size_t PAGE = 4096;
   // Any that a process may have: whether its memory is there is asked first (fs/userfaultfd.c).
   constexpr std::uint64_t ADDRESS = 1ull << 30;
-  return registration(uffd, ADDRESS, PAGE) == Registration::targetGone;
+  return coverageOf(uffd, ADDRESS, PAGE) == Coverage::targetGone;
 }
 
 // The mapping is looked for before the source is read (mm/userfaultfd.c, mfill_atomic).
-Registration registration(int uffd, std::uint64_t start, std::uint64_t length) {
+Coverage coverageOf(int uffd, std::uint64_t start, std::uint64_t length) {
   const void* const from = unreadable();
-  if (from == MAP_FAILED) return Registration::unknown;
+  if (from == MAP_FAILED) return Coverage::unknown;
   switch (copy(uffd, start, from, length, Protect::no, Waiters::leave).outcome) {
     case Outcome::rangeGone:
-      return Registration::parted;
+      return Coverage::parted;
     case Outcome::targetGone:
-      return Registration::targetGone;
+      return Coverage::targetGone;
     case Outcome::refused:
-      return Registration::unknown;
+      return Coverage::unknown;
     default:
-      return Registration::whole;
+      return Coverage::whole;
   }
 }
 
