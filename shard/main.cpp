@@ -5,13 +5,16 @@
 // for its successor). Words on the channel: "connect", with a stream socket on which to serve shard.capnp.
 
 #include <kj/async-io.h>
+#include <kj/exception.h>
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 
 #include "process/build.h"
 #include "process/fd_channel.h"
 #include "process/log.h"
+#include "process/message.h"
 #include "process/process.h"
 #include "rpc/connection.h"
 #include "shard/sandbox.h"
@@ -79,12 +82,17 @@ int main(int argc, char** argv) {
   options.loop.sourcePatience = patience * 1'000'000;
 
   spdlog::set_level(spdlog::level::from_str(logLevel));
+  try {
+    shard::dropCapabilities();  // before the log, which has a thread
+  } catch (const kj::Exception& error) {
+    fprintf(stderr, "faultline-shard: %s\n", process::messageOf(error).c_str());
+    return 1;
+  }
   process::setUpLog(name, process::LogStream::out);
   // A core dump would hold the robust mutexes of a dead shard until it is written, too.
   process::keepMemoryPrivate();
   shard::installBusGuard();
   try {
-    shard::dropCapabilities();
     serve(options);
   } catch (const std::exception& error) {
     spdlog::critical("{}", error.what());
