@@ -3,6 +3,7 @@
 
 #include <setjmp.h>
 
+#include <atomic>
 #include <optional>
 
 namespace faultline::target {
@@ -31,7 +32,10 @@ template <typename Work>
     return detail::raised;
   }
   detail::guard = &here;
+  // The compiler knows nothing of a signal: without these it may move an access of `work` out of the guard.
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   work();
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   detail::guard = nullptr;
   return std::nullopt;
 }
