@@ -15,6 +15,7 @@
 #include "cli/errors.h"
 #include "process/kept_name.h"
 #include "process/log.h"
+#include "process/process.h"
 #include "supervisor/supervisor.h"
 
 namespace faultline::cli {
@@ -91,8 +92,8 @@ bool OwnService::gone() const {
 
 OwnService::~OwnService() {
   // Of two that are equal it would hear once.
-  syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGTERM, nullptr, 0);
-  if (hurried_) syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGINT, nullptr, 0);
+  process::sendSignal(pidfd_.get(), SIGTERM);
+  if (hurried_) process::sendSignal(pidfd_.get(), SIGINT);
   while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) continue;
 }
 

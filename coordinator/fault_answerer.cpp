@@ -3,7 +3,6 @@
 #include <kj/io.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,6 +13,7 @@
 #include <utility>
 
 #include "process/duplicate.h"
+#include "process/process.h"
 #include "shmtracker/pages.h"
 #include "uffd/registration.h"
 #include "uffd/uffd.h"
@@ -87,7 +87,7 @@ void FaultAnswerer::run(const std::shared_ptr<Shared>& shared) {
     for (const uffd_msg& fault : faults) {
       if (answerWithError(uffd, fault) || shared->target.get() < 0) continue;
       spdlog::error("restore {}: this kernel cannot poison pages, so the target is killed", shared->name);
-      syscall(SYS_pidfd_send_signal, shared->target.get(), SIGKILL, nullptr, 0);
+      process::sendSignal(shared->target.get(), SIGKILL);
     }
     if (dropped) uffd::wakeAll(uffd);
     lock.lock();

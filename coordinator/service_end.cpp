@@ -6,7 +6,6 @@
 #include <kj/debug.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -15,6 +14,7 @@
 
 #include "coordinator/service.h"
 #include "process/clock.h"
+#include "process/process.h"
 
 namespace faultline::coordinator {
 
@@ -103,7 +103,7 @@ kj::Promise<void> Service::watchEnd() {
 void Service::giveUpRestores() {
   for (const auto& [id, restore] : std::map(restores_)) {
     const int target = restore->fds().target.get();
-    const bool killed = target >= 0 && syscall(SYS_pidfd_send_signal, target, SIGKILL, nullptr, 0) == 0;
+    const bool killed = target >= 0 && process::sendSignal(target, SIGKILL);
     log_.lost("restore " + restore->name() +
               ": its target holds its memory locked, and the service ends: it " +
               (killed ? "is killed" : "waits for missing pages, or reads zeros: kill it"));
@@ -116,7 +116,7 @@ void Service::loseLost() {
   for (const auto& [id, lost] : lost_) {
     const int target = lost->fds.target.get();
     if (target >= 0 && !hasRegisteredMemory(target)) continue;
-    const bool killed = target >= 0 && syscall(SYS_pidfd_send_signal, target, SIGKILL, nullptr, 0) == 0;
+    const bool killed = target >= 0 && process::sendSignal(target, SIGKILL);
     log_.lost("restore " + std::to_string(id) + ", which could not be taken over: its target " +
               (killed ? "is killed" : "waits for missing pages, or reads zeros: kill it") +
               ", since the service ends");

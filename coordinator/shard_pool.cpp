@@ -3,13 +3,13 @@
 #include <kj/debug.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <memory>
 
 #include "process/clock.h"
+#include "process/process.h"
 #include "shmtracker/layout.h"
 
 namespace faultline::coordinator {
@@ -279,7 +279,7 @@ void ShardPool::kill(std::uint32_t index, const std::string& why) {
   seats_[index].killed = handle.pid();
   log_.add("shard " + std::to_string(index) + " (pid " + std::to_string(handle.pid()) +
            ") is killed: " + why);
-  syscall(SYS_pidfd_send_signal, handle.pidfd(), SIGKILL, nullptr, 0);
+  process::sendSignal(handle.pidfd(), SIGKILL);
 }
 
 kj::Promise<void> ShardPool::endAll(const std::string& why) {

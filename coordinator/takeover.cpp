@@ -3,7 +3,6 @@
 #include <kj/debug.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <utility>
@@ -121,7 +120,7 @@ kj::Promise<void> Service::adoptRestores() {
 void Service::abandon(std::uint64_t id, RestoreFds fds) {
   shm::count(counters_->restoresFailed);
   const bool killed =
-      fds.target.get() >= 0 && syscall(SYS_pidfd_send_signal, fds.target.get(), SIGKILL, nullptr, 0) == 0;
+      fds.target.get() >= 0 && process::sendSignal(fds.target.get(), SIGKILL);
   log_.add("restore " + std::to_string(id) +
            " cannot be taken over: there was no room for its file descriptors; its target " +
            (killed ? "is killed" : "waits for its pages for ever: kill it"));

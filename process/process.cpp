@@ -121,8 +121,12 @@ bool hasEnded(int pidfd) {
   return ::poll(&poll, 1, 0) == 1;
 }
 
+bool sendSignal(int pidfd, int number) {
+  return syscall(SYS_pidfd_send_signal, pidfd, number, nullptr, 0) == 0;
+}
+
 bool killAndWait(int pidfd, std::chrono::milliseconds patience) {
-  syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0);
+  sendSignal(pidfd, SIGKILL);
   const auto deadline = std::chrono::steady_clock::now() + patience;
   for (;;) {
     const auto left =

@@ -54,6 +54,8 @@ void keepMemoryPrivate();
 // ours.
 std::string describeExit(int pidfd);
 
+// false: there is no such process any more, or we may not; errno says which.
+bool sendSignal(int pidfd, int number);
 // SIGKILLs and waits until the process has ended, at most `patience`. false: it has not. Blocks.
 bool killAndWait(int pidfd, std::chrono::milliseconds patience);
 bool hasEnded(int pidfd);

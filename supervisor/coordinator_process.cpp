@@ -2,7 +2,6 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,7 +27,7 @@ CoordinatorProcess::CoordinatorProcess(const std::string& executable,
 }
 
 void CoordinatorProcess::signal(int number) {
-  syscall(SYS_pidfd_send_signal, pidfd(), number, nullptr, 0);
+  process::sendSignal(pidfd(), number);
 }
 
 void CoordinatorProcess::say(const std::string& verb, const std::string& name, SharedFd fd) {

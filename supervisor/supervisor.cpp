@@ -7,7 +7,6 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +17,7 @@
 #include "process/clock.h"
 #include "process/kept_name.h"
 #include "process/message.h"
+#include "process/process.h"
 
 namespace faultline::supervisor {
 
@@ -372,7 +372,7 @@ void Supervisor::killTargets() {
     const auto name = KeptName::parse(entry.name);
     if (!name.has_value() || !name->is(KeptName::Kind::restore, KeptName::Part::target)) continue;
     spdlog::critical("the target of restore {} is killed: there is no coordinator to let it go", name->key);
-    syscall(SYS_pidfd_send_signal, entry.fd->get(), SIGKILL, nullptr, 0);
+    process::sendSignal(entry.fd->get(), SIGKILL);
   }
 }
 
