@@ -45,7 +45,7 @@ std::optional<std::string> whyNot(int uffd, const shm::Region& region, std::size
 kj::Promise<std::optional<std::string>> whyNotRegistered(int uffd, std::vector<shm::Region> regions) {
   auto own = std::make_shared<kj::AutoCloseFd>(process::duplicate(uffd));
   auto why = std::make_shared<std::optional<std::string>>();
-  auto looked = inOwnThread([own, why, regions = std::move(regions)] {
+  auto looked = lookInOwnThread([own, why, regions = std::move(regions)] {
     for (std::size_t i = 0; i < regions.size() && !why->has_value(); i++)
       *why = whyNot(own->get(), regions[i], i);
   });

@@ -89,9 +89,8 @@ kj::Promise<void> Listener::readMore(const std::shared_ptr<Pending>& pending) {
 // file that lies there now. What has come by call has no path of ours: its maker's may be another file here.
 kj::Promise<void> Listener::lookAtSource() {
   if (origin_ == process::Origin::call) return kj::READY_NOW;
-  auto borrowed = process::duplicate(source_.get());
-  auto looked = whatIsAt(spec_.sourceName, borrowed.get());
-  return looked.attach(kj::mv(borrowed)).then([this](kj::Own<FileNow> now) {
+  auto looked = whatIsAt(spec_.sourceName, process::duplicate(source_.get()));
+  return looked.then([this](std::shared_ptr<FileNow> now) {
     switch (now->what) {
       case FileNow::What::same:
         return;

@@ -15,36 +15,47 @@ namespace faultline::coordinator {
 
 namespace {
 
-std::atomic<unsigned> running{0};
+std::atomic<unsigned> looking{0};
 
-}  // namespace
-
-kj::Promise<void> inOwnThread(std::function<void()> work) {
-  if (running.fetch_add(1) >= MAX_OWN_THREADS) {
-    running--;
-    rpc::refuse(rpc::Reason::LIMIT_REACHED, std::to_string(MAX_OWN_THREADS) +
+// Counts one look, for as long as the last copy of its pointer lives.
+struct Counted {
+  Counted() {
+    if (looking.fetch_add(1) < MAX_LOOKS) return;
+    looking--;
+    rpc::refuse(rpc::Reason::LIMIT_REACHED, std::to_string(MAX_LOOKS) +
                                                 " targets that do not answer the kernel are being waited "
                                                 "for already: try again");
   }
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+  ~Counted() { looking--; }
+};
+
+}  // namespace
+
+kj::Promise<void> inOwnThread(const char* failure, std::function<void()> work) {
   auto paf = kj::newPromiseAndCrossThreadFulfiller<void>();
   // By a pointer that a thread may drop whatever its destructor throws.
   auto fulfiller = std::make_shared<decltype(paf.fulfiller)>(kj::mv(paf.fulfiller));
   try {
-    std::thread([work = std::move(work), fulfiller]() mutable {
+    std::thread([failure, work = std::move(work), fulfiller]() mutable {
       try {
         work();
         (*fulfiller)->fulfill();
       } catch (const std::exception& error) {
-        (*fulfiller)->reject(KJ_EXCEPTION(FAILED, "a target cannot be looked at", error.what()));
+        (*fulfiller)->reject(KJ_EXCEPTION(FAILED, failure, error.what()));
       }
       work = nullptr;
-      running--;
     }).detach();
   } catch (const std::system_error& error) {
-    running--;
-    KJ_FAIL_REQUIRE("no thread can be made to look at a target", error.what());
+    KJ_FAIL_REQUIRE("no thread can be made", failure, error.what());
   }
   return kj::mv(paf.promise);
+}
+
+kj::Promise<void> lookInOwnThread(std::function<void()> look) {
+  return inOwnThread("a target cannot be looked at",
+                     [look = std::move(look), counted = std::make_shared<Counted>()] { look(); });
 }
 
 }  // namespace faultline::coordinator

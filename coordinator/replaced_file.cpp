@@ -5,8 +5,8 @@
 
 #include <cerrno>
 #include <cstring>
-#include <memory>
-#include <thread>
+
+#include "coordinator/own_thread.h"
 
 namespace faultline::coordinator {
 
@@ -30,14 +30,12 @@ FileNow look(const std::string& path, int fd) {
 
 }  // namespace
 
-kj::Promise<kj::Own<FileNow>> whatIsAt(std::string path, int open) {
-  auto paf = kj::newPromiseAndCrossThreadFulfiller<kj::Own<FileNow>>();
-  // By a pointer that a thread may drop whatever its destructor throws.
-  auto fulfiller = std::make_shared<decltype(paf.fulfiller)>(kj::mv(paf.fulfiller));
-  std::thread([path = std::move(path), open, fulfiller] {
-    (*fulfiller)->fulfill(kj::heap<FileNow>(look(path, open)));
-  }).detach();
-  return kj::mv(paf.promise);
+kj::Promise<std::shared_ptr<FileNow>> whatIsAt(std::string path, kj::AutoCloseFd open) {
+  auto own = std::make_shared<kj::AutoCloseFd>(kj::mv(open));
+  auto now = std::make_shared<FileNow>();
+  return inOwnThread("a file cannot be looked at", [path = std::move(path), own, now] {
+           *now = look(path, own->get());
+         }).then([now] { return now; });
 }
 
 }  // namespace faultline::coordinator

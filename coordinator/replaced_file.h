@@ -4,6 +4,7 @@
 #include <kj/async.h>
 #include <kj/io.h>
 
+#include <memory>
 #include <string>
 
 namespace faultline::coordinator {
@@ -19,8 +20,7 @@ struct FileNow {
   std::string why{};
 };
 
-// Looks, in a thread of its own: a file system may take as long as it likes. `open` is borrowed until it
-// resolves, which it does in the loop that calls.
-kj::Promise<kj::Own<FileNow>> whatIsAt(std::string path, int open);
+// Looks, in a thread of its own: a file system may take as long as it likes. Resolves in the loop that calls.
+kj::Promise<std::shared_ptr<FileNow>> whatIsAt(std::string path, kj::AutoCloseFd open);
 
 }  // namespace faultline::coordinator
