@@ -13,6 +13,7 @@
 
 #include "process/clock.h"
 #include "shard/source/source_errors.h"
+#include "uffd/registration.h"
 
 namespace faultline::shard {
 
@@ -48,6 +49,13 @@ kj::AutoCloseFd newEpoll() {
 // Pages whose threads are woken together: each of them wants a CPU at once, perhaps this one. More at once
 // make the first wait.
 constexpr std::size_t WOKEN_TOGETHER = 8;
+
+// Of a page that had left its region.
+bool registeredAnew(Attachment& restore, shm::PageIndex page) {
+  const auto at = restore.segment().regions().locate(page);
+  const auto now = uffd::registrationOf(restore.uffd(), at.address, at.pageSize);
+  return now == uffd::Registration::registered || now == uffd::Registration::otherPageSize;
+}
 
 }  // namespace
 
@@ -392,9 +400,7 @@ void FaultLoop::poisonNow(Attachment& restore, unsigned worker, shm::PageIndex p
   const bool gone = state == shm::PageState::released && !pages.zeroForGood(page);
   if (restore.killsOnLost() && (gone || state == shm::PageState::missing)) {
     // A fault of before it went is no sign that it was registered anew.
-    const auto at = restore.segment().regions().locate(page);
-    if (gone && uffd::coverageOf(restore.uffd(), at.address, at.pageSize) != uffd::Coverage::whole)
-      return requeue(restore, page);
+    if (gone && !registeredAnew(restore, page)) return requeue(restore, page);
     // Whoever waits for it waits until the coordinator, or its successor, has killed the target.
     return events_.pageLost(restore.id(), page, reason);
   }

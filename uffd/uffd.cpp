@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +9,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+
+#include "uffd/registration.h"
 
 namespace faultline::uffd {
 
@@ -36,14 +37,6 @@ Result settle(int result, std::int64_t done, std::uint64_t length) {
     default:
       return {Outcome::unsupported, 0, error};
   }
-}
-
-// Low, since the kernel wants the end of what is to be copied below that of an address space too.
-const void* unreadable() {
-  constexpr std::size_t PAGE = 4096;
-  static void* const page = mmap(reinterpret_cast<void*>(1ull << 32), PAGE, PROT_NONE,
-                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  return page;
 }
 
 int rangeCall(int uffd, unsigned long request, std::uint64_t start, std::uint64_t length) {
@@ -111,23 +104,7 @@ bool targetGone(int uffd) {
   constexpr std::size_t PAGE = 4096;
   // Any that a process may have: whether its memory is there is asked first (fs/userfaultfd.c).
   constexpr std::uint64_t ADDRESS = 1ull << 30;
-  return coverageOf(uffd, ADDRESS, PAGE) == Coverage::targetGone;
-}
-
-// The mapping is looked for before the source is read (mm/userfaultfd.c, mfill_atomic).
-Coverage coverageOf(int uffd, std::uint64_t start, std::uint64_t length) {
-  const void* const from = unreadable();
-  if (from == MAP_FAILED) return Coverage::unknown;
-  switch (copy(uffd, start, from, length, Protect::no, Waiters::leave).outcome) {
-    case Outcome::rangeGone:
-      return Coverage::parted;
-    case Outcome::targetGone:
-      return Coverage::targetGone;
-    case Outcome::refused:
-      return Coverage::unknown;
-    default:
-      return Coverage::whole;
-  }
+  return registrationOf(uffd, ADDRESS, PAGE) == Registration::targetGone;
 }
 
 std::optional<std::uint64_t> waitingThreads(int uffd) {

@@ -70,16 +70,6 @@ bool eventInFlight(int uffd);
 // True where the address space is gone. Changes nothing: asks for a copy from an address that cannot be read.
 bool targetGone(int uffd);
 
-enum class Coverage {
-  whole,    // one registered mapping holds all of the range
-  parted,   // it does not: the range is registered in part, in several mappings, or not at all
-  unknown,  // an event of this uffd is in flight, so the kernel does not look
-  targetGone,
-};
-// How [start, start + length) is registered; a single page that is parted is registered no more. The kernel
-// does not tell with which uffd. Changes nothing, as targetGone(). Waits for the target's mmap_lock.
-Coverage coverageOf(int uffd, std::uint64_t start, std::uint64_t length);
-
 // Threads that wait for a page: those whose fault is unread, and those that are being answered. From the fd's
 // fdinfo (fs/userfaultfd.c, userfaultfd_show_fdinfo); nothing where that cannot be read.
 std::optional<std::uint64_t> waitingThreads(int uffd);
