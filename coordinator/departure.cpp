@@ -1,13 +1,12 @@
 #include "coordinator/departure.h"
 
-#include <kj/debug.h>
-
 #include <algorithm>
 #include <chrono>
-#include <exception>
 #include <memory>
 #include <thread>
 
+#include "coordinator/own_thread.h"
+#include "uffd/registration.h"
 #include "uffd/uffd.h"
 
 namespace faultline::coordinator {
@@ -26,14 +25,32 @@ class Departure {
  public:
   explicit Departure(DepartureOrder order) : order_(kj::mv(order)) {}
 
-  Departed go() {
+  void go() {
     if (order_.poison != DepartureOrder::Poison::nothing) poisonAll();
-    if (departed_.unsupported || gone_) return departed_;
+    if (departed_.unsupported || gone_) return;
     for (const shm::RegionEntry& region : order_.regions)
       uffd::unregister(order_.uffd.get(), region.base, region.size);
     // A fault that arrives as its range is unregistered is not woken by that: it queues behind the wake.
     uffd::wakeAll(order_.uffd.get());
-    return departed_;
+  }
+  const Departed& departed() const { return departed_; }
+
+  bool anyRegistered() const {
+    for (const shm::RegionEntry& region : order_.regions) {
+      const std::uint64_t pageSize = std::uint64_t{1} << region.pageShift;
+      for (std::uint64_t at = 0; at < region.size; at += pageSize)
+        switch (uffd::registrationOf(order_.uffd.get(), region.base + at, pageSize)) {
+          case uffd::Registration::notRegistered:
+            continue;
+          case uffd::Registration::targetGone:
+            return false;
+          case uffd::Registration::registered:
+          case uffd::Registration::otherPageSize:
+          case uffd::Registration::unknown:
+            return true;
+        }
+    }
+    return false;
   }
 
  private:
@@ -120,18 +137,18 @@ class Departure {
 }  // namespace
 
 kj::Promise<Departed> depart(DepartureOrder order) {
-  auto paf = kj::newPromiseAndCrossThreadFulfiller<Departed>();
-  auto departure = std::make_unique<Departure>(kj::mv(order));
-  // By a pointer that a thread may drop whatever its destructor throws.
-  auto fulfiller = std::make_shared<decltype(paf.fulfiller)>(kj::mv(paf.fulfiller));
-  std::thread([departure = std::move(departure), fulfiller] {
-    try {
-      (*fulfiller)->fulfill(departure->go());
-    } catch (const std::exception& error) {
-      (*fulfiller)->reject(KJ_EXCEPTION(FAILED, "a target's memory cannot be let go", error.what()));
-    }
-  }).detach();
-  return kj::mv(paf.promise);
+  auto departure = std::make_shared<Departure>(kj::mv(order));
+  return inOwnThread("a target's memory cannot be let go", [departure] { departure->go(); }).then([departure] {
+    return departure->departed();
+  });
+}
+
+kj::Promise<bool> anyRegistered(DepartureOrder order) {
+  auto departure = std::make_shared<Departure>(kj::mv(order));
+  auto any = std::make_shared<bool>(false);
+  return inOwnThread("a target's memory cannot be looked at", [departure, any] {
+           *any = departure->anyRegistered();
+         }).then([any] { return *any; });
 }
 
 }  // namespace faultline::coordinator

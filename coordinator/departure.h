@@ -43,4 +43,8 @@ struct Departed {
 // calls.
 kj::Promise<Departed> depart(DepartureOrder order);
 
+// Whether any page of the regions is registered still, in whatever way; asked page by page, in a thread of its
+// own, and true where the kernel does not tell because an event is in flight.
+kj::Promise<bool> anyRegistered(DepartureOrder order);
+
 }  // namespace faultline::coordinator

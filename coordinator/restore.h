@@ -152,6 +152,8 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> leave(std::uint64_t deadline);
   void fetchMissing(const std::string& text, std::uint64_t before);
   kj::Promise<void> letGo();
+  DepartureOrder departure(DepartureOrder::Poison poison) const;
+  kj::Promise<void> loseMissing();
   kj::Promise<void> leaveShards();
   kj::Promise<void> departed(Departed how);
   void finish();

@@ -3,7 +3,6 @@
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -155,27 +154,41 @@ void Restore::fetchMissing(const std::string& text, std::uint64_t before) {
 // Zeros in place of what the snapshot has would be wrong bytes: what is missing is made an error before
 // anything is unregistered, or the target is killed before any fd is closed.
 kj::Promise<void> Restore::letGo() {
-  const std::uint64_t missing = segment_.pages().counts().missing;
-  DepartureOrder order{process::duplicate(fds_.uffd.get()), {}, DepartureOrder::Poison::nothing};
+  const bool failed = phase_ == Phase::failed;
+  if (!failed && segment_.pages().counts().missing == 0)
+    return depart(departure(DepartureOrder::Poison::nothing)).then([this](Departed how) {
+      return departed(how);
+    });
+  // No memory of its own is no reason to kill a target.
+  return anyRegistered(departure(DepartureOrder::Poison::nothing)).then([this, failed](bool any) {
+    if (over_) return kj::Promise<void>(kj::READY_NOW);
+    if (any) return loseMissing();
+    if (!failed) end_ = {rpc::EndReason::TARGET_GONE, "its memory has left its regions", 0};
+    finish();
+    return kj::Promise<void>(kj::READY_NOW);
+  });
+}
+
+DepartureOrder Restore::departure(DepartureOrder::Poison poison) const {
+  DepartureOrder order{process::duplicate(fds_.uffd.get()), {}, poison};
   for (const shm::RegionEntry& region : segment_.regions().entries()) order.regions.push_back(region);
-  if (phase_ != Phase::failed && missing == 0)
-    return depart(kj::mv(order)).then([this](Departed how) { return departed(how); });
-  if (killsOnLost() && kill(std::to_string(missing) + " pages are missing, and the restore ends")) {
-    context_.log.lost("restore " + name() + ": " + std::to_string(missing) +
-                      " pages could not be fetched before its end (" + end_.text + "); its target is killed");
+  if (poison == DepartureOrder::Poison::missing) order.segment = process::duplicate(segment_.fd());
+  return order;
+}
+
+kj::Promise<void> Restore::loseMissing() {
+  const std::string missing = std::to_string(segment_.pages().counts().missing);
+  if (killsOnLost() && kill(missing + " pages are missing, and the restore ends")) {
+    context_.log.lost("restore " + name() + ": " + missing + " pages could not be fetched before its end (" +
+                      end_.text + "); its target is killed");
     // watchPeer() sees it go.
     return context_.io.provider->getTimer().afterDelay(KILL_PATIENCE).then([this] { finish(); });
   }
-  if (phase_ == Phase::failed) {
-    order.poison = DepartureOrder::Poison::unmapped;
-  } else {
-    order.poison = DepartureOrder::Poison::missing;
-    order.segment = process::duplicate(segment_.fd());
-  }
   return leaveShards()
-      .then([this, order = kj::mv(order)]() mutable {
+      .then([this] {
         departing_ = true;
-        return depart(kj::mv(order));
+        return depart(departure(phase_ == Phase::failed ? DepartureOrder::Poison::unmapped
+                                                        : DepartureOrder::Poison::missing));
       })
       .then([this](Departed how) { return departed(how); });
 }
@@ -294,7 +307,7 @@ void Restore::pageLost(shm::PageIndex page) {
 // thread that is still running would read zeros.
 bool Restore::kill(const std::string& reason) {
   if (!killed_.empty()) return true;
-  const bool sent = syscall(SYS_pidfd_send_signal, fds_.target.get(), SIGKILL, nullptr, 0) == 0;
+  const bool sent = process::sendSignal(fds_.target.get(), SIGKILL);
   const int error = errno;
   if (!sent && !(error == ESRCH && uffd::targetGone(fds_.uffd.get()))) {
     context_.log.add("restore " + name() + ": the target cannot be killed: " + std::strerror(error));

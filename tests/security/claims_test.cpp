@@ -49,7 +49,8 @@ class Claims : public testing::Test {
       targets_.push_back(std::make_unique<Target>(image_, server_->socket(), SMALL));
       auto listed = server_->wait(server_->restore(n).infoRequest().send());
       id_ = listed.getInfo().getId();
-      if (server_->ownerOf(0, n) == 0) return n;
+      const auto owners = server_->wait(server_->restore(n).ownersRequest().send());
+      if (owners.getRuns()[0].getShard() == 0) return n;
     }
   }
 
