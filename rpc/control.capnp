@@ -221,7 +221,8 @@ interface Restore {
   # Counters and latencies since it began, under former coordinators as well.
   detach @8 (force :Bool) -> ();
   # Ends the restore and gives everything back: the target's ranges are unregistered and it runs on without a
-  # server. Refused while pages are missing, unless `force`: then their content is lost to the target (zeros).
+  # server. Refused while pages are missing, unless `force`: then the target gets SIGBUS on them, or is killed
+  # (RestorePolicy.killOnLost).
   waitEnded @9 () -> (reason :Reasons.EndReason, text :Text, missing :UInt64);
   # Returns when the restore is over, with why, the same for people, and the pages that were missing then. One that
   # has failed is over when its target has gone, and keeps the reason of its failure.
