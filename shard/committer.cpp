@@ -1,9 +1,11 @@
 #include "shard/committer.h"
 
+#include <sched.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <string>
 
 #include "failpoints/mistakes.h"
@@ -39,12 +41,23 @@ const void* zeros() {
 
 constexpr Content ZEROS{Content::Kind::zero, nullptr};
 
-shm::SharedGuard enter(Attachment& restore, unsigned worker) {
-  const std::uint64_t before = process::nowNs();
-  auto guard = restore.segment().lock().lockShared(restore.slot(worker));
-  restore.counters().gateWait.record(process::nowNs() - before);
-  if (guard.ownerDied) count(restore.counters().slotsRecovered);
-  return guard;
+// A batch is read and published in less. A gate that stays closed has its pages come back later: the thread that would
+// wait for it has pages of other restores as well.
+constexpr std::uint64_t GATE_PATIENCE = 50'000;  // ns
+
+std::optional<shm::SharedGuard> enter(Attachment& restore, unsigned worker) {
+  const std::uint64_t before = nowNs();
+  for (;;) {
+    auto guard = restore.segment().lock().tryLockShared(restore.slot(worker));
+    const std::uint64_t waited = nowNs() - before;
+    if (!guard.has_value() && waited < GATE_PATIENCE) {
+      sched_yield();
+      continue;
+    }
+    restore.counters().gateWait.record(waited);
+    if (guard.has_value() && guard->ownerDied) count(restore.counters().slotsRecovered);
+    return guard;
+  }
 }
 
 void countPopulated(Attachment& restore, Content content, PageState state, std::uint64_t pages,
@@ -149,8 +162,10 @@ Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, C
       pages.state(page);  // NOLINT(clang-analyzer-deadcode.DeadStores): for Mistake::stateBeforeLock
   do {
     failpoints_.hit(Point::beforeReadLock, page);
-    auto guard = enter(restore, worker);
+    const auto entered = enter(restore, worker);
     if (!restore.segment().servable()) return Commit::dropped;
+    if (!entered.has_value()) return Commit::retry;
+    const shm::SharedGuard& guard = *entered;
     if (!made(Mistake::stateBeforeLock) &&
         (!made(Mistake::keepDecision) || result.outcome != Outcome::refused))
       state = pages.state(page);
@@ -195,8 +210,10 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
   bool unclear = false, gone = false;
   {
     failpoints_.hit(Point::beforeReadLock, run.first);
-    auto guard = enter(restore, worker);
+    const auto entered = enter(restore, worker);
     if (!restore.segment().servable()) return Commit::dropped;
+    if (!entered.has_value()) return Commit::retry;
+    const shm::SharedGuard& guard = *entered;
     const std::uint64_t same = pages.runLength(run.first, std::min(run.count, limit));
     if (pages.state(run.first) != PageState::missing) {
       advanced = same;

@@ -15,7 +15,7 @@ namespace faultline::shard {
 enum class Commit {
   done,      // in place; of a fault, its waiters are still to be woken
   poisoned,  // an error is in place, not bytes; waiters are still to be woken
-  retry,     // refused or no memory: come back through the lock, after a while
+  retry,     // refused, no memory, or the gate stays closed: come back through the lock, after a while
   unclear,   // a huge page is there already, or there is no memory for one: the kernel says the same to both
              // (mm/hugetlb.c, hugetlb_mfill_atomic_pte). Come back likewise; not for ever without a wake
   lost,      // the source's bytes went away between staging and copy: stage again

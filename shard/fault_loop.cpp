@@ -235,6 +235,11 @@ void FaultLoop::serveBatch(Attachment& restore, std::uint64_t readAt, std::size_
 void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
   Attachment& restore = *fault.restore;
   if (restore.ended()) return;
+  // Its bytes are not looked for again before it may have a section.
+  if (fault.tries > 0 && restore.segment().lock().closed()) {
+    fault.tries++;
+    return retryLater(fault);
+  }
   const Inflight inflight(restore, worker, {fault.page, 1});
   if (restore.segment().pages().state(fault.page) != shm::PageState::missing)
     return commit(fault, worker, {Content::Kind::zero});

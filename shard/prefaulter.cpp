@@ -28,6 +28,7 @@ constexpr std::uint64_t FREE_SECTION = 512;
 constexpr std::uint64_t WINDOW = 2u << 20;  // bytes of the source that are staged at once
 constexpr std::uint64_t LOOK_AHEAD = 8;     // pages
 constexpr long PAUSE_NS = 1'000'000;
+constexpr std::uint64_t LAST_BACK_OFF = 1'000'000;  // ns; a run that has waited so long makes way for others
 // Tries for one page, some 1 s; then the page is left to the thread that touches it.
 constexpr unsigned UNCLEAR_TRIES = 1000;
 constexpr std::uint64_t FLOWING = 5'000'000;  // ns after a fault, in which more are expected
@@ -49,6 +50,7 @@ struct Prefaulter::Job {
   std::atomic<bool> cancelled{false};
   std::uint64_t number = 0;
 
+  std::atomic<unsigned> unclear{0};                        // tries in a row that were
   std::atomic<std::uint64_t> faultsSeen{0}, quietFrom{0};  // faults of the restore, as makeWay() saw them; ns
 
   std::mutex mutex;
@@ -61,6 +63,11 @@ struct Prefaulter::Job {
   bool ended = false;            // `done` has been called
 
   bool over() const { return cancelled.load(std::memory_order_relaxed) || restore->ended(); }
+
+  void giveBack(PageRange pages) {
+    std::lock_guard lock(mutex);
+    again.push_back(pages);
+  }
 
   // The next pages to look at: of one extent that this shard owns and one window of the source.
   std::optional<PageRange> take() {
@@ -238,8 +245,8 @@ bool Prefaulter::handOver(const JobRef& job, PageRange run) {
   {
     std::lock_guard lock(job->mutex);
     job->reading--;
-    job->again.push_back(run);
   }
+  job->giveBack(run);
   nap(PAUSE_NS);
   return false;
 }
@@ -287,7 +294,7 @@ void Prefaulter::place(Job& job, unsigned worker, PageRange run, const Staged& s
   const auto at = restore.segment().regions().locate(run.first);
   switch (staged.kind) {
     case Staged::Kind::zero:
-      commitRun(job, worker, run, {Content::Kind::zero});
+      if (commitRun(job, worker, run, {Content::Kind::zero}) == Run::later) job.giveBack(run);
       break;
     case Staged::Kind::bytes:
       commitRuns(job, worker, run, static_cast<const char*>(staged.data));
@@ -326,7 +333,10 @@ void Prefaulter::commitRuns(Job& job, unsigned worker, PageRange range, const ch
       }
       zero = seen == Seen::zero;
     }
-    if (!commitRun(job, worker, {page, length}, zero ? Content{Content::Kind::zero} : first)) return;
+    PageRange run{page, length};
+    const Run how = commitRun(job, worker, run, zero ? Content{Content::Kind::zero} : first);
+    if (how == Run::later) job.giveBack({run.first, range.end() - run.first});
+    if (how != Run::done) return;
     page += length;
   }
 }
@@ -342,22 +352,24 @@ void Prefaulter::makeWay(Job& job) {
   if (now < job.quietFrom.load(std::memory_order_relaxed)) sched_yield();
 }
 
-// False where the job is to stop or its source has gone.
-bool Prefaulter::commitRun(Job& job, unsigned worker, PageRange run, Content content) {
+// `run` becomes what is left of it. over: the job is to stop, or its source has gone. later: the kernel or the gate holds
+// this restore up, and others want the worker as well.
+Prefaulter::Run Prefaulter::commitRun(Job& job, unsigned worker, PageRange& run, Content content) {
   Attachment& restore = *job.restore;
   shm::RwLock& lock = restore.segment().lock();
   const std::uint64_t pageSize = restore.segment().regions().locate(run.first).pageSize;
   const std::uint64_t most = restore.removeNegotiated() ? LONG_SECTION : FREE_SECTION;
   std::uint64_t limit = restore.removeNegotiated() ? SHORT_SECTION : FREE_SECTION;
   std::uint64_t backOff = 1'000;
-  unsigned unclear = 0;
   while (run.count > 0) {
-    if (job.over()) return false;
+    if (job.over()) return Run::over;
     const std::uint64_t epoch = lock.epoch();
     std::uint64_t advanced = 0;
     Commit result = committer_.commitRun(restore, worker, run, limit, content, advanced);
-    unclear = result == Commit::unclear ? unclear + 1 : 0;
-    if (unclear > UNCLEAR_TRIES) {
+    if (result != Commit::unclear) {
+      if (result != Commit::retry) job.unclear = 0;
+    } else if (++job.unclear > UNCLEAR_TRIES) {
+      job.unclear = 0;
       advanced = 1;
       result = Commit::done;
     }
@@ -369,11 +381,12 @@ bool Prefaulter::commitRun(Job& job, unsigned worker, PageRange run, Content con
     }
     if (result == Commit::retry || result == Commit::unclear) {
       nap(static_cast<long>(backOff));
-      backOff = std::min<std::uint64_t>(backOff * 2, 1'000'000);
+      if (backOff >= LAST_BACK_OFF) return Run::later;
+      backOff = std::min(backOff * 2, LAST_BACK_OFF);
     } else if (result == Commit::done || result == Commit::unregistered || result == Commit::parted) {
       backOff = 1'000;
     } else {
-      return false;
+      return Run::over;
     }
     makeWay(job);
     // What went by one page goes on so: where one is registered no more, its neighbours often are not.
@@ -385,7 +398,7 @@ bool Prefaulter::commitRun(Job& job, unsigned worker, PageRange run, Content con
     else
       limit = SHORT_SECTION;
   }
-  return true;
+  return Run::done;
 }
 
 }  // namespace faultline::shard

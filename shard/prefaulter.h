@@ -57,7 +57,8 @@ class Prefaulter {
   void place(Job& job, unsigned worker, shm::PageRange run, const Staged& staged);
   void commitRuns(Job& job, unsigned worker, shm::PageRange range, const char* bytes);
   static void makeWay(Job& job);
-  bool commitRun(Job& job, unsigned worker, shm::PageRange run, Content content);
+  enum class Run { done, later, over };
+  Run commitRun(Job& job, unsigned worker, shm::PageRange& run, Content content);
   void finish(const JobRef& job);
   void stop(const std::vector<JobRef>& jobs);
   void end(const JobRef& job);

@@ -135,5 +135,25 @@ TEST_P(CommitRun, IsNarrowedToAPageBeforeAPageIsGone) {
   EXPECT_EQ(attachment.counters().dropped.load(), 1u);
 }
 
+// While the coordinator marks a removal of terabytes, or none is there to open the gate: the thread that would wait has
+// pages of other restores as well.
+TEST_P(CommitRun, DoesNotWaitForAGateThatStaysClosed) {
+  test::Image image(4 * pageSize());
+  test::LocalRestore restore(image, pageSize());
+  Attachment& attachment = *restore.attachment();
+  failpoints::Failpoints failpoints;
+  const Committer committer(failpoints);
+  const Content bytes{Content::Kind::bytes, image.data()};
+  std::uint64_t advanced = 0;
+  attachment.segment().lock().close();
+  EXPECT_EQ(committer.commitFault(attachment, 0, 0, bytes), Commit::retry);
+  EXPECT_EQ(committer.commitRun(attachment, 0, {0, 4}, 4, bytes, advanced), Commit::retry);
+  EXPECT_EQ(advanced, 0u);
+  EXPECT_EQ(restore.state(0), PageState::missing);
+  attachment.segment().lock().open();
+  EXPECT_EQ(committer.commitFault(attachment, 0, 0, bytes), Commit::done);
+  EXPECT_EQ(committer.commitRun(attachment, 0, {0, 4}, 4, bytes, advanced), Commit::done);
+}
+
 }  // namespace
 }  // namespace faultline::shard
