@@ -59,8 +59,10 @@ class ListenerServer final : public rpc::Answering<rpc::Listener> {
     const std::size_t mine = asked_++;
     return listener_->whenMoreThan(mine).then([this, context, mine]() mutable {
       auto restore = service_.find(listener_->names()[mine]);
-      restore->fill(context.getResults().initInfo());
-      context.getResults().setRestore(makeRestoreServer(restore));
+      return restore->counts().then([restore, context](const shm::PageCounts& counts) mutable {
+        restore->fill(context.getResults().initInfo(), counts);
+        context.getResults().setRestore(makeRestoreServer(restore));
+      });
     });
   }
 
@@ -91,10 +93,12 @@ class ShardEventsServer final : public rpc::Answering<rpc::ShardEvents> {
   // The kernel tells us of the target itself, so the caller need not be trusted.
   kj::Promise<void> targetGone(TargetGoneContext context) override {
     auto restore = served(context.getParams().getRestore());
-    if (!restore->endIfGone())
-      service_.pool().fence(index_, "it says that the target of restore " + restore->name() +
-                                        " has gone, which is not so, and serves it no more");
-    return kj::READY_NOW;
+    const pid_t pid = service_.pool().process(index_)->pid();
+    return restore->endIfGone("the target's memory has gone").then([this, restore, pid](Presence memory) {
+      if (memory == Presence::there && service_.pool().lives(index_, pid))
+        service_.pool().fence(index_, "it says that the target of restore " + restore->name() +
+                                          " has gone, which is not so, and serves it no more");
+    });
   }
 
   kj::Promise<void> pagePoisoned(PagePoisonedContext context) override {
@@ -164,16 +168,20 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
       return looked.then([this, context, wanted = std::move(wanted),
                           got = kj::mv(got)](std::optional<std::string> why) mutable {
         if (why.has_value()) rpc::refuse(rpc::Reason::BAD_TARGET, *why);
-        const std::string name = service_.begin(
-            std::move(wanted), {kj::mv(got[0]), kj::mv(got[1]), kj::AutoCloseFd(), kj::mv(got[2])});
-        context.getResults().setRestore(makeRestoreServer(service_.find(name)));
+        auto prepared = service_.prepare(std::move(wanted), got[1].get());
+        return prepared.then([this, context, got = kj::mv(got)](PreparedRestore prepared) mutable {
+          const std::string name = service_.begin(
+              std::move(prepared), {kj::mv(got[0]), kj::mv(got[1]), kj::AutoCloseFd(), kj::mv(got[2])});
+          context.getResults().setRestore(makeRestoreServer(service_.find(name)));
+        });
       });
     });
   }
 
   kj::Promise<void> list(ListContext context) override {
-    fillRestores(context.getResults().initRestores(static_cast<unsigned>(service_.restores().size())));
-    return kj::READY_NOW;
+    return service_.counted().then([context](const Service::CountedRestores& restores) mutable {
+      fillRestores(context.getResults().initRestores(static_cast<unsigned>(restores->size())), restores);
+    });
   }
 
   kj::Promise<void> restore(RestoreContext context) override {
@@ -201,31 +209,12 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
   }
 
   kj::Promise<void> status(StatusContext context) override {
-    auto info = context.getResults().initService();
-    const Options& options = service_.options();
-    info.setVersion(process::version());
-    info.setCoordinatorPid(static_cast<std::uint32_t>(getpid()));
-    info.setIncarnation(service_.incarnation());
-    info.setTakeoverNs(service_.takeoverNs());
-    fill(info.initTotals(), service_.totals());
-    info.setTestHooks(options.testHooks);
-    info.setWorkersPerShard(threadsOf(options));
-    info.setLockDeadlineNs(
-        static_cast<std::uint64_t>(std::chrono::nanoseconds(options.lockDeadline).count()));
-    fillShards(info.initShards(service_.pool().size()));
-    fillRestores(info.initRestores(static_cast<unsigned>(service_.restores().size())));
-    const auto& latest = service_.events().latest();
-    auto events = info.initEvents(static_cast<unsigned>(latest.size()));
-    for (unsigned i = 0; i < latest.size(); i++) {
-      events[i].setUnixNs(latest[i].unixNs);
-      events[i].setText(latest[i].text.c_str());
-    }
-    return kj::READY_NOW;
+    return service_.counted().then(
+        [this, context](const Service::CountedRestores& restores) mutable { fillStatus(context, restores); });
   }
 
   kj::Promise<void> shutdown(ShutdownContext context) override {
-    service_.shutdown(context.getParams().getForce());
-    return kj::READY_NOW;
+    return service_.shutdown(context.getParams().getForce());
   }
 
   kj::Promise<void> testHooks(TestHooksContext context) override {
@@ -258,9 +247,31 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
   }
 
  private:
-  void fillRestores(capnp::List<rpc::RestoreInfo>::Builder list) {
-    unsigned i = 0;
-    for (const auto& [id, restore] : service_.restores()) restore->fill(list[i++]);
+  static void fillRestores(capnp::List<rpc::RestoreInfo>::Builder list,
+                           const Service::CountedRestores& restores) {
+    for (unsigned i = 0; i < list.size(); i++) (*restores)[i].restore->fill(list[i], (*restores)[i].counts);
+  }
+
+  void fillStatus(StatusContext context, const Service::CountedRestores& restores) {
+    auto info = context.getResults().initService();
+    const Options& options = service_.options();
+    info.setVersion(process::version());
+    info.setCoordinatorPid(static_cast<std::uint32_t>(getpid()));
+    info.setIncarnation(service_.incarnation());
+    info.setTakeoverNs(service_.takeoverNs());
+    fill(info.initTotals(), service_.totals());
+    info.setTestHooks(options.testHooks);
+    info.setWorkersPerShard(threadsOf(options));
+    info.setLockDeadlineNs(
+        static_cast<std::uint64_t>(std::chrono::nanoseconds(options.lockDeadline).count()));
+    fillShards(info.initShards(service_.pool().size()));
+    fillRestores(info.initRestores(static_cast<unsigned>(restores->size())), restores);
+    const auto& latest = service_.events().latest();
+    auto events = info.initEvents(static_cast<unsigned>(latest.size()));
+    for (unsigned i = 0; i < latest.size(); i++) {
+      events[i].setUnixNs(latest[i].unixNs);
+      events[i].setText(latest[i].text.c_str());
+    }
   }
 
   void fillShards(capnp::List<rpc::ShardInfo>::Builder list) {

@@ -6,6 +6,8 @@
 #include <thread>
 
 #include "coordinator/own_thread.h"
+#include "coordinator/unnamed_memory.h"
+#include "process/pid_of.h"
 #include "uffd/registration.h"
 #include "uffd/uffd.h"
 
@@ -29,7 +31,11 @@ class Departure {
     if (order_.poison != DepartureOrder::Poison::nothing) poisonAll();
     if (departed_.unsupported || gone_) return;
     for (const shm::RegionEntry& region : order_.regions)
-      uffd::unregister(order_.uffd.get(), region.base, region.size);
+      unregister({region.base, std::uint64_t{1} << region.pageShift, region.size >> region.pageShift});
+    if (!gone_)
+      departed_.unnamed = unregisterUnnamed(order_.uffd.get(),
+                                            order_.target.get() < 0 ? 0 : process::pidOf(order_.target.get()),
+                                            order_.faultedOutside);
     // A fault that arrives as its range is unregistered is not woken by that: it queues behind the wake.
     uffd::wakeAll(order_.uffd.get());
   }
@@ -57,6 +63,29 @@ class Departure {
   struct Run {
     std::uint64_t address, pageSize, pages;
   };
+
+  // The kernel refuses a range as a whole where a part of it has become something that it would not register (a file, say),
+  // and where nothing is mapped there any more: halves are tried, down to single pages.
+  void unregister(const Run& run) {
+    if (gone_ || uffd::unregister(order_.uffd.get(), run.address, run.pages * run.pageSize) == 0) return;
+    if (run.pages > 1) {
+      const std::uint64_t half = run.pages / 2;
+      unregister({run.address, run.pageSize, half});
+      return unregister({run.address + half * run.pageSize, run.pageSize, run.pages - half});
+    }
+    switch (uffd::registrationOf(order_.uffd.get(), run.address, run.pageSize)) {
+      case uffd::Registration::notRegistered:
+        return;
+      case uffd::Registration::targetGone:
+        gone_ = true;
+        return;
+      case uffd::Registration::registered:
+      case uffd::Registration::otherPageSize:
+      case uffd::Registration::unknown:
+        if (departed_.kept == 0) departed_.firstKept = run.address;
+        departed_.kept += run.pageSize;
+    }
+  }
 
   void poisonAll() {
     if (order_.poison == DepartureOrder::Poison::missing) return poisonMissing();
@@ -138,17 +167,16 @@ class Departure {
 
 kj::Promise<Departed> depart(DepartureOrder order) {
   auto departure = std::make_shared<Departure>(kj::mv(order));
-  return inOwnThread("a target's memory cannot be let go", [departure] { departure->go(); }).then([departure] {
-    return departure->departed();
-  });
+  return inOwnThread("a target's memory cannot be let go", [departure] { departure->go(); })
+      .then([departure] { return departure->departed(); });
 }
 
 kj::Promise<bool> anyRegistered(DepartureOrder order) {
   auto departure = std::make_shared<Departure>(kj::mv(order));
   auto any = std::make_shared<bool>(false);
-  return inOwnThread("a target's memory cannot be looked at", [departure, any] {
-           *any = departure->anyRegistered();
-         }).then([any] { return *any; });
+  return inOwnThread("a target's memory cannot be looked at",
+                     [departure, any] { *any = departure->anyRegistered(); })
+      .then([any] { return *any; });
 }
 
 }  // namespace faultline::coordinator

@@ -1,5 +1,5 @@
 // What is done to a target's memory before its restore is over: what it still misses becomes an error, then
-// its ranges are unregistered.
+// all that it has registered is unregistered.
 //
 // In this order, since the mark of a poisoned page outlives the registration and the userfaultfd, while a
 // page that is missing and registered no more reads as zeros: wrong bytes (fs/userfaultfd.c,
@@ -29,12 +29,20 @@ struct DepartureOrder {
   kj::AutoCloseFd segment{};  // of Poison::missing
   // Of Poison::missing: a slot of the lock that no shard uses any more.
   unsigned slot = 0;
+  // Where memory that no region names is looked for: process behind the pidfd (-1: not known), and addresses there that
+  // have faulted.
+  kj::AutoCloseFd target{};
+  std::vector<std::uint64_t> faultedOutside{};
 };
 
 struct Departed {
   std::uint64_t poisoned = 0;  // pages
   // This kernel cannot poison: nothing was unregistered, so that no thread of the target goes on with zeros.
   bool unsupported = false;
+  // Bytes of the regions that the kernel does not unregister, and the first of their addresses. Threads that fault there go
+  // on waiting for an answer.
+  std::uint64_t kept = 0, firstKept = 0;
+  std::uint64_t unnamed = 0;  // bytes of memory that no region names, which were registered and are no more
 };
 
 // Does all of it in a thread of its own: each of these calls waits for the target's mmap_lock, which a target

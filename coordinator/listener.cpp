@@ -138,15 +138,18 @@ kj::Promise<void> Listener::complete(const std::shared_ptr<Pending>& pending) {
   return looked.then(
       [this, pending, spec = std::move(spec), fds = kj::mv(fds)](std::optional<std::string> why) mutable {
         if (why.has_value()) throw HandshakeError(*why);
-        begin(*pending, std::move(spec), kj::mv(fds));
+        Peer peer = peerOf(pending->connection.get());
+        spec.targetPid = static_cast<std::uint32_t>(peer.pid);
+        fds.target = kj::mv(peer.pidfd);
+        auto prepared = begin_.prepare(std::move(spec), fds.source.get());
+        return prepared.then([this, pending, fds = kj::mv(fds)](PreparedRestore prepared) mutable {
+          begin(*pending, std::move(prepared), kj::mv(fds));
+        });
       });
 }
 
-void Listener::begin(Pending& pending, RestoreSpec spec, RestoreFds fds) {
-  Peer peer = peerOf(pending.connection.get());
-  spec.targetPid = static_cast<std::uint32_t>(peer.pid);
-  fds.target = kj::mv(peer.pidfd);
-  names_.push_back(begin_(std::move(spec), kj::mv(fds)));
+void Listener::begin(Pending& pending, PreparedRestore prepared, RestoreFds fds) {
+  names_.push_back(begin_.begin(std::move(prepared), kj::mv(fds)));
   KJ_ASSERT_NONNULL(pending.reader)->consume();
   for (auto& waiter : waiters_) waiter->fulfill();
   waiters_.clear();

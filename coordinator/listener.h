@@ -34,8 +34,12 @@ void fill(rpc::KeptListener::Builder to, const ListenerSpec& spec);
 // Loop thread only.
 class Listener final : private kj::TaskSet::ErrorHandler {
  public:
-  // Makes a restore of a complete handshake; returns its name. Throws where it is refused.
-  using Begin = std::function<std::string(RestoreSpec spec, RestoreFds fds)>;
+  // Makes a restore of a complete handshake, in two steps (Service::prepare, Service::begin). Both throw where it is
+  // refused.
+  struct Begin {
+    std::function<kj::Promise<PreparedRestore>(RestoreSpec spec, int source)> prepare;
+    std::function<std::string(PreparedRestore prepared, RestoreFds fds)> begin;
+  };
 
   Listener(RestoreContext& context, process::Origin origin, ListenerSpec spec, kj::AutoCloseFd source,
            Begin begin);
@@ -65,7 +69,7 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> lookAtSource();
   void replaceSource(kj::AutoCloseFd source);
   kj::Promise<void> complete(const std::shared_ptr<Pending>& pending);
-  void begin(Pending& pending, RestoreSpec spec, RestoreFds fds);
+  void begin(Pending& pending, PreparedRestore prepared, RestoreFds fds);
   void refuse(const kj::Exception& why);
   void taskFailed(kj::Exception&& exception) override;
 

@@ -43,7 +43,9 @@ kj::Promise<void> inOwnThread(const char* failure, std::function<void()> work) {
         work();
         (*fulfiller)->fulfill();
       } catch (const std::exception& error) {
-        (*fulfiller)->reject(KJ_EXCEPTION(FAILED, failure, error.what()));
+        (*fulfiller)
+            ->reject(kj::Exception(kj::Exception::Type::FAILED, __FILE__, __LINE__,
+                                   kj::str(failure, ": ", error.what())));
       }
       work = nullptr;
     }).detach();

@@ -22,6 +22,7 @@ namespace {
 // Pages that are looked at in one go, a few ms.
 constexpr std::uint64_t FIND_STEP = 1u << 24;
 constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
+constexpr std::size_t OUTSIDE_NOTED = 64;  // faults that no region covers
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
 
@@ -41,6 +42,7 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
       router_(context.pool, segment_, context.latency),
       population_(context.pool, router_, segment_),
       answerer_(fds_.uffd.get(), -1, ""),
+      look_(segment_.regions().entries()),
       reading_(nullptr),
       ready_(nullptr),
       complete_(nullptr),
@@ -69,12 +71,12 @@ Restore::~Restore() noexcept(false) {
   reading_ = nullptr;
 }
 
-kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec, RestoreFds fds) {
+kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec, shm::Segment segment,
+                                RestoreFds fds) {
   if (spec.policy.flags.killOnLost != 0 && fds.target.get() < 0)
     rpc::refuse(
         rpc::Reason::BAD_TARGET,
         "a target that is to be killed when a page is lost needs a pidfd: give one, or have it poisoned");
-  shm::Segment segment = spec.createSegment(context.options, fds.source.get());
   auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
                                   kj::_::HeapDisposer<Restore>::instance);
   restore->useWorkingSet(spec.policy.workingSet);
@@ -121,8 +123,9 @@ UffdReaderHooks Restore::readerHooks() {
   hooks.presentFault = [this](const uffd_msg& fault) { answerer_.add(fault); };
   hooks.outsideFault = [this](const uffd_msg& fault) {
     answerer_.add(fault);
-    // Once: a target can make as many as it likes.
-    if (std::exchange(outsideTold_, true)) return;
+    // A target can make as many as it likes.
+    if (outside_.size() < OUTSIDE_NOTED) outside_.push_back(fault.arg.pagefault.address);
+    if (outside_.size() > 1) return;
     char text[32];
     snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(fault.arg.pagefault.address));
     context_.log.add("restore " + name() + ": the target faulted at " + text +
@@ -238,7 +241,7 @@ kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageInd
         // Its answer may be heard after its death.
         if (!context_.pool.lives(index, pid))
           kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the shard has died", index, pid));
-        if (over_ || ending_ || phase_ == Phase::failed) return;
+        if (!wantsShards()) return;
         router_.setAttached(index, true);
         population_.shardUp(shard, phase_ == Phase::paused);
         const auto shares = segment_.shares();
@@ -250,7 +253,7 @@ kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageInd
 }
 
 kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
-  if (over_ || ending_ || phase_ == Phase::failed || !ownedBy(shard.index())) return kj::READY_NOW;
+  if (!wantsShards() || !ownedBy(shard.index())) return kj::READY_NOW;
   return attachTo(shard, std::move(hopeless))
       .then([this, &shard] {
         if (!router_.attached(shard.index())) return;
@@ -330,7 +333,7 @@ kj::Promise<void> Restore::reshard(std::uint32_t shards) {
                      population_.dealtOut();
                      return attachOwners();
                    });
-  return resharding_.wrap(kj::mv(dealt));
+  return inReader_.wrap(kj::mv(dealt));
 }
 
 // A shard that died after its attach and before the deal owned no extent as its successor came up.

@@ -13,7 +13,9 @@
 #include "coordinator/event_log.h"
 #include "coordinator/fault_answerer.h"
 #include "coordinator/fault_router.h"
+#include "coordinator/look.h"
 #include "coordinator/options.h"
+#include "coordinator/page_counting.h"
 #include "coordinator/population.h"
 #include "coordinator/restore_spec.h"
 #include "coordinator/service_counters.h"
@@ -56,17 +58,18 @@ struct RestoreEnd {
   std::uint64_t missing = 0;  // pages, as it ended
 };
 
-// How often it is looked whether the memory of a target is there still, where nothing else tells.
-inline constexpr kj::Duration LIFE_CHECK = 250 * kj::MILLISECONDS;
+// How often it is looked what has left a target's memory, of which no event tells.
+inline constexpr kj::Duration LOOK_EVERY = 1 * kj::SECONDS;
 
 enum class Phase { serving, paused, complete, failed };
 
 // Loop thread only.
 class Restore final : private kj::TaskSet::ErrorHandler {
  public:
-  // Begins a restore and makes it durable. Throws, leaving nothing, where the regions can't be served from
-  // the source or there is no memory.
-  static kj::Own<Restore> begin(RestoreContext& context, const RestoreSpec& spec, RestoreFds fds);
+  // Begins a restore and makes it durable. `segment`: of RestoreSpec::createSegment(). Throws, leaving nothing, where
+  // the policy does not fit the target.
+  static kj::Own<Restore> begin(RestoreContext& context, const RestoreSpec& spec, shm::Segment segment,
+                                RestoreFds fds);
   // Takes over a predecessor's. Throws shm::SegmentError where the segment cannot be believed.
   static kj::Own<Restore> adopt(RestoreContext& context, RestoreFds fds, int segment, bool anyShardAlive);
   ~Restore() noexcept(false);
@@ -116,6 +119,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   enum class Release { no, yes };  // yes: unregister its ranges, so that it runs on without a server
   // A removal that is under way is answered before it is over; and what is missing at a release is poisoned,
   // or the target is killed, as the operator wants it.
+  // How many pages are missing then is counted first.
   void end(rpc::EndReason reason, const std::string& text, Release release);
   // Populates what is missing, however it was paused or begun, and releases the target when nothing is, or
   // when the population is over without it.
@@ -126,12 +130,15 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   // Goes on as a failed one: every fault gets an error, so that the target learns it; or it is killed, if
   // that is what the operator wants.
   void fail(rpc::EndReason reason, const std::string& text);
-  // Ends it, saying `how` it was noticed, if its target's memory has gone; whether it has.
-  bool endIfGone(const char* how = "the target's memory has gone");
+  // Ends it, saying `how` it was noticed, if its target's memory has gone. Never fails. The caller keeps the restore alive
+  // until the promise resolves.
+  kj::Promise<Presence> endIfGone(std::string how);
   // A page that a shard could not give and has not poisoned.
   void pageLost(shm::PageIndex page);
 
-  void fill(rpc::RestoreInfo::Builder info);
+  // Its pages by state. The caller keeps the restore alive until the promise resolves.
+  kj::Promise<shm::PageCounts> counts() { return countPages(timer(), segment_.pages()); }
+  void fill(rpc::RestoreInfo::Builder info, const shm::PageCounts& counts);
   void fill(rpc::RestoreStats::Builder stats);
   kj::Promise<void> whenReady() { return ready_.addBranch(); }
   kj::Promise<void> whenComplete() { return complete_.addBranch(); }
@@ -146,16 +153,23 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   void watch();
   kj::Promise<void> watchPeer();
   kj::Promise<void> watchConnection();
-  void tellPeerHasGone() const;
-  kj::Promise<void> watchMemory();
+  kj::Promise<void> peerHasGone();
+  kj::Promise<void> watchMemory(kj::Duration pause);
+  kj::Promise<void> saw(const Sight& sight);
+  void targetHasGone(const std::string& how);
   void failOf(const kj::Exception& exception);
   kj::Promise<void> leave(std::uint64_t deadline);
   void fetchMissing(const std::string& text, std::uint64_t before);
+  kj::Promise<std::uint64_t> missing();
   kj::Promise<void> letGo();
+  kj::Promise<void> departIncomplete();
+  kj::Promise<void> depart();
   DepartureOrder departure(DepartureOrder::Poison poison) const;
   kj::Promise<void> loseMissing();
+  kj::Promise<void> poisonMissing();
   kj::Promise<void> leaveShards();
   kj::Promise<void> departed(Departed how);
+  kj::Promise<void> keepOn(const std::string& why);
   void finish();
   kj::Promise<void> bury();
   kj::Promise<void> watchCompletion();
@@ -166,6 +180,10 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
                            const std::string& reason);
   bool killsOnLost() const { return policy().killOnLost != 0; }
+  // Whether shards are to have it.
+  bool wantsShards() const {
+    return !over_ && phase_ != Phase::failed && (!ending_ || (kept_ && !departing_));
+  }
   // False where it can't be.
   bool kill(const std::string& reason);
   // Makes every waiting thread of the target fault again.
@@ -184,6 +202,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   Population population_;
   kj::Own<UffdReader> reader_;
   FaultAnswerer answerer_;
+  Look look_;
   kj::Own<Undertaker> undertaker_;
   kj::Promise<void> reading_;                                   // of reader_ or undertaker_
   kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> peerExit_;  // of the pidfd
@@ -197,14 +216,15 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   bool departing_ = false;  // no shard has it any more, and what it misses is poisoned
   bool finishing_ = false;  // released as soon as nothing is missing
   bool serving_ = false;
-  bool outsideTold_ = false;                // a fault that no region covers was logged
+  std::vector<std::uint64_t> outside_;      // addresses of the first faults that no region covers
+  bool kept_ = false;                       // its end waits, since the target's memory cannot be let go
   shm::PageIndex firstMissing_ = 0;         // the first page that may be missing; never moves back
   std::vector<shm::PageRange> workingSet_;  // ranges that serve() populates first
   std::string workingSetRefused_;
 
   kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;
   kj::ForkedPromise<void> ready_, complete_, overPromise_;
-  kj::Canceler resharding_;
+  kj::Canceler inReader_;  // what waits for the write side
   kj::TaskSet tasks_;
 };
 

@@ -10,9 +10,8 @@
 
 namespace faultline::coordinator {
 
-void Restore::fill(rpc::RestoreInfo::Builder info) {
+void Restore::fill(rpc::RestoreInfo::Builder info, const shm::PageCounts& counts) {
   const shm::Immutable& facts = segment_.facts();
-  const shm::PageCounts counts = segment_.pages().counts();
   info.setId(id());
   info.setName(name().c_str());
   switch (phase_) {

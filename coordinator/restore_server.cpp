@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "coordinator/call_inputs.h"
+#include "coordinator/page_counting.h"
 #include "coordinator/page_runs.h"
 #include "rpc/answering.h"
 #include "rpc/convert.h"
@@ -10,43 +11,6 @@
 namespace faultline::coordinator {
 
 namespace {
-
-// Pages that are looked at in one go, some 100 us; others are served in between.
-constexpr std::uint64_t COUNT_STEP = 1u << 22;
-
-// Counts the pages of a population, in steps.
-class PageCounting {
- public:
-  PageCounting(const std::shared_ptr<Restore>& restore, std::vector<shm::PageRange> ranges)
-      : restore_(restore), ranges_(std::move(ranges)) {
-    if (ranges_.empty()) ranges_.push_back({0, restore->segment().pages().pageCount()});
-  }
-
-  // False where the restore has ended meanwhile. The caller keeps this object until then.
-  kj::Promise<bool> run() {
-    auto restore = restore_.lock();
-    if (restore == nullptr) return false;
-    for (std::uint64_t left = COUNT_STEP; range_ < ranges_.size();) {
-      if (left == 0) return restore->timer().afterDelay(0 * kj::SECONDS).then([this] { return run(); });
-      shm::PageRange& range = ranges_[range_];
-      const shm::PageRange piece{range.first, std::min(range.count, left)};
-      const shm::PageCounts counts = restore->segment().pages().counts(piece);
-      missing += counts.missing;
-      total += counts.total();
-      range = {piece.end(), range.count - piece.count};
-      if (range.count == 0) range_++;
-      left -= std::min(left, piece.count + 64);  // a range has a price of its own
-    }
-    return true;
-  }
-
-  std::uint64_t missing = 0, total = 0;
-
- private:
-  const std::weak_ptr<Restore> restore_;
-  std::vector<shm::PageRange> ranges_;  // the rest of each range
-  std::size_t range_ = 0;
-};
 
 class PrefaultServer final : public rpc::Answering<rpc::Prefault> {
  public:
@@ -57,16 +21,11 @@ class PrefaultServer final : public rpc::Answering<rpc::Prefault> {
     context.getResults().setFinished(job_->finished());
     auto restore = restore_.lock();
     if (restore == nullptr) return asItEnded(context);
-    auto counting = kj::heap<PageCounting>(restore, job_->ranges);
-    auto& counts = *counting;
-    return counts.run()
-        .then([this, context, &counts](bool counted) mutable -> kj::Promise<void> {
-          if (!counted) return asItEnded(context);
-          context.getResults().setMissing(counts.missing);
-          context.getResults().setTotal(counts.total);
-          return kj::READY_NOW;
-        })
-        .attach(kj::mv(counting));
+    auto counted = countPages(restore->timer(), restore->segment().pages(), job_->ranges);
+    return counted.attach(std::move(restore)).then([context](const shm::PageCounts& counts) mutable {
+      context.getResults().setMissing(counts.missing);
+      context.getResults().setTotal(counts.total());
+    });
   }
 
   kj::Promise<void> wait(WaitContext) override {
@@ -104,18 +63,14 @@ class RestoreServer final : public rpc::Answering<rpc::Restore> {
                                          restore->fds().source.get());
   }
 
-  kj::Promise<void> info(InfoContext context) override {
-    require()->fill(context.getResults().initInfo());
-    return kj::READY_NOW;
-  }
+  kj::Promise<void> info(InfoContext context) override { return fill(require(), context); }
 
   kj::Promise<void> waitReady(WaitReadyContext) override { return require()->whenReady(); }
 
   kj::Promise<void> waitComplete(WaitCompleteContext context) override {
     auto restore = require();
     // Held while waiting, so that there is something to tell also when it ends by completing.
-    return restore->whenComplete().then(
-        [restore, context]() mutable { restore->fill(context.getResults().initInfo()); });
+    return restore->whenComplete().then([restore, context]() mutable { return fill(restore, context); });
   }
 
   kj::Promise<void> pageStates(PageStatesContext context) override {
@@ -170,13 +125,15 @@ class RestoreServer final : public rpc::Answering<rpc::Restore> {
 
   kj::Promise<void> detach(DetachContext context) override {
     auto restore = require();
-    const std::uint64_t missing = restore->segment().pages().counts().missing;
-    if (missing > 0 && !context.getParams().getForce())
-      rpc::refuse(rpc::Reason::PAGES_MISSING,
-                  std::to_string(missing) + " pages of restore " + name_ +
-                      " are still missing and would be lost to the target: prefault first, or use force");
-    restore->end(rpc::EndReason::DETACHED, "detached by the operator", Restore::Release::yes);
-    return over_.addBranch().ignoreResult();
+    auto counted = restore->counts();
+    return counted.then([this, context, restore](const shm::PageCounts& counts) mutable {
+      if (counts.missing > 0 && !context.getParams().getForce())
+        rpc::refuse(rpc::Reason::PAGES_MISSING,
+                    std::to_string(counts.missing) + " pages of restore " + name_ +
+                        " are still missing and would be lost to the target: prefault first, or use force");
+      restore->end(rpc::EndReason::DETACHED, "detached by the operator", Restore::Release::yes);
+      return over_.addBranch().ignoreResult();
+    });
   }
 
   kj::Promise<void> waitEnded(WaitEndedContext context) override {
@@ -199,6 +156,13 @@ class RestoreServer final : public rpc::Answering<rpc::Restore> {
   }
 
  private:
+  template <typename Context>
+  static kj::Promise<void> fill(const std::shared_ptr<Restore>& restore, Context context) {
+    return restore->counts().then([restore, context](const shm::PageCounts& counts) mutable {
+      restore->fill(context.getResults().initInfo(), counts);
+    });
+  }
+
   std::shared_ptr<Restore> require() {
     auto restore = restore_.lock();
     if (restore == nullptr) rpc::refuse(rpc::Reason::ENDED, "restore " + name_ + " is over");

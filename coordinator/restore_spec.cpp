@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <ctime>
+#include <memory>
+#include <optional>
 #include <thread>
 
+#include "coordinator/own_thread.h"
 #include "coordinator/shard_handle.h"
 #include "process/clock.h"
 #include "process/content_size.h"
@@ -43,7 +46,7 @@ void RestoreSpec::requireServable(int source) const {
     rpc::refuse(rpc::Reason::BAD_TARGET, *why);
 }
 
-shm::Segment RestoreSpec::createSegment(const Options& options, int source) const {
+kj::Promise<shm::Segment> RestoreSpec::createSegment(const Options& options, int source) const {
   shm::SegmentSpec spec;
   spec.restoreId = newId();
   spec.name = name;
@@ -58,13 +61,17 @@ shm::Segment RestoreSpec::createSegment(const Options& options, int source) cons
   spec.targetPid = targetPid;
   spec.policy = policy.flags;
   requireServable(source);
-  shm::Segment segment = shm::Segment::create(spec);
-  shm::Header& header = segment.header();
-  header.prefaultAll.store(policy.flags.prefault != 0 ? shm::YES : 0);
-  header.watchSocket.store(watchSocket ? 1 : 0);
-  header.incarnation.store(1);
-  header.attachedAt.store(process::nowNs());
-  return segment;
+  auto made = std::make_shared<std::optional<shm::Segment>>();
+  auto making = inOwnThread("what a restore needs cannot be made",
+                            [spec = std::move(spec), made] { made->emplace(shm::Segment::create(spec)); });
+  return making.then([made, all = policy.flags.prefault != 0, watched = watchSocket] {
+    shm::Header& header = (*made)->header();
+    header.prefaultAll.store(all ? shm::YES : 0);
+    header.watchSocket.store(watched ? 1 : 0);
+    header.incarnation.store(1);
+    header.attachedAt.store(process::nowNs());
+    return std::move(**made);
+  });
 }
 
 }  // namespace faultline::coordinator

@@ -1,7 +1,10 @@
 // The specification that a restore is begun with.
 #pragma once
 
+#include <kj/async.h>
+
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,9 +25,16 @@ struct RestoreSpec {
 
   // Refuses what the source cannot serve, whatever the userfaultfd is. `source`: fd.
   void requireServable(int source) const;
-  // A segment for it, its gate closed, not yet ready. `source`: fd. Throws where the regions can't be served
-  // from the source or there is no memory.
-  shm::Segment createSegment(const Options& options, int source) const;
+  // A segment for it, its gate closed, not yet ready. `source`: fd. Fails where the regions can't be served from
+  // the source or there is no memory. Made in a thread of its own: that of terabytes takes seconds to lock in memory.
+  kj::Promise<shm::Segment> createSegment(const Options& options, int source) const;
+};
+
+// A restore that can be begun.
+struct PreparedRestore {
+  RestoreSpec spec;
+  shm::Segment segment;
+  std::shared_ptr<void> name;  // kept for it until this is dropped
 };
 
 }  // namespace faultline::coordinator

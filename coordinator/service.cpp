@@ -165,7 +165,8 @@ std::string Service::statusLine() const {
   const std::string shards = std::to_string(up) + " of " + std::to_string(pool_.size()) + " shards";
   if (ending_.has_value())
     return "ending: " + std::to_string(restores_.size()) + " restores" +
-           also(ending_->missing, ending_->lettingGo == 0 ? "pages are still fetched" : "pages are given up");
+           also(ending_->missing == ~0ull ? 0 : ending_->missing,
+                ending_->lettingGo == 0 ? "pages are still fetched" : "pages are given up");
   return (up == 0 ? "no shard is up: no fault is served, " : "serving ") + std::to_string(restores_.size()) +
          " restores, " + shards + also(populating, "populating") + also(failed, "failed") +
          also(lost_.size(), "lost");
@@ -218,7 +219,7 @@ std::string Service::freeName(const std::string& wanted) const {
     std::string name = i == 1 ? base : base + "-" + std::to_string(i);
     bool taken = false;
     for (const auto& [id, restore] : restores_) taken |= restore->name() == name;
-    if (!taken) return name;
+    if (!taken && preparing_.count(name) == 0) return name;
   }
 }
 
@@ -236,17 +237,33 @@ void Service::requireNotServed(int uffd) const {
     if (uffd::sameUserfaultfd(uffd, lost->fds.uffd.get())) refuse(std::to_string(id));
 }
 
-std::string Service::begin(RestoreSpec spec, RestoreFds fds) {
+void Service::requireRoom() const {
   if (ending()) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
   KJ_REQUIRE(!link_.blocked(),
              "what a target needs cannot be kept: the supervisor takes nothing; is it stopped (SIGSTOP)?");
-  if (restores_.size() >= options_.maxRestores)
+  if (restores_.size() + preparing_.size() >= options_.maxRestores)
     rpc::refuse(rpc::Reason::LIMIT_REACHED,
-                std::to_string(restores_.size()) +
+                std::to_string(restores_.size() + preparing_.size()) +
                     " restores are being served already: wait for one to end, or raise --max-restores");
-  requireNotServed(fds.uffd.get());
+}
+
+kj::Promise<PreparedRestore> Service::prepare(RestoreSpec spec, int source) {
+  requireRoom();
   spec.name = freeName(spec.name);
-  auto restore = Restore::begin(context_, spec, kj::mv(fds));
+  preparing_.insert(spec.name);
+  std::shared_ptr<void> name(nullptr, [this, name = spec.name](void*) { preparing_.erase(name); });
+  auto made = spec.createSegment(options_, source);
+  return made.then([spec = std::move(spec), name = std::move(name)](shm::Segment segment) mutable {
+    return PreparedRestore{std::move(spec), std::move(segment), std::move(name)};
+  });
+}
+
+std::string Service::begin(PreparedRestore prepared, RestoreFds fds) {
+  prepared.name = nullptr;
+  requireRoom();
+  requireNotServed(fds.uffd.get());
+  const RestoreSpec& spec = prepared.spec;
+  auto restore = Restore::begin(context_, spec, std::move(prepared.segment), kj::mv(fds));
   auto& begun = *restore;
   spdlog::info("restore {} ({}): {} pages in {} regions from {}, target pid {}", begun.name(), begun.id(),
                begun.segment().pages().pageCount(), spec.regions.size(), spec.sourceName, spec.targetPid);
@@ -311,7 +328,10 @@ std::shared_ptr<Listener> Service::makeListener(process::Origin origin, Listener
   const std::string name = spec.name;
   return listeners_[name] = std::make_shared<Listener>(
              context_, origin, std::move(spec), kj::mv(source),
-             [this](RestoreSpec wanted, RestoreFds fds) { return begin(std::move(wanted), kj::mv(fds)); });
+             Listener::Begin{[this](RestoreSpec spec, int file) { return prepare(std::move(spec), file); },
+                             [this](PreparedRestore prepared, RestoreFds fds) {
+                               return begin(std::move(prepared), kj::mv(fds));
+                             }});
 }
 
 void Service::close(const Listener& listener) {
@@ -332,13 +352,36 @@ void Service::closeListener(const std::string& name) {
   tasks_.add(listener->close().attach(std::shared_ptr(listener)));
 }
 
-void Service::shutdown(bool force) {
+kj::Promise<void> Service::shutdown(bool force) {
+  auto looked = force ? kj::Promise<CountedRestores>(CountedRestores()) : counted();
+  return looked.then([this, force](const CountedRestores& restores) {
+    for (std::size_t i = 0; !force && i < restores->size(); i++)
+      if ((*restores)[i].counts.missing > 0)
+        rpc::refuse(rpc::Reason::PAGES_MISSING,
+                    "restore " + (*restores)[i].restore->name() +
+                        " is being served and would lose pages: wait for it, detach it, or use force");
+    end(force ? "shut down, forced" : "shut down", false);
+  });
+}
+
+kj::Promise<Service::CountedRestores> Service::counted() {
+  auto restores = std::make_shared<std::vector<CountedRestore>>();
   for (const auto& [id, restore] : restores_)
-    if (!force && restore->segment().pages().counts().missing > 0)
-      rpc::refuse(rpc::Reason::PAGES_MISSING,
-                  "restore " + restore->name() +
-                      " is being served and would lose pages: wait for it, detach it, or use force");
-  end(force ? "shut down, forced" : "shut down", false);
+    if (!restore->over()) restores->push_back({restore, {}});
+  return countOn(restores, 0).then([restores] { return restores; });
+}
+
+// One after the other: all at once would be one step of each.
+kj::Promise<void> Service::countOn(CountedRestores restores, std::size_t next) {
+  constexpr std::size_t TOGETHER = 16;
+  if (next == restores->size()) return kj::READY_NOW;
+  auto turn = next % TOGETHER == TOGETHER - 1 ? io_.provider->getTimer().afterDelay(0 * kj::SECONDS)
+                                              : kj::Promise<void>(kj::READY_NOW);
+  return turn.then([restores, next] { return (*restores)[next].restore->counts(); })
+      .then([this, restores, next](const shm::PageCounts& counts) {
+        (*restores)[next].counts = counts;
+        return countOn(restores, next + 1);
+      });
 }
 
 kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards) {

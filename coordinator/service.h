@@ -34,19 +34,29 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::Promise<void> run();
 
   // --- what the control interface asks for; failures are exceptions with a message for people ---
-  // Begins a restore; returns its name (the one asked for, with a number behind it if that is taken).
-  std::string begin(RestoreSpec spec, RestoreFds fds);
+  // Makes what a restore needs, in a thread of its own: a large one takes its time. Its name is the one asked for, with a
+  // number behind it if that is taken. `source` is borrowed until this returns.
+  kj::Promise<PreparedRestore> prepare(RestoreSpec spec, int source);
+  // Begins it; returns its name.
+  std::string begin(PreparedRestore prepared, RestoreFds fds);
   std::shared_ptr<Restore> find(const std::string& name);
   // The restore that shard `index` says something of. Refuses (forbidden) where it has not been asked to
   // serve that.
   std::shared_ptr<Restore> servedBy(std::uint64_t id, std::uint32_t index);
   const std::map<std::uint64_t, std::shared_ptr<Restore>>& restores() const { return restores_; }
+  struct CountedRestore {
+    std::shared_ptr<Restore> restore;
+    shm::PageCounts counts;
+  };
+  using CountedRestores = std::shared_ptr<std::vector<CountedRestore>>;
+  // Every restore that is not over, by id, with its pages by state, which are counted in steps.
+  kj::Promise<CountedRestores> counted();
   std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source);
   void closeListener(const std::string& name);
   // Closes this listener if it is open: its name may be another's by now.
   void close(const Listener& listener);
   // Refused while pages are missing, unless forced; else as end().
-  void shutdown(bool force);
+  kj::Promise<void> shutdown(bool force);
   // Refuses new targets, fetches what is missing within the limits, lets every target go, and has run()
   // return. Asked again, or `now`: fetches no more. What is missing then is poisoned, or its target killed.
   void end(const std::string& why, bool now);
@@ -76,14 +86,15 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   void loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds);
   void abandon(std::uint64_t id, RestoreFds fds);
   kj::Promise<void> watchLost(std::uint64_t id);
+  kj::Promise<void> forgetLost(std::uint64_t id);
   void storeAgain(const process::KeptName& name);
   // Ends this process as if it had been killed: the supervisor starts another, which begins again.
   [[noreturn]] void giveUp(const kj::Exception& why);
   void sayReady();
   void endAsked(bool now);
-  std::uint64_t missingPages() const;
   void fetchNoMore(const std::string& why);
   kj::Promise<void> watchEnd();
+  kj::Promise<void> watchEnd(std::uint64_t missing);
   void giveUpRestores();
   void loseLost();
   std::string statusLine() const;
@@ -91,6 +102,8 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   std::shared_ptr<Restore> keep(kj::Own<Restore> restore);
   void watch(const std::shared_ptr<Restore>& restore);
   kj::Promise<void> pingSupervisor();
+  kj::Promise<void> countOn(CountedRestores restores, std::size_t next);
+  void requireRoom() const;
   void requireNotServed(int uffd) const;
   std::string freeName(const std::string& wanted) const;
   void connectionAccepted(const process::KeptName& name, kj::AutoCloseFd fd);
@@ -109,10 +122,10 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   bool ready_ = false;    // faults can be served, and the supervisor knows
   struct Ending {
     std::string why;
-    std::uint64_t missing;  // pages, the fewest so far
-    std::uint64_t began;    // ns
+    std::uint64_t began;  // ns
     std::uint64_t progressed = began, told = 0;
-    std::uint64_t lettingGo = 0;  // since when nothing is fetched any more; 0: it is
+    std::uint64_t missing = ~0ull;  // pages, the fewest so far; none counted yet
+    std::uint64_t lettingGo = 0;    // since when nothing is fetched any more; 0: it is
   };
   std::optional<Ending> ending_;
   std::optional<bool> endAsked_;  // before everything was adopted; whether at once
@@ -126,6 +139,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::Own<CpuLatency> latency_;  // null: none is asked for
   ReadingTurns turns_;
   RestoreContext context_;
+  std::set<std::string> preparing_;  // names of restores that are not begun yet
   std::map<std::uint64_t, std::shared_ptr<Restore>> restores_;
   // Lost restores; their fds are held while their targets live, so that no target reads zeros. An entry has
   // no uffd where fds ran out; shards may still hold the uffd.

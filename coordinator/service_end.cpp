@@ -14,6 +14,7 @@
 
 #include "coordinator/service.h"
 #include "process/clock.h"
+#include "process/pid_of.h"
 #include "process/process.h"
 
 namespace faultline::coordinator {
@@ -29,13 +30,10 @@ constexpr std::uint64_t LETTING_GO_LIMIT = 20 * SECOND;  // of what takes a targ
 // Whether a process has memory that is registered for missing faults: the flag "um" of a mapping in
 // /proc/PID/smaps (proc(5)). True as well where that cannot be read.
 bool hasRegisteredMemory(int pidfd) {
-  std::ifstream facts("/proc/self/fdinfo/" + std::to_string(pidfd));
-  std::string line, pid;
-  while (std::getline(facts, line))
-    if (line.starts_with("Pid:\t")) pid = line.substr(5);
-  std::ifstream maps("/proc/" + pid + "/smaps");
-  if (pid.empty() || !maps) return true;
-  while (std::getline(maps, line))
+  const pid_t pid = process::pidOf(pidfd);
+  std::ifstream maps("/proc/" + std::to_string(pid) + "/smaps");
+  if (pid == 0 || !maps) return true;
+  for (std::string line; std::getline(maps, line);)
     if (line.starts_with("VmFlags:") && line.find(" um") != std::string::npos) return true;
   return false;
 }
@@ -44,10 +42,9 @@ bool hasRegisteredMemory(int pidfd) {
 
 void Service::end(const std::string& why, bool now) {
   if (!ending_.has_value()) {
-    ending_.emplace(Ending{why, missingPages(), process::nowNs()});
+    ending_.emplace(Ending{why, process::nowNs()});
     link_.ending();
-    spdlog::info("the service ends ({}): {} restores, {} pages of them are missing", why, restores_.size(),
-                 ending_->missing);
+    spdlog::info("the service ends ({}): {} restores", why, restores_.size());
     while (!listeners_.empty()) closeListener(listeners_.begin()->first);
     for (const auto& [id, restore] : std::map(restores_)) restore->finishUp("the service ends: " + why);
     tasks_.add(kj::evalLater([this] { return watchEnd(); }));
@@ -55,13 +52,6 @@ void Service::end(const std::string& why, bool now) {
     now = true;
   }
   if (now) fetchNoMore("it was asked for twice, or at once");
-}
-
-std::uint64_t Service::missingPages() const {
-  std::uint64_t missing = 0;
-  for (const auto& [id, restore] : restores_)
-    if (!restore->over()) missing += restore->segment().pages().counts().missing;
-  return missing;
 }
 
 void Service::fetchNoMore(const std::string& why) {
@@ -73,6 +63,14 @@ void Service::fetchNoMore(const std::string& why) {
 }
 
 kj::Promise<void> Service::watchEnd() {
+  return counted().then([this](const CountedRestores& restores) {
+    std::uint64_t missing = 0;
+    for (const CountedRestore& one : *restores) missing += one.counts.missing;
+    return watchEnd(missing);
+  });
+}
+
+kj::Promise<void> Service::watchEnd(std::uint64_t missing) {
   if (restores_.empty()) {
     loseLost();
     // Once the answer to the call that asked for it is on its way.
@@ -83,7 +81,7 @@ kj::Promise<void> Service::watchEnd() {
   }
   const std::uint64_t now = process::nowNs();
   Ending& ending = *ending_;
-  if (const std::uint64_t missing = missingPages(); missing < ending.missing) {
+  if (missing < ending.missing) {
     ending.missing = missing;
     ending.progressed = now;
   }

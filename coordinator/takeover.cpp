@@ -12,7 +12,6 @@
 #include "coordinator/service.h"
 #include "process/duplicate.h"
 #include "process/process.h"
-#include "uffd/uffd.h"
 
 namespace faultline::coordinator {
 
@@ -119,8 +118,7 @@ kj::Promise<void> Service::adoptRestores() {
 // the last uffd closed, the target would read zeros.
 void Service::abandon(std::uint64_t id, RestoreFds fds) {
   shm::count(counters_->restoresFailed);
-  const bool killed =
-      fds.target.get() >= 0 && process::sendSignal(fds.target.get(), SIGKILL);
+  const bool killed = fds.target.get() >= 0 && process::sendSignal(fds.target.get(), SIGKILL);
   log_.add("restore " + std::to_string(id) +
            " cannot be taken over: there was no room for its file descriptors; its target " +
            (killed ? "is killed" : "waits for its pages for ever: kill it"));
@@ -130,18 +128,26 @@ void Service::abandon(std::uint64_t id, RestoreFds fds) {
 
 // Holds the lost restore until its target has gone.
 kj::Promise<void> Service::watchLost(std::uint64_t id) {
-  return io_.provider->getTimer().afterDelay(LIFE_CHECK).then([this, id]() -> kj::Promise<void> {
-    const RestoreFds& fds = lost_.at(id)->fds;
-    const bool gone = fds.uffd.get() >= 0 ? uffd::targetGone(fds.uffd.get())
-                                          : fds.target.get() >= 0 && process::hasEnded(fds.target.get());
-    if (!gone) return watchLost(id);
-    spdlog::info("restore {}, which could not be taken over: its target has gone", id);
-    lost_.erase(id);
-    Restore::drop(link_, id);
-    for (std::uint32_t i = 0; i < pool_.size(); i++)
-      if (ShardHandle* shard = pool_.up(i)) shard->detach(id).detach([](kj::Exception&&) {});
-    return kj::READY_NOW;
-  });
+  return io_.provider->getTimer()
+      .afterDelay(LOOK_EVERY)
+      .then([this, id] {
+        const RestoreFds& fds = lost_.at(id)->fds;
+        if (fds.uffd.get() >= 0) return lookWhetherThere(fds.uffd.get());
+        const bool ended = fds.target.get() >= 0 && process::hasEnded(fds.target.get());
+        return kj::Promise<Presence>(ended ? Presence::gone : Presence::there);
+      })
+      .catch_([](kj::Exception&&) { return Presence::unknown; })  // no thread can be had just now
+      .then(
+          [this, id](Presence memory) { return memory == Presence::gone ? forgetLost(id) : watchLost(id); });
+}
+
+kj::Promise<void> Service::forgetLost(std::uint64_t id) {
+  spdlog::info("restore {}, which could not be taken over: its target has gone", id);
+  lost_.erase(id);
+  Restore::drop(link_, id);
+  for (std::uint32_t i = 0; i < pool_.size(); i++)
+    if (ShardHandle* shard = pool_.up(i)) shard->detach(id).detach([](kj::Exception&&) {});
+  return kj::READY_NOW;
 }
 
 // The supervisor had no room for it: perhaps it has in a while.

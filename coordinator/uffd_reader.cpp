@@ -303,7 +303,7 @@ void UffdReader::addFault(const uffd_msg& message) {
   }
   // The target tracks its writes synchronously, or has registered for minor faults, and has handed that to us
   // as well.
-  if ((message.arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_MINOR)) != 0)
+  if (alone_ || (message.arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_MINOR)) != 0)
     return present_.push_back(message);
   router_.add(*page);
 }

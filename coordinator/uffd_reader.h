@@ -25,8 +25,8 @@ namespace faultline::coordinator {
 struct UffdReaderHooks {
   // Ends the process that uses this slot; true once it can do nothing more, false: not yet, ask again.
   std::function<bool(unsigned slot)> fence;
-  // A fault on a page that is there, whose write protection or missing mapping holds the thread up. Called while
-  // the gate is open.
+  // A fault on a page that is there, whose write protection or missing mapping holds the thread up; after answerAlone(),
+  // any. Called while the gate is open.
   std::function<void(const uffd_msg& fault)> presentFault;
   // A fault at an address that no region covers. Called while the gate is open.
   std::function<void(const uffd_msg& fault)> outsideFault;
@@ -57,6 +57,9 @@ class UffdReader {
   void pause() { paused_ = true; }
   void resume();
   bool paused() const { return paused_; }
+
+  // From now on no shard is asked: each fault is the owner's (presentFault).
+  void answerAlone() { alone_ = true; }
 
   // Whether readers that hold the lock past its deadline are fenced; off only in tests.
   void setFencing(bool enabled) { fencing_ = enabled; }
@@ -94,6 +97,7 @@ class UffdReader {
   bool flowing_ = false;   // the last read() brought something
   bool draining_ = false;  // a drain is under way: the gate is closed
   bool fencing_ = true;
+  bool alone_ = false;                          // no shard is asked
   bool damaged_ = false;                        // the lock is beyond repair
   RemovedRanges removals_;                      // of this batch
   std::vector<shm::PageRange> toMark_;          // removed by this batch and not marked yet, the last first

@@ -59,8 +59,13 @@ T* at(void* start, std::size_t offset) {
   return reinterpret_cast<T*>(static_cast<char*>(start) + offset);
 }
 
+// In steps: each keeps other threads of this process from changing what is mapped, a stack of a new one included.
 void lockInMemory(void* start, std::size_t bytes) {
-  if (mlock(start, bytes) == 0) return;
+  constexpr std::size_t STEP = 16 << 20;  // some ms
+  bool locked = true;
+  for (std::size_t done = 0; locked && done < bytes; done += STEP)
+    locked = mlock(static_cast<char*>(start) + done, std::min(STEP, bytes - done)) == 0;
+  if (locked) return;
   const int error = errno;
   rlimit limit{};
   getrlimit(RLIMIT_MEMLOCK, &limit);

@@ -7,17 +7,18 @@
 
 namespace faultline::uffd {
 
-// What the kernel says of the page at `address`, a multiple of `pageSize`. Changes nothing: asks for a copy
-// from an address that cannot be read, which the kernel comes to only after it has looked at the mapping (mm/userfaultfd.c,
-// mfill_atomic). It says neither which userfaultfd the page is registered with nor for which kind of fault.
+// What the kernel says of [address, address + length), aligned to the size of its pages: of one page or of many. Changes
+// nothing: asks for a copy from an address that cannot be read, which the kernel comes to only after it has looked at the
+// mapping (mm/userfaultfd.c, mfill_atomic). It says neither which userfaultfd the memory is registered with nor for which
+// kind of fault. Waits for the target's mmap_lock.
 enum class Registration {
-  registered,
-  notRegistered,
+  registered,     // one mapping holds all of it, and is registered
+  notRegistered,  // no such mapping: a single page is registered no more; of a longer range any part may be
   otherPageSize,  // registered, but its pages have another size; or nothing can be put in place there
   targetGone,
   unknown,  // an event of this uffd is in flight, and nothing is told before that is read
 };
-Registration registrationOf(int uffd, std::uint64_t address, std::uint64_t pageSize);
+Registration registrationOf(int uffd, std::uint64_t address, std::uint64_t length);
 
 // True where both fds are of one userfaultfd, whichever process they came from.
 bool sameUserfaultfd(int a, int b);

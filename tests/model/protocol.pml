@@ -71,6 +71,7 @@ bool failed;        /* the segment's header: nobody serves this restore any more
 #ifdef GOES
 byte away;          /* pages that the target has mapped over: registered no more, so the kernel alone answers */
 byte removedToo;    /* RELEASED pages that the target has given up: zero for good */
+bool sighted;       /* a look of the coordinator's has found page 0 away; what it found is lost with the coordinator */
 #define AWAY(p) HAS(away, p)
 #define SETTLED(p, s) (state[p] == RELEASED -> RELEASED : s)
 #define NOTE_REMOVED(p) removedToo = removedToo | BIT(p);
@@ -251,7 +252,12 @@ die:   /* what it was asked is lost; the kernel frees its slot after its last sy
 #else
 #define READ_BY_THE_DEAD
 #endif
-#define FALLS atomic { crashes < MAXCRASH -> crashes++; i = 0; got = 0; GATE_OF_THE_DEAD READ_BY_THE_DEAD goto takeover }
+#ifdef GOES
+#define SIGHT_OF_THE_DEAD sighted = 0;
+#else
+#define SIGHT_OF_THE_DEAD
+#endif
+#define FALLS atomic { crashes < MAXCRASH -> crashes++; i = 0; got = 0; SIGHT_OF_THE_DEAD GATE_OF_THE_DEAD READ_BY_THE_DEAD goto takeover }
 
 #ifdef M_NO_WAKE_AFTER_SHARD
 #define WAKE_OF_THE_NEW skip
@@ -318,8 +324,21 @@ end:
 #ifdef FAILS
   :: atomic { failed = 1; goto undertaker }
 #endif
+#ifdef GOES
+  :: atomic { !sighted && AWAY(0) && !changing -> sighted = 1 }   /* in a thread of its own: marked at any time later */
+  :: atomic { sighted && state[0] != RELEASED -> goto sight }
+#endif
   :: FALLS
   od;
+
+#ifdef GOES
+sight:      /* the write side, and no event is read */
+#ifndef M_MARKS_AT_ONCE
+  if :: gate = 1 :: FALLS fi;
+  drain();
+#endif
+  if :: atomic { state[0] = RELEASED; gate = 0; goto end } :: FALLS fi;
+#endif
 
 attached:   /* a shard's successor runs and has the restore */
   if :: atomic { WAKE_OF_THE_NEW; goto end } :: FALLS fi;
