@@ -23,5 +23,8 @@ void addManage(CLI::App& app, Result& chosen);
 void addWorkingSet(CLI::App& app, Result& chosen);
 void addDemo(CLI::App& app, Result& chosen);
 void addUpgrade(CLI::App& app, Result& chosen);
+void addInfo(CLI::App& app, Result& chosen);
+void addVerify(CLI::App& app, Result& chosen);
+void addFlatten(CLI::App& app, Result& chosen);
 
 }  // namespace faultline::cli

@@ -32,6 +32,9 @@ int main(int argc, char** argv) {
   addManage(app, chosen);
   addUpgrade(app, chosen);
   addWorkingSet(app, chosen);
+  addInfo(app, chosen);
+  addVerify(app, chosen);
+  addFlatten(app, chosen);
   addDemo(app, chosen);
   try {
     app.parse(argc, argv);

@@ -12,7 +12,8 @@
 namespace faultline::cli {
 
 kj::AutoCloseFd openMemory(const std::string& path) {
-  kj::AutoCloseFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // Not waiting for a writer, should it be a pipe.
+  kj::AutoCloseFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (fd.get() < 0)
     throw CommandError(
         USAGE, "memory file " + path + ": " + std::strerror(errno) + "; give the snapshot's memory file");
@@ -25,6 +26,9 @@ kj::AutoCloseFd openMemory(const std::string& path) {
     throw CommandError(USAGE, "memory file " + path +
                                   " is no regular file and no block device; give the snapshot's memory file");
   if (*bytes == 0) throw CommandError(USAGE, "memory file " + path + " is empty; was the snapshot written?");
+  // io_uring would take the flag for a wish not to wait.
+  if (fcntl(fd.get(), F_SETFL, 0) != 0)
+    throw CommandError(FAILED, "memory file " + path + ": " + std::strerror(errno));
   return fd;
 }
 

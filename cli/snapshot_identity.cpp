@@ -6,6 +6,7 @@
 #include <array>
 #include <boost/crc.hpp>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 
 #include "cli/errors.h"
@@ -39,6 +40,12 @@ SnapshotIdentity identityOf(int memory) {
     crc.process_bytes(data.data(), static_cast<std::size_t>(got));
   }
   return {bytes, crc.checksum()};
+}
+
+std::string fingerprintText(const SnapshotIdentity& identity) {
+  char text[20];
+  snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(identity.fingerprint));
+  return text;
 }
 
 }  // namespace faultline::cli

@@ -1,6 +1,8 @@
 // The identity of a snapshot's memory file, found without reading it whole.
 #pragma once
 
+#include <string>
+
 #include "cli/working_set.h"
 
 namespace faultline::cli {
@@ -11,5 +13,8 @@ namespace faultline::cli {
 // is served. `memory`: a regular file, borrowed; its position stays. Throws CommandError(FAILED) where it
 // can't be read.
 SnapshotIdentity identityOf(int memory);
+
+// 16 hexadecimal digits.
+std::string fingerprintText(const SnapshotIdentity& identity);
 
 }  // namespace faultline::cli

@@ -38,9 +38,7 @@ int show(const WorkingSetOptions& options) {
       options.memory.empty()
           ? readWorkingSet(options.file)
           : readWorkingSetFor(options.file, openMemory(options.memory).get(), options.memory);
-  char fingerprint[20];
-  snprintf(fingerprint, sizeof fingerprint, "%016llx",
-           static_cast<unsigned long long>(set.snapshot.fingerprint));
+  const std::string fingerprint = fingerprintText(set.snapshot);
   if (options.json) {
     auto ranges = nlohmann::json::array();
     for (const SourceRange& range : set.ranges)
@@ -57,7 +55,7 @@ int show(const WorkingSetOptions& options) {
   }
   printf("%s\npages of %llu bytes; snapshot of %llu bytes, fingerprint %s\n", describe(set).c_str(),
          static_cast<unsigned long long>(set.pageSize), static_cast<unsigned long long>(set.snapshot.bytes),
-         fingerprint);
+         fingerprint.c_str());
   for (const SourceRange& range : set.ranges)
     printf("%16llu %12llu\n", static_cast<unsigned long long>(range.offset),
            static_cast<unsigned long long>(range.size));

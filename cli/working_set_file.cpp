@@ -52,11 +52,7 @@ std::vector<std::byte> contentOf(const std::string& path) {
 }
 
 std::string describe(const SnapshotIdentity& identity) {
-  char text[80];
-  snprintf(text, sizeof text, "%llu bytes, fingerprint %016llx",
-           static_cast<unsigned long long>(identity.bytes),
-           static_cast<unsigned long long>(identity.fingerprint));
-  return text;
+  return std::to_string(identity.bytes) + " bytes, fingerprint " + fingerprintText(identity);
 }
 
 }  // namespace

@@ -12,14 +12,14 @@ namespace faultline::image {
 // SEEK_DATA or SEEK_HOLE from where the walk is.
 std::uint64_t ExtentWalk::find(int what) const {
   const off_t found = lseek(file_, static_cast<off_t>(at_), what);
-  if (found >= 0) return std::clamp(static_cast<std::uint64_t>(found), at_, bytes_);
-  if (errno == ENXIO) return bytes_;  // no data from here on, or the file ends before
-  if (errno == EINVAL || errno == EOPNOTSUPP) return what == SEEK_DATA ? at_ : bytes_;
+  if (found >= 0) return std::clamp(static_cast<std::uint64_t>(found), at_, end_);
+  if (errno == ENXIO) return end_;  // the file ends before, or has no more data
+  if (errno == EINVAL || errno == EOPNOTSUPP) return what == SEEK_DATA ? at_ : end_;
   throw std::system_error(errno, std::generic_category(), "looking for holes");
 }
 
 std::optional<Extent> ExtentWalk::next() {
-  if (at_ >= bytes_) return std::nullopt;
+  if (at_ >= end_) return std::nullopt;
   const std::uint64_t begin = at_;
   if (!afterHole_) {
     at_ = find(SEEK_DATA);

@@ -15,7 +15,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <vector>
+#include <span>
 
 #include "image/extent_walk.h"
 
@@ -69,8 +69,8 @@ bool sameSystem(const struct stat& file, int probe, std::uint64_t type) {
 
 enum class Shows { right, zerosAsHoles, holesAsData, partsOfPages };
 
-// What the file system shows of a file with zeros in a page, and with some in the middle of another one. Empty: no such
-// file can be made.
+// Makes a file with zeros in a page, and with some in the middle of another one, and looks what the file system shows
+// of it. Empty: no such file can be made.
 std::optional<Shows> probed(const struct stat& file, const std::string& folder, std::uint64_t type) {
   constexpr std::uint64_t BYTES = 4u << 20, SECOND = 16 * PAGE;  // two huge pages, should there be any
   const kj::AutoCloseFd probe(open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
@@ -79,11 +79,11 @@ std::optional<Shows> probed(const struct stat& file, const std::string& folder, 
   if (ftruncate(probe.get(), BYTES) != 0 || pwrite(probe.get(), zeros.data(), PAGE, 0) != PAGE ||
       pwrite(probe.get(), zeros.data(), 512, SECOND + 1024) != 512)
     return std::nullopt;
-  // Some make holes of zeros when they write them to the disk. Those that are known do not: no wait for the disk.
+  // Some make holes of zeros when they write them to the disk. The known ones do not: no wait for the disk.
   if (!keepsHolesAndZeros(type) && fsync(probe.get()) != 0) return std::nullopt;
   std::uint64_t data = 0;
   bool first = false, second = false;
-  ExtentWalk walk(probe.get(), BYTES);
+  ExtentWalk walk(probe.get(), 0, BYTES);
   while (const auto extent = walk.next()) {
     if (!wholePages(*extent)) return Shows::partsOfPages;
     if (extent->hole) continue;
@@ -124,35 +124,48 @@ std::string wrongByType(const struct stat& file, const struct statfs& system) {
   return block == static_cast<long>(PAGE) ? "" : wrongByProbe(Shows::holesAsData);
 }
 
-// Whether the range of `file` has space that was allocated and never written. `flags`: of FIEMAP.
-bool unwritten(int file, std::uint64_t offset, std::uint64_t length, std::uint32_t flags) {
+// FIEMAP's answer for the beginning of a range.
+struct Space {
+  bool unwritten = false;  // allocated and never written, some of it
+  std::uint64_t end = 0;   // how far it tells
+};
+
+Space spaceOf(int file, std::uint64_t begin, std::uint64_t end, std::uint32_t flags) {
   constexpr unsigned EXTENTS = 64;
   alignas(struct fiemap) std::array<char, sizeof(struct fiemap) + EXTENTS * sizeof(fiemap_extent)> space{};
   auto* map = reinterpret_cast<struct fiemap*>(space.data());
-  map->fm_start = offset;
-  map->fm_length = length;
+  map->fm_start = begin;
+  map->fm_length = end - begin;
   map->fm_flags = flags;
   map->fm_extent_count = EXTENTS;
-  if (ioctl(file, FS_IOC_FIEMAP, map) != 0) return false;  // tmpfs: it shows such space as a hole
-  const auto* extents = reinterpret_cast<const fiemap_extent*>(map + 1);
-  return std::any_of(
-      extents, extents + std::min(map->fm_mapped_extents, EXTENTS),
-      [](const fiemap_extent& extent) { return (extent.fe_flags & FIEMAP_EXTENT_UNWRITTEN) != 0; });
+  // Without FIEMAP is tmpfs, which shows such space as a hole.
+  if (ioctl(file, FS_IOC_FIEMAP, map) != 0 || map->fm_mapped_extents == 0) return {false, end};
+  const std::span extents(reinterpret_cast<const fiemap_extent*>(map + 1),
+                          std::min(map->fm_mapped_extents, EXTENTS));
+  const bool unwritten = std::any_of(extents.begin(), extents.end(), [](const fiemap_extent& extent) {
+    return (extent.fe_flags & FIEMAP_EXTENT_UNWRITTEN) != 0;
+  });
+  const std::uint64_t told = extents.back().fe_logical + extents.back().fe_length;
+  return {unwritten, extents.size() < EXTENTS || told <= begin ? end : std::min(told, end)};
 }
 
-// Looks at up to 16 places.
-bool hasUnwritten(int file, std::uint64_t bytes) {
+bool hasUnwritten(int file, std::uint64_t bytes, Look look) {
   constexpr std::uint64_t PLACES = 16;
-  const std::uint64_t step = std::max((bytes / PLACES + PAGE - 1) / PAGE * PAGE, PAGE);
-  for (std::uint64_t offset = 0; offset < bytes; offset += step) {
-    const std::uint64_t length = std::min(step, bytes - offset);
-    // What is on its way to the disk looks the same: wait for it, and look again.
-    if (unwritten(file, offset, length, 0) && unwritten(file, offset, length, FIEMAP_FLAG_SYNC)) return true;
+  const std::uint64_t step =
+      look == Look::whole ? bytes : std::max((bytes / PLACES + PAGE - 1) / PAGE * PAGE, PAGE);
+  for (std::uint64_t place = 0; place < bytes; place += step) {
+    const std::uint64_t end = std::min(place + step, bytes);
+    for (std::uint64_t at = place; at < end;) {
+      const Space space = spaceOf(file, at, end, 0);
+      // Bytes on their way to the disk look the same: wait for them, and look again.
+      if (space.unwritten && spaceOf(file, at, end, FIEMAP_FLAG_SYNC).unwritten) return true;
+      at = look == Look::whole ? space.end : end;
+    }
   }
   return false;
 }
 
-std::string reason(int file, const std::string& path) {
+std::string reason(int file, const std::string& path, Look look) {
   struct stat status {};
   struct statfs system {};
   if (fstat(file, &status) != 0 || fstatfs(file, &system) != 0)
@@ -165,22 +178,23 @@ std::string reason(int file, const std::string& path) {
   if (const std::string wrong = wrongByName(type); !wrong.empty()) return wrong + FLATTEN;
   const auto shows = probed(status, folderOf(path), type);
   if (shows.has_value() && *shows != Shows::right) return wrongByProbe(*shows) + FLATTEN;
-  const auto first = ExtentWalk(file, bytes).next();
+  const auto first = ExtentWalk(file, 0, bytes).next();
   if (first.has_value() && !first->hole && first->size == bytes) return NO_HOLE;
   if (const std::string wrong = shows.has_value() ? "" : wrongByType(status, system); !wrong.empty())
     return wrong + FLATTEN;
-  if (hasUnwritten(file, bytes))
+  if (hasUnwritten(file, bytes, look))
     return "parts of it were allocated and never written (fallocate; on xfs also a copy that grew, as tar "
-           "and rsync make it), and its file system shows such a part as a hole or as data by turns; take the "
+           "and rsync make it), and its file system shows such a part as a hole or as data by turns; take "
+           "the "
            "original, or flatten that over its base where it was written (faultline flatten)";
   return "";
 }
 
 }  // namespace
 
-std::optional<std::string> whyNotUpper(int file, const std::string& path) {
+std::optional<std::string> whyNotUpper(int file, const std::string& path, Look look) {
   try {
-    if (const std::string why = reason(file, path); !why.empty()) return why;
+    if (const std::string why = reason(file, path, look); !why.empty()) return why;
     return std::nullopt;
   } catch (const std::exception& error) {
     return std::string("its holes cannot be found: ") + error.what();

@@ -28,7 +28,8 @@ using ::testing::Not;
 
 const std::vector<std::string> COMMANDS = {"serve",    "restore",     "status",   "demo",   "pause",
                                            "resume",   "detach",      "prefault", "pages",  "reshard",
-                                           "shutdown", "working-set", "metrics",  "upgrade"};
+                                           "shutdown", "working-set", "metrics",  "upgrade",
+                                           "info",     "verify",      "flatten"};
 
 // Matches a single line that is ours.
 MATCHER(IsOneLine, "is one line that begins with the program's name") {
@@ -88,6 +89,9 @@ TEST(Usage, WrongCommandLinesAreExitCodeTwo) {
       {"status", "--watch", "0"},
       {"pause"},
       {"pages"},
+      {"info"},
+      {"verify"},
+      {"flatten", "top"},
       {"prefault", "vm", "--range", "1-2"},
       {"prefault", "vm", "--range", "1:"},
       {"prefault", "vm", "--range", ":1"},

@@ -34,7 +34,7 @@ std::string whyNot(const std::string& path) {
 Extents dataOf(const std::string& path, std::uint64_t bytes) {
   Extents data;
   const auto file = opened(path);
-  image::ExtentWalk walk(file, bytes);
+  image::ExtentWalk walk(file, 0, bytes);
   while (const auto extent = walk.next())
     if (!extent->hole) data.emplace_back(extent->offset, extent->size);
   return data;
