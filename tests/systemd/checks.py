@@ -43,6 +43,11 @@ def again(box, former, unit="faultline.service"):
           f"{unit} was not started anew; {box.systemctl('status', unit, check=False).stdout}")
 
 
+def says(box, line, unit="faultline.service"):
+    """The status line of the unit, which follows within a second."""
+    until(lambda: box.show(unit, "StatusText") == line, f"{line!r}; the last was {box.show(unit, 'StatusText')!r}", 20)
+
+
 def told(name, report):
     print(f"{name}: longest touch {report['longest_ms']} ms, {report['pages']} pages right", flush=True)
 
@@ -97,13 +102,19 @@ def through_all(box, target, unit="faultline.service"):
 # --- the checks ---
 
 def check_starts(box):
-    """Every shard comes up, and the service is not called started before one can answer a fault."""
-    serve(box)
+    """Every shard comes up, and the service is not called started before one can answer a fault; its line says how it is."""
+    image = serve(box)
     shards = box.status()["shards"]
     require(any(shard["alive"] for shard in shards), f"started, and no shard is up: {shards}")
     until(lambda: all(shard["alive"] for shard in box.status()["shards"]), "every shard to be up", 10)
-    text = box.show("faultline.service", "StatusText")
-    require("2 of 2 shards" in text, f"the status line is {text!r}")
+    says(box, "serving 0 restores, 2 of 2 shards")
+    target = box.reader(SOCKET, image).ready()
+    # A population of a paused restore is held.
+    box.faultline("pause", "vm")
+    box.faultline("prefault", "vm")
+    says(box, "serving 1 restores, 2 of 2 shards, 1 populating")
+    box.faultline("resume", "vm")
+    target.all_right()
     require(box.systemctl("is-active", "faultline.socket").stdout.strip() == "active", "no control socket")
     refused = [line for line in box.journal().splitlines() if "Operation not" in line]
     require(not refused, f"something is refused to it: {refused}")
@@ -328,6 +339,37 @@ def check_options(box):
     box.reader(other, new).ready().all_right(ANSWERED)
     until(lambda: "replaced" in box.journal(), "the journal to tell of the file that was replaced", 10)
     told("with the first file", target.all_right(ANSWERED))
+
+
+def check_checked(box):
+    """`serve --check` in front of the start: with a wrong path nothing starts, and the journal names it."""
+    drop_in(box, "faultline.service", "[Service]\nRestart=no\n"
+            "ExecStartPre=/usr/local/bin/faultline serve --check $FAULTLINE_OPTIONS\n")
+    image = box.image("memory", 64)
+    configure(box, f"--socket {SOCKET} --memory /missing --name vm")
+    box.boot()
+    require(box.systemctl("start", "faultline.service", check=False).returncode != 0, "it starts with a wrong path")
+    require("/missing" in box.journal(), "the journal does not name the wrong path")
+    configure(box, f"--socket {SOCKET} --memory {image} --name vm")
+    box.systemctl("start", "faultline.service")
+    box.reader(SOCKET, image).ready().all_right()
+
+
+def check_out_of_fds(box):
+    """Targets for whom the unit's limit leaves no room wait, and cost nobody else anything; with more room they are served."""
+    drop_in(box, "faultline.service", "[Service]\nLimitNOFILE=96\n")
+    image = serve(box, pages=256, more="--keep-serving")
+    first = box.reader(SOCKET, image, pace_us=20_000).ready()
+    main = box.main_pid()
+    many = box.reader(SOCKET, image, targets=30, pace_us=20_000)
+    until(lambda: "raise the limit on open files" in box.journal(), "the journal to name the limit")
+    require(box.main_pid() == main and alive(box), "the service did not stay")
+    require("ready" not in many.lines, "the limit held nobody up")
+    first.all_right(ANSWERED)
+    drop_in(box, "faultline.service", "")
+    box.systemctl("daemon-reload")
+    restart(box)
+    many.ready().all_right()
 
 
 def check_metrics(box):

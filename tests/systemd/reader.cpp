@@ -7,6 +7,8 @@
 // what is left at once; on "stop" it reads no more. At its end it prints a JSON object. Exit code 3: a
 // handshake was refused; else 0, whatever was read.
 #include <fcntl.h>
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,6 +21,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <iostream>
 #include <random>
 #include <string>
@@ -35,8 +38,26 @@ using Clock = std::chrono::steady_clock;
 constexpr std::uint64_t PAGE = 4096;
 constexpr std::chrono::seconds LONGEST{60};  // of one touch, before it counts as one that is never answered
 
-std::atomic<bool> hurried{false};
-static_assert(std::atomic<bool>::is_always_lock_free);  // a signal handler's
+// Readable from the moment on that it names; never drained.
+struct Moment {
+  const int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+  // Also for a signal handler.
+  void come() const {
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(fd, &one, sizeof one);
+  }
+};
+
+const Moment hurry, stop, done;
+
+// Waits until one of the moments has come, at most `limit`; whether it has.
+bool hasCome(std::initializer_list<const Moment*> moments, std::chrono::nanoseconds limit = {}) {
+  std::vector<pollfd> fds;
+  for (const Moment* moment : moments) fds.push_back({moment->fd, POLLIN, 0});
+  const timespec time{limit.count() / 1'000'000'000, limit.count() % 1'000'000'000};
+  return ppoll(fds.data(), fds.size(), &time, nullptr) > 0;
+}
 
 struct Totals {
   std::uint64_t right = 0, zeros = 0, wrong = 0, poisoned = 0;
@@ -121,9 +142,8 @@ int main(int argc, char** argv) {
   }
   std::shuffle(rest.begin(), rest.end(), std::mt19937_64(targets));
 
-  const long pace = std::strtol(argv[4], nullptr, 10);
-  std::signal(SIGTERM, [](int) { hurried = true; });
-  std::atomic<bool> stop{false}, done{false};
+  const std::chrono::microseconds pace(std::strtol(argv[4], nullptr, 10));
+  std::signal(SIGTERM, [](int) { hurry.come(); });
   std::atomic<Clock::rep> since{0};
   Totals totals;
   std::thread reading([&] {
@@ -131,23 +151,25 @@ int main(int argc, char** argv) {
     std::printf("ready\n");
     std::fflush(stdout);
     for (const Touch& touch : rest) {
-      for (long waited = 0; waited < pace && !stop && !hurried; waited += 1000)
-        std::this_thread::sleep_for(std::chrono::microseconds(std::min<long>(pace - waited, 1000)));
-      if (stop) break;
+      hasCome({&hurry, &stop}, pace);
+      if (hasCome({&stop})) break;
       read(touch, totals, since);
     }
-    done = true;
+    done.come();
   });
   std::thread([&] {
     for (std::string line; std::getline(std::cin, line);) {
-      if (line == "hurry") hurried = true;
-      if (line == "stop") stop = true;
+      if (line == "hurry") hurry.come();
+      if (line == "stop") stop.come();
     }
   }).detach();
-  while (!done) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    const Clock::time_point began{Clock::duration(since.load())};
-    if (since.load() == 0 || Clock::now() - began < LONGEST) continue;
+  // A touch that is under way is looked at again when it will have taken too long.
+  for (Clock::duration left = LONGEST; !hasCome({&done}, left);) {
+    const Clock::rep touching = since.load();
+    const Clock::time_point began =
+        touching == 0 ? Clock::now() : Clock::time_point(Clock::duration(touching));
+    left = LONGEST - (Clock::now() - began);
+    if (left > Clock::duration::zero()) continue;
     totals.longest = std::max(totals.longest, Clock::now() - began);
     report(totals, first.size() + rest.size(), true);
     std::_Exit(0);
