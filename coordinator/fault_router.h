@@ -36,7 +36,7 @@ class FaultRouter {
   CpuLatency* const latency_;
   TouchRecorder* touches_ = nullptr;
   std::array<bool, shm::MAX_SHARDS> attached_{};
-  std::vector<std::vector<shm::PageIndex>> pages_;  // by shard
+  std::vector<std::uint64_t> faults_;  // of one read(), each with the shard that owns its page
 };
 
 }  // namespace faultline::coordinator
