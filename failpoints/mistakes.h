@@ -20,6 +20,7 @@ enum class Mistake {
   openBeforeReplay,     // successor: opens the gate before it has replayed
   noWakeAfterTakeover,  // successor: does not wake
   noWakeAfterShard,     // coordinator: does not wake after a shard's death
+  storesEachName,       // supervisor: has an open file that has two names stored under each
 };
 
 #ifdef FAULTLINE_MISTAKE
