@@ -22,8 +22,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds HOLD{100};  // after fds or memory ran out
-// Fds left to what must be kept of the restores that begin (five each), and to the supervisor itself.
+// Fds left to the supervisor itself, and to the coordinator, which has the same limit, holds the same fds, and has some
+// for its shards besides.
 constexpr rlim_t RESERVED = 32;
+// Fds that a connection may come to need as its restore begins: five that are kept, and those that are on their way to
+// shards.
+constexpr rlim_t A_BEGINNING = 16;
 
 bool isListening(int fd) {
   int accepting = 0;
@@ -31,10 +35,10 @@ bool isListening(int fd) {
   return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &accepting, &size) == 0 && accepting != 0;
 }
 
-// accept4(), but EMFILE while there is still something left.
-int acceptOne(int listener, std::size_t kept) {
+// accept4(), but EMFILE while there is still something left. `needed`: fds that those before it have and may come to need.
+int acceptOne(int listener, std::size_t needed) {
   rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && kept + RESERVED >= limit.rlim_cur) {
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && needed + A_BEGINNING + RESERVED >= limit.rlim_cur) {
     errno = EMFILE;
     return -1;
   }
@@ -93,7 +97,9 @@ std::vector<ListeningSockets::Ready> ListeningSockets::toPoll() const {
 }
 
 std::optional<std::string> ListeningSockets::accept(const Ready& listener) {
-  const int fd = acceptOne(listener.fd, kept_.entries().size());
+  std::size_t waiting = 0;
+  for (const auto& [key, socket] : sockets_) waiting += socket.waiting;
+  const int fd = acceptOne(listener.fd, kept_.entries().size() + waiting * A_BEGINNING);
   if (fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)) return std::nullopt;
   if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)) {
     if (!heldUntil_.has_value())

@@ -155,7 +155,7 @@ TEST(OpenFiles, WhereTheyRunOutTargetsWaitAndRestoresRunOn) {
   const std::size_t none = openFilesOf(server.supervisor());
   early.connect(server.socket());
   await([&] { return openFilesOf(server.supervisor()) > none; });
-  limit(server.supervisor(), RLIMIT_NOFILE, none + 44);
+  limit(server.supervisor(), RLIMIT_NOFILE, none + 160);
   auto saidSo = [&] {
     return textOf(log).find("targets have to wait: Too many open files") != std::string::npos;
   };
