@@ -45,6 +45,8 @@ class Listener final : private kj::TaskSet::ErrorHandler {
            Begin begin);
 
   const ListenerSpec& spec() const { return spec_; }
+  // The memory file of targets that come now; borrowed.
+  int source() const { return source_.get(); }
   // Who made it.
   process::Origin origin() const { return origin_; }
   // A connection that the supervisor accepted and keeps under `keptAs`.

@@ -13,6 +13,7 @@
 #include "coordinator/coordinator_server.h"
 #include "coordinator/hooks_server.h"
 #include "process/clock.h"
+#include "process/duplicate.h"
 #include "process/log.h"
 #include "rpc/fd.h"
 #include "rpc/kept.capnp.h"
@@ -36,6 +37,20 @@ std::shared_ptr<Restore> kept(const std::shared_ptr<Restore>& restore) {
 ino_t inodeOf(int fd) {
   struct stat status {};
   return fd >= 0 && fstat(fd, &status) == 0 ? status.st_ino : 0;
+}
+
+// Those that a restore needs at once as it begins: its own, and three on their way to each shard. One that ran out of
+// them later would fail.
+void requireRoomForFds(std::uint32_t shards) {
+  constexpr std::uint32_t OWN = 8, A_SHARD = 3;
+  std::vector<kj::AutoCloseFd> room;
+  const auto failure = kj::runCatchingExceptions([&] {
+    while (room.size() < OWN + A_SHARD * shards) room.push_back(process::duplicate(STDERR_FILENO));
+  });
+  if (failure != nullptr)
+    rpc::refuse(rpc::Reason::LIMIT_REACHED,
+                "too many files are open for another restore: wait for one to end, or raise the limit on open files "
+                "(LimitNOFILE=, ulimit -n)");
 }
 
 // Null where no latency is asked for, or none can be had: a successor serves more slowly rather than not at
@@ -64,6 +79,7 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
       upgrade_(io, link, log_, pool_, options_, inherited_.upgradeGivenUp),
       latency_(latencyOf(options_, io)),
       context_{io, link, log_, failpoints_, options_, pool_, *counters_, latency_.get(), turns_},
+      lost_(context_),
       tasks_(*this) {}
 
 Service::~Service() noexcept(false) = default;
@@ -233,8 +249,7 @@ void Service::requireNotServed(int uffd) const {
   };
   for (const auto& [id, restore] : restores_)
     if (!restore->over() && uffd::sameUserfaultfd(uffd, restore->fds().uffd.get())) refuse(restore->name());
-  for (const auto& [id, lost] : lost_)
-    if (uffd::sameUserfaultfd(uffd, lost->fds.uffd.get())) refuse(std::to_string(id));
+  if (const auto id = lost_.withUserfaultfd(uffd)) refuse(std::to_string(*id));
 }
 
 void Service::requireRoom() const {
@@ -245,6 +260,7 @@ void Service::requireRoom() const {
     rpc::refuse(rpc::Reason::LIMIT_REACHED,
                 std::to_string(restores_.size() + preparing_.size()) +
                     " restores are being served already: wait for one to end, or raise --max-restores");
+  requireRoomForFds(pool_.size());
 }
 
 kj::Promise<PreparedRestore> Service::prepare(RestoreSpec spec, int source) {
@@ -415,7 +431,7 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
     const auto known = restores_.find(id);
     const bool wanted = known != restores_.end() && !known->second->over() && !known->second->failed() &&
                         known->second->ownedBy(shard.index());  // false after a reshard by a predecessor
-    if (!wanted && lost_.count(id) == 0) work.add(shard.detach(id));
+    if (!wanted && !lost_.has(id)) work.add(shard.detach(id));
   }
   for (const auto& [id, restore] : restores_) {
     const std::uint32_t index = shard.index();

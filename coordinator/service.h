@@ -13,6 +13,7 @@
 #include "coordinator/election.h"
 #include "coordinator/event_log.h"
 #include "coordinator/listener.h"
+#include "coordinator/lost_restores.h"
 #include "coordinator/options.h"
 #include "coordinator/page_suspects.h"
 #include "coordinator/restore.h"
@@ -83,10 +84,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   std::shared_ptr<Listener> makeListener(process::Origin origin, ListenerSpec spec, kj::AutoCloseFd source);
   kj::Promise<void> adoptRestores();
   void adoptConnections();
-  void loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds);
-  void abandon(std::uint64_t id, RestoreFds fds);
-  kj::Promise<void> watchLost(std::uint64_t id);
-  kj::Promise<void> forgetLost(std::uint64_t id);
+  bool killsOnLost(int source) const;
   void storeAgain(const process::KeptName& name);
   // Ends this process as if it had been killed: the supervisor starts another, which begins again.
   [[noreturn]] void giveUp(const kj::Exception& why);
@@ -96,7 +94,6 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::Promise<void> watchEnd();
   kj::Promise<void> watchEnd(std::uint64_t missing);
   void giveUpRestores();
-  void loseLost();
   std::string statusLine() const;
   void leave(SupervisorLink::End why);
   std::shared_ptr<Restore> keep(kj::Own<Restore> restore);
@@ -141,14 +138,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   RestoreContext context_;
   std::set<std::string> preparing_;  // names of restores that are not begun yet
   std::map<std::uint64_t, std::shared_ptr<Restore>> restores_;
-  // Lost restores; their fds are held while their targets live, so that no target reads zeros. An entry has
-  // no uffd where fds ran out; shards may still hold the uffd.
-  struct Lost {
-    RestoreFds fds;
-    kj::Own<Undertaker> undertaker;
-    kj::Promise<void> running;
-  };
-  std::map<std::uint64_t, kj::Own<Lost>> lost_;
+  LostRestores lost_;
   bool storingAgain_ = false;
   std::map<std::string, std::shared_ptr<Listener>> listeners_;
   PageSuspects suspects_;

@@ -8,7 +8,6 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
-#include <fstream>
 #include <map>
 #include <string>
 
@@ -27,15 +26,9 @@ constexpr std::uint64_t TOLD_EVERY = SECOND;             // that it progresses
 constexpr std::uint64_t STALLED = 10 * SECOND;           // without a page more: the source does not answer
 constexpr std::uint64_t LETTING_GO_LIMIT = 20 * SECOND;  // of what takes a target's own locks
 
-// Whether a process has memory that is registered for missing faults: the flag "um" of a mapping in
-// /proc/PID/smaps (proc(5)). True as well where that cannot be read.
-bool hasRegisteredMemory(int pidfd) {
-  const pid_t pid = process::pidOf(pidfd);
-  std::ifstream maps("/proc/" + std::to_string(pid) + "/smaps");
-  if (pid == 0 || !maps) return true;
-  for (std::string line; std::getline(maps, line);)
-    if (line.starts_with("VmFlags:") && line.find(" um") != std::string::npos) return true;
-  return false;
+// ns. Asks the clock each time: what is noted in between must not lie in its future.
+std::uint64_t passedSince(std::uint64_t then) {
+  return process::nowNs() - then;
 }
 
 }  // namespace
@@ -47,6 +40,7 @@ void Service::end(const std::string& why, bool now) {
     spdlog::info("the service ends ({}): {} restores", why, restores_.size());
     while (!listeners_.empty()) closeListener(listeners_.begin()->first);
     for (const auto& [id, restore] : std::map(restores_)) restore->finishUp("the service ends: " + why);
+    lost_.letGo();
     tasks_.add(kj::evalLater([this] { return watchEnd(); }));
   } else {
     now = true;
@@ -71,29 +65,29 @@ kj::Promise<void> Service::watchEnd() {
 }
 
 kj::Promise<void> Service::watchEnd(std::uint64_t missing) {
-  if (restores_.empty()) {
-    loseLost();
+  if (restores_.empty() && lost_.allLetGo()) {
     // Once the answer to the call that asked for it is on its way.
     return io_.provider->getTimer().afterDelay(1 * kj::MILLISECONDS).then([this] {
       link_.shutdown();
       ended_->fulfill();
     });
   }
-  const std::uint64_t now = process::nowNs();
   Ending& ending = *ending_;
+  if (restores_.empty()) fetchNoMore("every restore is over");
   if (missing < ending.missing) {
     ending.missing = missing;
-    ending.progressed = now;
+    ending.progressed = process::nowNs();
   }
-  if (now - ending.told >= TOLD_EVERY) {
-    ending.told = now;
+  if (passedSince(ending.told) >= TOLD_EVERY) {
+    ending.told = process::nowNs();
     // Also while targets are let go of, which has a limit of its own.
-    if (now - ending.progressed < STALLED || ending.lettingGo != 0) link_.progress();
+    if (passedSince(ending.progressed) < STALLED || ending.lettingGo != 0) link_.progress();
   }
-  if (now - ending.progressed > STALLED) fetchNoMore("no page has come for 10 s");
-  if (now - ending.began > static_cast<std::uint64_t>(std::chrono::nanoseconds(options_.stopLimit).count()))
+  if (passedSince(ending.progressed) > STALLED) fetchNoMore("no page has come for 10 s");
+  if (passedSince(ending.began) >
+      static_cast<std::uint64_t>(std::chrono::nanoseconds(options_.stopLimit).count()))
     fetchNoMore("the limit for the end is reached (--stop-limit-s)");
-  if (ending.lettingGo != 0 && now - ending.lettingGo > LETTING_GO_LIMIT) giveUpRestores();
+  if (ending.lettingGo != 0 && passedSince(ending.lettingGo) > LETTING_GO_LIMIT) giveUpRestores();
   return io_.provider->getTimer().afterDelay(END_CHECK).then([this] { return watchEnd(); });
 }
 
@@ -107,18 +101,7 @@ void Service::giveUpRestores() {
               (killed ? "is killed" : "waits for missing pages, or reads zeros: kill it"));
     restore->end(rpc::EndReason::LOST_AT_SHUTDOWN, "the service ends", Restore::Release::no);
   }
-}
-
-// Restores that could not be taken over: which pages they miss nothing tells.
-void Service::loseLost() {
-  for (const auto& [id, lost] : lost_) {
-    const int target = lost->fds.target.get();
-    if (target >= 0 && !hasRegisteredMemory(target)) continue;
-    const bool killed = target >= 0 && process::sendSignal(target, SIGKILL);
-    log_.lost("restore " + std::to_string(id) + ", which could not be taken over: its target " +
-              (killed ? "is killed" : "waits for missing pages, or reads zeros: kill it") +
-              ", since the service ends");
-  }
+  lost_.giveUp();
 }
 
 }  // namespace faultline::coordinator

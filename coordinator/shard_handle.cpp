@@ -5,13 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <thread>
 
 #include "coordinator/page_suspects.h"
 #include "process/build.h"
 #include "process/clock.h"
 #include "process/duplicate.h"
+#include "process/pid_of.h"
 #include "rpc/fd.h"
 #include "shmtracker/segment.h"
 
@@ -23,16 +23,6 @@ namespace {
 
 // How long a process that cannot be taken over may take to end.
 constexpr std::chrono::milliseconds END_PATIENCE{1000};
-
-// The pid behind a pidfd, for people to read; 0 where it has ended.
-pid_t pidOf(int pidfd) {
-  std::ifstream info("/proc/self/fdinfo/" + std::to_string(pidfd));
-  for (std::string key; info >> key;) {
-    long value = 0;
-    if (key == "Pid:" && info >> value) return value > 0 ? static_cast<pid_t>(value) : 0;
-  }
-  return 0;
-}
 
 // A fresh connection, whose other end goes to the shard through its channel.
 kj::Own<rpc::Connection> connect(kj::AsyncIoContext& io, process::FdChannel& channel) {
@@ -132,7 +122,7 @@ kj::Maybe<kj::Own<ShardHandle>> ShardHandle::adopt(kj::AsyncIoContext& io, std::
   kj::Maybe<kj::Own<ShardHandle>> handle;
   auto failure = kj::runCatchingExceptions([&] {
     KJ_REQUIRE(channel.get() >= 0, "there is no channel to it");
-    const pid_t pid = pidOf(pidfd.get());
+    const pid_t pid = process::pidOf(pidfd.get());
     handle =
         kj::heap<ShardHandle>(io, index, kj::mv(channel),
                               process::ChildProcess{pid, process::duplicate(pidfd.get())}, Origin::adopted);

@@ -1,8 +1,8 @@
 // How the service takes over what a predecessor left, and what it does where something of that is missing.
 #include <capnp/serialize.h>
 #include <kj/debug.h>
-#include <signal.h>
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <utility>
@@ -11,7 +11,6 @@
 #include "coordinator/call_inputs.h"
 #include "coordinator/service.h"
 #include "process/duplicate.h"
-#include "process/process.h"
 
 namespace faultline::coordinator {
 
@@ -22,6 +21,13 @@ using Part = KeptName::Part;
 namespace {
 
 constexpr kj::Duration STORE_RETRY = 1 * kj::SECONDS;
+
+bool sameFile(int one, int other) {
+  struct stat first {
+  }, second{};
+  return fstat(one, &first) == 0 && fstat(other, &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
 
 }  // namespace
 
@@ -86,11 +92,12 @@ kj::Promise<void> Service::adoptRestores() {
       continue;
     }
     if (fds.uffd.get() < 0) {
-      abandon(id, kj::mv(fds));
+      lost_.abandon(id, kj::mv(fds));
       continue;
     }
+    const bool kill = killsOnLost(fds.source.get());
     if (segment.get() < 0 || fds.source.get() < 0) {
-      loseRestore(id, "the supervisor had no room for its file descriptors", kj::mv(fds));
+      lost_.lose(id, "the supervisor had no room for its file descriptors", kj::mv(fds), segment.get(), kill);
       continue;
     }
     const int uffd = fds.uffd.get();
@@ -99,8 +106,8 @@ kj::Promise<void> Service::adoptRestores() {
       const kj::AutoCloseFd room[] = {process::duplicate(uffd), process::duplicate(uffd),
                                       process::duplicate(uffd)};
     }
-    const RestoreFds spare{process::duplicate(uffd), kj::AutoCloseFd(), kj::AutoCloseFd(),
-                           fds.target.get() >= 0 ? process::duplicate(fds.target.get()) : kj::AutoCloseFd()};
+    RestoreFds spare{process::duplicate(uffd), kj::AutoCloseFd(), kj::AutoCloseFd(),
+                     fds.target.get() >= 0 ? process::duplicate(fds.target.get()) : kj::AutoCloseFd()};
     auto failure = kj::runCatchingExceptions([&] {
       auto restore = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
       const auto adopted = keep(kj::mv(restore));
@@ -108,46 +115,18 @@ kj::Promise<void> Service::adoptRestores() {
       recovered.add(adopted->recover().attach(std::shared_ptr(adopted)));
     });
     KJ_IF_MAYBE (e, failure) {
-      loseRestore(id, e->getDescription().cStr(), kj::mv(const_cast<RestoreFds&>(spare)));
+      lost_.lose(id, e->getDescription().cStr(), kj::mv(spare), segment.get(), kill);
     }
   }
   return kj::joinPromises(recovered.releaseAsArray());
 }
 
-// The restore lacks fds to be served with. Shards may hold them, so nothing is taken from the shards: were
-// the last uffd closed, the target would read zeros.
-void Service::abandon(std::uint64_t id, RestoreFds fds) {
-  shm::count(counters_->restoresFailed);
-  const bool killed = fds.target.get() >= 0 && process::sendSignal(fds.target.get(), SIGKILL);
-  log_.add("restore " + std::to_string(id) +
-           " cannot be taken over: there was no room for its file descriptors; its target " +
-           (killed ? "is killed" : "waits for its pages for ever: kill it"));
-  lost_[id] = kj::heap<Lost>(Lost{kj::mv(fds), kj::Own<Undertaker>(), nullptr});
-  tasks_.add(watchLost(id));
-}
-
-// Holds the lost restore until its target has gone.
-kj::Promise<void> Service::watchLost(std::uint64_t id) {
-  return io_.provider->getTimer()
-      .afterDelay(LOOK_EVERY)
-      .then([this, id] {
-        const RestoreFds& fds = lost_.at(id)->fds;
-        if (fds.uffd.get() >= 0) return lookWhetherThere(fds.uffd.get());
-        const bool ended = fds.target.get() >= 0 && process::hasEnded(fds.target.get());
-        return kj::Promise<Presence>(ended ? Presence::gone : Presence::there);
-      })
-      .catch_([](kj::Exception&&) { return Presence::unknown; })  // no thread can be had just now
-      .then(
-          [this, id](Presence memory) { return memory == Presence::gone ? forgetLost(id) : watchLost(id); });
-}
-
-kj::Promise<void> Service::forgetLost(std::uint64_t id) {
-  spdlog::info("restore {}, which could not be taken over: its target has gone", id);
-  lost_.erase(id);
-  Restore::drop(link_, id);
-  for (std::uint32_t i = 0; i < pool_.size(); i++)
-    if (ShardHandle* shard = pool_.up(i)) shard->detach(id).detach([](kj::Exception&&) {});
-  return kj::READY_NOW;
+// What a lost restore says of itself cannot be believed: its policy is that of a listener that gives the same memory
+// file, by which it may have come.
+bool Service::killsOnLost(int source) const {
+  for (const auto& [name, listener] : listeners_)
+    if (listener->spec().policy.flags.killOnLost != 0 && sameFile(listener->source(), source)) return true;
+  return false;
 }
 
 // The supervisor had no room for it: perhaps it has in a while.
@@ -161,25 +140,6 @@ void Service::storeAgain(const KeptName& name) {
     for (std::uint32_t i = 0; i < pool_.size(); i++)
       if (ShardHandle* shard = pool_.process(i)) shard->keep(link_);
   }));
-}
-
-void Service::loseRestore(std::uint64_t id, const std::string& why, RestoreFds fds) {
-  log_.add("restore " + std::to_string(id) + " cannot be taken over: " + why +
-           "; its target gets SIGBUS on every page it still misses");
-  shm::count(counters_->restoresFailed);
-  auto lost = kj::heap<Lost>(Lost{kj::mv(fds), kj::Own<Undertaker>(), nullptr});
-  // A predecessor's shards may be inside a section of it, and there is no lock to tell: before an event is
-  // read, and its caller goes on, they have to be gone.
-  lost->running =
-      pool_.endAll("restore " + std::to_string(id) + ", which it may be at work on, cannot be taken over")
-          .then([this, id, &lost = *lost] {
-            lost.undertaker =
-                kj::heap<Undertaker>(io_, lost.fds.uffd.get(), lost.fds.target.get(), std::to_string(id));
-            return lost.undertaker->run();
-          })
-          .eagerlyEvaluate([](kj::Exception&& e) { spdlog::error("{}", e.getDescription().cStr()); });
-  lost_[id] = kj::mv(lost);
-  tasks_.add(watchLost(id));
 }
 
 void Service::adoptConnections() {

@@ -366,14 +366,19 @@ void Supervisor::beginEnd() {
   manager_.extend(PROGRESSING);
 }
 
-// The last resort, where no coordinator can be started: targets would read zeros for what they miss.
+// The last resort, where no coordinator can be started: targets would read zeros for what they miss. They are waited
+// for, since until then even a system call of theirs could still read such zeros.
 void Supervisor::killTargets() {
+  std::vector<SharedFd> dying;
   for (const auto& entry : kept_.entries()) {
     const auto name = KeptName::parse(entry.name);
     if (!name.has_value() || !name->is(KeptName::Kind::restore, KeptName::Part::target)) continue;
     spdlog::critical("the target of restore {} is killed: there is no coordinator to let it go", name->key);
-    process::sendSignal(entry.fd->get(), SIGKILL);
+    if (process::sendSignal(entry.fd->get(), SIGKILL)) dying.push_back(entry.fd);
   }
+  const auto deadline = Clock::now() + PATIENCE;
+  for (const SharedFd& target : dying)
+    process::killAndWait(target->get(), std::chrono::ceil<milliseconds>(deadline - Clock::now()));
 }
 
 // The service manager starts the next supervisor with all that it keeps.

@@ -38,6 +38,15 @@ Registration registrationOf(int uffd, std::uint64_t address, std::uint64_t lengt
   return Registration::unknown;
 }
 
+bool registeredWith(int uffd, std::uint64_t start, std::uint64_t length) {
+  // EBUSY where it is another's; for its own the kernel skips what has this mode already (fs/userfaultfd.c,
+  // userfaultfd_register).
+  uffdio_register request{};
+  request.range = {start, length};
+  request.mode = UFFDIO_REGISTER_MODE_MISSING;
+  return ioctl(uffd, UFFDIO_REGISTER, &request) == 0;
+}
+
 bool sameUserfaultfd(int a, int b) {
   struct stat first {
   }, second{};

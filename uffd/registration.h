@@ -20,6 +20,10 @@ enum class Registration {
 };
 Registration registrationOf(int uffd, std::uint64_t address, std::uint64_t length);
 
+// Whether a mapping that is registered for missing faults is registered with this userfaultfd and no other. Asks to
+// register it once more, which changes nothing then: not for what may not be registered at all.
+bool registeredWith(int uffd, std::uint64_t start, std::uint64_t length);
+
 // True where both fds are of one userfaultfd, whichever process they came from.
 bool sameUserfaultfd(int a, int b);
 

@@ -7,12 +7,14 @@
 
 #include "rpc/connection.h"
 #include "tests/recovery/recovery_test.h"
+#include "tests/recovery/segment_bytes.h"
 #include "tests/support/child_process.h"
 
 namespace faultline::test {
 namespace {
 
 using testing::AllOf;
+using testing::ContainsRegex;
 using testing::HasSubstr;
 
 enum class How { sigterm, sigint, sighup, shutdown, coordinatorSignalled, supervisorKilled };
@@ -22,14 +24,16 @@ enum Saw { ALL_RIGHT = 10, SOME_ERRORS = 11, WRONG_BYTES = 12, NOTHING = 13 };
 
 class Ends : public testing::Test {
  protected:
-  void begin(std::vector<std::string> more = {}) {
-    more.insert(more.end(), {"--stop-limit-s", "60"});
+  void begin(std::vector<std::string> more = {}, const std::string& stopLimit = "60") {
+    more.insert(more.end(), {"--stop-limit-s", stopLimit});
     server_ = std::make_unique<Server>(image_, ServerOptions{.more = more, .logFile = log()});
     target_ = std::make_unique<ChildProcess>([this, socket = server_->socket()] {
       const Target target(image_, socket, SMALL);
       if (!target.holdsImage(0)) _exit(NOTHING);
       ready_.send();
       go_.wait();
+      // Whatever has become of the others: that page was there.
+      if (target.touch(0) == Touch::sigbus) _exit(WRONG_BYTES);
       bool errors = false;
       for (std::uint64_t page = 0; page < target.pages(); page++) {
         if (target.touch(page) == Touch::sigbus)
@@ -78,6 +82,14 @@ class Ends : public testing::Test {
     EXPECT_EQ(info.si_code, CLD_EXITED);
     EXPECT_EQ(info.si_status, 0);
   }
+  // The next coordinator does not believe the restore's segment.
+  void lose() {
+    SegmentBytes bytes(*server_);
+    bytes[0] ^= 0xff;
+    kill(server_->coordinatorPid(), SIGKILL);
+    server_->reconnect();
+    await([&] { return !server_->eventWith({"cannot be taken over"}).empty(); });
+  }
   int seen() {
     go_.send();
     return target_->join();
@@ -118,6 +130,25 @@ TEST_P(EndsIn, WhatCannotBeFetchedKillsWhereThatIsWanted) {
   EXPECT_THAT(textOf(log()), HasSubstr("its target is killed"));
 }
 
+// Which pages it misses nothing tells: each that is not in place.
+TEST_P(EndsIn, WhatARestoreMissesThatCouldNotBeTakenOverIsAnError) {
+  begin();
+  lose();
+  end(GetParam());
+  EXPECT_EQ(seen(), SOME_ERRORS);
+  EXPECT_THAT(textOf(log()), AllOf(ContainsRegex("error: restore [0-9]+, which could not be taken over: " +
+                                                 std::to_string(PAGES - 1) + " pages are not in place"),
+                                   HasSubstr("SIGBUS")));
+}
+
+// What it says of itself cannot be believed; the listener that it came by has the same policy.
+TEST_F(Ends, ARestoreThatCannotBeTakenOverIsKilledWhereThatIsWanted) {
+  begin({"--on-lost", "kill"});
+  lose();
+  EXPECT_EQ(target_->join(), 128 + SIGKILL);
+  EXPECT_THAT(textOf(log()), HasSubstr("its target is killed, as --on-lost kill wants it"));
+}
+
 // No service manager is there to start another.
 TEST_F(Ends, WhatIsMissingIsFetchedWhereTheSupervisorIsKilled) {
   begin();
@@ -136,6 +167,15 @@ TEST_F(Ends, TheSecondSignalFetchesNoMore) {
   endBy(server_->supervisor(), SIGINT);
   const int saw = seen();
   EXPECT_TRUE(saw == SOME_ERRORS || saw == ALL_RIGHT) << saw;
+}
+
+// A source that does not answer: here a shard that stands still before it copies a page.
+TEST_F(Ends, TheOperatorsLimitEndsTheFetching) {
+  begin({}, "1");
+  auto barrier = server_->barrier(EXTENT, rpc::FaultPoint::BEFORE_COPY);
+  end(How::sigterm);
+  EXPECT_EQ(seen(), SOME_ERRORS);
+  EXPECT_THAT(textOf(log()), AllOf(HasSubstr("--stop-limit-s"), HasSubstr("gets SIGBUS on them")));
 }
 
 TEST_F(Ends, ACoordinatorThatDiesMeanwhileIsReplacedAndTheEndGoesOn) {
