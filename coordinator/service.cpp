@@ -231,12 +231,11 @@ void Service::connectionAccepted(const KeptName& name, kj::AutoCloseFd fd) {
 
 std::string Service::freeName(const std::string& wanted) const {
   const std::string base = wanted.empty() ? "restore" : wanted.substr(0, 50);
-  for (unsigned i = 1;; i++) {
-    std::string name = i == 1 ? base : base + "-" + std::to_string(i);
-    bool taken = false;
-    for (const auto& [id, restore] : restores_) taken |= restore->name() == name;
-    if (!taken && preparing_.count(name) == 0) return name;
-  }
+  std::set<std::string> taken = preparing_;
+  for (const auto& [id, restore] : restores_) taken.insert(restore->name());
+  std::string name = base;
+  for (unsigned i = 2; taken.count(name) != 0; i++) name = base + "-" + std::to_string(i);
+  return name;
 }
 
 // Each of two readers of one userfaultfd would get a part of its events, and miss the removals of the other.
