@@ -233,6 +233,17 @@ class Reader:
         except BrokenPipeError:
             pass
 
+    def lap(self):
+        """Its longest touch since the last lap, ms. It must have pages left: else nothing could have held it up."""
+        before = self.laps()
+        self.say("lap")
+        until(lambda: len(self.laps()) > len(before) or self.process.poll() is not None, "a target's next page")
+        require(len(self.laps()) > len(before), "a target had read everything before the end")
+        return self.laps()[-1]
+
+    def laps(self):
+        return [json.loads(line)["lap_ms"] for line in list(self.lines) if line.startswith('{"lap_ms"')]
+
     def report(self, patience=90):
         """What it read, once it has read everything, or (after "stop") no more."""
         try:
@@ -240,7 +251,7 @@ class Reader:
         except subprocess.TimeoutExpired:
             raise Failed("a target does not end")
         self.thread.join(5)
-        found = [line for line in self.lines if line.startswith("{")]
+        found = [line for line in self.lines if line.startswith('{"pages"')]
         return json.loads(found[-1]) if found else {"killed": self.process.returncode}
 
     def all_right(self, longest_ms=None):

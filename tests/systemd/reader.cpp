@@ -3,8 +3,9 @@
 // its longest touch took.
 //
 // reader SOCKET IMAGE TARGETS PACE_US: TARGETS restores in this process, a page each PACE_US microseconds.
-// Says "ready" on stdout once each target has read a page. On "hurry" (a line on stdin), or SIGTERM, it reads
-// what is left at once; on "stop" it reads no more. At its end it prints a JSON object. Exit code 3: a
+// Says "ready" on stdout once each target has read a page. On "lap" (a line on stdin) it says, after the next page,
+// how long the longest touch was since the last lap. On "hurry", or SIGTERM, it reads what is left at once; on
+// "stop" it reads no more. At its end it prints a JSON object. Exit code 3: a
 // handshake was refused; else 0, whatever was read.
 #include <fcntl.h>
 #include <poll.h>
@@ -26,6 +27,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "client/faultline_client.h"
@@ -61,7 +63,7 @@ bool hasCome(std::initializer_list<const Moment*> moments, std::chrono::nanoseco
 
 struct Totals {
   std::uint64_t right = 0, zeros = 0, wrong = 0, poisoned = 0;
-  Clock::duration longest{};
+  Clock::duration longest{}, longestOfLap{};
 };
 
 struct Touch {
@@ -106,7 +108,9 @@ void read(const Touch& touch, Totals& totals, std::atomic<Clock::rep>& since) {
   auto compare = [&] { answer = std::memcmp(touch.memory, touch.image, PAGE); };
   const auto error = faultline::target::guarded(compare);
   since.store(0);
-  totals.longest = std::max(totals.longest, Clock::now() - begin);
+  const auto took = Clock::now() - begin;
+  totals.longest = std::max(totals.longest, took);
+  totals.longestOfLap = std::max(totals.longestOfLap, took);
   if (error.has_value())
     totals.poisoned++;
   else if (answer == 0)
@@ -116,12 +120,23 @@ void read(const Touch& touch, Totals& totals, std::atomic<Clock::rep>& since) {
                                                                                    : totals.wrong)++;
 }
 
+long inMs(Clock::duration time) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
+}
+
+void reportLap(Totals& totals) {
+  std::printf(R"({"lap_ms": %ld})"
+              "\n",
+              inMs(std::exchange(totals.longestOfLap, Clock::duration::zero())));
+  std::fflush(stdout);
+}
+
 void report(const Totals& totals, std::uint64_t pages, bool stuck) {
   std::printf(
       R"({"pages": %lu, "right": %lu, "zeros": %lu, "wrong": %lu, "poisoned": %lu, "stuck": %s, "longest_ms": %ld})"
       "\n",
       pages, totals.right, totals.zeros, totals.wrong, totals.poisoned, stuck ? "true" : "false",
-      std::chrono::duration_cast<std::chrono::milliseconds>(totals.longest).count());
+      inMs(totals.longest));
   std::fflush(stdout);
 }
 
@@ -145,6 +160,7 @@ int main(int argc, char** argv) {
   const std::chrono::microseconds pace(std::strtol(argv[4], nullptr, 10));
   std::signal(SIGTERM, [](int) { hurry.come(); });
   std::atomic<Clock::rep> since{0};
+  std::atomic<bool> lapEnds{false};
   Totals totals;
   std::thread reading([&] {
     for (const Touch& touch : first) read(touch, totals, since);
@@ -153,12 +169,16 @@ int main(int argc, char** argv) {
     for (const Touch& touch : rest) {
       hasCome({&hurry, &stop}, pace);
       if (hasCome({&stop})) break;
+      // Of touches that had begun before it was asked for, too: they are over when the next one is.
+      const bool last = lapEnds.exchange(false);
       read(touch, totals, since);
+      if (last) reportLap(totals);
     }
     done.come();
   });
   std::thread([&] {
     for (std::string line; std::getline(std::cin, line);) {
+      if (line == "lap") lapEnds = true;
       if (line == "hurry") hurry.come();
       if (line == "stop") stop.come();
     }
