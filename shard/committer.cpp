@@ -164,7 +164,10 @@ Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, C
     failpoints_.hit(Point::beforeReadLock, page);
     const auto entered = enter(restore, worker);
     if (!restore.segment().servable()) return Commit::dropped;
-    if (!entered.has_value()) return Commit::retry;
+    if (!entered.has_value()) {
+      if (made(Mistake::keepDecision) && result.outcome == Outcome::refused) continue;
+      return Commit::retry;
+    }
     const shm::SharedGuard& guard = *entered;
     if (!made(Mistake::stateBeforeLock) &&
         (!made(Mistake::keepDecision) || result.outcome != Outcome::refused))
