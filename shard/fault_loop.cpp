@@ -240,7 +240,7 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
   // Its bytes are not looked for again before it may have a section.
   if (fault.tries > 0 && restore.segment().lock().closed()) {
     fault.tries++;
-    return retryLater(fault);
+    return later(fault, Next::retry, worker);
   }
   const Inflight inflight(restore, worker, {fault.page, 1});
   if (restore.segment().pages().state(fault.page) != shm::PageState::missing)
