@@ -82,7 +82,7 @@ void journalAppendAndPublish(benchmark::State& state) {
   const Messages messages(state.range(0), state.range(1));
   shm::Journal journal = segment.journal();
   for ([[maybe_unused]] auto _ : state) {
-    auto guard = segment.lock().lock(segment.activeSlots(), {});
+    auto guard = closeAndDrain(segment);
     const auto got = messages.readInto(journal);
     for (const uffd_msg& message : got) publish(segment, guard, message);
     journal.clear(got.size());
@@ -98,7 +98,7 @@ void journalReplay(benchmark::State& state) {
   const Messages messages(state.range(0), state.range(1));
   shm::Journal journal = segment.journal();
   messages.readInto(journal);
-  auto guard = segment.lock().lock(segment.activeSlots(), {});
+  auto guard = closeAndDrain(segment);
   for ([[maybe_unused]] auto _ : state)
     for (const uffd_msg& message : journal.all())
       if (message.event == UFFD_EVENT_REMOVE) publish(segment, guard, message);

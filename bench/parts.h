@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "shmtracker/segment.h"
 
@@ -18,6 +19,13 @@ inline shm::Segment makeSegment(std::uint32_t shards) {
                                .sourceBytes = PARTS_PAGES * shm::SMALL_PAGE,
                                .workersPerShard = 3,
                                .shards = shards});
+}
+
+// The write side, where no other thread is in a section.
+inline shm::ExclusiveGuard closeAndDrain(shm::Segment& segment) {
+  segment.lock().close();
+  unsigned next = 0;
+  return std::move(*segment.lock().drainFrom(next, segment.activeSlots(), {}, {}));
 }
 
 }  // namespace faultline::bench

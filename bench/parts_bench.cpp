@@ -32,7 +32,7 @@ BENCHMARK(commitSection);
 void closeDrainOpen(benchmark::State& state) {
   shm::Segment segment = makeSegment(static_cast<std::uint32_t>(state.range(0)));
   for ([[maybe_unused]] auto _ : state) {
-    auto guard = segment.lock().lock(segment.activeSlots(), {});
+    auto guard = closeAndDrain(segment);
     benchmark::DoNotOptimize(guard);
   }
 }
@@ -41,7 +41,7 @@ BENCHMARK(closeDrainOpen)->ArgName("shards")->Arg(1)->Arg(2)->Arg(4)->Arg(8)->Ar
 void markRemoved(benchmark::State& state) {
   shm::Segment segment = makeSegment(1);
   const auto pages = static_cast<std::uint64_t>(state.range(0));
-  auto guard = segment.lock().lock(1, {});
+  auto guard = closeAndDrain(segment);
   for ([[maybe_unused]] auto _ : state) segment.pages().markRemoved(guard, {64, pages});
   state.SetItemsProcessed(static_cast<std::int64_t>(pages) * state.iterations());
 }

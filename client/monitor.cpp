@@ -24,17 +24,24 @@ Monitor::Monitor(const Run& run, MonitorOptions options)
 
 Monitor::~Monitor() {
   {
-    const std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     over_ = true;
   }
-  ended_.notify_all();
+  ended_.notifyAll();
   thread_.join();
   if (drawn_) fputs("\r\033[K", stderr);
 }
 
+bool Monitor::endsWithin(std::chrono::milliseconds time) {
+  const auto until = std::chrono::steady_clock::now() + time;
+  const threads::Lock lock(mutex_);
+  while (!over_ && ended_.waitUntil(mutex_, until)) {
+  }
+  return over_;
+}
+
 void Monitor::watch() {
-  std::unique_lock lock(mutex_);
-  while (!ended_.wait_for(lock, TICK, [this] { return over_; })) {
+  while (!endsWithin(TICK)) {
     const std::uint64_t now = process::nowNs();
     const Run::Progress progress = run_.progress();
     if (options_.showProgress) show(progress);

@@ -1,12 +1,12 @@
 // Watches a run from beside it: a thread that waits for a page can't.
 #pragma once
 
-#include <condition_variable>
+#include <chrono>
 #include <functional>
-#include <mutex>
 #include <thread>
 
 #include "client/target_run.h"
+#include "threads/mutex.h"
 
 namespace faultline::target {
 
@@ -27,6 +27,7 @@ class Monitor {
 
  private:
   void watch();
+  bool endsWithin(std::chrono::milliseconds time);
   void show(const Run::Progress& progress);
   void warnIfLeft(const Run::Progress& progress, std::uint64_t now);
 
@@ -35,9 +36,9 @@ class Monitor {
   const std::uint64_t start_;
   std::uint64_t pagesSeen_ = 0, movedAt_;
   bool warned_ = false, drawn_ = false;
-  std::mutex mutex_;
-  std::condition_variable ended_;
-  bool over_ = false;  // guarded by mutex_
+  threads::Mutex mutex_;
+  threads::Condition ended_;
+  bool over_ GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 

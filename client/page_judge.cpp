@@ -42,20 +42,20 @@ bool PageJudge::guardedWork(std::size_t seat, std::uint64_t page, Work work) {
     breakOff("the image became shorter while it was compared with");
     return false;
   }
-  const std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   if (!stopped_.exchange(true)) lostPage_ = {page, error->poisoned};
   return false;
 }
 
 bool PageJudge::judge(const std::optional<Mismatch>& mismatch) {
   if (!mismatch.has_value()) return true;
-  const std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   if (!stopped_.exchange(true)) mismatch_ = mismatch;
   return false;
 }
 
 void PageJudge::breakOff(const std::string& what) {
-  const std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   if (!stopped_.exchange(true)) broken_ = what;
 }
 
@@ -83,6 +83,21 @@ bool PageJudge::write(std::size_t seat, std::uint64_t page) {
   const bool had = guardedWork(seat, page, [&] { oracle_.writePattern(page, memory); });
   oracle_.endWriting(page);
   return had;
+}
+
+std::optional<Mismatch> PageJudge::mismatch() const {
+  const threads::Lock lock(mutex_);
+  return mismatch_;
+}
+
+std::optional<LostPage> PageJudge::lostPage() const {
+  const threads::Lock lock(mutex_);
+  return lostPage_;
+}
+
+std::string PageJudge::broken() const {
+  const threads::Lock lock(mutex_);
+  return broken_;
 }
 
 }  // namespace faultline::target

@@ -3,13 +3,13 @@
 
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <string>
 
 #include "client/page_oracle.h"
 #include "client/restored_memory.h"
 #include "client/wait_board.h"
+#include "threads/mutex.h"
 
 namespace faultline::target {
 
@@ -40,10 +40,10 @@ class PageJudge {
   void breakOff(const std::string& what);
   bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
 
-  // To be called once all threads have ended.
-  const std::optional<Mismatch>& mismatch() const { return mismatch_; }
-  const std::optional<LostPage>& lostPage() const { return lostPage_; }
-  const std::string& broken() const { return broken_; }
+  // What was found so far; final once stopped().
+  std::optional<Mismatch> mismatch() const;
+  std::optional<LostPage> lostPage() const;
+  std::string broken() const;
 
  private:
   template <typename Work>
@@ -55,10 +55,10 @@ class PageJudge {
   WaitBoard& board_;
   const std::uint64_t pageSize_;
   std::atomic<bool> stopped_{false};
-  std::mutex mutex_;
-  std::optional<Mismatch> mismatch_;  // guarded by mutex_, like the next two
-  std::optional<LostPage> lostPage_;
-  std::string broken_;
+  mutable threads::Mutex mutex_;
+  std::optional<Mismatch> mismatch_ GUARDED_BY(mutex_);
+  std::optional<LostPage> lostPage_ GUARDED_BY(mutex_);
+  std::string broken_ GUARDED_BY(mutex_);
 };
 
 }  // namespace faultline::target

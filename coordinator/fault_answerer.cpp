@@ -6,15 +6,14 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <condition_variable>
 #include <deque>
-#include <mutex>
 #include <thread>
 #include <utility>
 
 #include "process/duplicate.h"
 #include "process/process.h"
 #include "shmtracker/pages.h"
+#include "threads/mutex.h"
 #include "uffd/registration.h"
 #include "uffd/uffd.h"
 
@@ -42,10 +41,10 @@ void letThrough(int uffd, const uffd_msg& fault) {
 struct FaultAnswerer::Shared {
   kj::AutoCloseFd uffd, target;
   std::string name;
-  std::mutex mutex;  // of all below
-  std::condition_variable changed;
-  std::deque<uffd_msg> queue;
-  bool dropped = false, ending = false;
+  threads::Mutex mutex;
+  threads::Condition changed;
+  std::deque<uffd_msg> queue GUARDED_BY(mutex);
+  bool dropped GUARDED_BY(mutex) = false, ending GUARDED_BY(mutex) = false;
 };
 
 FaultAnswerer::FaultAnswerer(int uffd, int target, std::string name)
@@ -53,9 +52,9 @@ FaultAnswerer::FaultAnswerer(int uffd, int target, std::string name)
 
 FaultAnswerer::~FaultAnswerer() {
   if (shared_ == nullptr) return;
-  std::lock_guard lock(shared_->mutex);
+  const threads::Lock lock(shared_->mutex);
   shared_->ending = true;
-  shared_->changed.notify_one();
+  shared_->changed.notifyOne();
 }
 
 void FaultAnswerer::add(const uffd_msg& fault) {
@@ -67,19 +66,19 @@ void FaultAnswerer::add(const uffd_msg& fault) {
     std::thread([shared] { run(shared); }).detach();
     shared_ = std::move(shared);
   }
-  std::lock_guard lock(shared_->mutex);
+  const threads::Lock lock(shared_->mutex);
   if (shared_->queue.size() < ROOM)
     shared_->queue.push_back(fault);
   else
     shared_->dropped = true;
-  shared_->changed.notify_one();
+  shared_->changed.notifyOne();
 }
 
 void FaultAnswerer::run(const std::shared_ptr<Shared>& shared) {
   const int uffd = shared->uffd.get();
-  std::unique_lock lock(shared->mutex);
+  threads::Lock lock(shared->mutex);
   for (;;) {
-    shared->changed.wait(lock, [&] { return shared->ending || shared->dropped || !shared->queue.empty(); });
+    while (!shared->ending && !shared->dropped && shared->queue.empty()) shared->changed.wait(shared->mutex);
     if (shared->ending) return;
     std::deque<uffd_msg> faults = std::exchange(shared->queue, {});
     const bool dropped = std::exchange(shared->dropped, false);

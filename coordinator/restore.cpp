@@ -16,6 +16,7 @@ namespace faultline::coordinator {
 
 using failpoints::made;
 using Part = process::KeptName::Part;
+using Stage = Life::Stage;
 
 namespace {
 
@@ -33,6 +34,15 @@ void setNonBlocking(int uffd) {
   KJ_SYSCALL(fcntl(uffd, F_SETFL, flags | O_NONBLOCK));
 }
 
+// Threads that waited for a shard, or a coordinator, that has died are woken, and fault again. Not to is a known mistake
+// of each.
+bool wakesAfterTakeover() {
+  return !made(failpoints::Mistake::noWakeAfterTakeover);
+}
+bool wakesAfter(bool adopted) {
+  return adopted ? wakesAfterTakeover() : !made(failpoints::Mistake::noWakeAfterShard);
+}
+
 }  // namespace
 
 Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
@@ -42,7 +52,10 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
       router_(context.pool, segment_, context.latency),
       population_(context.pool, router_, segment_),
       answerer_(fds_.uffd.get(), -1, ""),
-      look_(segment_.regions().entries()),
+      shards_(context.pool, timer(), segment_, fds_.uffd.get(), fds_.source.get(), router_, population_,
+              *this),
+      target_(context.io, segment_, {fds_.uffd.get(), fds_.target.get(), fds_.conn.get()}, context.log,
+              context.totals, *this),
       reading_(nullptr),
       ready_(nullptr),
       complete_(nullptr),
@@ -59,26 +72,19 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
   setNonBlocking(fds_.uffd.get());
   reader_ = kj::heap<UffdReader>(context_.io, fds_.uffd.get(), segment_, router_, context_.failpoints,
                                  context_.options, context_.turns, readerHooks());
-  if (fds_.target.get() >= 0)
-    peerExit_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.target.get(),
-                                                        kj::UnixEventPort::FdObserver::OBSERVE_READ);
-  if (fds_.conn.get() >= 0)
-    connSays_ = kj::heap<kj::UnixEventPort::FdObserver>(context_.io.unixEventPort, fds_.conn.get(),
-                                                        kj::UnixEventPort::FdObserver::OBSERVE_READ);
 }
 
 Restore::~Restore() noexcept(false) {
   reading_ = nullptr;
 }
 
-kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec, shm::Segment segment,
-                                RestoreFds fds) {
+std::shared_ptr<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec,
+                                        shm::Segment segment, RestoreFds fds) {
   if (spec.policy.flags.killOnLost != 0 && fds.target.get() < 0)
     rpc::refuse(
         rpc::Reason::BAD_TARGET,
         "a target that is to be killed when a page is lost needs a pidfd: give one, or have it poisoned");
-  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
-                                  kj::_::HeapDisposer<Restore>::instance);
+  std::shared_ptr<Restore> restore(new Restore(context, kj::mv(fds), std::move(segment)));
   restore->useWorkingSet(spec.policy.workingSet);
   if (restore->policy().recordWorkingSet != 0) restore->record(-1);
   restore->segment_.header().state.store(shm::SegmentState::ready, std::memory_order_release);
@@ -88,7 +94,7 @@ kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec
   return restore;
 }
 
-kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd, bool anyShardAlive) {
+std::shared_ptr<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd, bool anyShardAlive) {
   shm::Segment segment = shm::Segment::attach(fd, shm::Segment::Residency::resident);
   // With no shard left alive the lock words are made anew, so damage to their bytes is forgotten.
   if (!anyShardAlive) segment.lock().initialise();
@@ -102,11 +108,10 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
   segment.header().incarnation.fetch_add(1);
   shm::count(segment.counters().adoptions);
   const kj::AutoCloseFd touches = kj::mv(fds.touches);
-  auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
-                                  kj::_::HeapDisposer<Restore>::instance);
+  std::shared_ptr<Restore> restore(new Restore(context, kj::mv(fds), std::move(segment)));
   if (touches.get() >= 0) restore->record(touches.get());
   if (restore->segment_.header().paused.load() == shm::YES) {
-    restore->phase_ = Phase::paused;
+    restore->life_.become(Stage::paused);
     restore->reader_->pause();
   }
   return restore;
@@ -115,8 +120,8 @@ kj::Own<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd,
 UffdReaderHooks Restore::readerHooks() {
   UffdReaderHooks hooks;
   hooks.fence = [this](unsigned slot) {
-    // Then it is our own departure that has the slot, and waits for the target.
-    if (departing_) return false;
+    // Then it is our own departure that has the slot, and waits for the target; it may outlive the restore.
+    if (life_.stage() == Stage::departing || over()) return false;
     return context_.pool.fence(slot / segment_.facts().workersPerShard,
                                "it held the lock of restore " + name() + " past its deadline");
   };
@@ -153,42 +158,32 @@ void Restore::store() {
 }
 
 void Restore::start() {
-  watch();
+  target_.start();
   serveFromOwners();
 }
 
 void Restore::serveFromOwners() {
-  auto attaching = kj::Vector<kj::Promise<void>>();
-  const auto shares = segment_.shares();
-  for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
-    if (ShardHandle* shard = shares[i] > 0 ? context_.pool.up(i) : nullptr)
-      attaching.add(attachTo(*shard).catch_([this](kj::Exception&& e) {
-        // A shard that dies just now comes back through shardUp(); anything else ends the restore.
-        if (e.getType() != kj::Exception::Type::DISCONNECTED)
-          fail(rpc::EndReason::NOT_SERVABLE, rpc::refusalOf(e).message);
-      }));
-  tasks_.add(kj::joinPromises(attaching.releaseAsArray()).then([this] { serve(); }));
+  tasks_.add(shards_.begin().then([this] { serve(); }));
 }
 
 kj::Promise<void> Restore::recover() {
   return kj::evalNow([this] { return reader_->recover(); })
       .then(
           [this](std::optional<std::string> why) {
-            if (over_) return;
-            watch();
+            if (over()) return;
+            target_.start();
             if (why.has_value()) return fail(rpc::EndReason::SEGMENT_DAMAGED, *why);
             serveFromOwners();
-            if (!made(failpoints::Mistake::noWakeAfterTakeover)) wake();
+            if (wakesAfterTakeover()) wake();
           },
           [this](kj::Exception&& e) {
-            watch();
+            target_.start();
             failOf(e);
           });
 }
 
 void Restore::serve() {
-  if (ending_ || serving_ || phase_ == Phase::failed) return;
-  serving_ = true;
+  if (!life_.served()) return;
   reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { failOf(e); });
   tasks_.add(watchCompletion());
   populateFromTheStart();
@@ -202,7 +197,7 @@ void Restore::populateFromTheStart() {
   }
   auto job = population_.begin(std::exchange(workingSet_, {}));
   tasks_.add(job->whenFinished().then([this, job] {
-    if (!over_ && phase_ != Phase::failed) populateFromTheStart();
+    if (!over() && !failed()) populateFromTheStart();
   }));
 }
 
@@ -230,98 +225,37 @@ void Restore::record(int fd) {
   }
 }
 
-kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
-  return kj::evalNow([&] { return shard.attach(id(), fds_.uffd.get(), segment_.fd(), fds_.source.get()); })
-      .then([this, &shard, hopeless = std::move(hopeless)]() -> kj::Promise<void> {
-        // Before it is handed any fault: what killed its predecessors must not be met again.
-        return hopeless.empty() ? kj::Promise<void>(kj::READY_NOW)
-                                : poison(shard, hopeless, "one shard after the other died at it");
-      })
-      .then([this, &shard, index = shard.index(), pid = shard.pid()] {
-        // Its answer may be heard after its death.
-        if (!context_.pool.lives(index, pid))
-          kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the shard has died", index, pid));
-        if (!wantsShards()) return;
-        router_.setAttached(index, true);
-        population_.shardUp(shard, phase_ == Phase::paused);
-        const auto shares = segment_.shares();
-        bool all = true;
-        for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
-          all &= router_.attached(i) || shares[i] == 0;
-        if (all) readyFulfiller_->fulfill();
-      });
-}
-
 kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
-  if (!wantsShards() || !ownedBy(shard.index())) return kj::READY_NOW;
-  return attachTo(shard, std::move(hopeless))
-      .then([this, &shard] {
-        if (!router_.attached(shard.index())) return;
-        if (!made(shard.adopted() ? failpoints::Mistake::noWakeAfterTakeover
-                                  : failpoints::Mistake::noWakeAfterShard))
-          wake();
-      })
-      .catch_([this](kj::Exception&& e) {
-        // A shard that dies just now comes by here again; one that lives and does not serve us would leave
-        // its pages without an answer for ever.
-        if (e.getType() == kj::Exception::Type::DISCONNECTED) kj::throwFatalException(kj::mv(e));
-        fail(rpc::EndReason::NOT_SERVABLE, rpc::refusalOf(e).message);
-      });
-}
-
-void Restore::shardDied(std::uint32_t index) {
-  router_.setAttached(index, false);
-  population_.shardGone(index);
-}
-
-kj::Promise<void> Restore::shardLeaves(ShardHandle& shard) {
-  shardDied(shard.index());
-  return shard.letGo(id());
+  const bool adopted = shard.adopted();
+  return shards_.up(shard, std::move(hopeless)).then([this, adopted](bool serves) {
+    if (serves && wakesAfter(adopted)) wake();
+  });
 }
 
 void Restore::pause() {
-  if (phase_ == Phase::paused)
-    rpc::refuse(rpc::Reason::WRONG_PHASE, "restore " + name() + " is paused already");
-  if (phase_ != Phase::serving) notServed();
-  phase_ = Phase::paused;
+  if (paused()) rpc::refuse(rpc::Reason::WRONG_PHASE, "restore " + name() + " is paused already");
+  if (!life_.may(Stage::paused)) notServed();
+  life_.become(Stage::paused);
   segment_.header().paused.store(shm::YES);
   reader_->pause();
   population_.hold(true);
 }
 
 void Restore::resume() {
-  if (phase_ != Phase::paused) rpc::refuse(rpc::Reason::WRONG_PHASE, "restore " + name() + " is not paused");
-  phase_ = Phase::serving;
+  if (!paused()) rpc::refuse(rpc::Reason::WRONG_PHASE, "restore " + name() + " is not paused");
+  life_.become(Stage::serving);
   segment_.header().paused.store(0);
   population_.hold(false);
   reader_->resume();
 }
 
-kj::Promise<void> Restore::poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
-                                  const std::string& reason) {
-  auto request = shard.rpc().poisonRequest();
-  request.setRestore(id());
-  request.setReason(reason.c_str());
-  auto list = request.initPages(static_cast<unsigned>(pages.size()));
-  for (unsigned i = 0; i < pages.size(); i++) list.set(i, pages[i]);
-  return request.send().ignoreResult();
-}
-
+// New owners first: a shard that is asked must be able to answer. Former owners keep the restore attached: they may
+// still be busy.
 kj::Promise<void> Restore::reshard(std::uint32_t shards) {
-  if (phase_ != Phase::serving && phase_ != Phase::complete) notServed();
-  // New owners first: a shard that is asked must be able to answer. Former owners keep the restore attached:
-  // they may still be busy.
-  auto attaching = kj::Vector<kj::Promise<void>>();
-  for (std::uint32_t i = 0; i < shards; i++)
-    if (!router_.attached(i)) {
-      ShardHandle* shard = context_.pool.up(i);
-      if (shard == nullptr)
-        rpc::refuse(rpc::Reason::NOT_READY, "shard " + std::to_string(i) + " is not up: try again");
-      attaching.add(attachTo(*shard));
-    }
-  auto dealt = kj::joinPromises(attaching.releaseAsArray())
+  if (!life_.served() || paused()) notServed();
+  auto dealt = shards_.attachFirst(shards)
                    .then([this, shards] {
-                     if (over_ || phase_ == Phase::failed)
+                     if (over() || failed())
                        rpc::refuse(rpc::Reason::ENDED, "restore " + name() + " has ended meanwhile");
                      return reader_->exclusively([this, shards](const shm::ExclusiveGuard&) {
                        // Slots of the former owners stay in the drain: they may be in a section still.
@@ -331,18 +265,13 @@ kj::Promise<void> Restore::reshard(std::uint32_t shards) {
                    })
                    .then([this] {
                      population_.dealtOut();
-                     return attachOwners();
+                     // A shard that died after its attach and before the deal owned no extent as its successor
+                     // came up.
+                     auto attaching = kj::Vector<kj::Promise<void>>();
+                     for (ShardHandle* shard : shards_.unattachedOwners()) attaching.add(shardUp(*shard, {}));
+                     return kj::joinPromises(attaching.releaseAsArray());
                    });
   return inReader_.wrap(kj::mv(dealt));
-}
-
-// A shard that died after its attach and before the deal owned no extent as its successor came up.
-kj::Promise<void> Restore::attachOwners() {
-  auto attaching = kj::Vector<kj::Promise<void>>();
-  for (std::uint32_t i = 0; i < segment_.activeShards(); i++)
-    if (ShardHandle* shard = router_.attached(i) ? nullptr : context_.pool.up(i))
-      attaching.add(shardUp(*shard, {}));
-  return kj::joinPromises(attaching.releaseAsArray());
 }
 
 kj::Promise<void> Restore::watchCompletion() {
@@ -358,17 +287,18 @@ kj::Promise<void> Restore::watchCompletion() {
         .afterDelay(COMPLETION_CHECK)
         .exclusiveJoin(population_.whenNextFinishes())
         .then([this] { return watchCompletion(); });
-  if (phase_ == Phase::serving) phase_ = Phase::complete;
+  const bool finishing = life_.stage() == Stage::finishing;
+  if (life_.may(Stage::complete)) life_.become(Stage::complete);
   completeFulfiller_->fulfill();
   // A target that tracks its writes needs the registration, and so its server.
-  if (finishing_ || (policy().keepServing == 0 && (segment_.facts().uffdFeatures & TRACKS_WRITES) == 0))
+  if (finishing || (policy().keepServing == 0 && (segment_.facts().uffdFeatures & TRACKS_WRITES) == 0))
     end(rpc::EndReason::COMPLETED, "complete: every page is in place or given up, the target runs on alone",
         Release::yes);
   return kj::READY_NOW;
 }
 
 kj::Promise<RestoreEnd> Restore::whenOver() {
-  return overPromise_.addBranch().then([this] { return end_; });
+  return overPromise_.addBranch().then([this] { return life_.end(); });
 }
 
 void Restore::wake() {
@@ -379,13 +309,9 @@ void Restore::wake() {
 }
 
 void Restore::notServed() const {
-  rpc::refuse(rpc::Reason::WRONG_PHASE,
-              "restore " + name() + " is not being served" +
-                  (failureText_.empty() ? ": it is paused or complete" : ": it has failed: " + failureText_));
-}
-
-void Restore::taskFailed(kj::Exception&& exception) {
-  failOf(exception);
+  rpc::refuse(rpc::Reason::WRONG_PHASE, "restore " + name() + " is not being served: it " +
+                                            (failed() ? "has failed: " + life_.failure()->text
+                                                      : std::string("is ") + nameOf(life_.stage())));
 }
 
 }  // namespace faultline::coordinator

@@ -13,13 +13,15 @@
 #include "coordinator/event_log.h"
 #include "coordinator/fault_answerer.h"
 #include "coordinator/fault_router.h"
-#include "coordinator/look.h"
+#include "coordinator/life.h"
 #include "coordinator/options.h"
 #include "coordinator/page_counting.h"
 #include "coordinator/population.h"
 #include "coordinator/restore_spec.h"
 #include "coordinator/service_counters.h"
+#include "coordinator/shard_attachments.h"
 #include "coordinator/shard_pool.h"
+#include "coordinator/target_watch.h"
 #include "coordinator/touch_recorder.h"
 #include "coordinator/uffd_reader.h"
 #include "coordinator/undertaker.h"
@@ -51,27 +53,18 @@ struct RestoreFds {
   kj::AutoCloseFd touches{};  // the recording of a working set
 };
 
-// Why and how a restore has ended.
-struct RestoreEnd {
-  rpc::EndReason reason = rpc::EndReason::NOT_ENDED;
-  std::string text;           // for people
-  std::uint64_t missing = 0;  // pages, as it ended
-};
-
-// How often it is looked what has left a target's memory, of which no event tells.
-inline constexpr kj::Duration LOOK_EVERY = 1 * kj::SECONDS;
-
-enum class Phase { serving, paused, complete, failed };
-
 // Loop thread only.
-class Restore final : private kj::TaskSet::ErrorHandler {
+class Restore final : private ShardAttachments::Owner,
+                      private TargetWatch::Owner,
+                      private kj::TaskSet::ErrorHandler {
  public:
   // Begins a restore and makes it durable. `segment`: of RestoreSpec::createSegment(). Throws, leaving nothing, where
   // the policy does not fit the target.
-  static kj::Own<Restore> begin(RestoreContext& context, const RestoreSpec& spec, shm::Segment segment,
-                                RestoreFds fds);
+  static std::shared_ptr<Restore> begin(RestoreContext& context, const RestoreSpec& spec,
+                                        shm::Segment segment, RestoreFds fds);
   // Takes over a predecessor's. Throws shm::SegmentError where the segment cannot be believed.
-  static kj::Own<Restore> adopt(RestoreContext& context, RestoreFds fds, int segment, bool anyShardAlive);
+  static std::shared_ptr<Restore> adopt(RestoreContext& context, RestoreFds fds, int segment,
+                                        bool anyShardAlive);
   ~Restore() noexcept(false);
 
   // Has the supervisor keep all of it, again where it does already.
@@ -88,9 +81,9 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   // shard lives and does not attach, the restore fails. The caller keeps the restore alive until the promise
   // resolves.
   kj::Promise<void> shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless);
-  void shardDied(std::uint32_t index);
+  void shardDied(std::uint32_t index) { shards_.died(index); }
   // A shard is to be replaced: hands it no more faults, returns when it uses nothing of the restore.
-  kj::Promise<void> shardLeaves(ShardHandle& shard);
+  kj::Promise<void> shardLeaves(ShardHandle& shard) { return shards_.leave(shard); }
 
   std::uint64_t id() const { return segment_.facts().restoreId; }
   std::string name() const { return segment_.name(); }
@@ -98,16 +91,16 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   UffdReader& reader() { return *reader_; }
   const RestoreFds& fds() const { return fds_; }
   const shm::Policy& policy() const { return segment_.facts().policy; }
-  bool over() const { return over_; }
+  bool over() const override { return life_.over(); }
   // Refuses (wrongPhase) a call that needs it served, saying where it stands.
   [[noreturn]] void notServed() const;
   kj::Timer& timer() { return context_.io.provider->getTimer(); }
-  bool failed() const { return phase_ == Phase::failed; }
+  bool failed() const { return life_.failed(); }
   // The recorder of the working set; null where the restore does not record.
   std::shared_ptr<const TouchRecorder> touches() const { return touches_; }
   bool populating() const { return population_.underWay(); }
-  bool servedBy(std::uint32_t shard) const { return router_.attached(shard); }
-  bool ownedBy(std::uint32_t shard) const { return segment_.shares().at(shard) > 0; }
+  bool servedBy(std::uint32_t shard) const { return shards_.attached(shard); }
+  bool ownedBy(std::uint32_t shard) const { return shards_.owns(shard); }
 
   void pause();
   void resume();
@@ -126,13 +119,12 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   void finishUp(const std::string& text);
   // Releases the target now, as the service ends.
   void shutDown(const std::string& text);
-  bool ending() const { return ending_; }
   // Goes on as a failed one: every fault gets an error, so that the target learns it; or it is killed, if
   // that is what the operator wants.
   void fail(rpc::EndReason reason, const std::string& text);
   // Ends it, saying `how` it was noticed, if its target's memory has gone. Never fails. The caller keeps the restore alive
   // until the promise resolves.
-  kj::Promise<Presence> endIfGone(std::string how);
+  kj::Promise<Presence> endIfGone(std::string how) { return target_.look(std::move(how)); }
   // A page that a shard could not give and has not poisoned.
   void pageLost(shm::PageIndex page);
 
@@ -147,16 +139,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
  private:
   Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment);
 
-  kj::Promise<void> attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
-  kj::Promise<void> attachOwners();
   void serveFromOwners();
-  void watch();
-  kj::Promise<void> watchPeer();
-  kj::Promise<void> watchConnection();
-  kj::Promise<void> peerHasGone();
-  kj::Promise<void> watchMemory(kj::Duration pause);
-  kj::Promise<void> saw(const Sight& sight);
-  void targetHasGone(const std::string& how);
   void failOf(const kj::Exception& exception);
   kj::Promise<void> leave(std::uint64_t deadline);
   void fetchMissing(const std::string& text, std::uint64_t before);
@@ -167,7 +150,6 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   DepartureOrder departure(DepartureOrder::Poison poison) const;
   kj::Promise<void> loseMissing();
   kj::Promise<void> poisonMissing();
-  kj::Promise<void> leaveShards();
   kj::Promise<void> departed(Departed how);
   kj::Promise<void> keepOn(const std::string& why);
   void finish();
@@ -177,18 +159,25 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   void populateFromTheStart();
   void useWorkingSet(const WorkingSet& set);
   void record(int fd);
-  kj::Promise<void> poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages,
-                           const std::string& reason);
   bool killsOnLost() const { return policy().killOnLost != 0; }
-  // Whether shards are to have it.
-  bool wantsShards() const {
-    return !over_ && phase_ != Phase::failed && (!ending_ || (kept_ && !departing_));
-  }
-  // False where it can't be.
-  bool kill(const std::string& reason);
   // Makes every waiting thread of the target fault again.
   void wake();
-  void taskFailed(kj::Exception&& exception) override;
+  void taskFailed(kj::Exception&& exception) override { failOf(exception); }
+
+  // Of ShardAttachments.
+  bool wantsShards() const override {
+    return life_.served() || (life_.stage() == Life::Stage::kept && !life_.failed());
+  }
+  bool paused() const override { return life_.stage() == Life::Stage::paused; }
+  void allAttached() override { readyFulfiller_->fulfill(); }
+  void shardRefuses(const std::string& why) override { fail(rpc::EndReason::NOT_SERVABLE, why); }
+  // Of TargetWatch.
+  void targetGone(const std::string& how) override;
+  kj::Promise<void> pagesGone(std::vector<shm::PageRange> pages) override;
+  void nothingLeft() override;
+  void anotherKilled() override;
+  void watchFailed(const kj::Exception& exception) override { failOf(exception); }
+
   UffdReaderHooks readerHooks();
   process::KeptName kept(process::KeptName::Part part, std::optional<std::uint64_t> number = {}) const {
     return process::KeptName::restore(id(), part, number);
@@ -202,22 +191,13 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   Population population_;
   kj::Own<UffdReader> reader_;
   FaultAnswerer answerer_;
-  Look look_;
+  ShardAttachments shards_;
+  TargetWatch target_;
   kj::Own<Undertaker> undertaker_;
-  kj::Promise<void> reading_;                                   // of reader_ or undertaker_
-  kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> peerExit_;  // of the pidfd
-  kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> connSays_;
-  Phase phase_ = Phase::serving;
-  rpc::EndReason failure_ = rpc::EndReason::NOT_ENDED;
-  std::string failureText_;
-  std::string killed_;  // why the target was
-  RestoreEnd end_;
-  bool ending_ = false, over_ = false;
-  bool departing_ = false;  // no shard has it any more, and what it misses is poisoned
-  bool finishing_ = false;  // released as soon as nothing is missing
-  bool serving_ = false;
+  kj::Promise<void> reading_;  // of reader_ or undertaker_
+  Life life_;
   std::vector<std::uint64_t> outside_;      // addresses of the first faults that no region covers
-  bool kept_ = false;                       // its end waits, since the target's memory cannot be let go
+  bool keptTold_ = false;                   // that the target's memory cannot be let go
   shm::PageIndex firstMissing_ = 0;         // the first page that may be missing; never moves back
   std::vector<shm::PageRange> workingSet_;  // ranges that serve() populates first
   std::string workingSetRefused_;

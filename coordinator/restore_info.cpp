@@ -14,20 +14,7 @@ void Restore::fill(rpc::RestoreInfo::Builder info, const shm::PageCounts& counts
   const shm::Immutable& facts = segment_.facts();
   info.setId(id());
   info.setName(name().c_str());
-  switch (phase_) {
-    case Phase::serving:
-      info.setPhase(rpc::Phase::SERVING);
-      break;
-    case Phase::paused:
-      info.setPhase(rpc::Phase::PAUSED);
-      break;
-    case Phase::complete:
-      info.setPhase(rpc::Phase::COMPLETE);
-      break;
-    case Phase::failed:
-      info.setPhase(rpc::Phase::FAILED);
-      break;
-  }
+  info.setPhase(life_.phase());
   info.setSourceName(segment_.sourceName().c_str());
   coordinator::fill(info.initPolicy(), policy());
   info.setTargetPid(facts.targetPid);
@@ -38,8 +25,10 @@ void Restore::fill(rpc::RestoreInfo::Builder info, const shm::PageCounts& counts
   info.setRemoved(counts.removed);
   info.setReleased(counts.released);
   info.setRemoveNegotiated((facts.uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0);
-  info.setFailure(failure_);
-  info.setFailureText(failureText_.c_str());
+  if (failed()) {
+    info.setFailure(life_.failure()->reason);
+    info.setFailureText(life_.failure()->text.c_str());
+  }
   info.setWaitingThreads(uffd::waitingThreads(fds_.uffd.get()).value_or(0));
   info.setPrefaulting(population_.underWay());
   info.setSegmentBytes(segment_.bytes());

@@ -28,11 +28,6 @@ using process::KeptName;
 
 namespace {
 
-// For Promise::attach(), which keeps no more than a reference of what has a name.
-std::shared_ptr<Restore> kept(const std::shared_ptr<Restore>& restore) {
-  return restore;
-}
-
 // Tells sockets apart, whatever number they have here.
 ino_t inodeOf(int fd) {
   struct stat status {};
@@ -278,8 +273,8 @@ std::string Service::begin(PreparedRestore prepared, RestoreFds fds) {
   requireRoom();
   requireNotServed(fds.uffd.get());
   const RestoreSpec& spec = prepared.spec;
-  auto restore = Restore::begin(context_, spec, std::move(prepared.segment), kj::mv(fds));
-  auto& begun = *restore;
+  const auto restore = Restore::begin(context_, spec, std::move(prepared.segment), kj::mv(fds));
+  Restore& begun = *restore;
   spdlog::info("restore {} ({}): {} pages in {} regions from {}, target pid {}", begun.name(), begun.id(),
                begun.segment().pages().pageCount(), spec.regions.size(), spec.sourceName, spec.targetPid);
   if ((spec.uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) == 0)
@@ -288,18 +283,14 @@ std::string Service::begin(PreparedRestore prepared, RestoreFds fds) {
         "target gives up before it came comes back with the snapshot's bytes",
         begun.name());
   shm::count(counters_->restoresBegun);
-  keep(kj::mv(restore));
+  keep(restore);
   begun.start();
   return begun.name();
 }
 
-std::shared_ptr<Restore> Service::keep(kj::Own<Restore> restore) {
-  const std::uint64_t id = restore->id();
-  Restore* raw = restore.get();
-  std::shared_ptr<Restore> shared(raw, [own = kj::mv(restore)](Restore*) mutable { own = nullptr; });
-  restores_[id] = shared;
-  watch(shared);
-  return shared;
+void Service::keep(const std::shared_ptr<Restore>& restore) {
+  restores_[restore->id()] = restore;
+  watch(restore);
 }
 
 void Service::watch(const std::shared_ptr<Restore>& restore) {
@@ -364,7 +355,7 @@ void Service::closeListener(const std::string& name) {
   link_.drop(spec.with(KeptName::Part::source, 0));
   // Its connections are kept, and open, until the supervisor is told of each.
   listeners_.erase(found);
-  tasks_.add(listener->close().attach(std::shared_ptr(listener)));
+  tasks_.add(listener->close().attach(kj::cp(listener)));
 }
 
 kj::Promise<void> Service::shutdown(bool force) {
@@ -403,7 +394,7 @@ kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards
   auto restore = find(name);
   requireShards(shards);
   return pool_.grow(shards)
-      .then([restore, shards] { return restore->reshard(shards).attach(kept(restore)); })
+      .then([restore, shards] { return restore->reshard(shards).attach(kj::cp(restore)); })
       .then([this, name, shards] {
         log_.add("restore " + name + " is served by " + std::to_string(shards) + " shards now");
       });
@@ -435,7 +426,7 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
   for (const auto& [id, restore] : restores_) {
     const std::uint32_t index = shard.index();
     const auto hopeless = suspects_.takeHopeless(restore->segment(), index);
-    work.add(restore->shardUp(shard, hopeless).attach(kept(restore)));
+    work.add(restore->shardUp(shard, hopeless).attach(kj::cp(restore)));
     if (hopeless.empty()) continue;
     log_.add("restore " + restore->name() + ": page " + std::to_string(hopeless.front()) +
              " is poisoned: shard " + std::to_string(index) + " died at it " +

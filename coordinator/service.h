@@ -96,7 +96,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   void giveUpRestores();
   std::string statusLine() const;
   void leave(SupervisorLink::End why);
-  std::shared_ptr<Restore> keep(kj::Own<Restore> restore);
+  void keep(const std::shared_ptr<Restore>& restore);
   void watch(const std::shared_ptr<Restore>& restore);
   kj::Promise<void> pingSupervisor();
   kj::Promise<void> countOn(CountedRestores restores, std::size_t next);

@@ -109,10 +109,9 @@ kj::Promise<void> Service::adoptRestores() {
     RestoreFds spare{process::duplicate(uffd), kj::AutoCloseFd(), kj::AutoCloseFd(),
                      fds.target.get() >= 0 ? process::duplicate(fds.target.get()) : kj::AutoCloseFd()};
     auto failure = kj::runCatchingExceptions([&] {
-      auto restore = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
-      const auto adopted = keep(kj::mv(restore));
-      // A copy: of what has a name, attach() keeps a reference.
-      recovered.add(adopted->recover().attach(std::shared_ptr(adopted)));
+      const auto adopted = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
+      keep(adopted);
+      recovered.add(adopted->recover().attach(kj::cp(adopted)));
     });
     KJ_IF_MAYBE (e, failure) {
       lost_.lose(id, e->getDescription().cStr(), kj::mv(spare), segment.get(), kill);

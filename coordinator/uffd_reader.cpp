@@ -5,12 +5,12 @@
 #include <poll.h>
 #include <spdlog/spdlog.h>
 
-#include <algorithm>
+#include <exception>
+#include <utility>
+#include <vector>
 
 #include "failpoints/mistakes.h"
 #include "process/clock.h"
-#include "shmtracker/error.h"
-#include "uffd/uffd.h"
 
 namespace faultline::coordinator {
 
@@ -20,34 +20,18 @@ using failpoints::Point;
 using process::nowNs;
 using shm::count;
 
-namespace {
-
-// How long a busy slot is waited for before the loop sees to its other work, and how soon it is looked at
-// again.
-constexpr std::chrono::microseconds SLOT_PATIENCE{200};
-constexpr kj::Duration SLOT_RETRY = 500 * kj::MICROSECONDS;
-// Pages that are marked removed in one go, a few ms.
-constexpr std::uint64_t MARK_STEP = 1u << 21;
-
-}  // namespace
-
 UffdReader::UffdReader(kj::AsyncIoContext& io, int uffd, shm::Segment& segment, FaultRouter& router,
                        failpoints::Failpoints& failpoints, const Options& options, ReadingTurns& turns,
                        UffdReaderHooks hooks)
-    : io_(io),
+    : timer_(io.provider->getTimer()),
       uffd_(uffd),
       segment_(segment),
-      router_(router),
       failpoints_(failpoints),
-      options_(options),
       turns_(turns),
-      hooks_(std::move(hooks)),
+      writeSide_(timer_, segment, options, std::move(hooks.fence)),
+      events_(segment, router, failpoints, std::move(hooks.presentFault), std::move(hooks.outsideFault)),
       observer_(io.unixEventPort, uffd, kj::UnixEventPort::FdObserver::OBSERVE_READ),
       gated_((segment.facts().uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0) {}
-
-UffdReader::~UffdReader() {
-  segment_.lock().open();
-}
 
 kj::Promise<void> UffdReader::run() {
   if (paused_) {
@@ -69,12 +53,49 @@ void UffdReader::resume() {
   resumed_ = nullptr;
 }
 
+// --- steps that a deliberate mistake breaks (failpoints/mistakes.h) ---
+
+// The write side is held before read(), wherever removals can come.
+bool UffdReader::readsUnderLock() const {
+  return gated_ && !made(Mistake::lockAfterRead);
+}
+
+// Whoever reads under the lock has nothing to take here.
+std::optional<shm::ExclusiveGuard> UffdReader::lockAfterRead() {
+  if (!made(Mistake::lockAfterRead) || !gated_) return std::nullopt;
+  writeSide_.close();
+  for (;;)
+    if (auto guard = writeSide_.tryDrain()) return guard;
+}
+
+// read() fills the journal itself, so that what was read lies in no memory that dies with this process.
+shm::Journal UffdReader::readBuffer() {
+  if (!made(Mistake::privateReadBuffer)) return segment_.journal();
+  static std::vector<uffd_msg> messages(shm::JOURNAL_MESSAGES);
+  return shm::Journal(messages);
+}
+
+// The gate stays closed until the sections of before have ended, and from then on until all is replayed.
+kj::Promise<shm::ExclusiveGuard> UffdReader::drainedOfPredecessor() {
+  if (made(Mistake::openBeforeReplay) || made(Mistake::skipDrain)) segment_.lock().open();
+  writeSide_.close();
+  if (made(Mistake::skipDrain)) {
+    unsigned none = 0;
+    return std::move(*segment_.lock().drainFrom(none, 0, {}, {}));
+  }
+  return writeSide_.drained().then([this](shm::ExclusiveGuard guard) {
+    if (made(Mistake::openBeforeReplay)) segment_.lock().open();
+    return guard;
+  });
+}
+
+// --- the protocol ---
+
 kj::Promise<void> UffdReader::serve() {
   for (unsigned left = turns_.batches(this); !paused_; left--) {
-    if (draining_) return io_.provider->getTimer().afterDelay(SLOT_RETRY).then([this] { return serve(); });
+    if (writeSide_.taken()) return writeSide_.later().then([this] { return serve(); });
     // By the timer, since that has the loop look at its fds as well.
-    if (left == 0)
-      return io_.provider->getTimer().afterDelay(0 * kj::SECONDS).then([this] { return serve(); });
+    if (left == 0) return timer_.afterDelay(0 * kj::SECONDS).then([this] { return serve(); });
     if (flowing_) {
       turns_.makeWay();
       // Not for nothing: shards would wait at the gate, and we for them.
@@ -83,88 +104,34 @@ kj::Promise<void> UffdReader::serve() {
         break;
       }
     }
-    if (!gated_ || made(Mistake::lockAfterRead)) {
-      if (readBatch(std::nullopt) == Batch::nothing) break;
-      continue;
+    Batch batch = Batch::nothing;
+    if (readsUnderLock()) {
+      writeSide_.close();
+      failpoints_.hit(Point::gateClosed);
+      auto guard = writeSide_.tryDrain();
+      if (!guard.has_value())
+        return writeSide_.drained().then(
+            [this](shm::ExclusiveGuard drained) { return serveAfter(readBatch(std::move(drained))); });
+      batch = readBatch(std::move(guard));
+    } else {
+      batch = readBatch(std::nullopt);
     }
-    segment_.lock().close();
-    closedAt_ = process::nowNs();
-    failpoints_.hit(Point::gateClosed);
-    unsigned next = 0;
-    auto guard = segment_.lock().drainFrom(next, segment_.activeSlots(), SLOT_PATIENCE, countOwnerDied());
-    if (!guard.has_value())
-      return alone(drainOn(next, closedAt_ + std::chrono::nanoseconds(options_.lockDeadline).count()))
-          .then([this](shm::ExclusiveGuard guard) {
-            const Batch batch = readBatch(std::move(guard));
-            if (batch == Batch::marking) return publishOn().then([this] { return serve(); });
-            return batch == Batch::done ? serve() : kj::Promise<void>(kj::READY_NOW);
-          });
-    segment_.counters().drain.record(process::nowNs() - closedAt_);
-    const Batch batch = readBatch(std::move(guard));
-    if (batch == Batch::marking) return publishOn().then([this] { return serve(); });
     if (batch == Batch::nothing) break;
+    if (batch == Batch::marking) return serveAfter(batch);
   }
   return kj::READY_NOW;
 }
 
-kj::Promise<shm::ExclusiveGuard> UffdReader::drain() {
-  segment_.lock().close();
-  closedAt_ = process::nowNs();
-  return drainOn(0, closedAt_ + std::chrono::nanoseconds(options_.lockDeadline).count());
-}
-
-// Allows one writer at a time: draining_ is set until `drained` has its guard, fails or is dropped.
-kj::Promise<shm::ExclusiveGuard> UffdReader::alone(kj::Promise<shm::ExclusiveGuard> drained) {
-  draining_ = true;
-  return drained.attach(kj::defer([this] { draining_ = false; }));
-}
-
-// The gate is closed; goes on from slot `next`, other work of the loop in between.
-kj::Promise<shm::ExclusiveGuard> UffdReader::drainOn(unsigned next, std::uint64_t deadline) {
-  auto goOn = [&] {
-    auto guard = segment_.lock().drainFrom(next, segment_.activeSlots(), SLOT_PATIENCE, countOwnerDied());
-    if (guard.has_value()) segment_.counters().drain.record(process::nowNs() - closedAt_);
-    return guard;
-  };
-  if (auto guard = goOn()) return std::move(*guard);
-  if (fencing_ && process::nowNs() >= deadline && hooks_.fence(next)) {
-    count(segment_.counters().fences);
-    // The kernel has given back what the dead held. To kill one successor after the other for a word that
-    // says otherwise would cost every restore its shards.
-    const unsigned fenced = next;
-    if (auto guard = goOn()) return std::move(*guard);
-    if (next == fenced) lockIsDamaged(next);
+kj::Promise<void> UffdReader::serveAfter(Batch batch) {
+  switch (batch) {
+    case Batch::nothing:
+      return kj::READY_NOW;
+    case Batch::done:
+      return serve();
+    case Batch::marking:
+      return publishOn().then([this] { return serve(); });
   }
-  return io_.provider->getTimer().afterDelay(SLOT_RETRY).then([this, next, deadline] {
-    return drainOn(next, deadline);
-  });
-}
-
-void UffdReader::lockIsDamaged(unsigned slot) {
-  damaged_ = true;
-  throw shm::SegmentError("slot " + std::to_string(slot) + " of the lock is held, and its shard is dead");
-}
-
-kj::Promise<void> UffdReader::exclusively(std::function<void(const shm::ExclusiveGuard&)> action) {
-  if (damaged_) return KJ_EXCEPTION(FAILED, "the lock is damaged");
-  // serve() may be in the middle of a slow drain.
-  if (draining_)
-    return io_.provider->getTimer().afterDelay(SLOT_RETRY).then([this, action = std::move(action)]() mutable {
-      return exclusively(std::move(action));
-    });
-  return alone(kj::evalNow([this] { return drain(); }))
-      .then([action = std::move(action)](shm::ExclusiveGuard guard) { action(guard); },
-            [this](kj::Exception&& e) {
-              segment_.lock().open();  // read() was not called
-              kj::throwFatalException(kj::mv(e));
-            });
-}
-
-std::function<void(unsigned)> UffdReader::countOwnerDied() {
-  return [this](unsigned slot) {
-    count(segment_.counters().slotsRecovered);
-    spdlog::debug("restore {}: slot {} was held by a thread that died", segment_.name(), slot);
-  };
+  KJ_UNREACHABLE;
 }
 
 bool UffdReader::readable() const {
@@ -175,45 +142,28 @@ bool UffdReader::readable() const {
 // One read(). `guard`: the write side, where removals can come. done: it brought something, and there may be
 // more. marking: it removed so much that publishOn() has to go on with it.
 UffdReader::Batch UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard) {
-  shm::Journal journal = segment_.journal();
-  std::vector<uffd_msg> privateMessages;
-  if (made(Mistake::privateReadBuffer)) {
-    privateMessages.resize(shm::JOURNAL_MESSAGES);
-    journal = shm::Journal(privateMessages);
-  }
+  shm::Journal journal = readBuffer();
   failpoints_.hit(Point::beforeRead);
   const auto messages = journal.read(uffd_);
-  const std::uint64_t readAt = process::nowNs();
+  readAt_ = nowNs();
   failpoints_.hit(Point::afterRead);
-  if (made(Mistake::lockAfterRead) && gated_ && !messages.empty())
-    guard.emplace(segment_.lock().lock(segment_.activeSlots(),
-                                       {options_.lockDeadline, hooks_.fence, countOwnerDied()}));
   flowing_ = !messages.empty();
   if (!flowing_) return Batch::nothing;
+  if (auto late = lockAfterRead()) guard.emplace(std::move(*late));
   turns_.had(this);
+  messages_ = messages.size();
 
   auto& counters = segment_.counters();
   count(counters.batches);
   try {
-    std::uint64_t faults = 0;
-    for (const uffd_msg& message : messages) {
-      if (message.event == UFFD_EVENT_PAGEFAULT) {
-        addFault(message);
-        faults++;
-      } else {
-        addRemoval(message);
-      }
-    }
+    for (const uffd_msg& message : messages)
+      KJ_REQUIRE(events_.add(message), "an event was read that this server does not know", message.event);
+    const std::uint64_t faults = events_.complete();
     count(counters.faults, faults);
-    count(counters.readTimes, faults * readAt);
-    messages_ = messages.size();
-    readAt_ = readAt;
-    if (guard.has_value()) {
-      collectRemovals();
-      if (!publishSome(*guard)) {
-        marking_.emplace(std::move(*guard));
-        return Batch::marking;
-      }
+    count(counters.readTimes, faults * readAt_);
+    if (guard.has_value() && !events_.publishSome(*guard)) {
+      marking_.emplace(std::move(*guard));
+      return Batch::marking;
     }
   } catch (...) {
     // The guard opens the gate as it goes, and removals that were read are not in the page table.
@@ -227,67 +177,25 @@ UffdReader::Batch UffdReader::readBatch(std::optional<shm::ExclusiveGuard> guard
 void UffdReader::finishBatch(std::optional<shm::ExclusiveGuard> guard) {
   segment_.journal().clear(messages_);
   failpoints_.hit(Point::beforeOpen);
-  if (guard.has_value()) {
-    guard->release();
-    segment_.counters().closed.record(process::nowNs() - closedAt_);
-  }
+  if (guard.has_value()) writeSide_.open(std::move(*guard));
   failpoints_.hit(Point::beforeHandout);
-  router_.handOut(readAt_);
-  for (const uffd_msg& fault : present_) hooks_.presentFault(fault);
-  present_.clear();
-  for (const uffd_msg& fault : outside_) hooks_.outsideFault(fault);
-  outside_.clear();
-}
-
-void UffdReader::addRemoval(const uffd_msg& message) {
-  KJ_REQUIRE(message.event == UFFD_EVENT_REMOVE, "an event was read that this server does not know",
-             message.event);
-  count(segment_.counters().removes);
-  removals_.add(message.arg.remove.start, message.arg.remove.end);
-}
-
-void UffdReader::collectRemovals() {
-  for (const AddressRange& removed : removals_.merged())
-    for (const shm::PageRange range : segment_.regions().pagesIn(removed.start, removed.end)) {
-      count(segment_.counters().removedPages, range.count);
-      toMark_.push_back(range);
-    }
-  removals_.clear();
-  std::reverse(toMark_.begin(), toMark_.end());
-}
-
-// Marks at most MARK_STEP pages. True: all are marked.
-bool UffdReader::publishSome(const shm::ExclusiveGuard& guard) {
-  for (std::uint64_t left = MARK_STEP; !toMark_.empty();) {
-    if (left == 0) return false;
-    shm::PageRange& range = toMark_.back();
-    const shm::PageRange step{range.first,
-                              std::min(range.count, failpoints_.armed() ? std::uint64_t{1} : left)};
-    failpoints_.hit(Point::midMark, step.first);
-    segment_.pages().markRemoved(guard, step);
-    range = {step.end(), range.count - step.count};
-    if (range.count == 0) toMark_.pop_back();
-    left -= step.count;
-  }
-  return true;
+  events_.handOut(readAt_);
 }
 
 // A removal of terabytes: the gate of this restore stays closed until all of it is marked, others are served in
 // between. A coordinator that dies meanwhile leaves the gate closed and the messages in the journal.
 kj::Promise<void> UffdReader::publishOn() {
-  draining_ = true;
-  return markOn().attach(kj::defer([this] {
-    draining_ = false;
+  return writeSide_.alone(markOn().attach(kj::defer([this] {
     if (!marking_.has_value()) return;
     // Dropped half way, which ends the restore: the gate opens, and the page table is not to be believed.
     segment_.header().state.store(shm::SegmentState::failed);
     marking_.reset();
-  }));
+  })));
 }
 
 kj::Promise<void> UffdReader::markOn() {
-  return io_.provider->getTimer().afterDelay(0 * kj::SECONDS).then([this]() -> kj::Promise<void> {
-    if (!publishSome(*marking_)) return markOn();
+  return timer_.afterDelay(0 * kj::SECONDS).then([this]() -> kj::Promise<void> {
+    if (!events_.publishSome(*marking_)) return markOn();
     std::optional<shm::ExclusiveGuard> guard(std::move(*marking_));
     marking_.reset();
     finishBatch(std::move(guard));
@@ -295,55 +203,46 @@ kj::Promise<void> UffdReader::markOn() {
   });
 }
 
-void UffdReader::addFault(const uffd_msg& message) {
-  const auto page = segment_.regions().pageAt(message.arg.pagefault.address);
-  if (!page.has_value()) {
-    count(segment_.counters().outsideFaults);
-    return outside_.push_back(message);
-  }
-  // The target tracks its writes synchronously, or has registered for minor faults, and has handed that to us
-  // as well.
-  if (alone_ || (message.arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_MINOR)) != 0)
-    return present_.push_back(message);
-  router_.add(*page);
+kj::Promise<std::optional<std::string>> UffdReader::recover() {
+  return drainedOfPredecessor().then([this](shm::ExclusiveGuard guard) {
+    failpoints_.hit(Point::adoptDrained);
+    std::optional<std::string> why;
+    try {
+      why = replay(guard);
+    } catch (const std::exception& e) {
+      why = e.what();
+    }
+    // Said before the gate opens, so that no commit section believes what is doubtful.
+    if (why.has_value()) segment_.header().state.store(shm::SegmentState::failed);
+    guard.release();
+    if (!why.has_value()) failpoints_.hit(Point::adoptOpened);
+    return why;
+  });
 }
 
-kj::Promise<std::optional<std::string>> UffdReader::recover() {
-  if (made(Mistake::openBeforeReplay) || made(Mistake::skipDrain)) segment_.lock().open();
-  auto drained =
-      made(Mistake::skipDrain) ? kj::Promise<shm::ExclusiveGuard>(segment_.lock().lock(0, {})) : drain();
-  // Said before the guard opens the gate, so that no commit section believes what is doubtful.
-  auto giveUp = [this](std::string why) -> std::optional<std::string> {
-    segment_.header().state.store(shm::SegmentState::failed);
-    return why;
-  };
-  return drained.then([this, giveUp](shm::ExclusiveGuard guard) -> std::optional<std::string> {
-    if (made(Mistake::openBeforeReplay)) segment_.lock().open();
-    failpoints_.hit(Point::adoptDrained);
-    if (!segment_.servable()) return giveUp("its segment says that it had failed, or makes no sense");
-    shm::Journal journal = segment_.journal();
-    for (const uffd_msg& message : journal.all()) {
-      if (message.event == 0 || message.event == UFFD_EVENT_PAGEFAULT) continue;
-      if (message.event != UFFD_EVENT_REMOVE)
-        return giveUp("the journal holds an event that cannot be: " + std::to_string(message.event));
-      addRemoval(message);
-      count(segment_.counters().replayed);
-    }
-    collectRemovals();
-    while (!publishSome(guard)) continue;
-    failpoints_.hit(Point::adoptReplayed);
-    const shm::PageCheck check = segment_.pages().check(guard);
-    if (check.repaired > 0)
-      spdlog::warn("restore {}: the state of {} pages was repaired from its copy", segment_.name(),
-                   check.repaired);
-    if (check.doubtful > 0)
-      return giveUp("nobody can tell whether " + std::to_string(check.doubtful) +
-                    " pages were given up, the first is " + std::to_string(check.firstDoubtful));
-    journal.clear(journal.capacity());
-    guard.release();
-    failpoints_.hit(Point::adoptOpened);
-    return std::nullopt;
-  });
+// Publishes what the predecessor had read. Faults are not handed out: their threads are woken and fault again.
+// Returns why the segment cannot be believed.
+std::optional<std::string> UffdReader::replay(const shm::ExclusiveGuard& guard) {
+  if (!segment_.servable()) return "its segment says that it had failed, or makes no sense";
+  shm::Journal journal = segment_.journal();
+  for (const uffd_msg& message : journal.all()) {
+    if (message.event == 0 || message.event == UFFD_EVENT_PAGEFAULT) continue;
+    if (!events_.add(message))
+      return "the journal holds an event that cannot be: " + std::to_string(message.event);
+    count(segment_.counters().replayed);
+  }
+  events_.complete();
+  while (!events_.publishSome(guard)) continue;
+  failpoints_.hit(Point::adoptReplayed);
+  const shm::PageCheck check = segment_.pages().check(guard);
+  if (check.repaired > 0)
+    spdlog::warn("restore {}: the state of {} pages was repaired from its copy", segment_.name(),
+                 check.repaired);
+  if (check.doubtful > 0)
+    return "it is unknown whether " + std::to_string(check.doubtful) + " pages were given up, the first is " +
+           std::to_string(check.firstDoubtful);
+  journal.clear(journal.capacity());
+  return std::nullopt;
 }
 
 }  // namespace faultline::coordinator

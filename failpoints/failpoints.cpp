@@ -44,14 +44,14 @@ std::string_view nameOf(Point point) {
 }
 
 std::uint64_t Failpoints::arm(Arm arm) {
-  std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   armed_.push_back({++last_, std::move(arm)});
   armedCount_.store(static_cast<std::uint32_t>(armed_.size()));
   return last_;
 }
 
 void Failpoints::disarm(std::uint64_t number) {
-  std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   std::erase_if(armed_, [number](const Armed& a) { return a.number == number; });
   armedCount_.store(static_cast<std::uint32_t>(armed_.size()));
 }
@@ -63,14 +63,14 @@ std::vector<Failpoints::Armed>::iterator Failpoints::findArmed(Point point, std:
 }
 
 bool Failpoints::awaitsArmed(Point point, std::uint64_t page) {
-  std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   return findArmed(point, page) != armed_.end();
 }
 
 std::optional<Failpoints::Arm> Failpoints::arrive(Point point, std::uint64_t page) {
   Arm arm;
   {
-    std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     const auto found = findArmed(point, page);
     if (found == armed_.end()) return std::nullopt;
     if (found->arm.skip > 0) {

@@ -8,10 +8,11 @@
 
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <string_view>
 #include <vector>
+
+#include "threads/mutex.h"
 
 namespace faultline::failpoints {
 
@@ -103,12 +104,12 @@ class Failpoints {
     std::uint64_t number;
     Arm arm;
   };
-  std::vector<Armed>::iterator findArmed(Point point, std::uint64_t page);  // mutex_ is held
+  std::vector<Armed>::iterator findArmed(Point point, std::uint64_t page) REQUIRES(mutex_);
 
   std::atomic<std::uint32_t> armedCount_{0};
-  std::mutex mutex_;
-  std::vector<Armed> armed_;  // guarded by mutex_
-  std::uint64_t last_ = 0;    // guarded by mutex_
+  threads::Mutex mutex_;
+  std::vector<Armed> armed_ GUARDED_BY(mutex_);
+  std::uint64_t last_ GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace faultline::failpoints

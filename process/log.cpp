@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <condition_variable>
 #include <cstdlib>
 #include <deque>
 #include <exception>
@@ -58,11 +57,13 @@ struct QueuedSink::Shared {
 
   const std::shared_ptr<spdlog::sinks::sink> to;  // the thread's, once it runs
   const std::size_t room;
-  std::mutex mutex;  // of all below
-  std::condition_variable changed;
-  std::deque<spdlog::details::log_msg_buffer> queue;
-  std::uint64_t dropped = 0;
-  bool writing = false, ending = false;
+  threads::Mutex mutex;
+  threads::Condition changed;
+  std::deque<spdlog::details::log_msg_buffer> queue GUARDED_BY(mutex);
+  std::uint64_t dropped GUARDED_BY(mutex) = 0;
+  bool writing GUARDED_BY(mutex) = false, ending GUARDED_BY(mutex) = false;
+
+  bool written() const REQUIRES(mutex) { return queue.empty() && !writing; }
 };
 
 QueuedSink::QueuedSink(std::shared_ptr<spdlog::sinks::sink> to, std::size_t room)
@@ -77,23 +78,23 @@ QueuedSink::QueuedSink(std::shared_ptr<spdlog::sinks::sink> to, std::size_t room
 
 QueuedSink::~QueuedSink() {
   drain(LAST_LINES);
-  std::lock_guard lock(shared_->mutex);
+  const threads::Lock lock(shared_->mutex);
   shared_->ending = true;
-  shared_->changed.notify_all();
+  shared_->changed.notifyAll();
 }
 
 void QueuedSink::set_pattern(const std::string& pattern) {
-  std::lock_guard lock(shared_->mutex);
+  const threads::Lock lock(shared_->mutex);
   shared_->to->set_pattern(pattern);
 }
 
 void QueuedSink::set_formatter(std::unique_ptr<spdlog::formatter> formatter) {
-  std::lock_guard lock(shared_->mutex);
+  const threads::Lock lock(shared_->mutex);
   shared_->to->set_formatter(std::move(formatter));
 }
 
 void QueuedSink::log(const spdlog::details::log_msg& message) {
-  std::lock_guard lock(shared_->mutex);
+  const threads::Lock lock(shared_->mutex);
   if (shared_->queue.size() >= shared_->room) {
     shared_->dropped++;
     return;
@@ -107,19 +108,21 @@ void QueuedSink::log(const spdlog::details::log_msg& message) {
     shared_->dropped = 0;
   }
   shared_->queue.emplace_back(message);
-  shared_->changed.notify_all();
+  shared_->changed.notifyAll();
 }
 
 bool QueuedSink::drain(std::chrono::milliseconds limit) {
-  std::unique_lock lock(shared_->mutex);
-  return shared_->changed.wait_for(lock, limit,
-                                   [this] { return shared_->queue.empty() && !shared_->writing; });
+  const auto until = std::chrono::steady_clock::now() + limit;
+  const threads::Lock lock(shared_->mutex);
+  while (!shared_->written())
+    if (!shared_->changed.waitUntil(shared_->mutex, until)) return shared_->written();
+  return true;
 }
 
 void QueuedSink::run(const std::shared_ptr<Shared>& shared) {
-  std::unique_lock lock(shared->mutex);
+  threads::Lock lock(shared->mutex);
   for (;;) {
-    shared->changed.wait(lock, [&] { return !shared->queue.empty() || shared->ending; });
+    while (shared->queue.empty() && !shared->ending) shared->changed.wait(shared->mutex);
     if (shared->queue.empty()) return;
     const spdlog::details::log_msg_buffer message(std::move(shared->queue.front()));
     shared->queue.pop_front();
@@ -132,7 +135,7 @@ void QueuedSink::run(const std::shared_ptr<Shared>& shared) {
     }
     lock.lock();
     shared->writing = false;
-    shared->changed.notify_all();
+    shared->changed.notifyAll();
   }
 }
 
@@ -165,7 +168,7 @@ void setUpLog(const std::string& name, LogStream stream) {
 }
 
 void LimitedSink::log(const spdlog::details::log_msg& message) {
-  std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   Second& second = seconds_[message.level];
   if (message.time - second.began >= std::chrono::seconds(1) || message.time < second.began) {
     if (second.leftOut != 0) {

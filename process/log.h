@@ -7,8 +7,9 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
+
+#include "threads/mutex.h"
 
 namespace faultline::process {
 
@@ -74,8 +75,8 @@ class LimitedSink final : public spdlog::sinks::sink {
 
   const std::shared_ptr<spdlog::sinks::sink> to_;
   const unsigned limit_;
-  std::mutex mutex_;
-  std::array<Second, spdlog::level::n_levels> seconds_;
+  threads::Mutex mutex_;
+  std::array<Second, spdlog::level::n_levels> seconds_ GUARDED_BY(mutex_);
 };
 
 }  // namespace faultline::process

@@ -31,14 +31,14 @@ Attachment::Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoClose
 void Attachment::fail(rpc::EndReason why, std::string text) {
   if (!end()) return;
   {
-    const std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     failure_ = text;
   }
   events_.restoreFailed(id(), why, std::move(text));
 }
 
 std::optional<std::string> Attachment::failure() const {
-  const std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   return failure_;
 }
 

@@ -7,13 +7,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 
 #include "rpc/reasons.capnp.h"
 #include "shard/source/page_source.h"
 #include "shmtracker/segment.h"
+#include "threads/mutex.h"
 #include "uffd/uffd.h"
 
 namespace faultline::shard {
@@ -86,8 +86,8 @@ class Attachment {
   AttachmentEvents& events_;
   std::atomic<bool> protect_;
   std::atomic<bool> ended_{false};
-  mutable std::mutex mutex_;
-  std::optional<std::string> failure_;  // guarded by mutex_
+  mutable threads::Mutex mutex_;
+  std::optional<std::string> failure_ GUARDED_BY(mutex_);
   std::atomic<bool> paused_{false};
 };
 

@@ -1,23 +1,16 @@
 #include "shard/committer.h"
 
-#include <sched.h>
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
-#include <optional>
 #include <string>
 
 #include "failpoints/mistakes.h"
-#include "process/clock.h"
 #include "shmtracker/error.h"
 
 namespace faultline::shard {
 
 using failpoints::made;
 using failpoints::Mistake;
-using failpoints::Point;
-using process::nowNs;
 using shm::count;
 using shm::PageIndex;
 using shm::PageRange;
@@ -26,39 +19,7 @@ using uffd::Outcome;
 
 namespace {
 
-// A huge page of zeros, for ranges that have no zero page (hugetlb) or must come write-protected. Backed by
-// the kernel's own zero page, so resident and free.
-const void* zeros() {
-  static const void* page = [] {
-    void* start =
-        mmap(nullptr, shm::HUGE_PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    madvise(start, shm::HUGE_PAGE, MADV_NOHUGEPAGE);
-    madvise(start, shm::HUGE_PAGE, MADV_POPULATE_READ);
-    return start;
-  }();
-  return page;
-}
-
 constexpr Content ZEROS{Content::Kind::zero, nullptr};
-
-// A batch is read and published in less. A gate that stays closed has its pages come back later: the thread that would
-// wait for it has pages of other restores as well.
-constexpr std::uint64_t GATE_PATIENCE = 50'000;  // ns
-
-std::optional<shm::SharedGuard> enter(Attachment& restore, unsigned worker) {
-  const std::uint64_t before = nowNs();
-  for (;;) {
-    auto guard = restore.segment().lock().tryLockShared(restore.slot(worker));
-    const std::uint64_t waited = nowNs() - before;
-    if (!guard.has_value() && waited < GATE_PATIENCE) {
-      sched_yield();
-      continue;
-    }
-    restore.counters().gateWait.record(waited);
-    if (guard.has_value() && guard->ownerDied) count(restore.counters().slotsRecovered);
-    return guard;
-  }
-}
 
 void countPopulated(Attachment& restore, Content content, PageState state, std::uint64_t pages,
                     Origin origin) {
@@ -74,6 +35,23 @@ void countPopulated(Attachment& restore, Content content, PageState state, std::
 bool isUnclear(const uffd::Result& result, const shm::PageLocation& at, PageState state, Content content) {
   return result.outcome == Outcome::present && at.pageSize != shm::SMALL_PAGE &&
          state != PageState::faulted && content.kind != Content::Kind::poison;
+}
+
+// A thread that faults on a faulted page waits like any other, until it is woken. To take its fault for answered
+// is a known mistake.
+bool needsNoAnswer(PageState state) {
+  return made(Mistake::faultedIsDone) && state == PageState::faulted;
+}
+
+// The page was there already. Its threads may have begun to wait after it was put in place, so they are woken;
+// not to is a known mistake.
+Commit answeredByAnother() {
+  return made(Mistake::noWakeAfterPresent) ? Commit::dropped : Commit::done;
+}
+
+Commit noHugePage(Attachment& restore) {
+  count(restore.counters().outOfMemory);
+  return Commit::unclear;
 }
 
 // The outcome after an answer that put nothing in place.
@@ -105,35 +83,6 @@ Commit judge(Attachment& restore, Outcome outcome, int error, Content content) {
 
 }  // namespace
 
-uffd::Result Committer::populate(Attachment& restore, const shm::PageLocation& at, std::uint64_t bytes,
-                                 Content content, uffd::Waiters waiters) const {
-  const int fd = restore.uffd();
-  const std::uint64_t before = process::nowNs();
-  uffd::Result result{Outcome::unsupported};
-  switch (content.kind) {
-    case Content::Kind::poison:
-      result = uffd::poison(fd, at.address, bytes);
-      break;
-    case Content::Kind::bytes:
-      result = uffd::copy(fd, at.address, content.data, bytes, restore.protect(), waiters);
-      break;
-    case Content::Kind::zero:
-      // UFFDIO_ZEROPAGE knows neither hugetlb nor write protection; a copy of zeros does.
-      if (at.pageSize == shm::SMALL_PAGE && restore.protect() == uffd::Protect::no)
-        result = uffd::zero(fd, at.address, bytes, waiters);
-      else
-        result = uffd::copy(fd, at.address, zeros(), bytes, restore.protect(), waiters);
-      break;
-  }
-  restore.counters().copy.record(process::nowNs() - before);
-  if (result.outcome == Outcome::unsupported && restore.protect() == uffd::Protect::yes) {
-    // Registered MISSING only: nothing to protect there.
-    restore.stopProtecting();
-    return populate(restore, at, bytes, content, waiters);
-  }
-  return result;
-}
-
 // A lock word that makes no sense costs its restore, not the shard.
 Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex page, Content content) const {
   try {
@@ -156,48 +105,31 @@ Commit Committer::commitRun(Attachment& restore, unsigned worker, PageRange run,
 
 Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, Content content) const {
   const shm::PageLocation at = restore.segment().regions().locate(page);
-  shm::PageTable& pages = restore.segment().pages();
+  PageState state = PageState::missing;
   uffd::Result result{Outcome::unsupported};
-  PageState state =
-      pages.state(page);  // NOLINT(clang-analyzer-deadcode.DeadStores): for Mistake::stateBeforeLock
-  do {
-    failpoints_.hit(Point::beforeReadLock, page);
-    const auto entered = enter(restore, worker);
-    if (!restore.segment().servable()) return Commit::dropped;
-    if (!entered.has_value()) {
-      if (made(Mistake::keepDecision) && result.outcome == Outcome::refused) continue;
-      return Commit::retry;
-    }
-    const shm::SharedGuard& guard = *entered;
-    if (!made(Mistake::stateBeforeLock) &&
-        (!made(Mistake::keepDecision) || result.outcome != Outcome::refused))
-      state = pages.state(page);
-    if (made(Mistake::faultedIsDone) && state == PageState::faulted) return Commit::done;
-    const bool gone = state == PageState::released && !pages.zeroForGood(page);
+  bool unclear = false;
+  {
+    Section section(restore, worker, page, at, failpoints_);
+    if (!section.servable()) return Commit::dropped;
+    if (!section.entered()) return Commit::retry;
+    state = section.state();
+    if (needsNoAnswer(state)) return Commit::done;
+    const bool gone = state == PageState::released && !restore.segment().pages().zeroForGood(page);
     if (gone && content.kind != Content::Kind::poison) return Commit::gone;
     if (state != PageState::missing && !gone) content = ZEROS;
-    failpoints_.hit(Point::beforeCopy, page);
-    do {
-      result = populate(restore, at, at.pageSize, content, uffd::Waiters::leave);
-    } while (made(Mistake::retryInsideLock) && result.outcome == Outcome::refused);
-    failpoints_.hit(Point::afterCopy, page);
-    if (result.outcome == Outcome::done ||
-        (result.outcome == Outcome::present && !isUnclear(result, at, state, content)))
-      pages.markFaulted(guard, {page, 1});
-    if (result.outcome == Outcome::rangeGone) pages.markGone(guard, page);
-    failpoints_.hit(Point::afterStore, page);
-  } while (made(Mistake::keepDecision) && result.outcome == Outcome::refused);
+    result = section.copy(at.pageSize, content, uffd::Waiters::leave);
+    unclear = isUnclear(result, at, state, content);
+    const bool there = result.outcome == Outcome::done || (result.outcome == Outcome::present && !unclear);
+    section.store(there ? 1 : 0, result.outcome == Outcome::rangeGone);
+  }
+  if (unclear) return noHugePage(restore);
   switch (result.outcome) {
     case Outcome::done:
       countPopulated(restore, content, state, 1, Origin::fault);
       return content.kind == Content::Kind::poison ? Commit::poisoned : Commit::done;
     case Outcome::present:
-      if (isUnclear(result, at, state, content)) {
-        count(restore.counters().outOfMemory);
-        return Commit::unclear;
-      }
       count(restore.counters().alreadyPresent);
-      return made(Mistake::noWakeAfterPresent) ? Commit::dropped : Commit::done;
+      return answeredByAnother();
     default:
       return judge(restore, result.outcome, result.error, content);
   }
@@ -206,45 +138,35 @@ Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, C
 Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, std::uint64_t limit,
                           Content content, std::uint64_t& advanced) const {
   const shm::PageLocation at = restore.segment().regions().locate(run.first);
-  shm::PageTable& pages = restore.segment().pages();
   uffd::Result result{Outcome::unsupported};
-  advanced = 0;
   std::uint64_t populated = 0;
   bool unclear = false, gone = false;
+  advanced = 0;
   {
-    failpoints_.hit(Point::beforeReadLock, run.first);
-    const auto entered = enter(restore, worker);
-    if (!restore.segment().servable()) return Commit::dropped;
-    if (!entered.has_value()) return Commit::retry;
-    const shm::SharedGuard& guard = *entered;
-    const std::uint64_t same = pages.runLength(run.first, std::min(run.count, limit));
-    if (pages.state(run.first) != PageState::missing) {
+    Section section(restore, worker, run.first, at, failpoints_);
+    if (!section.servable()) return Commit::dropped;
+    if (!section.entered()) return Commit::retry;
+    const std::uint64_t same = section.alike(std::min(run.count, limit));
+    if (section.state() != PageState::missing) {
       advanced = same;
       return Commit::done;
     }
-    failpoints_.hit(Point::beforeCopy, run.first);
-    result = populate(restore, at, same * at.pageSize, content, uffd::Waiters::wake);
-    failpoints_.hit(Point::afterCopy, run.first);
+    result = section.copy(same * at.pageSize, content, uffd::Waiters::wake);
+    gone = result.outcome == Outcome::rangeGone;
+    // The kernel refuses a run as a whole where it crosses the border of a mapping.
+    if (gone && same > 1) return Commit::parted;
     if (result.outcome == Outcome::done || result.outcome == Outcome::partial)
       populated = result.bytes / at.pageSize;
     // The first page was there already: a thread populated it and did not live to say so.
     unclear = isUnclear(result, at, PageState::missing, content);
     advanced = result.outcome == Outcome::present && !unclear ? 1 : populated;
-    if (advanced > 0) pages.markFaulted(guard, {run.first, advanced});
-    // The kernel refuses a run as a whole where it crosses the border of a mapping.
-    if (result.outcome == Outcome::rangeGone && same > 1) return Commit::parted;
-    gone = result.outcome == Outcome::rangeGone;
-    if (gone) pages.markGone(guard, run.first);
-    failpoints_.hit(Point::afterStore, run.first);
+    section.store(advanced, gone);
   }
   countPopulated(restore, content, PageState::missing, populated, Origin::prefault);
-  if (unclear) {
-    count(restore.counters().outOfMemory);
-    return Commit::unclear;
-  }
+  if (unclear) return noHugePage(restore);
   if (result.outcome == Outcome::present || gone) uffd::wake(restore.uffd(), at.address, at.pageSize);
+  if (advanced > 0) return Commit::done;
   if (gone) advanced = 1;
-  if (advanced > 0 && !gone) return Commit::done;
   return judge(restore, result.outcome, result.error, content);
 }
 

@@ -1,14 +1,13 @@
-// The commit section: the only place that puts pages into a target.
-//
-// Inside the read side of the restore's lock: look at the state, one ioctl, store the state. Everything else
-// (the source's bytes, waking, waiting, counting) happens outside. A refusal (EAGAIN) ends the section and
-// voids the decision: a retry looks again.
+// What is done about a fault, or about a run that is populated: one commit section (shard/commit_section.h), and
+// what follows from its answer. The source's bytes, waking and waiting are others': a refusal (EAGAIN) ends the
+// section, and a retry begins another.
 #pragma once
 
 #include <cstdint>
 
 #include "failpoints/failpoints.h"
 #include "shard/attachment.h"
+#include "shard/commit_section.h"
 
 namespace faultline::shard {
 
@@ -27,12 +26,6 @@ enum class Commit {
 };
 
 enum class Origin { fault, prefault };
-
-// How the pages of a run are to be populated where the tracker says `missing`.
-struct Content {
-  enum class Kind { bytes, zero, poison } kind;
-  const void* data = nullptr;
-};
 
 // Stateless but for the hooks; any thread, each with a worker number of its own.
 class Committer {
@@ -60,8 +53,6 @@ class Committer {
   Commit answer(Attachment& restore, unsigned worker, shm::PageIndex page, Content content) const;
   Commit advance(Attachment& restore, unsigned worker, shm::PageRange run, std::uint64_t limit,
                  Content content, std::uint64_t& advanced) const;
-  uffd::Result populate(Attachment& restore, const shm::PageLocation& at, std::uint64_t bytes,
-                        Content content, uffd::Waiters waiters) const;
 
   failpoints::Failpoints& failpoints_;
 };

@@ -75,6 +75,7 @@ FaultLoop::FaultLoop(const Committer& committer, WorkerPool& workers, FaultLoopE
   watch(epoll_.get(), commandEvent_.get());
   watch(epoll_.get(), cold_.eventFd());
   batch_.reserve(rpc::FaultRing::PAGES_PER_MESSAGE);
+  handedBack_.reserve(rpc::FaultRing::PAGES_PER_MESSAGE);
   toWake_.reserve(WOKEN_TOGETHER);
   for (unsigned i = 0; i < shm::MAX_WORKERS; i++) buffers_.emplace_back(shm::SMALL_PAGE);
   thread_ = std::thread([this] { run(); });
@@ -86,7 +87,7 @@ FaultLoop::~FaultLoop() {
 }
 
 void FaultLoop::command(std::function<void()> action) {
-  std::lock_guard lock(commandsMutex_);
+  const threads::Lock lock(mutex_);
   commands_.push_back(std::move(action));
   commanded_.store(true, std::memory_order_release);
   const std::uint64_t one = 1;
@@ -157,7 +158,7 @@ bool FaultLoop::runCommands() {
   if (!commanded_.load(std::memory_order_acquire)) return false;
   std::vector<std::function<void()>> commands;
   {
-    std::lock_guard lock(commandsMutex_);
+    const threads::Lock lock(mutex_);
     commands.swap(commands_);
     commanded_.store(false, std::memory_order_relaxed);
   }
@@ -230,6 +231,7 @@ void FaultLoop::serveBatch(Attachment& restore, std::uint64_t readAt, std::size_
     serveFault({&restore, batch_[i], readAt}, worker, buffers_[worker].data());
   };
   workers_.forEach(pages, std::ref(serve));  // by reference: a std::function of this size would allocate
+  takeBack();
 }
 
 void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
@@ -238,7 +240,7 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
   // Its bytes are not looked for again before it may have a section.
   if (fault.tries > 0 && restore.segment().lock().closed()) {
     fault.tries++;
-    return retryLater(fault);
+    return later(fault, Next::retry, worker);
   }
   const Inflight inflight(restore, worker, {fault.page, 1});
   if (restore.segment().pages().state(fault.page) != shm::PageState::missing)
@@ -253,7 +255,7 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
     case Staged::Kind::lost:
       return sourceFailed(fault, worker, staged.error);
     case Staged::Kind::cold:
-      return readCold(fault);
+      return later(fault, Next::coldRead, worker);
     case Staged::Kind::zero:
       commit(fault, worker, {Content::Kind::zero});
       break;
@@ -321,19 +323,19 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
       fault.tries++;
       fault.sourceFailures = 0;  // the failures have passed
       fault.failingSince = 0;
-      retryLater(fault);
+      later(fault, Next::retry, worker);
       break;
     case Commit::unclear:
       // In the end its threads look for themselves: they go on, or fault again.
       if (++fault.tries > UNCLEAR_TRIES) return requeue(restore, fault.page);
       fault.sourceFailures = 0;
       fault.failingSince = 0;
-      retryLater(fault);
+      later(fault, Next::retry, worker);
       break;
     case Commit::lost:
       // From where it was mapped, which does not say why. A read does.
       if (++fault.sourceFailures >= VANISHED_TRIES) return sourceFailed(fault, worker, 0);
-      return readCold(fault);
+      return later(fault, Next::coldRead, worker);
     case Commit::gone:
       return poisonNow(restore, worker, fault.page,
                        "the target had taken it away, and has registered something else in its place");
@@ -364,16 +366,26 @@ void FaultLoop::requeue(Attachment& restore, shm::PageIndex page) {
   Committer::wake(restore, page);
 }
 
-void FaultLoop::retryLater(const Fault& fault) {
-  std::lock_guard lock(outcomesMutex_);
-  if (!retries_.push(fault, process::nowNs())) requeue(*fault.restore, fault.page);
-}
-
-void FaultLoop::readCold(const Fault& fault) {
+void FaultLoop::later(const Fault& fault, Next next, unsigned worker) {
+  if (worker != WorkerPool::FAULT_THREAD) {
+    const threads::Lock lock(mutex_);
+    handedBack_.push_back({fault, next});
+    return;
+  }
+  if (next == Next::retry) {
+    if (!retries_.push(fault, process::nowNs())) requeue(*fault.restore, fault.page);
+    return;
+  }
   count(fault.restore->counters().coldReads);
   const auto at = fault.restore->segment().regions().locate(fault.page);
-  std::lock_guard lock(outcomesMutex_);
   cold_.read(fault, fault.restore->source(), at.offset, at.pageSize);
+}
+
+// Once the workers have done their shares of a batch.
+void FaultLoop::takeBack() {
+  const threads::Lock lock(mutex_);
+  for (const HandedBack& back : handedBack_) later(back.fault, back.next, WorkerPool::FAULT_THREAD);
+  handedBack_.clear();
 }
 
 void FaultLoop::sourceFailed(Fault fault, unsigned worker, int error) {
@@ -383,7 +395,7 @@ void FaultLoop::sourceFailed(Fault fault, unsigned worker, int error) {
   if (fault.failingSince == 0) fault.failingSince = now;
   if (mayPass(error) && now - fault.failingSince < options_.sourcePatience) {
     fault.sourceFailures++;
-    return retryLater(fault);
+    return later(fault, Next::retry, worker);
   }
   poisonNow(restore, worker, fault.page, describeLoss(fault, error));
 }

@@ -10,7 +10,6 @@
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -23,6 +22,7 @@
 #include "shard/source/resident_windows.h"
 #include "shard/source/staging_buffer.h"
 #include "shard/worker_pool.h"
+#include "threads/mutex.h"
 
 namespace faultline::shard {
 
@@ -67,6 +67,14 @@ class FaultLoop {
   void poison(std::uint64_t restore, std::vector<shm::PageIndex> pages, std::string reason);
 
  private:
+  // What a fault waits for.
+  enum class Next { retry, coldRead };
+  // By a worker, to the fault thread: it alone has what faults wait in.
+  struct HandedBack {
+    Fault fault;
+    Next next;
+  };
+
   void command(std::function<void()> action);
   void run();
   bool runCommands();
@@ -81,8 +89,8 @@ class FaultLoop {
   void wakeLater(Attachment& restore, shm::PageIndex page);
   void wakeAll();
   void requeue(Attachment& restore, shm::PageIndex page);
-  void retryLater(const Fault& fault);
-  void readCold(const Fault& fault);
+  void later(const Fault& fault, Next next, unsigned worker);
+  void takeBack();
   void sourceFailed(Fault fault, unsigned worker, int error);
   std::string describeLoss(const Fault& fault, int error) const;
   void poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page, const std::string& reason);
@@ -96,8 +104,9 @@ class FaultLoop {
   FaultLoopEvents& events_;
   const FaultLoopOptions options_;
 
-  std::mutex commandsMutex_;
-  std::vector<std::function<void()>> commands_;  // guarded by commandsMutex_
+  threads::Mutex mutex_;
+  std::vector<std::function<void()>> commands_ GUARDED_BY(mutex_);
+  std::vector<HandedBack> handedBack_ GUARDED_BY(mutex_);
   std::atomic<bool> commanded_{false};
   kj::AutoCloseFd commandEvent_;
   kj::AutoCloseFd epoll_;
@@ -112,7 +121,6 @@ class FaultLoop {
   std::vector<std::pair<Attachment*, shm::PageIndex>> toWake_;  // done, their threads still asleep
   std::vector<StagingBuffer> buffers_;                          // a buffer for each worker
   unsigned careful_;
-  std::mutex outcomesMutex_;  // retries_ and cold_ while the pool helps
   bool stopping_ = false;
   std::thread thread_;
 };

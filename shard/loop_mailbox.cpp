@@ -20,7 +20,7 @@ LoopMailbox::LoopMailbox(kj::UnixEventPort& port)
     : event_(newEvent()), observer_(port, event_.get(), kj::UnixEventPort::FdObserver::OBSERVE_READ) {}
 
 void LoopMailbox::post(std::function<void()> action) {
-  std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   posted_.push_back(std::move(action));
   const std::uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = write(event_.get(), &one, sizeof one);
@@ -31,7 +31,7 @@ kj::Promise<void> LoopMailbox::run() {
   [[maybe_unused]] const ssize_t got = read(event_.get(), &value, sizeof value);
   std::vector<std::function<void()>> actions;
   {
-    std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     actions.swap(posted_);
   }
   for (auto& action : actions) action();

@@ -5,8 +5,9 @@
 #include <kj/io.h>
 
 #include <functional>
-#include <mutex>
 #include <vector>
+
+#include "threads/mutex.h"
 
 namespace faultline::shard {
 
@@ -23,8 +24,8 @@ class LoopMailbox {
   kj::Promise<void> run();
 
  private:
-  std::mutex mutex_;
-  std::vector<std::function<void()>> posted_;  // guarded by mutex_
+  threads::Mutex mutex_;
+  std::vector<std::function<void()>> posted_ GUARDED_BY(mutex_);
   kj::AutoCloseFd event_;
   kj::UnixEventPort::FdObserver observer_;
 };

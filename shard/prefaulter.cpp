@@ -41,26 +41,26 @@ void nap(long ns) {
 }  // namespace
 
 struct Prefaulter::Job {
-  Job(AttachmentRef r, std::vector<PageRange> list, std::function<void()> end)
-      : restore(std::move(r)), ranges(std::move(list)), done(std::move(end)) {}
+  Job(AttachmentRef r, std::uint64_t id, std::vector<PageRange> list, unsigned atOnce,
+      std::function<void()> end)
+      : restore(std::move(r)), number(id), ranges(std::move(list)), done(std::move(end)), tasks(atOnce) {}
 
-  AttachmentRef restore;
+  const AttachmentRef restore;
+  const std::uint64_t number;
   const std::vector<PageRange> ranges;
   const std::function<void()> done;
   std::atomic<bool> cancelled{false};
-  std::uint64_t number = 0;
 
   std::atomic<unsigned> unclear{0};                        // tries in a row that were
   std::atomic<std::uint64_t> faultsSeen{0}, quietFrom{0};  // faults of the restore, as makeWay() saw them; ns
 
-  std::mutex mutex;
-  // All guarded by mutex.
-  std::size_t range = 0;  // position
-  PageIndex next = 0;
-  std::vector<PageRange> again;  // taken, and given back
-  unsigned tasks = 0;            // under way
-  unsigned reading = 0;          // those of them that wait for the source
-  bool ended = false;            // `done` has been called
+  threads::Mutex mutex;
+  std::size_t range GUARDED_BY(mutex) = 0;  // position
+  PageIndex next GUARDED_BY(mutex) = 0;
+  std::vector<PageRange> again GUARDED_BY(mutex);  // taken, and given back
+  unsigned tasks GUARDED_BY(mutex);                // under way
+  unsigned reading GUARDED_BY(mutex) = 0;          // those of them that wait for the source
+  bool ended GUARDED_BY(mutex) = false;            // `done` has been called
 
   bool over() const { return cancelled.load(std::memory_order_relaxed) || restore->ended(); }
 
@@ -71,7 +71,7 @@ struct Prefaulter::Job {
 
   // The next pages to look at: of one extent that this shard owns and one window of the source.
   std::optional<PageRange> take() {
-    std::lock_guard lock(mutex);
+    const threads::Lock lock(mutex);
     const auto& regions = restore->segment().regions();
     if (!again.empty() && !over()) {
       const PageRange first = again.back();
@@ -99,30 +99,29 @@ struct Prefaulter::Job {
 
 // By which reader threads come back: they may outlive the Prefaulter, where a source hangs.
 struct Prefaulter::Door {
-  std::mutex mutex;
-  Prefaulter* prefaulter;  // guarded by mutex; null: gone
+  explicit Door(Prefaulter& p) : prefaulter(&p) {}
+  threads::Mutex mutex;
+  Prefaulter* prefaulter GUARDED_BY(mutex);  // null: gone
 };
 
 Prefaulter::Prefaulter(const Committer& committer, WorkerPool& workers, unsigned parallel)
-    : committer_(committer), workers_(workers), parallel_(parallel), door_(std::make_shared<Door>()) {
-  door_->prefaulter = this;
-}
+    : committer_(committer), workers_(workers), parallel_(parallel), door_(std::make_shared<Door>(*this)) {}
 
 Prefaulter::~Prefaulter() {
   {
-    std::lock_guard lock(door_->mutex);
+    const threads::Lock lock(door_->mutex);
     door_->prefaulter = nullptr;
   }
   std::vector<JobRef> jobs;
   {
-    std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     for (auto& [key, job] : jobs_) jobs.push_back(job);
   }
   for (auto& job : jobs) job->cancelled.store(true);
   for (auto& job : jobs) {
     for (;;) {
       {
-        std::lock_guard lock(job->mutex);
+        const threads::Lock lock(job->mutex);
         if (job->tasks == job->reading) break;
       }
       nap(PAUSE_NS);
@@ -133,11 +132,10 @@ Prefaulter::~Prefaulter() {
 void Prefaulter::start(AttachmentRef restore, std::uint64_t number, std::vector<PageRange> ranges,
                        std::function<void()> done) {
   if (ranges.empty()) ranges.push_back({0, restore->segment().pages().pageCount()});
-  auto job = std::make_shared<Job>(std::move(restore), std::move(ranges), std::move(done));
-  job->number = number;
-  job->tasks = parallel_;
+  const auto job =
+      std::make_shared<Job>(std::move(restore), number, std::move(ranges), parallel_, std::move(done));
   {
-    std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     jobs_[{job->restore->id(), number}] = job;
   }
   for (unsigned i = 0; i < parallel_; i++)
@@ -147,7 +145,7 @@ void Prefaulter::start(AttachmentRef restore, std::uint64_t number, std::vector<
 void Prefaulter::cancel(std::uint64_t restore, std::uint64_t number) {
   std::vector<JobRef> jobs;
   {
-    std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     const auto found = jobs_.find({restore, number});
     if (found != jobs_.end()) jobs.push_back(found->second);
   }
@@ -157,7 +155,7 @@ void Prefaulter::cancel(std::uint64_t restore, std::uint64_t number) {
 void Prefaulter::cancelAll(std::uint64_t restore) {
   std::vector<JobRef> jobs;
   {
-    std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     for (auto& [key, job] : jobs_)
       if (key.first == restore) jobs.push_back(job);
   }
@@ -169,7 +167,7 @@ void Prefaulter::stop(const std::vector<JobRef>& jobs) {
   for (const JobRef& job : jobs) {
     job->cancelled.store(true);
     {
-      std::lock_guard lock(job->mutex);
+      const threads::Lock lock(job->mutex);
       if (job->ended || job->tasks != job->reading) continue;
       job->ended = true;
     }
@@ -191,7 +189,7 @@ void Prefaulter::work(const JobRef& job, unsigned worker) {
 
 void Prefaulter::finish(const JobRef& job) {
   {
-    std::lock_guard lock(job->mutex);
+    const threads::Lock lock(job->mutex);
     job->tasks--;
     const bool last = job->tasks == 0 || (job->over() && job->tasks == job->reading);
     if (!last || job->ended) return;
@@ -202,7 +200,7 @@ void Prefaulter::finish(const JobRef& job) {
 
 void Prefaulter::end(const JobRef& job) {
   {
-    std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     jobs_.erase({job->restore->id(), job->number});
   }
   job->done();
@@ -230,7 +228,7 @@ bool Prefaulter::populate(const JobRef& job, unsigned worker, PageRange range) {
 bool Prefaulter::handOver(const JobRef& job, PageRange run) {
   const auto at = job->restore->segment().regions().locate(run.first);
   {
-    std::lock_guard lock(job->mutex);
+    const threads::Lock lock(job->mutex);
     job->reading++;
   }
   const auto source = job->restore->source().shared_from_this();
@@ -238,12 +236,12 @@ bool Prefaulter::handOver(const JobRef& job, PageRange run) {
       Readers::For::population,
       [door = door_, weak = std::weak_ptr<Job>(job), source, run, at, length = run.count * at.pageSize] {
         Brought what = bring(*source, at.offset, length, run);
-        const std::lock_guard lock(door->mutex);
+        const threads::Lock lock(door->mutex);
         if (door->prefaulter != nullptr) door->prefaulter->brought(weak, std::move(what));
       });
   if (begun) return true;
   {
-    std::lock_guard lock(job->mutex);
+    const threads::Lock lock(job->mutex);
     job->reading--;
   }
   job->giveBack(run);
@@ -275,7 +273,7 @@ void Prefaulter::brought(const std::weak_ptr<Job>& waiting, Brought what) {
   const JobRef job = waiting.lock();
   if (job == nullptr) return;
   {
-    std::lock_guard lock(job->mutex);
+    const threads::Lock lock(job->mutex);
     job->reading--;
     if (job->ended) return;
   }

@@ -12,13 +12,13 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "shard/committer.h"
 #include "shard/source/staging_buffer.h"
 #include "shard/worker_pool.h"
+#include "threads/mutex.h"
 
 namespace faultline::shard {
 
@@ -67,8 +67,8 @@ class Prefaulter {
   WorkerPool& workers_;
   const unsigned parallel_;  // tasks a job
   const std::shared_ptr<Door> door_;
-  std::mutex mutex_;
-  std::map<std::pair<std::uint64_t, std::uint64_t>, JobRef> jobs_;  // guarded by mutex_
+  threads::Mutex mutex_;
+  std::map<std::pair<std::uint64_t, std::uint64_t>, JobRef> jobs_ GUARDED_BY(mutex_);
 };
 
 }  // namespace faultline::shard

@@ -122,15 +122,6 @@ PageCounts PageTable::counts(PageRange range) const {
   return counts;
 }
 
-void PageTable::forEachRun(PageRange range, const std::function<void(PageRange, PageState)>& visit) const {
-  for (PageIndex page = range.first; page < range.end();) {
-    const PageState here = state(page);
-    const std::uint64_t length = std::max<std::uint64_t>(1, runLength(page, range.end() - page));
-    visit({page, length}, here);
-    page += length;
-  }
-}
-
 PageCheck PageTable::check(const ExclusiveGuard&) {
   PageCheck result;
   for (std::size_t index = 0; index < words_.size(); index++) {

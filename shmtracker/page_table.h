@@ -19,7 +19,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <span>
 #include <vector>
 
@@ -84,10 +83,6 @@ class PageTable {
 
   PageCounts counts(PageRange range) const;
   PageCounts counts() const { return counts({0, pageCount_}); }
-  // Calls `visit` for each maximal run of pages of one state in `range`, in order. A snapshot of a moving
-  // thing: exact only while nothing changes.
-  void forEachRun(PageRange range, const std::function<void(PageRange, PageState)>& visit) const;
-
   // Compares the copies and repairs what can be: only for a successor that holds the write side, after replay.
   //  - `faulted` differs: a shard died between its two stores, or the bit rotted. Taken as not faulted: if the page
   //    is in place, a copy meets EEXIST; if it is not and was ever removed, `removed` says so.

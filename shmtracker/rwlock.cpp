@@ -4,10 +4,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <string>
-
-#include "shmtracker/error.h"
-
 namespace faultline::shm {
 
 namespace {
@@ -25,8 +21,6 @@ constexpr int SLOT_SPINS = 200;
 // A dead coordinator wakes no reader, its successor does; the timeout only bounds what a lost wake could
 // cost.
 constexpr timespec GATE_NAP{0, 100'000'000};
-// How long a holder that the fence declared dead may still take to let go.
-constexpr std::chrono::seconds FENCED_EXIT{5};
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -110,25 +104,6 @@ void RwLock::open() {
   words_->epoch.fetch_add(1, std::memory_order_release);
   if (words_->gate.exchange(OPEN, std::memory_order_seq_cst) == CLOSED_WITH_WAITERS)
     futex(words_->gate, FUTEX_WAKE, INT32_MAX, nullptr);
-}
-
-ExclusiveGuard RwLock::lock(unsigned activeSlots, const DrainPolicy& policy) {
-  close();
-  return drain(activeSlots, policy);
-}
-
-ExclusiveGuard RwLock::drain(unsigned activeSlots, const DrainPolicy& policy) {
-  unsigned next = 0;
-  if (auto guard = drainFrom(next, activeSlots, policy.deadline, policy.ownerDied)) return std::move(*guard);
-  for (;;) {
-    if (!policy.fence || !policy.fence(next))
-      throw SegmentError("slot " + std::to_string(next) +
-                         " is held past the lock's deadline and its shard cannot be fenced");
-    const unsigned fenced = next;
-    if (auto guard = drainFrom(next, activeSlots, FENCED_EXIT, policy.ownerDied)) return std::move(*guard);
-    if (next == fenced)
-      throw SegmentError("slot " + std::to_string(next) + " is still held after its shard was killed");
-  }
 }
 
 std::optional<ExclusiveGuard> RwLock::drainFrom(unsigned& next, unsigned activeSlots,

@@ -64,16 +64,6 @@ class [[nodiscard]] ExclusiveGuard {
   RwLock* lock_;
 };
 
-// The writer's policy for readers in its way.
-struct DrainPolicy {
-  std::chrono::nanoseconds deadline{250'000'000};  // for the whole drain; then the holder is fenced
-  // Called once a slot is held past the deadline. Must return only when the holder can do nothing more
-  // (killed, and its exit seen). false: it could not be fenced; the drain throws SegmentError.
-  std::function<bool(unsigned slot)> fence;
-  // A slot whose owner had died inside a section; already recovered.
-  std::function<void(unsigned slot)> ownerDied;
-};
-
 // A view of the lock words and slots in the segment. Any number of processes and threads may hold one.
 class RwLock {
  public:
@@ -90,14 +80,11 @@ class RwLock {
   // Enters the read side without waiting; empty where the gate is closed or the slot is held.
   std::optional<SharedGuard> tryLockShared(unsigned slot);
 
-  // Closes the gate and drains the first `activeSlots` slots. The coordinator is the only writer.
-  ExclusiveGuard lock(unsigned activeSlots, const DrainPolicy& policy);
-  // The two halves of lock(), for the writer that must act between them.
+  // Closes the gate: no section begins any more. The coordinator is the only writer.
   void close();
-  ExclusiveGuard drain(unsigned activeSlots, const DrainPolicy& policy);
-  // A step of a drain, for a writer that has other work while a reader is slow: goes on from `next`, and
-  // waits at most `patience` for each slot. Empty: slot `next` is held; call again, or fence its holder
-  // first.
+  // A step of the drain of the first `activeSlots` slots: goes on from `next`, and waits at most `patience` for
+  // each. Empty: slot `next` is held; call again, or fence its holder first. `ownerDied`: a slot whose owner had
+  // died inside a section; it is recovered. Throws SegmentError where a slot's mutex is damaged.
   std::optional<ExclusiveGuard> drainFrom(unsigned& next, unsigned activeSlots,
                                           std::chrono::nanoseconds patience,
                                           const std::function<void(unsigned slot)>& ownerDied);

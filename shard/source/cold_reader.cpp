@@ -9,7 +9,6 @@
 #include <atomic>
 #include <cerrno>
 #include <deque>
-#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -17,6 +16,7 @@
 #include "shard/source/read_ring.h"
 #include "shard/source/readers.h"
 #include "shard/source/staging_buffer.h"
+#include "threads/mutex.h"
 
 namespace faultline::shard {
 
@@ -35,9 +35,9 @@ struct Ended {
 
   kj::AutoCloseFd event;
   std::atomic<std::size_t> count{0};  // of `reads`
-  std::mutex mutex;
-  std::vector<Read*> reads;  // guarded by mutex
-  bool closed = false;       // guarded by mutex: nobody takes them any more
+  threads::Mutex mutex;
+  std::vector<Read*> reads GUARDED_BY(mutex);
+  bool closed GUARDED_BY(mutex) = false;  // they are not taken any more
 };
 
 // Buffers of one page size: those that are not in use, up to a number.
@@ -105,7 +105,7 @@ struct Read final : Readers::Work {
 };
 
 void Ended::push(Read* read) {
-  const std::lock_guard lock(mutex);
+  const threads::Lock lock(mutex);
   if (closed) {
     const auto last = std::move(read->keep);  // `last` may own the read
     return;
@@ -220,7 +220,7 @@ struct ColdReader::State {
   unsigned reapThreads(const Done& done) {
     if (ended->count.load(std::memory_order_acquire) == 0) return 0;
     {
-      const std::lock_guard lock(ended->mutex);
+      const threads::Lock lock(ended->mutex);
       taken.swap(ended->reads);
       ended->count.store(0, std::memory_order_relaxed);
     }
@@ -237,7 +237,7 @@ ColdReader::ColdReader(failpoints::Failpoints& points) : state_(std::make_unique
 
 ColdReader::~ColdReader() {
   if (state_->haveRing) io_uring_queue_exit(&state_->ring);
-  const std::lock_guard lock(state_->ended->mutex);
+  const threads::Lock lock(state_->ended->mutex);
   state_->ended->closed = true;
   for (Read* read : state_->ended->reads) {
     const auto last = std::move(read->keep);

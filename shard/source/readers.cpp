@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
 #include <deque>
-#include <mutex>
 #include <system_error>
 #include <thread>
+
+#include "threads/mutex.h"
 
 namespace faultline::shard {
 
@@ -24,27 +24,32 @@ struct Function final : Readers::Work {
 }  // namespace
 
 struct Readers::State {
-  std::mutex mutex;
-  std::condition_variable queued;
-  // All guarded by mutex.
-  std::deque<Work*> faults, populations;
-  unsigned threads = 0, idle = 0, populating = 0;
-  bool left = false;  // no more work comes
+  threads::Mutex mutex;
+  threads::Condition queued;
+  std::deque<Work*> faults GUARDED_BY(mutex), populations GUARDED_BY(mutex);
+  unsigned threads GUARDED_BY(mutex) = 0, idle GUARDED_BY(mutex) = 0, populating GUARDED_BY(mutex) = 0;
+  bool left GUARDED_BY(mutex) = false;  // no more work comes
 
-  bool mayPopulate() const { return !populations.empty() && populating < MOST_POPULATING; }
-  bool ready() const { return !faults.empty() || mayPopulate(); }
+  bool mayPopulate() const REQUIRES(mutex) { return !populations.empty() && populating < MOST_POPULATING; }
+  bool ready() const REQUIRES(mutex) { return !faults.empty() || mayPopulate(); }
+  // Waits until there is something to do, at most IDLE. False: there is not.
+  bool awaitWork() REQUIRES(mutex) {
+    const auto until = std::chrono::steady_clock::now() + IDLE;
+    while (!ready() && !left && queued.waitUntil(mutex, until)) {
+    }
+    return ready();
+  }
+  static void serve(const std::shared_ptr<State>& state);
 };
 
-namespace {
 // A reader thread's work, until it has been idle for long.
-template <typename State>
-void serve(const std::shared_ptr<State>& state, unsigned mostPopulating) {
-  std::unique_lock lock(state->mutex);
+void Readers::State::serve(const std::shared_ptr<State>& state) {
+  threads::Lock lock(state->mutex);
   for (;;) {
     state->idle++;
-    const bool ready = state->queued.wait_for(lock, IDLE, [&] { return state->ready() || state->left; });
+    const bool ready = state->awaitWork();
     state->idle--;
-    if (!ready || !state->ready()) break;
+    if (!ready) break;
     const bool population = state->faults.empty();
     auto& queue = population ? state->populations : state->faults;
     auto* work = queue.front();
@@ -55,29 +60,28 @@ void serve(const std::shared_ptr<State>& state, unsigned mostPopulating) {
     lock.lock();
     if (!population) continue;
     // Others may have been held back by the limit of those that populate.
-    if (state->populating-- == mostPopulating) state->queued.notify_one();
+    if (state->populating-- == MOST_POPULATING) state->queued.notifyOne();
   }
   state->threads--;
 }
-}  // namespace
 
 Readers::Readers() : state_(std::make_shared<State>()) {}
 
 Readers::~Readers() {
-  const std::lock_guard lock(state_->mutex);
+  const threads::Lock lock(state_->mutex);
   state_->left = true;
-  state_->queued.notify_all();
+  state_->queued.notifyAll();
 }
 
 bool Readers::run(For purpose, Work& work) {
-  const std::lock_guard lock(state_->mutex);
+  const threads::Lock lock(state_->mutex);
   auto& queue = purpose == For::fault ? state_->faults : state_->populations;
   queue.push_back(&work);
   const std::size_t startable =
       state_->faults.size() + std::min<std::size_t>(state_->populations.size(), MOST_POPULATING);
   if (startable > state_->idle && state_->threads < MOST) {
     try {
-      std::thread([state = state_] { serve(state, MOST_POPULATING); }).detach();
+      std::thread([state = state_] { State::serve(state); }).detach();
       state_->threads++;
     } catch (const std::system_error&) {
       if (state_->threads == 0) {
@@ -86,7 +90,7 @@ bool Readers::run(For purpose, Work& work) {
       }
     }
   }
-  state_->queued.notify_one();
+  state_->queued.notifyOne();
   return true;
 }
 

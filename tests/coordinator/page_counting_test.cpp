@@ -13,6 +13,7 @@
 #include "coordinator/options.h"
 #include "coordinator/restore_spec.h"
 #include "shmtracker/segment.h"
+#include "tests/support/exclusive.h"
 
 namespace faultline::coordinator {
 namespace {
@@ -34,7 +35,7 @@ TEST(PageCounting, OthersHaveTheirTurnsMeanwhile) {
                                                .regions = {{BASE, SIZE, 0, shm::SMALL_PAGE}},
                                                .sourceBytes = SIZE});
   {
-    const auto guard = segment.lock().lock(segment.activeSlots(), {});
+    const auto guard = test::exclusive(segment);
     segment.pages().markRemoved(guard, {5, COUNT_STEP});
     segment.pages().markGone(guard, {PAGES - 3, 3});
   }
@@ -60,7 +61,7 @@ TEST(PageCounting, CountsTheRangesThatAreGiven) {
                                                .sourceName = "",
                                                .regions = {{BASE, 1 << 20, 0, shm::SMALL_PAGE}},
                                                .sourceBytes = 1 << 20});
-  segment.pages().markRemoved(segment.lock().lock(segment.activeSlots(), {}), {10, 20});
+  segment.pages().markRemoved(test::exclusive(segment), {10, 20});
   const shm::PageCounts counts =
       countPages(io.provider->getTimer(), segment.pages(), {{0, 11}, {29, 2}}).wait(io.waitScope);
   EXPECT_EQ(counts.removed, 2u);

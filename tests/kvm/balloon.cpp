@@ -9,31 +9,32 @@ Balloon::Balloon(GuestMemory& memory, std::function<void(std::uint64_t)> beforeP
 
 Balloon::~Balloon() {
   {
-    std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     ending_ = true;
   }
-  changed_.notify_all();
+  changed_.notifyAll();
   thread_.join();
 }
 
 void Balloon::give(std::uint64_t guestAddress) {
   {
-    std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     given_.push_back(guestAddress);
     givenCount_++;
   }
-  changed_.notify_all();
+  changed_.notifyAll();
 }
 
 void Balloon::settle() {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this, all = givenCount_] { return taken_ >= all; });
+  const threads::Lock lock(mutex_);
+  const std::uint64_t all = givenCount_;
+  while (taken_ < all) changed_.wait(mutex_);
 }
 
 void Balloon::run() {
-  std::unique_lock lock(mutex_);
+  threads::Lock lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [this] { return ending_ || !given_.empty(); });
+    while (!ending_ && given_.empty()) changed_.wait(mutex_);
     if (given_.empty()) return;
     const auto pages = std::exchange(given_, {});
     for (const std::uint64_t page : pages) {
@@ -44,7 +45,7 @@ void Balloon::run() {
       lock.lock();
       taken_++;
     }
-    changed_.notify_all();
+    changed_.notifyAll();
   }
 }
 

@@ -2,14 +2,13 @@
 // MADV_DONTNEED, in a thread of its own, while vCPUs run.
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <thread>
 #include <vector>
 
 #include "tests/kvm/guest_memory.h"
+#include "threads/mutex.h"
 
 namespace faultline::kvm {
 
@@ -31,11 +30,11 @@ class Balloon {
 
   GuestMemory& memory_;
   const std::function<void(std::uint64_t)> beforePage_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<std::uint64_t> given_;  // guarded by mutex_, as are the following
-  std::uint64_t givenCount_ = 0, taken_ = 0;
-  bool ending_ = false;
+  threads::Mutex mutex_;
+  threads::Condition changed_;
+  std::vector<std::uint64_t> given_ GUARDED_BY(mutex_);
+  std::uint64_t givenCount_ GUARDED_BY(mutex_) = 0, taken_ GUARDED_BY(mutex_) = 0;
+  bool ending_ GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
 

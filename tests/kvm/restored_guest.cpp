@@ -80,12 +80,17 @@ std::uint32_t RestoredGuest::answer(unsigned vcpu, bool out, std::uint16_t port,
   } else if (out && port == GUEST_PORT_SUM) {
     sums_[vcpu] = value;
   } else if (out && port == GUEST_PORT_STALE) {
-    std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     stale_.push_back(value < HIGH ? value / pageSize_ : lowPages_ + (value - HIGH) / pageSize_);
   } else {
     throw std::runtime_error("the guest uses a port that there is not: " + std::to_string(port));
   }
   return 0;
+}
+
+std::vector<std::uint64_t> RestoredGuest::stalePages() const {
+  const threads::Lock lock(mutex_);
+  return stale_;
 }
 
 void RestoredGuest::takeAway(std::uint64_t page) {

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <functional>
 #include <future>
-#include <mutex>
 #include <set>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "tests/kvm/vm.h"
 #include "tests/support/image.h"
 #include "tests/support/server.h"
+#include "threads/mutex.h"
 
 namespace faultline::kvm {
 
@@ -40,7 +40,7 @@ class RestoredGuest {
   const std::vector<std::uint32_t>& sums() const { return sums_; }
   std::uint32_t expectedSum(unsigned vcpu) const;
   // Pages that were given back and had old bytes when the guest took them into use again.
-  const std::vector<std::uint64_t>& stalePages() const { return stale_; }
+  std::vector<std::uint64_t> stalePages() const;
   // The first page of the guest's memory with a wrong byte; pages() where each is right.
   std::uint64_t firstWrongPage() const;
 
@@ -62,8 +62,8 @@ class RestoredGuest {
   Balloon balloon_;
   std::vector<std::future<void>> running_;
   std::vector<std::uint32_t> sums_;
-  std::mutex mutex_;
-  std::vector<std::uint64_t> stale_;  // guarded by mutex_
+  mutable threads::Mutex mutex_;
+  std::vector<std::uint64_t> stale_ GUARDED_BY(mutex_);
   std::set<std::uint64_t> takenAway_;
 };
 

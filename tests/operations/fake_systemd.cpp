@@ -65,12 +65,12 @@ FakeSystemd::~FakeSystemd() {
 }
 
 void FakeSystemd::give(const std::string& name, kj::AutoCloseFd fd) {
-  std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   kept_.emplace(name, kj::mv(fd));
 }
 
 void FakeSystemd::start(const std::vector<std::string>& more) {
-  std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   std::string names;
   for (const auto& [name, fd] : kept_) names += (names.empty() ? "" : ":") + name;
   pid_ = fork();
@@ -116,7 +116,7 @@ void FakeSystemd::kill() {
 }
 
 std::vector<std::string> FakeSystemd::kept() {
-  std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   std::vector<std::string> names;
   for (const auto& [name, fd] : kept_) names.push_back(name);
   return names;
@@ -124,7 +124,7 @@ std::vector<std::string> FakeSystemd::kept() {
 
 // Messages are taken one at a time and in their order, by whichever thread.
 void FakeSystemd::hear() {
-  std::lock_guard lock(mutex_);
+  const threads::Lock lock(mutex_);
   for (;;) {
     char text[512];
     iovec body{text, sizeof text};

@@ -5,10 +5,11 @@
 #include <sys/types.h>
 
 #include <map>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "threads/mutex.h"
 
 namespace faultline::test {
 
@@ -35,13 +36,13 @@ class FakeSystemd {
 
  private:
   void hear();
-  void take(const std::string& text, kj::AutoCloseFd fd);
+  void take(const std::string& text, kj::AutoCloseFd fd) REQUIRES(mutex_);
 
   const std::vector<std::string> arguments_;
   std::string directory_;
   kj::AutoCloseFd socket_, stop_;
-  std::mutex mutex_;  // of kept_
-  std::multimap<std::string, kj::AutoCloseFd> kept_;
+  threads::Mutex mutex_;
+  std::multimap<std::string, kj::AutoCloseFd> kept_ GUARDED_BY(mutex_);
   pid_t pid_ = -1;
   std::thread hearing_;
 };

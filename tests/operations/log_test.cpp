@@ -6,11 +6,10 @@
 #include <gtest/gtest.h>
 #include <spdlog/sinks/ostream_sink.h>
 
-#include <condition_variable>
-#include <mutex>
 #include <sstream>
 
 #include "process/plain_text.h"
+#include "threads/mutex.h"
 
 namespace faultline::test {
 namespace {
@@ -63,34 +62,34 @@ TEST(Log, AFloodDoesNotHideWhatIsWorse) {
 class StandingReader final : public spdlog::sinks::sink {
  public:
   void log(const spdlog::details::log_msg& message) override {
-    std::unique_lock lock(mutex_);
+    const threads::Lock lock(mutex_);
     lines_.emplace_back(message.payload.data(), message.payload.size());
-    changed_.notify_all();
-    changed_.wait(lock, [this] { return reads_; });
+    changed_.notifyAll();
+    while (!reads_) changed_.wait(mutex_);
   }
   void flush() override {}
   void set_pattern(const std::string&) override {}
   void set_formatter(std::unique_ptr<spdlog::formatter>) override {}
 
   void awaitFirst() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return !lines_.empty(); });
+    const threads::Lock lock(mutex_);
+    while (lines_.empty()) changed_.wait(mutex_);
   }
   void read() {
-    std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     reads_ = true;
-    changed_.notify_all();
+    changed_.notifyAll();
   }
   std::vector<std::string> lines() {
-    std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     return lines_;
   }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<std::string> lines_;
-  bool reads_ = false;
+  threads::Mutex mutex_;
+  threads::Condition changed_;
+  std::vector<std::string> lines_ GUARDED_BY(mutex_);
+  bool reads_ GUARDED_BY(mutex_) = false;
 };
 
 // A pipe whose reader stands still is full, and a write to it waits.

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "tests/shard/local_restore.h"
+#include "tests/support/exclusive.h"
 #include "tests/support/page_sizes.h"
 #include "tests/support/server.h"
 
@@ -86,7 +87,7 @@ TEST_P(CommitRun, NeverBringsTheSourceToAReleasedPage) {
   test::LocalRestore restore(image, pageSize());
   Attachment& attachment = *restore.attachment();
   shm::Segment& segment = attachment.segment();
-  segment.pages().markReleased(segment.lock().lock(segment.activeSlots(), {}), {0, 1});
+  segment.pages().markReleased(test::exclusive(segment), {0, 1});
   segment.pages().markGone(segment.lock().lockShared(attachment.slot(0)), 1);
 
   failpoints::Failpoints failpoints;

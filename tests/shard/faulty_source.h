@@ -2,13 +2,12 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstring>
-#include <mutex>
 #include <vector>
 
 #include "shard/source/page_source.h"
 #include "tests/support/image.h"
+#include "threads/mutex.h"
 
 namespace faultline::test {
 
@@ -20,19 +19,19 @@ class FaultySource final : public shard::PageSource {
 
   // The next `times` reads that wait fail with `error`; 0: as at the end of a file.
   void fail(int error, unsigned times) {
-    const std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     error_ = error;
     failing_ = times;
   }
   // Reads of this page of 4 KiB, or of what contains it, wait until goOn().
   void stall(std::uint64_t offset) {
-    const std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     stalled_ = offset;
   }
   void goOn() {
-    const std::lock_guard lock(mutex_);
+    const threads::Lock lock(mutex_);
     stalled_ = NONE;
-    changed_.notify_all();
+    changed_.notifyAll();
   }
   void truncate(std::uint64_t bytes) { end_ = bytes; }
   void warm(bool is) { warm_ = is; }
@@ -55,8 +54,8 @@ class FaultySource final : public shard::PageSource {
   shard::Staged read(std::uint64_t offset, std::size_t length, void* buffer) const override {
     reads_++;
     {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return stalled_ < offset || stalled_ >= offset + length; });
+      const threads::Lock lock(mutex_);
+      while (stalled_ >= offset && stalled_ < offset + length) changed_.wait(mutex_);
       if (failing_ > 0) {
         failing_--;
         return {shard::Staged::Kind::lost, nullptr, error_};
@@ -81,11 +80,11 @@ class FaultySource final : public shard::PageSource {
   std::atomic<std::uint64_t> end_{NONE};
   std::atomic<bool> warm_{false};
   mutable std::atomic<unsigned> reads_{0};
-  mutable std::mutex mutex_;
-  mutable std::condition_variable changed_;
-  mutable unsigned failing_ = 0;  // guarded by mutex_
-  int error_ = 0;                 // guarded by mutex_
-  std::uint64_t stalled_ = NONE;  // guarded by mutex_
+  mutable threads::Mutex mutex_;
+  mutable threads::Condition changed_;
+  mutable unsigned failing_ GUARDED_BY(mutex_) = 0;
+  int error_ GUARDED_BY(mutex_) = 0;
+  std::uint64_t stalled_ GUARDED_BY(mutex_) = NONE;
 };
 
 }  // namespace faultline::test

@@ -15,6 +15,7 @@
 
 #include "shard/attachment.h"
 #include "shard/source/raw_file.h"
+#include "tests/support/exclusive.h"
 #include "tests/support/image.h"
 #include "tests/support/raw_vmm.h"
 #include "uffd/uffd.h"
@@ -81,7 +82,7 @@ class LocalRestore : private shard::AttachmentEvents {
   }
   // Reads all that is queued, under the write side, and publishes the removals. The faults' pages.
   std::vector<shm::PageIndex> readAndPublish() {
-    auto guard = segment_.lock().lock(segment_.activeSlots(), {});
+    auto guard = exclusive(segment_);
     std::vector<shm::PageIndex> faults;
     const auto messages = segment_.journal().read(uffd());
     for (const uffd_msg& message : messages)

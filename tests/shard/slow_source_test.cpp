@@ -6,7 +6,6 @@
 #include <cerrno>
 #include <cstring>
 #include <future>
-#include <mutex>
 
 #include "process/clock.h"
 #include "shard/fault_loop.h"
@@ -15,6 +14,7 @@
 #include "tests/shard/local_restore.h"
 #include "tests/support/page_sizes.h"
 #include "tests/support/server.h"
+#include "threads/mutex.h"
 
 namespace faultline::shard {
 namespace {
@@ -26,7 +26,7 @@ using test::LocalRestore;
 
 struct LostPages final : FaultLoopEvents {
   void pagePoisoned(std::uint64_t, shm::PageIndex page, std::string reason) override {
-    const std::lock_guard lock(mutex);
+    const threads::Lock lock(mutex);
     pages.push_back(page);
     last = std::move(reason);
     count++;
@@ -34,9 +34,9 @@ struct LostPages final : FaultLoopEvents {
   void pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) override {
     pagePoisoned(restore, page, std::move(reason));
   }
-  std::mutex mutex;
-  std::vector<shm::PageIndex> pages;  // guarded by mutex
-  std::string last;                   // guarded by mutex
+  threads::Mutex mutex;
+  std::vector<shm::PageIndex> pages GUARDED_BY(mutex);
+  std::string last GUARDED_BY(mutex);
   std::atomic<unsigned> count{0};
 };
 
@@ -133,7 +133,7 @@ TEST_P(SlowSource, ErrorsThatLastLongerLoseThePageAlone) {
   await([&] { return lost_.count == 1; });
   EXPECT_GE(process::nowNs() - before, PATIENCE);
   EXPECT_GE(source_->reads(), 3u);
-  const std::lock_guard lock(lost_.mutex);
+  const threads::Lock lock(lost_.mutex);
   EXPECT_EQ(lost_.pages, std::vector<shm::PageIndex>{3});
   EXPECT_NE(lost_.last.find(strerror(EIO)), std::string::npos) << lost_.last;
   EXPECT_NE(lost_.last.find("--source-patience"), std::string::npos) << lost_.last;
@@ -154,7 +154,7 @@ TEST_P(SlowSource, ItsEndLosesThePageAlone) {
   constexpr shm::PageIndex page = 4;
   loop_.serve(restore_.attachment()->id(), process::nowNs(), {page});
   await([&] { return lost_.count == 1; });
-  const std::lock_guard lock(lost_.mutex);
+  const threads::Lock lock(lost_.mutex);
   EXPECT_EQ(lost_.pages, std::vector<shm::PageIndex>{page});
   EXPECT_NE(lost_.last.find("truncated"), std::string::npos) << lost_.last;
 }

@@ -1,29 +1,14 @@
 #include "shmtracker/page_table.h"
 
-#include <gtest/gtest.h>
-
 #include <random>
 #include <vector>
 
-#include "shmtracker/segment.h"
+#include "tests/shmtracker/marked_pages.h"
 
 namespace faultline::shm {
 namespace {
 
-class Pages : public testing::Test {
- protected:
-  static constexpr std::uint64_t COUNT = 1000;
-  Segment segment_ = Segment::create({.restoreId = 1,
-                                      .name = "test",
-                                      .sourceName = "",
-                                      .regions = {{0, COUNT* SMALL_PAGE, 0, SMALL_PAGE}},
-                                      .sourceBytes = COUNT * SMALL_PAGE});
-  PageTable& pages_ = segment_.pages();
-
-  void SetUp() override { segment_.lock().open(); }
-  void fault(PageRange range) { pages_.markFaulted(segment_.lock().lockShared(0), range); }
-  void remove(PageRange range) { pages_.markRemoved(segment_.lock().lock(1, {}), range); }
-};
+using Pages = MarkedPages;
 
 // The table "A page's states" of docs/protocol.md.
 TEST_F(Pages, NoTransitionLeadsBackToMissing) {
@@ -73,13 +58,6 @@ TEST_F(Pages, AgreesWithASimpleModelUnderRandomOperations) {
     while (missing < COUNT && model[missing] != PageState::missing) missing++;
     EXPECT_EQ(pages_.find({from, COUNT - from}, PageState::missing), missing);
   }
-  PageIndex next = 0;
-  pages_.forEachRun({0, COUNT}, [&](PageRange run, PageState state) {
-    EXPECT_EQ(run.first, next);
-    for (PageIndex page = run.first; page < run.end(); page++) EXPECT_EQ(model[page], state);
-    next = run.end();
-  });
-  EXPECT_EQ(next, COUNT);
 }
 
 // Every bit of every page word, in either copy, is flipped: check() makes the right state of it, or calls it
@@ -90,29 +68,26 @@ TEST_F(Pages, EveryBitThatRotsIsFound) {
   fault({14, 1});
   const PageState truth[] = {PageState::missing, PageState::faulted, PageState::faulted, PageState::removed,
                              PageState::removed, PageState::faulted, PageState::removed, PageState::missing};
-  const Layout layout = Layout::of(1, segment_.extents().count(), COUNT, 1);
-  auto* start = reinterpret_cast<char*>(&segment_.header());
-  for (const std::size_t plane : {layout.pages, layout.mirror}) {
-    for (const std::size_t word : {0, 8}) {
-      for (unsigned bit = 9; bit < 17; bit++) {
-        auto& rotten = *reinterpret_cast<std::uint64_t*>(start + plane + word);
-        const std::uint64_t before = rotten;
-        rotten ^= 1ull << bit;
-        const PageCheck check = pages_.check(segment_.lock().lock(1, {}));
+  for (const std::size_t plane : {layout_.pages, layout_.mirror}) {
+    for (const std::size_t word : {offsetof(PageWord, faulted), offsetof(PageWord, removed)}) {
+      for (PageIndex bit = 9; bit < 17; bit++) {
+        const std::uint64_t before = wordOf(bit, plane, word);
+        flip(bit, plane, word);
+        const PageCheck check = this->check();
         EXPECT_EQ(check.repaired + check.doubtful, 1u);
         const PageState expected = truth[bit - 9];
         const PageState now = pages_.state(bit);
         if (check.doubtful == 0) {
           // A faulted page may be taken for one that is asked for again; never the other way about.
-          const bool same = now == expected || (expected == PageState::faulted && word == 0);
+          const bool same =
+              now == expected || (expected == PageState::faulted && word == offsetof(PageWord, faulted));
           EXPECT_TRUE(same) << "bit " << bit << " of word " << word;
         } else {
           EXPECT_EQ(check.firstDoubtful, bit);
         }
         EXPECT_FALSE(expected == PageState::removed && now == PageState::missing);
         // Back to the truth for the next one.
-        for (const std::size_t copy : {layout.pages, layout.mirror})
-          *reinterpret_cast<std::uint64_t*>(start + copy + word) = before;
+        for (const std::size_t copy : {layout_.pages, layout_.mirror}) wordOf(bit, copy, word) = before;
       }
     }
   }

@@ -1,38 +1,14 @@
 // Pages that are registered no more.
 
-#include <gtest/gtest.h>
-
 #include <cstddef>
 #include <vector>
 
-#include "shmtracker/segment.h"
+#include "tests/shmtracker/marked_pages.h"
 
 namespace faultline::shm {
 namespace {
 
-class Released : public testing::Test {
- protected:
-  static constexpr std::uint64_t COUNT = 200;
-  Segment segment_ = Segment::create({.restoreId = 1,
-                                      .name = "test",
-                                      .sourceName = "",
-                                      .regions = {{0, COUNT* SMALL_PAGE, 0, SMALL_PAGE}},
-                                      .sourceBytes = COUNT * SMALL_PAGE});
-  PageTable& pages_ = segment_.pages();
-
-  void SetUp() override { segment_.lock().open(); }
-  void fault(PageRange range) { pages_.markFaulted(segment_.lock().lockShared(0), range); }
-  void remove(PageRange range) { pages_.markRemoved(segment_.lock().lock(1, {}), range); }
-  void release(PageRange range) { pages_.markReleased(segment_.lock().lock(1, {}), range); }
-  void gone(PageIndex page) { pages_.markGone(segment_.lock().lockShared(0), page); }
-  PageCheck check() { return pages_.check(segment_.lock().lock(1, {})); }
-  // Flips one bit of one copy, as if it had rotted.
-  void flip(std::size_t plane, std::size_t word, PageIndex page) {
-    auto* start = reinterpret_cast<char*>(&segment_.header());
-    *reinterpret_cast<std::uint64_t*>(start + plane + page / 64 * sizeof(PageWord) + word) ^= 1ull
-                                                                                              << (page % 64);
-  }
-};
+using Released = MarkedPages;
 
 TEST_F(Released, NoTransitionLeadsOutOfIt) {
   fault({1, 1});
@@ -78,16 +54,15 @@ TEST_F(Released, CountsAsDone) {
 // Wherever its bit is lost, no byte of the source comes of it: the page stays released, or what a removal
 // said of it holds on.
 TEST_F(Released, ABitThatRotsMakesNothingMissing) {
-  const Layout layout = Layout::of(1, segment_.extents().count(), COUNT, 1);
   release({0, 1});
   gone(1);
   fault({2, 1});
   gone(2);
-  for (const std::size_t plane : {layout.pages, layout.mirror})
+  for (const std::size_t plane : {layout_.pages, layout_.mirror})
     for (const std::size_t word :
          {offsetof(PageWord, faulted), offsetof(PageWord, removed), offsetof(PageWord, released)})
       for (const PageIndex page : {0, 1, 2}) {
-        flip(plane, word, page);
+        flip(page, plane, word);
         const PageCheck found = check();
         EXPECT_EQ(found.repaired, 1u) << page;
         EXPECT_EQ(found.doubtful, 0u) << page;

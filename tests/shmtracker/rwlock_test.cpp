@@ -5,9 +5,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "shmtracker/error.h"
 #include "shmtracker/segment.h"
 #include "tests/support/child_process.h"
+#include "tests/support/exclusive.h"
 
 namespace faultline::shm {
 namespace {
@@ -40,7 +40,7 @@ TEST_F(Lock, AReaderWaitsWhileTheGateIsClosedAndGoesOnWhenItOpens) {
     entered.send();
   });
   const std::uint64_t epoch = lock_.epoch();
-  { auto guard = lock_.lock(slots_, {}); }
+  { auto guard = test::exclusive(segment_); }
   entered.wait();
   EXPECT_EQ(reader.join(), 0);
   EXPECT_EQ(lock_.epoch(), epoch + 1);
@@ -76,10 +76,9 @@ TEST_F(Lock, AReaderThatDiesInsideIsReportedOnce) {
   inside.wait();
   reader.kill();
   std::vector<unsigned> died;
-  DrainPolicy policy;
-  policy.ownerDied = [&](unsigned slot) { died.push_back(slot); };
-  { auto guard = lock_.lock(slots_, policy); }
-  { auto guard = lock_.lock(slots_, policy); }
+  const auto ownerDied = [&](unsigned slot) { died.push_back(slot); };
+  { auto guard = test::exclusive(segment_, ownerDied); }
+  { auto guard = test::exclusive(segment_, ownerDied); }
   EXPECT_THAT(died, testing::ElementsAre(2u));
   EXPECT_FALSE(lock_.lockShared(2).ownerDied);
 }
@@ -98,48 +97,11 @@ TEST_F(Lock, ASlotsNextUserLearnsOfItsPredecessorsDeath) {
   EXPECT_FALSE(lock_.lockShared(2).ownerDied);
 }
 
-TEST_F(Lock, AStoppedReaderIsFencedAtTheDeadline) {
-  lock_.open();
-  Signal inside;
-  ChildProcess reader([&] {
-    auto guard = lock_.lockShared(5);
-    inside.send();
-    for (;;) pause();
-  });
-  inside.wait();
-  ::kill(reader.pid(), SIGSTOP);
-  DrainPolicy policy;
-  policy.deadline = std::chrono::milliseconds(5);
-  unsigned fenced = 99;
-  policy.fence = [&](unsigned slot) {
-    fenced = slot;
-    reader.kill();
-    return true;
-  };
-  auto guard = lock_.lock(slots_, policy);
-  EXPECT_EQ(fenced, 5u);
-}
-
-TEST_F(Lock, AReaderThatCannotBeFencedIsAnErrorAndTheGateStaysClosed) {
-  lock_.open();
-  Signal inside;
-  ChildProcess reader([&] {
-    auto guard = lock_.lockShared(0);
-    inside.send();
-    for (;;) pause();
-  });
-  inside.wait();
-  DrainPolicy policy;
-  policy.deadline = std::chrono::milliseconds(1);
-  EXPECT_THROW((void)lock_.lock(slots_, policy), SegmentError);
-  EXPECT_TRUE(lock_.closed());
-}
-
 TEST_F(Lock, AWriterThatDiesLeavesTheGateClosedUntilItsSuccessorOpensIt) {
   lock_.open();
   Signal closed;
   ChildProcess writer([&] {
-    auto guard = lock_.lock(slots_, {});
+    auto guard = test::exclusive(segment_);
     closed.send();
     for (;;) pause();
   });
@@ -147,7 +109,7 @@ TEST_F(Lock, AWriterThatDiesLeavesTheGateClosedUntilItsSuccessorOpensIt) {
   writer.kill();
   EXPECT_TRUE(lock_.closed());
   EXPECT_FALSE(lock_.tryLockShared(0).has_value());
-  { auto guard = lock_.lock(slots_, {}); }
+  { auto guard = test::exclusive(segment_); }
   EXPECT_TRUE(lock_.tryLockShared(0).has_value());
 }
 
@@ -165,7 +127,7 @@ TEST_F(Lock, ManyReadersInManyProcessesAndAWriterNeverMeet) {
       }
     }));
   for (unsigned i = 0; i < 500; i++) {
-    auto guard = lock_.lock(slots_, {});
+    auto guard = test::exclusive(segment_);
     if (inside != 0) met++;
   }
   for (auto& reader : readers) EXPECT_EQ(reader->join(), 0);

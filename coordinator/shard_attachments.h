@@ -1,0 +1,77 @@
+// The shards that serve one restore: attached before they are handed a fault, told of what changes, and left again.
+#pragma once
+
+#include <kj/async.h>
+#include <kj/timer.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "coordinator/fault_router.h"
+#include "coordinator/population.h"
+#include "coordinator/shard_pool.h"
+#include "shmtracker/segment.h"
+
+namespace faultline::coordinator {
+
+// Loop thread only. The owner keeps itself alive until the promises resolve.
+class ShardAttachments {
+ public:
+  class Owner {
+   public:
+    // Whether shards are to have the restore; asked anew whenever one has answered.
+    virtual bool wantsShards() const = 0;
+    virtual bool paused() const = 0;
+    // Each shard that owns a page of it is attached. May come more than once.
+    virtual void allAttached() = 0;
+    // A shard lives and does not serve the restore, which would leave its pages without an answer for ever.
+    virtual void shardRefuses(const std::string& why) = 0;
+
+   protected:
+    ~Owner() = default;
+  };
+
+  // Borrows all, the uffd and the source included.
+  ShardAttachments(ShardPool& pool, kj::Timer& timer, shm::Segment& segment, int uffd, int source,
+                   FaultRouter& router, Population& population, Owner& owner);
+
+  bool attached(std::uint32_t shard) const { return router_.attached(shard); }
+  bool owns(std::uint32_t shard) const { return segment_.shares().at(shard) > 0; }
+
+  // Attaches all owners that are up, as a restore begins. Resolves when each has answered or died.
+  kj::Promise<void> begin();
+  // A shard is up (again), and owns pages: attaches it, and gives up on `hopeless` pages before it is handed a
+  // fault. True: it serves. Fails (disconnected) where it dies meanwhile.
+  kj::Promise<bool> up(ShardHandle& shard, std::vector<shm::PageIndex> hopeless);
+  // Attaches the first `shards` shards, as they are to become owners. Refuses (notReady) where one is not up.
+  kj::Promise<void> attachFirst(std::uint32_t shards);
+  // The owners that are up and not attached.
+  std::vector<ShardHandle*> unattachedOwners() const;
+
+  void died(std::uint32_t index);
+  // Hands the shard no more faults; resolves when it uses nothing of the restore.
+  kj::Promise<void> leave(ShardHandle& shard);
+  // All of them: resolves when no section of one is under way, or will be. A shard that does not let go in time is
+  // killed.
+  kj::Promise<void> leaveAll();
+  // All of them, waiting for none.
+  void drop();
+  // No fault is handed to any: the restore has failed.
+  void stop();
+
+ private:
+  kj::Promise<void> attach(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
+  kj::Promise<void> poison(ShardHandle& shard, const std::vector<shm::PageIndex>& pages);
+  std::uint64_t id() const { return segment_.facts().restoreId; }
+
+  ShardPool& pool_;
+  kj::Timer& timer_;
+  shm::Segment& segment_;
+  const int uffd_, source_;
+  FaultRouter& router_;
+  Population& population_;
+  Owner& owner_;
+};
+
+}  // namespace faultline::coordinator
