@@ -6,6 +6,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "failpoints/mistakes.h"
 #include "process/clock.h"
@@ -237,6 +238,7 @@ void UffdReader::finishBatch(std::optional<shm::ExclusiveGuard> guard) {
   present_.clear();
   for (const uffd_msg& fault : outside_) hooks_.outsideFault(fault);
   outside_.clear();
+  for (const shm::PageIndex page : std::exchange(parts_, {})) hooks_.partRemoved(page);
 }
 
 void UffdReader::addRemoval(const uffd_msg& message) {
@@ -247,17 +249,31 @@ void UffdReader::addRemoval(const uffd_msg& message) {
 }
 
 void UffdReader::collectRemovals() {
-  for (const AddressRange& removed : removals_.merged())
+  for (const AddressRange& removed : removals_.merged()) {
     for (const shm::PageRange range : segment_.regions().pagesIn(removed.start, removed.end)) {
       count(segment_.counters().removedPages, range.count);
       toMark_.push_back(range);
     }
+    addPart(removed.start, removed.start, removed.end);
+    addPart(removed.end - 1, removed.start, removed.end);
+  }
   removals_.clear();
   std::reverse(toMark_.begin(), toMark_.end());
 }
 
+// MADV_REMOVE of shared huge pages takes any range. A page that is there the kernel clears in part. Of one that is to
+// come neither the source's bytes nor zeros would be right.
+void UffdReader::addPart(std::uint64_t address, std::uint64_t start, std::uint64_t end) {
+  const auto page = segment_.regions().pageAt(address);
+  if (!page.has_value() || segment_.pages().state(*page) != shm::PageState::missing) return;
+  const shm::PageLocation location = segment_.regions().locate(*page);
+  if (location.address < start || location.address + location.pageSize > end) parts_.push_back(*page);
+}
+
 // Marks at most MARK_STEP pages. True: all are marked.
 bool UffdReader::publishSome(const shm::ExclusiveGuard& guard) {
+  for (const shm::PageIndex page : parts_)
+    if (segment_.pages().state(page) == shm::PageState::missing) segment_.pages().markGone(guard, {page, 1});
   for (std::uint64_t left = MARK_STEP; !toMark_.empty();) {
     if (left == 0) return false;
     shm::PageRange& range = toMark_.back();

@@ -30,6 +30,9 @@ struct UffdReaderHooks {
   std::function<void(const uffd_msg& fault)> presentFault;
   // A fault at an address that no region covers. Called while the gate is open.
   std::function<void(const uffd_msg& fault)> outsideFault;
+  // The target has given up a part of a page that had not come: the page is released, so a fault on it gets an error.
+  // Called while the gate is open.
+  std::function<void(shm::PageIndex page)> partRemoved;
 };
 
 // Loop thread only. The uffd must be non-blocking.
@@ -75,6 +78,7 @@ class UffdReader {
   Batch readBatch(std::optional<shm::ExclusiveGuard> guard);
   void addRemoval(const uffd_msg& message);
   void collectRemovals();
+  void addPart(std::uint64_t address, std::uint64_t start, std::uint64_t end);
   bool publishSome(const shm::ExclusiveGuard& guard);
   kj::Promise<void> publishOn();
   kj::Promise<void> markOn();
@@ -101,6 +105,7 @@ class UffdReader {
   bool damaged_ = false;                        // the lock is beyond repair
   RemovedRanges removals_;                      // of this batch
   std::vector<shm::PageRange> toMark_;          // removed by this batch and not marked yet, the last first
+  std::vector<shm::PageIndex> parts_;           // pages of which this batch has removed a part
   std::optional<shm::ExclusiveGuard> marking_;  // of a batch whose removals are marked in steps
   std::size_t messages_ = 0;                    // of this batch
   std::uint64_t readAt_ = 0;                    // ns, of this batch
