@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <compare>
 #include <cstdint>
 #include <vector>
 
@@ -36,7 +37,13 @@ class FaultRouter {
   CpuLatency* const latency_;
   TouchRecorder* touches_ = nullptr;
   std::array<bool, shm::MAX_SHARDS> attached_{};
-  std::vector<std::vector<shm::PageIndex>> pages_;  // by shard
+  struct Fault {
+    std::uint32_t shard;
+    shm::PageIndex page;
+    auto operator<=>(const Fault&) const = default;
+  };
+  std::vector<Fault> faults_;          // of this batch, so at most as many as the journal holds
+  std::vector<shm::PageIndex> pages_;  // of one shard
 };
 
 }  // namespace faultline::coordinator

@@ -112,8 +112,14 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   void pause();
   void resume();
   Population& population() { return population_; }
-  // Deals the extents out to `shards` shards, all of which are up.
+  // Deals the extents out to `shards` shards, all of which are up, once an earlier call is over; then has the former
+  // owners leave.
   kj::Promise<void> reshard(std::uint32_t shards);
+  // Has shards that own nothing of it let go, and counts their slots no more. In the background.
+  void leaveFormerOwners();
+  kj::Promise<void> whenFormerOwnersHaveLeft() { return resharded_.addBranch(); }
+  // Shards with a number below this one own a part of it, or may be at work on it.
+  std::uint32_t shardsNeeded() const;
 
   // Over: the target has gone, was released, or the operator says so.
   enum class Release { no, yes };  // yes: unregister its ranges, so that it runs on without a server
@@ -149,6 +155,8 @@ class Restore final : private kj::TaskSet::ErrorHandler {
 
   kj::Promise<void> attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless = {});
   kj::Promise<void> attachOwners();
+  kj::Promise<void> deal(std::uint32_t shards);
+  kj::Promise<void> formerOwnersLeave();
   void serveFromOwners();
   void watch();
   kj::Promise<void> watchPeer();
@@ -168,6 +176,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> loseMissing();
   kj::Promise<void> poisonMissing();
   kj::Promise<void> leaveShards();
+  kj::Promise<void> leaveShard(ShardHandle& shard, const char* why);
   kj::Promise<void> departed(Departed how);
   kj::Promise<void> keepOn(const std::string& why);
   void finish();
@@ -218,6 +227,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   bool serving_ = false;
   std::vector<std::uint64_t> outside_;      // addresses of the first faults that no region covers
   bool kept_ = false;                       // its end waits, since the target's memory cannot be let go
+  bool partTold_ = false;                   // a part of a page that was given up was logged
   shm::PageIndex firstMissing_ = 0;         // the first page that may be missing; never moves back
   std::vector<shm::PageRange> workingSet_;  // ranges that serve() populates first
   std::string workingSetRefused_;
@@ -225,6 +235,7 @@ class Restore final : private kj::TaskSet::ErrorHandler {
   kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;
   kj::ForkedPromise<void> ready_, complete_, overPromise_;
   kj::Canceler inReader_;  // what waits for the write side
+  kj::ForkedPromise<void> resharded_;  // the last reshard is over, and the former owners have left
   kj::TaskSet tasks_;
 };
 

@@ -260,17 +260,21 @@ kj::Promise<void> Restore::poisonMissing() {
 // go in time is killed.
 kj::Promise<void> Restore::leaveShards() {
   auto leaving = kj::Vector<kj::Promise<void>>();
+  leaving.add(resharded_.addBranch());
   for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++) {
     ShardHandle* shard = context_.pool.process(i);
-    if (shard == nullptr || !shard->serves(id())) continue;
-    auto late =
-        context_.io.provider->getTimer().afterDelay(SHARD_PATIENCE).then([this, i, pid = shard->pid()] {
-          if (context_.pool.lives(i, pid))
-            context_.pool.fence(i, "it does not let go of restore " + name() + ", which ends");
-        });
-    leaving.add(shardLeaves(*shard).catch_([](kj::Exception&&) {}).exclusiveJoin(kj::mv(late)));
+    if (shard != nullptr && shard->serves(id())) leaving.add(leaveShard(*shard, ", which ends"));
   }
   return kj::joinPromises(leaving.releaseAsArray());
+}
+
+kj::Promise<void> Restore::leaveShard(ShardHandle& shard, const char* why) {
+  auto end = [this, i = shard.index(), pid = shard.pid(), why] {
+    if (context_.pool.lives(i, pid)) context_.pool.fence(i, "it does not let go of restore " + name() + why);
+  };
+  return shardLeaves(shard)
+      .catch_([end](kj::Exception&&) { end(); })
+      .exclusiveJoin(context_.io.provider->getTimer().afterDelay(SHARD_PATIENCE).then(end));
 }
 
 kj::Promise<void> Restore::departed(Departed how) {

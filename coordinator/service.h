@@ -101,6 +101,9 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   void leave(SupervisorLink::End why);
   std::shared_ptr<Restore> keep(kj::Own<Restore> restore);
   void watch(const std::shared_ptr<Restore>& restore);
+  void giveMemoryBack();
+  void endIdleShards();
+  void endFormerOwners(const std::shared_ptr<Restore>& restore);
   kj::Promise<void> pingSupervisor();
   kj::Promise<void> countOn(CountedRestores restores, std::size_t next);
   void requireRoom() const;
@@ -150,6 +153,8 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   };
   std::map<std::uint64_t, kj::Own<Lost>> lost_;
   bool storingAgain_ = false;
+  bool givingBack_ = false;
+  std::uint32_t reshards_ = 0;  // under way
   std::map<std::string, std::shared_ptr<Listener>> listeners_;
   PageSuspects suspects_;
   kj::Own<kj::PromiseFulfiller<void>> ended_;

@@ -5,13 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <thread>
 
 #include "coordinator/page_suspects.h"
 #include "process/build.h"
 #include "process/clock.h"
 #include "process/duplicate.h"
+#include "process/pid_of.h"
 #include "rpc/fd.h"
 #include "shmtracker/segment.h"
 
@@ -21,18 +21,12 @@ using process::KeptName;
 
 namespace {
 
+// Bounds of what a shard says of itself, of which every restore is looked up: more than there can be.
+constexpr std::size_t MAX_GREETING = 4096;      // bytes
+constexpr unsigned MAX_ATTACHED = 2 * 100'000;  // restores; --max-restores takes half as many
+
 // How long a process that cannot be taken over may take to end.
 constexpr std::chrono::milliseconds END_PATIENCE{1000};
-
-// The pid behind a pidfd, for people to read; 0 where it has ended.
-pid_t pidOf(int pidfd) {
-  std::ifstream info("/proc/self/fdinfo/" + std::to_string(pidfd));
-  for (std::string key; info >> key;) {
-    long value = 0;
-    if (key == "Pid:" && info >> value) return value > 0 ? static_cast<pid_t>(value) : 0;
-  }
-  return 0;
-}
 
 // A fresh connection, whose other end goes to the shard through its channel.
 kj::Own<rpc::Connection> connect(kj::AsyncIoContext& io, process::FdChannel& channel) {
@@ -132,7 +126,7 @@ kj::Maybe<kj::Own<ShardHandle>> ShardHandle::adopt(kj::AsyncIoContext& io, std::
   kj::Maybe<kj::Own<ShardHandle>> handle;
   auto failure = kj::runCatchingExceptions([&] {
     KJ_REQUIRE(channel.get() >= 0, "there is no channel to it");
-    const pid_t pid = pidOf(pidfd.get());
+    const pid_t pid = process::pidOf(pidfd.get());
     handle =
         kj::heap<ShardHandle>(io, index, kj::mv(channel),
                               process::ChildProcess{pid, process::duplicate(pidfd.get())}, Origin::adopted);
@@ -154,6 +148,9 @@ kj::Promise<std::vector<std::uint64_t>> ShardHandle::greet(rpc::ShardEvents::Cli
   return hello.send().then([this](capnp::Response<rpc::Shard::HelloResults> response) {
     version_ = response.getVersion().cStr();
     image_ = response.getImage().cStr();
+    KJ_REQUIRE(
+        version_.size() + image_.size() <= MAX_GREETING && response.getRestores().size() <= MAX_ATTACHED,
+        "the shard says more of itself than one of ours", response.getRestores().size());
     std::vector<std::uint64_t> restores;
     for (const std::uint64_t id : response.getRestores()) restores.push_back(id);
     auto request = shard_.useRingRequest();
