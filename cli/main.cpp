@@ -1,5 +1,6 @@
 // faultline: the command-line tool.
 
+#include <algorithm>
 #include <iostream>
 #include <sstream>
 
@@ -8,6 +9,16 @@
 #include "process/build.h"
 #include "process/plain_text.h"
 #include "process/process.h"
+
+namespace {
+
+bool hasCommand(const CLI::App& app, const std::string& name) {
+  const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
+  return std::any_of(commands.begin(), commands.end(),
+                     [&](const auto* each) { return each->get_name() == name; });
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   using namespace faultline::cli;
@@ -41,6 +52,9 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     std::ostringstream out, err;
     const int code = app.exit(error, out, err) == 0 ? OK : USAGE;
+    if (code == USAGE && argc > 1 && argv[1][0] != '-' && !hasCommand(app, argv[1]))
+      err.str("there is no command " + std::string(argv[1]) +
+              "; `faultline --help` lists those that there are\n");
     std::cout << faultline::process::plainText(out.str(), faultline::process::Lines::keep);
     std::cerr << faultline::process::plainText(err.str(), faultline::process::Lines::keep);
     if (code == USAGE) chosen = serveWhatIsKept({argv + 1, argv + argc}, error.what());

@@ -1,15 +1,14 @@
 // faultline metrics: the figures of a service for Prometheus.
 
-#include <unistd.h>
-
 #include <cstdio>
+#include <optional>
 
 #include "cli/commands.h"
 #include "cli/errors.h"
 #include "cli/metrics_server.h"
-#include "cli/metrics_text.h"
 #include "cli/restore_options.h"
 #include "cli/session.h"
+#include "cli/socket_file.h"
 #include "rpc/refusal.h"
 
 namespace faultline::cli {
@@ -18,27 +17,13 @@ namespace {
 
 struct MetricsOptions {
   std::string control = DEFAULT_CONTROL, listen = "127.0.0.1:9464";
-  bool once = false;
-};
-
-// The file of a Unix socket goes with the command.
-class SocketPath {
- public:
-  explicit SocketPath(const std::string& where)
-      : path_(where.rfind("unix:", 0) == 0 ? where.substr(5) : "") {}
-  ~SocketPath() {
-    if (!path_.empty()) unlink(path_.c_str());
-  }
-  SocketPath(const SocketPath&) = delete;
-
- private:
-  const std::string path_;
+  bool once = false, perShard = false;
 };
 
 int metrics(const MetricsOptions& options) {
   Interrupts::capture();
   auto io = kj::setupAsyncIo();
-  MetricsSource source(io, options.control);
+  MetricsSource source(io, options.control, options.perShard ? Detail::shards : Detail::restores);
   if (options.once) {
     Interrupts interrupts(io.unixEventPort);
     auto interrupted =
@@ -48,7 +33,8 @@ int metrics(const MetricsOptions& options) {
     return text == metricsTextOfNobody() ? DISCONNECTED : OK;
   }
   MetricsSocket socket = listenForMetrics(io, options.listen);
-  const SocketPath file(options.listen);
+  std::optional<OwnFile> file;
+  if (options.listen.starts_with("unix:")) file.emplace(options.listen.substr(5));
   MetricsServer server(io.provider->getTimer(), source);
   printf("metrics at %s\n", socket.address.c_str());
   fflush(stdout);
@@ -65,7 +51,7 @@ void addMetrics(CLI::App& app, Result& chosen) {
   command->description(
       "Serve the figures of a running service in Prometheus's text format, at /metrics: faults by how they "
       "ended,\n"
-      "latencies, removals, deaths and recoveries, progress, by restore and shard.\n\n"
+      "latencies, removals, deaths and recoveries, progress, by restore.\n\n"
       "A process of its own: it asks by the control socket, waits for a coordinator's successor, and the "
       "service has no\n"
       "port open.\n\n"
@@ -79,6 +65,10 @@ void addMetrics(CLI::App& app, Result& chosen) {
   addControl(*command, options->control);
   command->add_option("--listen", options->listen, "unix:PATH, or a port of this machine alone; port 0: any")
       ->capture_default_str();
+  command->add_flag(
+      "--per-shard", options->perShard,
+      "Each restore's work shard by shard, with every histogram whole: 80 samples for each shard "
+      "of a restore,\nand 50 for the restore itself");
   command->add_flag("--once", options->once, "Print the figures and end (4 where no server answers)");
   command->footer(EXIT_CODES);
   command->callback([options, &chosen] { chosen = [options] { return metrics(*options); }; });

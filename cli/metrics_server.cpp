@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "cli/errors.h"
-#include "cli/metrics_text.h"
 #include "process/clock.h"
 #include "process/message.h"
 #include "rpc/connection.h"
@@ -63,11 +62,11 @@ struct Look {
         });
   }
 
-  std::string text() {
+  std::string text(Detail detail) {
     std::vector<RestoreFigures> figures;
     figures.reserve(restores.size());
     for (const Answer& answer : restores) figures.push_back({answer.info, answer.stats.getStats()});
-    return metricsText(KJ_ASSERT_NONNULL(status).getService(), figures);
+    return metricsText(KJ_ASSERT_NONNULL(status).getService(), figures, detail);
   }
 };
 
@@ -155,7 +154,7 @@ kj::Promise<std::string> MetricsSource::ask() {
         for (auto info : restores) answers.add(l.askFor(info));
         return kj::joinPromises(answers.finish());
       })
-      .then([&l] { return l.text(); })
+      .then([this, &l] { return l.text(detail_); })
       .attach(kj::mv(look));
 }
 

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <string>
 
+#include "cli/metrics_text.h"
+
 namespace faultline::cli {
 
 // The current text of `/metrics`. Asks the coordinator anew each time, so it outlives every coordinator; says
@@ -22,8 +24,8 @@ class MetricsSource {
  public:
   static constexpr kj::Duration PATIENCE = 5 * kj::SECONDS;
 
-  MetricsSource(kj::AsyncIoContext& io, std::string control)
-      : io_(io), control_(std::move(control)), answer_(nullptr) {}
+  MetricsSource(kj::AsyncIoContext& io, std::string control, Detail detail)
+      : io_(io), control_(std::move(control)), detail_(detail), answer_(nullptr) {}
   kj::Promise<std::string> text();
 
  private:
@@ -32,6 +34,7 @@ class MetricsSource {
 
   kj::AsyncIoContext& io_;
   const std::string control_;
+  const Detail detail_;
   std::uint64_t askAgain_ = 0;  // not before; ns, CLOCK_MONOTONIC
   bool asking_ = false;
   kj::ForkedPromise<std::string> answer_;  // the last; on its way while asking_

@@ -58,6 +58,24 @@ std::string seconds(std::uint64_t ns) {
   return fmt::format("{:.9g}", static_cast<double>(ns) * 1e-9);
 }
 
+using Durations = shm::Histogram::Snapshot;
+
+void addTo(Durations& durations, rpc::Latency::Reader latency) {
+  const auto buckets = latency.getBuckets();
+  for (unsigned i = 0; i < std::min<unsigned>(buckets.size(), shm::Histogram::BUCKETS); i++)
+    durations.buckets[i] += buckets[i];
+  durations.sum += latency.getSum();
+}
+
+Durations durationsOf(rpc::Latency::Reader latency) {
+  Durations durations;
+  addTo(durations, latency);
+  return durations;
+}
+
+// Of a histogram: every bucket, or only the one that has all, for a mean.
+enum class Buckets { all, last };
+
 // A metric: all its samples stand together, as the format wants them.
 class Metric {
  public:
@@ -67,22 +85,23 @@ class Metric {
   void add(const Labels& labels, std::uint64_t value) { line("", labels, std::to_string(value)); }
   void addNs(const Labels& labels, std::uint64_t ns) { line("", labels, seconds(ns)); }
 
-  void addHistogram(const Labels& labels, rpc::Latency::Reader latency) {
+  void addHistogram(const Labels& labels, const Durations& durations, Buckets wanted = Buckets::all) {
     // Powers of four: bounds of Histogram's own buckets, so that nothing is guessed.
     constexpr unsigned FIRST = 10, LAST = 34;
-    const auto buckets = latency.getBuckets();
-    std::uint64_t below = 0;
-    unsigned bucket = 0;
-    for (unsigned exponent = FIRST; exponent <= LAST; exponent += 2) {
-      const std::uint64_t bound = 1ull << exponent;
-      for (; bucket < buckets.size() && shm::Histogram::upperBound(bucket) <= bound; bucket++)
-        below += buckets[bucket];
-      line("_bucket", with(labels, "le", seconds(bound)), std::to_string(below));
+    if (wanted == Buckets::all) {
+      std::uint64_t below = 0;
+      unsigned bucket = 0;
+      for (unsigned exponent = FIRST; exponent <= LAST; exponent += 2) {
+        const std::uint64_t bound = 1ull << exponent;
+        for (; bucket < shm::Histogram::BUCKETS && shm::Histogram::upperBound(bucket) <= bound; bucket++)
+          below += durations.buckets[bucket];
+        line("_bucket", with(labels, "le", seconds(bound)), std::to_string(below));
+      }
     }
-    for (; bucket < buckets.size(); bucket++) below += buckets[bucket];
-    line("_bucket", with(labels, "le", "+Inf"), std::to_string(below));
-    line("_sum", labels, seconds(latency.getSum()));
-    line("_count", labels, std::to_string(below));
+    const std::string samples = std::to_string(durations.samples());
+    line("_bucket", with(labels, "le", "+Inf"), samples);
+    line("_sum", labels, seconds(durations.sum));
+    line("_count", labels, samples);
   }
 
   // Empty where there is no sample.
@@ -122,8 +141,8 @@ std::string totalsText(rpc::ServiceTotals::Reader totals) {
   failed.add({}, totals.getRestoresFailed());
   refused.add({}, totals.getTargetsRefused());
   lost.add({}, totals.getPagesLost());
-  recovery.addHistogram({{"process", "coordinator"}}, totals.getCoordinatorRecovery());
-  recovery.addHistogram({{"process", "shard"}}, totals.getShardRecovery());
+  recovery.addHistogram({{"process", "coordinator"}}, durationsOf(totals.getCoordinatorRecovery()));
+  recovery.addHistogram({{"process", "shard"}}, durationsOf(totals.getShardRecovery()));
   return begun.text() + failed.text() + refused.text() + lost.text() + recovery.text();
 }
 
@@ -189,8 +208,13 @@ std::string stateText(const std::vector<RestoreFigures>& restores) {
   return info.text() + age.text() + pages.text() + prefaulting.text() + waiting.text() + tracker.text();
 }
 
+// Of the durations that a fault's is made of.
+Buckets bucketsOf(Detail detail) {
+  return detail == Detail::shards ? Buckets::all : Buckets::last;
+}
+
 // Metrics of the coordinator's work on each restore.
-std::string eventsText(const std::vector<RestoreFigures>& restores) {
+std::string eventsText(const std::vector<RestoreFigures>& restores, Detail detail) {
   using Stats = rpc::RestoreStats::Reader;
   const struct {
     const char *name, *help;
@@ -226,86 +250,129 @@ std::string eventsText(const std::vector<RestoreFigures>& restores) {
                "Closing the gate and waiting for the sections in flight.");
   Metric closed("faultline_gate_closed_seconds", HISTOGRAM, "From closing the gate to opening it.");
   for (const RestoreFigures& restore : restores) {
-    drain.addHistogram(labelsOf(restore), restore.stats.getDrain());
-    closed.addHistogram(labelsOf(restore), restore.stats.getClosed());
+    drain.addHistogram(labelsOf(restore), durationsOf(restore.stats.getDrain()), bucketsOf(detail));
+    closed.addHistogram(labelsOf(restore), durationsOf(restore.stats.getClosed()), bucketsOf(detail));
   }
   return text + drain.text() + closed.text();
 }
 
-// Metrics of each shard's work on each restore.
-std::string shardsText(const std::vector<RestoreFigures>& restores) {
-  using Stats = rpc::ShardStats::Reader;
+// Shards whose figures are one sample: their sums.
+using Stats = rpc::ShardStats::Reader;
+struct Group {
+  Labels labels;
+  std::vector<Stats> shards;
+
+  std::uint64_t sum(std::uint64_t (*figure)(Stats)) const {
+    std::uint64_t total = 0;
+    for (const Stats& shard : shards) total += figure(shard);
+    return total;
+  }
+  Durations durations(rpc::Latency::Reader (*figure)(Stats)) const {
+    Durations total;
+    for (const Stats& shard : shards) addTo(total, figure(shard));
+    return total;
+  }
+};
+
+// A group for each restore; in detail one for each shard that has a part in it.
+std::vector<Group> groupsOf(const std::vector<RestoreFigures>& restores, Detail detail) {
+  std::vector<Group> groups;
+  for (const RestoreFigures& restore : restores) {
+    if (detail == Detail::restores) groups.push_back({labelsOf(restore), {}});
+    for (auto shard : restore.stats.getShards()) {
+      if (detail == Detail::shards) {
+        groups.push_back({labelsOf(restore), {}});
+        groups.back().labels.emplace_back("shard", std::to_string(shard.getShard()));
+      }
+      groups.back().shards.push_back(shard);
+    }
+  }
+  return groups;
+}
+
+// Metrics of the shards' work on each restore.
+std::string shardsText(const std::vector<RestoreFigures>& restores, Detail detail) {
   const struct {
-    const char *name, *help;
+    const char *name, *type, *help;
     std::uint64_t (*value)(Stats);
-  } counters[] = {
-      {"faultline_faults_total", "Faults handed to the shard.",
+  } figures[] = {
+      {"faultline_faults_total", COUNTER, "Faults handed to shards.",
        [](Stats s) -> std::uint64_t { return s.getFaultsTaken(); }},
-      {"faultline_prefaulted_pages_total", "Populated pages that no fault asked for.",
+      {"faultline_prefaulted_pages_total", COUNTER, "Populated pages that no fault asked for.",
        [](Stats s) -> std::uint64_t { return s.getPrefaulted(); }},
-      {"faultline_refused_copies_total",
+      {"faultline_refused_copies_total", COUNTER,
        "Tries that the kernel refused (EAGAIN) while a removal was under way.",
        [](Stats s) -> std::uint64_t { return s.getRefused(); }},
-      {"faultline_deferred_faults_total", "Faults given back to the kernel, to be asked again.",
+      {"faultline_deferred_faults_total", COUNTER, "Faults given back to the kernel, to be asked again.",
        [](Stats s) -> std::uint64_t { return s.getRequeued(); }},
-      {"faultline_out_of_memory_total", "Tries that found no memory for the target's page.",
+      {"faultline_out_of_memory_total", COUNTER, "Tries that found no memory for the target's page.",
        [](Stats s) -> std::uint64_t { return s.getOutOfMemory(); }},
-      {"faultline_source_bytes_total", "Bytes taken from the source.",
+      {"faultline_source_bytes_total", COUNTER, "Bytes taken from the source.",
        [](Stats s) -> std::uint64_t { return s.getSourceBytes(); }},
-      {"faultline_source_errors_total", "Failed reads of the source, each try counted.",
+      {"faultline_source_errors_total", COUNTER, "Failed reads of the source, each try counted.",
        [](Stats s) -> std::uint64_t { return s.getSourceErrors(); }},
-      {"faultline_cold_reads_total", "Pages that had to wait for the source's disk.",
+      {"faultline_cold_reads_total", COUNTER, "Pages that had to wait for the source's disk.",
        [](Stats s) -> std::uint64_t { return s.getColdReads(); }},
-      {"faultline_slots_recovered_total", "Sections that a dead thread of the shard had left.",
+      {"faultline_slots_recovered_total", COUNTER, "Sections that a dead thread of a shard had left.",
        [](Stats s) -> std::uint64_t { return s.getSlotsRecovered(); }},
+      {"faultline_shard_extents", GAUGE, "Extents of the restore that shards own.",
+       [](Stats s) -> std::uint64_t { return s.getExtents(); }},
   };
-  auto each = [&restores](auto visit) {
-    for (const RestoreFigures& restore : restores)
-      for (auto shard : restore.stats.getShards()) {
-        Labels labels = labelsOf(restore);
-        labels.emplace_back("shard", std::to_string(shard.getShard()));
-        visit(labels, shard);
-      }
+  const struct {
+    const char* how;
+    std::uint64_t (*value)(Stats);
+  } ends[] = {
+      {"copied", [](Stats s) -> std::uint64_t { return s.getCopied(); }},
+      {"zero", [](Stats s) -> std::uint64_t { return s.getZeroed(); }},
+      {"zero_removed", [](Stats s) -> std::uint64_t { return s.getZeroedRemoved(); }},
+      {"present", [](Stats s) -> std::uint64_t { return s.getAlreadyPresent(); }},
+      {"poisoned", [](Stats s) -> std::uint64_t { return s.getPoisoned(); }},
+      {"gone", [](Stats s) -> std::uint64_t { return s.getDropped(); }},
   };
+  const struct {
+    const char *name, *help;
+    Buckets buckets;
+    rpc::Latency::Reader (*value)(Stats);
+  } durations[] = {
+      {"faultline_fault_seconds", "A fault, from its read to its page in place.", Buckets::all,
+       [](Stats s) { return s.getEventToDone(); }},
+      {"faultline_source_seconds", "Getting source bytes ready.", Buckets::all,
+       [](Stats s) { return s.getStaging(); }},
+      {"faultline_gate_wait_seconds", "A section's way into the lock.", bucketsOf(detail),
+       [](Stats s) { return s.getGateWait(); }},
+      {"faultline_copy_seconds", "The ioctl that puts a page in place.", bucketsOf(detail),
+       [](Stats s) { return s.getCopying(); }},
+  };
+  const std::vector<Group> groups = groupsOf(restores, detail);
   std::string text;
-  for (const auto& counter : counters) {
-    Metric metric(counter.name, COUNTER, counter.help);
-    each([&](const Labels& labels, Stats shard) { metric.add(labels, counter.value(shard)); });
+  for (const auto& figure : figures) {
+    Metric metric(figure.name, figure.type, figure.help);
+    for (const Group& group : groups) metric.add(group.labels, group.sum(figure.value));
     text += metric.text();
   }
-  Metric ends("faultline_pages_total", COUNTER, "Pages answered, by how.");
-  each([&ends](const Labels& labels, Stats s) {
-    const std::pair<const char*, std::uint64_t> how[] = {{"copied", s.getCopied()},
-                                                         {"zero", s.getZeroed()},
-                                                         {"zero_removed", s.getZeroedRemoved()},
-                                                         {"present", s.getAlreadyPresent()},
-                                                         {"poisoned", s.getPoisoned()},
-                                                         {"gone", s.getDropped()}};
-    for (const auto& [name, count] : how) {
-      Labels one = labels;
-      one.emplace_back("how", name);
-      ends.add(one, count);
+  Metric answered("faultline_pages_total", COUNTER, "Pages answered, by how.");
+  for (const Group& group : groups)
+    for (const auto& end : ends) {
+      Labels labels = group.labels;
+      labels.emplace_back("how", end.how);
+      answered.add(labels, group.sum(end.value));
     }
-  });
-  Metric extents("faultline_shard_extents", GAUGE, "Extents of the restore that the shard owns.");
-  Metric answered("faultline_fault_seconds", HISTOGRAM, "A fault, from its read to its page in place.");
-  Metric gate("faultline_gate_wait_seconds", HISTOGRAM, "A section's way into the lock.");
-  Metric source("faultline_source_seconds", HISTOGRAM, "Getting source bytes ready.");
-  Metric copy("faultline_copy_seconds", HISTOGRAM, "The ioctl that puts a page in place.");
-  each([&](const Labels& labels, Stats shard) {
-    extents.add(labels, shard.getExtents());
-    answered.addHistogram(labels, shard.getEventToDone());
-    gate.addHistogram(labels, shard.getGateWait());
-    source.addHistogram(labels, shard.getStaging());
-    copy.addHistogram(labels, shard.getCopying());
-  });
-  return text + ends.text() + extents.text() + answered.text() + gate.text() + source.text() + copy.text();
+  text += answered.text();
+  for (const auto& duration : durations) {
+    Metric metric(duration.name, HISTOGRAM, duration.help);
+    for (const Group& group : groups)
+      metric.addHistogram(group.labels, group.durations(duration.value), duration.buckets);
+    text += metric.text();
+  }
+  return text;
 }
 
 }  // namespace
 
-std::string metricsText(rpc::ServiceInfo::Reader service, const std::vector<RestoreFigures>& restores) {
-  return serviceText(service) + stateText(restores) + eventsText(restores) + shardsText(restores);
+std::string metricsText(rpc::ServiceInfo::Reader service, const std::vector<RestoreFigures>& restores,
+                        Detail detail) {
+  return serviceText(service) + stateText(restores) + eventsText(restores, detail) +
+         shardsText(restores, detail);
 }
 
 std::string metricsTextOfNobody() {

@@ -13,8 +13,15 @@ struct RestoreFigures {
   rpc::RestoreStats::Reader stats;
 };
 
+// How finely the work on each restore is told.
+//   restores: one sample a restore, for all of its shards together. Durations that are parts of a fault's have
+//     their sum and number alone. A restore has less than 90 samples, however many shards there are.
+//   shards: one for each shard that owns or owned a part of the restore, and each histogram whole.
+enum class Detail { restores, shards };
+
 // Every metric of the service, sorted by metric, each with its help and type.
-std::string metricsText(rpc::ServiceInfo::Reader service, const std::vector<RestoreFigures>& restores);
+std::string metricsText(rpc::ServiceInfo::Reader service, const std::vector<RestoreFigures>& restores,
+                        Detail detail);
 
 // The text where no coordinator answers.
 std::string metricsTextOfNobody();

@@ -4,7 +4,6 @@
 #include <png.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -32,67 +31,86 @@ PageKind kindOf(rpc::PageState state) {
   }
 }
 
-// Sums of colours over the pages of each cell.
-class Cells {
+// Joins runs as they come: the server cuts them where an answer ends.
+template <typename Run, typename Value>
+class Joining {
  public:
-  Cells(std::size_t count, std::uint64_t pagesPerCell) : sums_(count), pagesPerCell_(pagesPerCell) {}
-
-  void add(std::uint64_t first, std::uint64_t count, Colour colour) {
-    while (count > 0) {
-      const std::uint64_t cell = first / pagesPerCell_;
-      const std::uint64_t part = std::min(count, (cell + 1) * pagesPerCell_ - first);
-      if (cell >= sums_.size()) return;
-      sums_[cell][0] += part * colour.red;
-      sums_[cell][1] += part * colour.green;
-      sums_[cell][2] += part * colour.blue;
-      sums_[cell][3] += part;
-      first += part;
-      count -= part;
+  Joining(const std::function<void(const Run&)>& take, Value Run::*value) : take_(take), value_(value) {}
+  void add(const Run& run) {
+    if (last_.count > 0 && last_.*value_ == run.*value_ && last_.first + last_.count == run.first) {
+      last_.count += run.count;
+      return;
     }
+    flush();
+    last_ = run;
   }
-
-  std::vector<Colour> colours() const {
-    std::vector<Colour> result(sums_.size(), EMPTY);
-    for (std::size_t i = 0; i < sums_.size(); i++)
-      if (const std::uint64_t n = sums_[i][3]; n > 0)
-        result[i] = {static_cast<std::uint8_t>(sums_[i][0] / n), static_cast<std::uint8_t>(sums_[i][1] / n),
-                     static_cast<std::uint8_t>(sums_[i][2] / n)};
-    return result;
+  void flush() {
+    if (last_.count > 0) take_(last_);
+    last_.count = 0;
   }
 
  private:
-  std::vector<std::array<std::uint64_t, 4>> sums_;  // red, green, blue, pages
-  const std::uint64_t pagesPerCell_;
+  const std::function<void(const Run&)>& take_;
+  Value Run::*const value_;
+  Run last_{};
 };
 
-void requireProgress(unsigned runs, std::uint64_t page, std::uint64_t pages) {
-  KJ_REQUIRE(runs > 0, "the server does not tell of all pages", page, pages);
+// Asks for all pages, answer by answer. `ask`: an answer from a page on; `each`: adds a run of it, and returns the
+// page behind that.
+template <typename Ask, typename Each>
+void takeAll(Session& session, std::uint64_t pages, Ask ask, Each each) {
+  for (std::uint64_t next = 0; next < pages;) {
+    auto response = session.wait(ask(next));
+    KJ_REQUIRE(response.getRuns().size() > 0, "the server does not tell of all pages", next, pages);
+    for (auto run : response.getRuns()) {
+      KJ_REQUIRE(run.getPages().getFirst() == next && run.getPages().getCount() > 0 &&
+                     run.getPages().getCount() <= pages - next,
+                 "the server tells of pages out of order", next, run.getPages().getFirst());
+      next = each(run);
+    }
+  }
 }
 
 }  // namespace
 
-PageMap PageMap::of(Session& session, rpc::Restore::Client restore) {
-  PageMap map;
-  map.pages = session.wait(restore.infoRequest().send()).getInfo().getPages();
-  for (std::uint64_t next = 0; next < map.pages;) {
-    auto request = restore.pageStatesRequest();
-    request.initPages().setFirst(next);
-    auto response = session.wait(request.send());
-    for (auto run : response.getRuns())
-      map.states.push_back({run.getPages().getFirst(), run.getPages().getCount(), kindOf(run.getState())});
-    requireProgress(response.getRuns().size(), next, map.pages);
-    next = map.states.back().first + map.states.back().count;
-  }
-  for (std::uint64_t next = 0; next < map.pages;) {
-    auto request = restore.ownersRequest();
-    request.initPages().setFirst(next);
-    auto response = session.wait(request.send());
-    for (auto run : response.getRuns())
-      map.owners.push_back({run.getPages().getFirst(), run.getPages().getCount(), run.getShard()});
-    requireProgress(response.getRuns().size(), next, map.pages);
-    next = map.owners.back().first + map.owners.back().count;
-  }
-  return map;
+std::uint64_t pagesOf(Session& session, rpc::Restore::Client restore) {
+  return session.wait(restore.infoRequest().send()).getInfo().getPages();
+}
+
+void takeStates(Session& session, rpc::Restore::Client restore,
+                const std::function<void(const StateRun&)>& take) {
+  Joining joined(take, &StateRun::state);
+  takeAll(
+      session, pagesOf(session, restore),
+      [&restore](std::uint64_t from) {
+        auto request = restore.pageStatesRequest();
+        request.initPages().setFirst(from);
+        return request.send();
+      },
+      [&joined](rpc::PageRun::Reader run) {
+        const auto pages = run.getPages();
+        joined.add({pages.getFirst(), pages.getCount(), kindOf(run.getState())});
+        return pages.getFirst() + pages.getCount();
+      });
+  joined.flush();
+}
+
+void takeOwners(Session& session, rpc::Restore::Client restore,
+                const std::function<void(const OwnerRange&)>& take) {
+  Joining joined(take, &OwnerRange::shard);
+  takeAll(
+      session, pagesOf(session, restore),
+      [&restore](std::uint64_t from) {
+        auto request = restore.ownersRequest();
+        request.initPages().setFirst(from);
+        return request.send();
+      },
+      [&joined](rpc::OwnerRun::Reader run) {
+        const auto pages = run.getPages();
+        joined.add({pages.getFirst(), pages.getCount(), run.getShard()});
+        return pages.getFirst() + pages.getCount();
+      });
+  joined.flush();
 }
 
 Colour colourOf(PageKind state) {
@@ -131,32 +149,60 @@ Colour colourOfShard(std::uint32_t shard) {
   }
 }
 
-PageDrawing PageDrawing::of(const PageMap& map) {
-  PageDrawing drawing;
+void PageDrawing::Cells::reset(std::size_t count, std::uint64_t pagesPerCell) {
+  sums_.assign(count, {});
+  pagesPerCell_ = pagesPerCell;
+}
+
+void PageDrawing::Cells::add(std::uint64_t first, std::uint64_t count, Colour colour) {
+  while (count > 0) {
+    const std::uint64_t cell = first / pagesPerCell_;
+    const std::uint64_t part = std::min(count, (cell + 1) * pagesPerCell_ - first);
+    if (cell >= sums_.size()) return;
+    sums_[cell][0] += part * colour.red;
+    sums_[cell][1] += part * colour.green;
+    sums_[cell][2] += part * colour.blue;
+    sums_[cell][3] += part;
+    first += part;
+    count -= part;
+  }
+}
+
+std::vector<Colour> PageDrawing::Cells::colours() const {
+  std::vector<Colour> result(sums_.size(), EMPTY);
+  for (std::size_t i = 0; i < sums_.size(); i++)
+    if (const std::uint64_t n = sums_[i][3]; n > 0)
+      result[i] = {static_cast<std::uint8_t>(sums_[i][0] / n), static_cast<std::uint8_t>(sums_[i][1] / n),
+                   static_cast<std::uint8_t>(sums_[i][2] / n)};
+  return result;
+}
+
+PageDrawing::PageDrawing(std::uint64_t pages) {
   // A power of two, so that extents begin with a cell.
   constexpr std::uint64_t MOST = std::uint64_t{MAX_SIDE} * MAX_SIDE;
-  drawing.pagesPerCell = std::bit_ceil(std::max<std::uint64_t>(1, (map.pages + MOST - 1) / MOST));
-  const std::uint64_t cells = (map.pages + drawing.pagesPerCell - 1) / drawing.pagesPerCell;
-  drawing.side = 1;
-  while (std::uint64_t{drawing.side} * drawing.side < cells) drawing.side++;
-  drawing.pixels = std::max(1u, MIN_PIXELS / drawing.side);
-  const std::size_t count = std::size_t{drawing.side} * drawing.side;
-  Cells states(count, drawing.pagesPerCell), owners(count, drawing.pagesPerCell);
-  for (const StateRun& run : map.states) states.add(run.first, run.count, colourOf(run.state));
-  for (const OwnerRange& run : map.owners) owners.add(run.first, run.count, colourOfShard(run.shard));
-  drawing.states = states.colours();
-  drawing.owners = owners.colours();
-  return drawing;
+  pagesPerCell_ = std::bit_ceil(std::max<std::uint64_t>(1, (pages + MOST - 1) / MOST));
+  const std::uint64_t cells = (pages + pagesPerCell_ - 1) / pagesPerCell_;
+  while (std::uint64_t{side_} * side_ < cells) side_++;
+  pixels_ = std::max(1u, MIN_PIXELS / side_);
+  const std::size_t count = std::size_t{side_} * side_;
+  states_.reset(count, pagesPerCell_);
+  owners_.reset(count, pagesPerCell_);
+}
+
+void PageDrawing::add(const OwnerRange& run) {
+  shards_ = std::max(shards_, run.shard + 1);
+  owners_.add(run.first, run.count, colourOfShard(run.shard));
 }
 
 void PageDrawing::write(const std::string& path) const {
+  const std::vector<Colour> left = states(), right = owners();
   std::vector<Colour> points(std::size_t{width()} * height(), EMPTY);
   for (std::uint32_t y = 0; y < height(); y++)
-    for (std::uint32_t x = 0; x < side * pixels; x++) {
-      const std::size_t cell = std::size_t{y / pixels} * side + x / pixels;
+    for (std::uint32_t x = 0; x < side_ * pixels_; x++) {
+      const std::size_t cell = std::size_t{y / pixels_} * side_ + x / pixels_;
       Colour* row = &points[std::size_t{y} * width()];
-      row[x] = states[cell];
-      row[x + (side + 1) * pixels] = owners[cell];
+      row[x] = left[cell];
+      row[x + (side_ + 1) * pixels_] = right[cell];
     }
   png_image image{};
   image.version = PNG_IMAGE_VERSION;

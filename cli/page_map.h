@@ -1,7 +1,9 @@
 // The pages of a restore, drawn: their states and their owners at a glance.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -20,14 +22,14 @@ struct OwnerRange {
   std::uint32_t shard;
 };
 
-// All pages of a restore, as runs in order. The states are of slightly different moments where they are many.
-struct PageMap {
-  std::uint64_t pages = 0;
-  std::vector<StateRun> states;
-  std::vector<OwnerRange> owners;
-
-  static PageMap of(Session& session, rpc::Restore::Client restore);
-};
+std::uint64_t pagesOf(Session& session, rpc::Restore::Client restore);
+// Calls `take` for each run of the restore's pages, in order, while the server tells them: one answer is in memory
+// at a time, however many runs there are. States are of slightly different moments where they are many. Throws
+// what Session::wait() throws, and kj::Exception where the server does not tell of all pages.
+void takeStates(Session& session, rpc::Restore::Client restore,
+                const std::function<void(const StateRun&)>& take);
+void takeOwners(Session& session, rpc::Restore::Client restore,
+                const std::function<void(const OwnerRange&)>& take);
 
 struct Colour {
   std::uint8_t red, green, blue;
@@ -38,17 +40,40 @@ Colour colourOfShard(std::uint32_t shard);
 
 // Two squares side by side, states left and owners right, of `side` cells each way; pages go row by row, and
 // cells behind the last page are black. A cell is `pixels` pixels each way and stands for `pagesPerCell`
-// pages, in the mean of their colours.
-struct PageDrawing {
-  std::uint32_t side = 0, pixels = 0;
-  std::uint64_t pagesPerCell = 0;
-  std::vector<Colour> states, owners;  // side * side each
+// pages, in the mean of their colours. Its memory does not grow with the number of runs.
+class PageDrawing {
+ public:
+  explicit PageDrawing(std::uint64_t pages);
 
-  static PageDrawing of(const PageMap& map);
-  std::uint32_t width() const { return (2 * side + 1) * pixels; }
-  std::uint32_t height() const { return side * pixels; }
+  void add(const StateRun& run) { states_.add(run.first, run.count, colourOf(run.state)); }
+  void add(const OwnerRange& run);
+
+  std::uint32_t side() const { return side_; }
+  std::uint64_t pagesPerCell() const { return pagesPerCell_; }
+  std::uint32_t width() const { return (2 * side_ + 1) * pixels_; }
+  std::uint32_t height() const { return side_ * pixels_; }
+  std::uint32_t shards() const { return shards_; }                  // the highest owner's number, and one
+  std::vector<Colour> states() const { return states_.colours(); }  // side * side each
+  std::vector<Colour> owners() const { return owners_.colours(); }
   // Throws CommandError(USAGE) where it cannot be written.
   void write(const std::string& path) const;
+
+ private:
+  // Sums of colours over the pages of each cell.
+  class Cells {
+   public:
+    void reset(std::size_t count, std::uint64_t pagesPerCell);
+    void add(std::uint64_t first, std::uint64_t count, Colour colour);
+    std::vector<Colour> colours() const;
+
+   private:
+    std::vector<std::array<std::uint64_t, 4>> sums_;  // red, green, blue, pages
+    std::uint64_t pagesPerCell_ = 1;
+  };
+
+  std::uint64_t pagesPerCell_ = 1;
+  std::uint32_t side_ = 1, pixels_ = 1, shards_ = 0;
+  Cells states_, owners_;
 };
 
 }  // namespace faultline::cli

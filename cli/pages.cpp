@@ -34,29 +34,37 @@ const char* nameOf(PageKind state) {
   }
 }
 
-// Prints a line for each run, or an object of an array.
-template <typename Run, typename Value>
-void print(const std::vector<Run>& runs, bool asJson, const char* key, Value value) {
-  auto out = json::array();
-  for (const Run& run : runs) {
-    const json what = value(run);
-    if (asJson)
-      out.push_back({{"first", run.first}, {"count", run.count}, {key, what}});
-    else
-      printf("%12llu %12llu  %s\n", static_cast<unsigned long long>(run.first),
-             static_cast<unsigned long long>(run.count),
-             what.is_string() ? what.get<std::string>().c_str() : what.dump().c_str());
+// Prints a line for each run, or an object of an array, as they come.
+class Printer {
+ public:
+  Printer(bool asJson, const char* key) : asJson_(asJson), key_(key) {
+    if (asJson_) printf("[");
   }
-  if (asJson) printf("%s\n", out.dump().c_str());
-}
+  void print(std::uint64_t first, std::uint64_t count, const json& what) {
+    if (asJson_)
+      printf("%s%s", printed_ ? "," : "",
+             json({{"first", first}, {"count", count}, {key_, what}}).dump().c_str());
+    else
+      printf("%12llu %12llu  %s\n", static_cast<unsigned long long>(first),
+             static_cast<unsigned long long>(count),
+             what.is_string() ? what.get<std::string>().c_str() : what.dump().c_str());
+    printed_ = true;
+  }
+  void end() {
+    if (asJson_) printf("]\n");
+  }
 
-void printLegend(const PageDrawing& drawing, const PageMap& map, const std::string& path) {
+ private:
+  const bool asJson_;
+  const char* const key_;
+  bool printed_ = false;
+};
+
+void printLegend(const PageDrawing& drawing, const std::string& path) {
   printf("%s: %u x %u, a cell is %llu pages, row by row\n", path.c_str(), drawing.width(), drawing.height(),
-         static_cast<unsigned long long>(drawing.pagesPerCell));
+         static_cast<unsigned long long>(drawing.pagesPerCell()));
   printf("  left   grey missing, blue faulted, orange removed, green released\n  right  by owner:");
-  std::uint32_t shards = 0;
-  for (const OwnerRange& run : map.owners) shards = std::max(shards, run.shard + 1);
-  for (std::uint32_t shard = 0; shard < shards; shard++) {
+  for (std::uint32_t shard = 0; shard < drawing.shards(); shard++) {
     const Colour c = colourOfShard(shard);
     if (isTerminal())
       printf(" \033[48;2;%d;%d;%dm  \033[0m shard %u", c.red, c.green, c.blue, shard);
@@ -66,19 +74,30 @@ void printLegend(const PageDrawing& drawing, const PageMap& map, const std::stri
   printf("\n");
 }
 
+void draw(Session& session, rpc::Restore::Client restore, const std::string& path) {
+  PageDrawing drawing(pagesOf(session, restore));
+  takeStates(session, restore, [&drawing](const StateRun& run) { drawing.add(run); });
+  takeOwners(session, restore, [&drawing](const OwnerRange& run) { drawing.add(run); });
+  drawing.write(path);
+  printLegend(drawing, path);
+}
+
 int pages(const PagesOptions& options) {
   Interrupts::capture();
   Session session(options.control);
-  const PageMap map = PageMap::of(session, session.restore(options.name));
+  auto restore = session.restore(options.name);
   if (!options.png.empty()) {
-    const PageDrawing drawing = PageDrawing::of(map);
-    drawing.write(options.png);
-    printLegend(drawing, map, options.png);
-  } else if (options.owners) {
-    print(map.owners, options.asJson, "shard", [](const OwnerRange& run) { return json(run.shard); });
-  } else {
-    print(map.states, options.asJson, "state", [](const StateRun& run) { return json(nameOf(run.state)); });
+    draw(session, restore, options.png);
+    return OK;
   }
+  Printer printer(options.asJson, options.owners ? "shard" : "state");
+  if (options.owners)
+    takeOwners(session, restore,
+               [&printer](const OwnerRange& run) { printer.print(run.first, run.count, run.shard); });
+  else
+    takeStates(session, restore,
+               [&printer](const StateRun& run) { printer.print(run.first, run.count, nameOf(run.state)); });
+  printer.end();
   return OK;
 }
 

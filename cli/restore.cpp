@@ -33,6 +33,7 @@ struct RestoreOptions {
   std::string control;
   std::string memory, socket, name = "restore";
   std::string workingSet, record;  // files
+  std::string ofService;           // an option of `service` that was given; empty: none was
   PolicyOptions policy;
   bool anyUser = false, json = false;
 };
@@ -58,7 +59,12 @@ class RestoreCommand {
     if (!options_.record.empty()) requireWritable(options_.record);
     SocketFile socket(options_.socket);
     Interrupts::capture();
-    session_.emplace(findService(), Session::Interrupted::command);
+    const std::string service = findService();
+    if (own_ == nullptr && !options_.ofService.empty())
+      throw CommandError(USAGE, options_.ofService +
+                                    " is of a service, and this restore is served by the one at " + service +
+                                    ": give it to `faultline serve`, or leave it out");
+    session_.emplace(service, Session::Interrupted::command);
     // Before the event loop that they live in.
     KJ_DEFER({
       recorded_ = nullptr;
@@ -67,7 +73,8 @@ class RestoreCommand {
       session_.reset();
     });
     listen(socket.take());
-    progress_.say("waiting for a target at " + options_.socket);
+    progress_.say("waiting for a target at " + options_.socket +
+                  (own_ == nullptr ? "; served by the server at " + service : ""));
     const std::string name = waitForTarget();
     return follow(name);
   }
@@ -125,6 +132,9 @@ class RestoreCommand {
       try {
         std::string name = listener_ != nullptr ? nextOfListener() : nextOfList();
         closeListener();
+        // At an interrupt a target may be there that we have not heard of. None can come any more.
+        if (name.empty()) name = ourRestore();
+        if (name.empty()) throw CommandError(FAILED, "interrupted before a target came");
         return name;
       } catch (const kj::Exception& error) {
         if (!isDisconnect(error)) throw;
@@ -133,6 +143,7 @@ class RestoreCommand {
     }
   }
 
+  // As nextOfList().
   std::string nextOfListener() {
     auto& listener = KJ_ASSERT_NONNULL(listener_);
     std::string name;
@@ -145,7 +156,7 @@ class RestoreCommand {
                     .fork();
     std::uint64_t refused = 0;
     while (name.empty()) {
-      waitUninterrupted(next.addBranch().exclusiveJoin(session_->after(LOOK)));
+      if (interruptedIn(next.addBranch().exclusiveJoin(session_->after(LOOK)))) return "";
       auto error = session_->wait(listener.lastErrorRequest().send());
       if (error.getRefused() > refused)
         progress_.say(std::string("refused a target: ") + error.getMessage().cStr());
@@ -154,15 +165,20 @@ class RestoreCommand {
     return name;
   }
 
-  // The successor of a coordinator serves our socket, but its Listener is not to be had again: a restore of
-  // our name that was not there before is our target's.
+  // The successor of a coordinator serves our socket, but its Listener is not to be had again. Empty: interrupted.
   std::string nextOfList() {
     for (;;) {
-      for (const std::string& name : restoreNames())
-        if (before_.count(name) == 0 && (name == options_.name || name.starts_with(options_.name + "-")))
-          return name;
-      waitUninterrupted(session_->after(LOOK_AT_LIST));
+      if (std::string name = ourRestore(); !name.empty()) return name;
+      if (interruptedIn(session_->after(LOOK_AT_LIST))) return "";
     }
+  }
+
+  // A restore of our name that was not there before is our target's. Empty: there is none.
+  std::string ourRestore() {
+    for (const std::string& name : restoreNames())
+      if (before_.count(name) == 0 && (name == options_.name || name.starts_with(options_.name + "-")))
+        return name;
+    return "";
   }
 
   // Closes the listener: only one target was asked for. The restore does not need it any more.
@@ -188,14 +204,11 @@ class RestoreCommand {
     socket_ = nullptr;
   }
 
-  void waitUninterrupted(kj::Promise<void> promise) {
-    const bool interrupted = session_->wait(
+  bool interruptedIn(kj::Promise<void> promise) {
+    return session_->wait(
         promise.then([] { return false; }).exclusiveJoin(session_->interrupts().next().then([] {
           return true;
         })));
-    if (!interrupted) return;
-    closeListener();
-    throw CommandError(FAILED, "interrupted before a target came");
   }
 
   // --- until it is over ---
@@ -410,10 +423,14 @@ void addRestore(CLI::App& app, Result& chosen) {
       ->excludes(workingSet);
   command->add_flag("--any-user", options->anyUser, "Accept a target of any user, not only root and our own");
   command->add_flag("--json", options->json, "Print JSON, an object a line");
+  const std::size_t own = command->get_options().size();
   addServiceOptions(*command, options->service);
   command->footer(std::string(EXIT_CODES) +
                   ".\n            0 also when the target has gone before it had every page");
-  command->callback([options, &chosen, prefault] {
+  command->callback([options, &chosen, prefault, command, own] {
+    const auto all = command->get_options();
+    for (std::size_t i = own; i < all.size(); i++)
+      if (all[i]->count() > 0) options->ofService = all[i]->get_name();
     // A page that is populated before it is touched would be missing from a recording.
     options->policy.recordWorkingSet = !options->record.empty();
     if (options->policy.recordWorkingSet && prefault->count() == 0) options->policy.prefault = false;

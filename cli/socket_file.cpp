@@ -1,6 +1,7 @@
 #include "cli/socket_file.h"
 
 #include <kj/exception.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/errors.h"
@@ -9,15 +10,32 @@
 
 namespace faultline::cli {
 
-SocketFile::SocketFile(const std::string& path) : path_(path) {
-  auto failure = kj::runCatchingExceptions([&] { fd_ = rpc::listenAt(path); });
+namespace {
+
+kj::AutoCloseFd listenAt(const std::string& path) {
+  kj::AutoCloseFd fd;
+  auto failure = kj::runCatchingExceptions([&] { fd = rpc::listenAt(path); });
   KJ_IF_MAYBE (e, failure) {
     throw CommandError(USAGE, "socket: " + process::messageOf(*e));
   }
+  return fd;
 }
 
-SocketFile::~SocketFile() {
-  if (!left_) unlink(path_.c_str());
+}  // namespace
+
+OwnFile::OwnFile(const std::string& path) : path_(path) {
+  struct stat status {};
+  if (lstat(path_.c_str(), &status) != 0) return;
+  device_ = status.st_dev;
+  inode_ = status.st_ino;
 }
+
+OwnFile::~OwnFile() {
+  struct stat status {};
+  if (left_ || lstat(path_.c_str(), &status) != 0) return;
+  if (status.st_dev == device_ && status.st_ino == inode_) unlink(path_.c_str());
+}
+
+SocketFile::SocketFile(const std::string& path) : fd_(listenAt(path)), file_(path) {}
 
 }  // namespace faultline::cli

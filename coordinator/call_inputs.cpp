@@ -1,5 +1,7 @@
 #include "coordinator/call_inputs.h"
 
+#include <algorithm>
+
 #include "process/plain_text.h"
 #include "rpc/convert.h"
 #include "rpc/refusal.h"
@@ -10,13 +12,30 @@ namespace faultline::coordinator {
 namespace {
 
 constexpr unsigned MAX_PREFAULT_RANGES = 65536;
-constexpr std::size_t MAX_DIRECTORY = 500;  // bytes
+constexpr std::size_t MAX_DIRECTORY = 500, MAX_SOURCE_NAME = 4096, MAX_SAID = 900;  // bytes
 
 }  // namespace
 
 void requireName(const std::string& name) {
   if (!process::isRestoreName(name))
     rpc::refuse(rpc::Reason::BAD_INPUT, std::string(process::RESTORE_NAME_RULE) + ": choose another");
+}
+
+void requireSourceName(capnp::Text::Reader name) {
+  if (name.size() > MAX_SOURCE_NAME)
+    rpc::refuse(rpc::Reason::BAD_INPUT, "the source's name has " + std::to_string(name.size()) +
+                                            " bytes; 4096 are taken, as of a path");
+}
+
+std::vector<shm::Region> regionsFromCall(capnp::List<rpc::Region>::Reader list) {
+  if (list.size() > shm::MAX_REGIONS)
+    rpc::refuse(rpc::Reason::BAD_TARGET, std::to_string(list.size()) + " regions are given; at most " +
+                                             std::to_string(shm::MAX_REGIONS) + " are served");
+  return rpc::regionsFrom(list);
+}
+
+std::string saidByShard(capnp::Text::Reader text) {
+  return {text.begin(), std::min(text.size(), MAX_SAID)};
 }
 
 void requireShards(std::uint32_t shards) {

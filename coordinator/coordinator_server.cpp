@@ -10,6 +10,7 @@
 #include "coordinator/service.h"
 #include "process/build.h"
 #include "process/clock.h"
+#include "process/pid_of.h"
 #include "rpc/answering.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
@@ -46,7 +47,10 @@ kj::Promise<kj::AutoCloseFd> fileOf(rpc::SourceSpec::Reader source) {
 }
 
 std::string nameOf(rpc::SourceSpec::Reader source) {
-  return source.isLayers() && source.getLayers().size() > 0 ? source.getLayers()[0].getName().cStr() : "";
+  if (!source.isLayers() || source.getLayers().size() == 0) return "";
+  const auto name = source.getLayers()[0].getName();
+  requireSourceName(name);
+  return name.cStr();
 }
 
 class ListenerServer final : public rpc::Answering<rpc::Listener> {
@@ -120,7 +124,7 @@ class ShardEventsServer final : public rpc::Answering<rpc::ShardEvents> {
     auto restore = served(params.getRestore());
     const bool failure =
         params.getWhy() >= rpc::EndReason::PAGE_LOST && params.getWhy() <= rpc::EndReason::SOURCE_CHANGED;
-    restore->fail(failure ? params.getWhy() : rpc::EndReason::SERVER_FAILED, params.getText().cStr());
+    restore->fail(failure ? params.getWhy() : rpc::EndReason::SERVER_FAILED, saidByShard(params.getText()));
     return kj::READY_NOW;
   }
 
@@ -133,7 +137,7 @@ class ShardEventsServer final : public rpc::Answering<rpc::ShardEvents> {
                   "restore " + restore.name() + " has no page " + std::to_string(page));
     shm::count(service_.totals().pagesLost);
     service_.note("restore " + restore.name() + ": page " + std::to_string(page) + " " + what + " (shard " +
-                  std::to_string(index_) + "): " + why.cStr());
+                  std::to_string(index_) + "): " + saidByShard(why));
   }
 
   Service& service_;
@@ -160,11 +164,12 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
       wanted.name = spec.getName().cStr();
       if (!wanted.name.empty()) requireName(wanted.name);
       wanted.sourceName = nameOf(params.getSource());
-      wanted.regions = rpc::regionsFrom(spec.getRegions());
+      wanted.regions = regionsFromCall(spec.getRegions());
       rpc::because(rpc::Reason::BAD_TARGET, [&] { wanted.uffdFeatures = uffdFeatures(got[0].get()); });
       wanted.policy = policyFrom(spec.getPolicy(), got[1].get());
       wanted.requireServable(got[1].get());
-      auto looked = whyNotRegistered(got[0].get(), wanted.regions);
+      auto looked = whyNotRegistered(got[0].get(), wanted.regions,
+                                     got[2].get() >= 0 ? process::pidOf(got[2].get()) : 0);
       return looked.then([this, context, wanted = std::move(wanted),
                           got = kj::mv(got)](std::optional<std::string> why) mutable {
         if (why.has_value()) rpc::refuse(rpc::Reason::BAD_TARGET, *why);

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "coordinator/own_thread.h"
+#include "coordinator/shared_memory.h"
 #include "process/duplicate.h"
 #include "uffd/registration.h"
 #include "uffd/uffd.h"
@@ -42,12 +43,14 @@ std::optional<std::string> whyNot(int uffd, const shm::Region& region, std::size
 
 }  // namespace
 
-kj::Promise<std::optional<std::string>> whyNotRegistered(int uffd, std::vector<shm::Region> regions) {
+kj::Promise<std::optional<std::string>> whyNotRegistered(int uffd, std::vector<shm::Region> regions,
+                                                         pid_t target) {
   auto own = std::make_shared<kj::AutoCloseFd>(process::duplicate(uffd));
   auto why = std::make_shared<std::optional<std::string>>();
-  auto looked = lookInOwnThread([own, why, regions = std::move(regions)] {
+  auto looked = lookInOwnThread([own, why, target, regions = std::move(regions)] {
     for (std::size_t i = 0; i < regions.size() && !why->has_value(); i++)
       *why = whyNot(own->get(), regions[i], i);
+    if (!why->has_value()) *why = whyNotSharedHuge(target, regions);
   });
   return looked.then([why] { return *why; });
 }

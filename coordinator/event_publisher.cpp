@@ -14,12 +14,13 @@ constexpr std::uint64_t MARK_STEP = 1u << 21;
 }  // namespace
 
 EventPublisher::EventPublisher(shm::Segment& segment, FaultRouter& router, failpoints::Failpoints& failpoints,
-                               Fault present, Fault outside)
+                               Fault present, Fault outside, Part part)
     : segment_(segment),
       router_(router),
       failpoints_(failpoints),
       onPresent_(std::move(present)),
-      onOutside_(std::move(outside)) {}
+      onOutside_(std::move(outside)),
+      onPart_(std::move(part)) {}
 
 bool EventPublisher::add(const uffd_msg& message) {
   switch (message.event) {
@@ -50,17 +51,31 @@ void EventPublisher::addFault(const uffd_msg& fault) {
 }
 
 std::uint64_t EventPublisher::complete() {
-  for (const AddressRange& removed : removals_.merged())
+  for (const AddressRange& removed : removals_.merged()) {
     for (const shm::PageRange range : segment_.regions().pagesIn(removed.start, removed.end)) {
       count(segment_.counters().removedPages, range.count);
       toMark_.push_back(range);
     }
+    addPart(removed.start, removed);
+    addPart(removed.end - 1, removed);
+  }
   removals_.clear();
   std::reverse(toMark_.begin(), toMark_.end());
   return std::exchange(faults_, 0);
 }
 
+// MADV_REMOVE of shared huge pages takes any range. A page that is there the kernel clears in part. Of one that is to
+// come neither the source's bytes nor zeros would be right.
+void EventPublisher::addPart(std::uint64_t address, const AddressRange& removed) {
+  const auto page = segment_.regions().pageAt(address);
+  if (!page.has_value() || segment_.pages().state(*page) != shm::PageState::missing) return;
+  const shm::PageLocation at = segment_.regions().locate(*page);
+  if (at.address < removed.start || at.address + at.pageSize > removed.end) parts_.push_back(*page);
+}
+
 bool EventPublisher::publishSome(const shm::ExclusiveGuard& guard) {
+  for (const shm::PageIndex page : parts_)
+    if (segment_.pages().state(page) == shm::PageState::missing) segment_.pages().markGone(guard, {page, 1});
   for (std::uint64_t left = MARK_STEP; !toMark_.empty();) {
     if (left == 0) return false;
     shm::PageRange& range = toMark_.back();
@@ -81,6 +96,7 @@ void EventPublisher::handOut(std::uint64_t readAt) {
   present_.clear();
   for (const uffd_msg& fault : outside_) onOutside_(fault);
   outside_.clear();
+  for (const shm::PageIndex page : std::exchange(parts_, {})) onPart_(page);
 }
 
 }  // namespace faultline::coordinator

@@ -21,12 +21,15 @@ class EventPublisher {
  public:
   // Called by handOut().
   using Fault = std::function<void(const uffd_msg& fault)>;
+  using Part = std::function<void(shm::PageIndex page)>;
 
   // `present`: a fault on a page that is there, whose write protection or missing mapping holds the thread up;
   // after answerAlone(), any.
   // `outside`: one at an address that no region covers.
+  // `part`: a page that had not come, and a part of which the target has given up: it is released, so a fault on it
+  // gets an error.
   EventPublisher(shm::Segment& segment, FaultRouter& router, failpoints::Failpoints& failpoints,
-                 Fault present, Fault outside);
+                 Fault present, Fault outside, Part part);
 
   // Takes an event of a batch. False: no event of ours. What is taken before a failure is of no use.
   [[nodiscard]] bool add(const uffd_msg& message);
@@ -41,13 +44,16 @@ class EventPublisher {
 
  private:
   void addFault(const uffd_msg& fault);
+  void addPart(std::uint64_t address, const AddressRange& removed);
 
   shm::Segment& segment_;
   FaultRouter& router_;
   failpoints::Failpoints& failpoints_;
   const Fault onPresent_, onOutside_;
+  const Part onPart_;
   RemovedRanges removals_;                   // of this batch
   std::vector<shm::PageRange> toMark_;       // removed by this batch and not marked yet, the last first
+  std::vector<shm::PageIndex> parts_;        // pages of which this batch has removed a part
   std::vector<uffd_msg> present_, outside_;  // faults of this batch
   std::uint64_t faults_ = 0;                 // of this batch
   bool alone_ = false;                       // no shard is asked

@@ -202,6 +202,7 @@ HandshakeReader::Progress HandshakeReader::advance() {
       if (body_.size() - received_ > KEPT) receive();
       return Progress::needMore;
     }
+    if (body_.empty() && fds_.empty()) return Progress::nothingCame;
     throw HandshakeError("the connection was closed after " + std::to_string(body_.size()) +
                          " bytes, before the handshake was complete");
   }

@@ -54,7 +54,7 @@ class HandshakeReader {
 
   explicit HandshakeReader(int socket);
 
-  enum class Progress { needMore, complete };
+  enum class Progress { needMore, complete, nothingCame };  // the last: closed without a word
   // Looks at what has come. Throws HandshakeError where it can't become a handshake any more.
   Progress advance();
   // After `complete`, once: checks and hands over the result. Throws HandshakeError.

@@ -80,8 +80,15 @@ kj::Promise<void> Listener::handshake(const std::shared_ptr<Pending>& pending) {
 
 kj::Promise<void> Listener::readMore(const std::shared_ptr<Pending>& pending) {
   auto& reader = KJ_ASSERT_NONNULL(pending->reader);
-  if (reader->advance() == HandshakeReader::Progress::complete)
-    return lookAtSource().then([this, pending] { return complete(pending); });
+  switch (reader->advance()) {
+    case HandshakeReader::Progress::complete:
+      return lookAtSource().then([this, pending] { return complete(pending); });
+    case HandshakeReader::Progress::nothingCame:
+      // A look whether the socket is served, as by a health probe: nobody wanted to be restored.
+      return kj::READY_NOW;
+    case HandshakeReader::Progress::needMore:
+      break;
+  }
   return pending->observer.whenBecomesReadable().then([this, pending] { return readMore(pending); });
 }
 
@@ -134,7 +141,7 @@ kj::Promise<void> Listener::complete(const std::shared_ptr<Pending>& pending) {
   RestoreFds fds{kj::mv(handshake.uffd), process::duplicate(source_.get()),
                  process::duplicate(pending->connection.get()), kj::AutoCloseFd()};
   spec.requireServable(fds.source.get());
-  auto looked = whyNotRegistered(fds.uffd.get(), spec.regions);
+  auto looked = whyNotRegistered(fds.uffd.get(), spec.regions, peerOf(pending->connection.get()).pid);
   return looked.then(
       [this, pending, spec = std::move(spec), fds = kj::mv(fds)](std::optional<std::string> why) mutable {
         if (why.has_value()) throw HandshakeError(*why);

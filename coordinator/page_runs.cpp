@@ -5,6 +5,7 @@
 namespace faultline::coordinator {
 
 std::vector<Run<shm::PageState>> stateRuns(const shm::PageTable& pages, shm::PageRange range) {
+  range.count = std::min(range.count, MAX_PAGES);
   std::vector<Run<shm::PageState>> runs;
   for (shm::PageIndex page = range.first; page < range.end() && runs.size() < MAX_RUNS;) {
     const shm::PageState state = pages.state(page);
@@ -17,6 +18,7 @@ std::vector<Run<shm::PageState>> stateRuns(const shm::PageTable& pages, shm::Pag
 }
 
 std::vector<Run<std::uint32_t>> ownerRuns(const shm::Segment& segment, shm::PageRange range) {
+  range.count = std::min(range.count, MAX_PAGES);
   std::vector<Run<std::uint32_t>> runs;
   const shm::RegionTable regions = segment.regions();
   for (shm::PageIndex page = range.first; page < range.end() && runs.size() < MAX_RUNS;) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <utility>
@@ -60,6 +61,7 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
       ready_(nullptr),
       complete_(nullptr),
       overPromise_(nullptr),
+      resharded_(kj::Promise<void>(kj::READY_NOW).fork()),
       tasks_(*this) {
   auto fork = [](kj::Own<kj::PromiseFulfiller<void>>& fulfiller, kj::ForkedPromise<void>& promise) {
     auto paf = kj::newPromiseAndFulfiller<void>();
@@ -136,6 +138,12 @@ UffdReaderHooks Restore::readerHooks() {
     context_.log.add("restore " + name() + ": the target faulted at " + text +
                      ", which it registered but did not name in its regions; it gets SIGBUS there, and "
                      "wherever else it does so");
+  };
+  hooks.partRemoved = [this](shm::PageIndex page) {
+    shm::count(context_.totals.pagesLost);
+    if (std::exchange(partTold_, true)) return;
+    context_.log.lost("restore " + name() + ": the target gave up a part of page " + std::to_string(page) +
+                      ", of 2 MiB, which had not come: it gets an error there, and wherever else it does so");
   };
   return hooks;
 }
@@ -249,9 +257,27 @@ void Restore::resume() {
   reader_->resume();
 }
 
-// New owners first: a shard that is asked must be able to answer. Former owners keep the restore attached: they may
-// still be busy.
 kj::Promise<void> Restore::reshard(std::uint32_t shards) {
+  auto dealt = resharded_.addBranch().then([this, shards] { return inReader_.wrap(deal(shards)); }).fork();
+  auto answer = dealt.addBranch();
+  resharded_ = dealt.addBranch().catch_([](kj::Exception&&) {}).fork();
+  leaveFormerOwners();
+  return answer;
+}
+
+void Restore::leaveFormerOwners() {
+  resharded_ = resharded_.addBranch()
+                   .then([this] { return inReader_.wrap(formerOwnersLeave()); })
+                   .catch_([this](kj::Exception&& e) {
+                     spdlog::warn("restore {}: former owners of its extents stay: {}", name(),
+                                  e.getDescription().cStr());
+                   })
+                   .fork();
+}
+
+// New owners first: a shard that is asked must be able to answer. Former owners keep the restore attached meanwhile: they
+// may still be busy.
+kj::Promise<void> Restore::deal(std::uint32_t shards) {
   if (!life_.served() || paused()) notServed();
   auto dealt = shards_.attachFirst(shards)
                    .then([this, shards] {
@@ -271,7 +297,38 @@ kj::Promise<void> Restore::reshard(std::uint32_t shards) {
                      for (ShardHandle* shard : shards_.unattachedOwners()) attaching.add(shardUp(*shard, {}));
                      return kj::joinPromises(attaching.releaseAsArray());
                    });
-  return inReader_.wrap(kj::mv(dealt));
+  return dealt;
+}
+
+kj::Promise<void> Restore::formerOwnersLeave() {
+  const auto shares = segment_.shares();
+  std::uint32_t owners = shm::MAX_SHARDS;
+  while (owners > 1 && shares[owners - 1] == 0) owners--;
+  if (life_.ending() || failed() || owners == segment_.activeShards()) return kj::READY_NOW;
+  auto leaving = kj::Vector<kj::Promise<void>>();
+  for (std::uint32_t i = owners; i < segment_.activeShards(); i++) {
+    ShardHandle* shard = context_.pool.process(i);
+    if (shard != nullptr && shard->serves(id()))
+      leaving.add(shards_.leaveInTime(*shard, ", of which it owns nothing any more"));
+  }
+  return kj::joinPromises(leaving.releaseAsArray())
+      .then([this, owners] {
+        if (over()) return kj::Promise<void>(kj::READY_NOW);
+        // The last drain with their slots: what was killed for not letting go has ended its section.
+        return reader_->exclusively(
+            [this, owners](const shm::ExclusiveGuard&) { segment_.setActiveShards(owners); });
+      })
+      .then([this] { wake(); });  // faults that were on their way to one
+}
+
+std::uint32_t Restore::shardsNeeded() const {
+  if (over()) return 0;
+  std::uint32_t needed = segment_.activeShards();
+  for (std::uint32_t i = needed; i < shm::MAX_SHARDS; i++) {
+    const ShardHandle* shard = context_.pool.process(i);
+    if (shard != nullptr && shard->serves(id())) needed = i + 1;
+  }
+  return needed;
 }
 
 kj::Promise<void> Restore::watchCompletion() {

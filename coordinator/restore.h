@@ -105,8 +105,14 @@ class Restore final : private ShardAttachments::Owner,
   void pause();
   void resume();
   Population& population() { return population_; }
-  // Deals the extents out to `shards` shards, all of which are up.
+  // Deals the extents out to `shards` shards, all of which are up, once an earlier call is over; then has the former
+  // owners leave.
   kj::Promise<void> reshard(std::uint32_t shards);
+  // Has shards that own nothing of it let go, and counts their slots no more. In the background.
+  void leaveFormerOwners();
+  kj::Promise<void> whenFormerOwnersHaveLeft() { return resharded_.addBranch(); }
+  // Shards with a number below this one own a part of it, or may be at work on it.
+  std::uint32_t shardsNeeded() const;
 
   // Over: the target has gone, was released, or the operator says so.
   enum class Release { no, yes };  // yes: unregister its ranges, so that it runs on without a server
@@ -139,6 +145,8 @@ class Restore final : private ShardAttachments::Owner,
  private:
   Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment);
 
+  kj::Promise<void> deal(std::uint32_t shards);
+  kj::Promise<void> formerOwnersLeave();
   void serveFromOwners();
   void failOf(const kj::Exception& exception);
   kj::Promise<void> leave(std::uint64_t deadline);
@@ -198,6 +206,7 @@ class Restore final : private ShardAttachments::Owner,
   Life life_;
   std::vector<std::uint64_t> outside_;      // addresses of the first faults that no region covers
   bool keptTold_ = false;                   // that the target's memory cannot be let go
+  bool partTold_ = false;                   // a part of a page that was given up was logged
   shm::PageIndex firstMissing_ = 0;         // the first page that may be missing; never moves back
   std::vector<shm::PageRange> workingSet_;  // ranges that serve() populates first
   std::string workingSetRefused_;
@@ -205,6 +214,7 @@ class Restore final : private ShardAttachments::Owner,
   kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;
   kj::ForkedPromise<void> ready_, complete_, overPromise_;
   kj::Canceler inReader_;  // what waits for the write side
+  kj::ForkedPromise<void> resharded_;  // the last reshard is over, and the former owners have left
   kj::TaskSet tasks_;
 };
 

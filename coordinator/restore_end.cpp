@@ -152,7 +152,9 @@ kj::Promise<void> Restore::loseMissing() {
 }
 
 kj::Promise<void> Restore::poisonMissing() {
-  return shards_.leaveAll()
+  // One that is being dealt out gets new shards until that is over.
+  return resharded_.addBranch()
+      .then([this] { return shards_.leaveAll(); })
       .then([this] {
         if (life_.may(Stage::departing)) life_.become(Stage::departing);
         return coordinator::depart(

@@ -10,6 +10,20 @@
 
 namespace faultline::coordinator {
 
+namespace {
+
+// Whether the shard has ever had to do with the restore.
+bool hasWorked(const shm::ShardCounters& c) {
+  for (const shm::Counter* counter :
+       {&c.faultsTaken, &c.copied, &c.zeroed, &c.zeroedRemoved, &c.alreadyPresent, &c.refused, &c.requeued,
+        &c.poisoned, &c.dropped, &c.outOfMemory, &c.prefaulted, &c.coldReads, &c.sourceBytes, &c.sourceErrors,
+        &c.slotsRecovered})
+    if (counter->load(std::memory_order_relaxed) != 0) return true;
+  return false;
+}
+
+}  // namespace
+
 void Restore::fill(rpc::RestoreInfo::Builder info, const shm::PageCounts& counts) {
   const shm::Immutable& facts = segment_.facts();
   info.setId(id());
@@ -39,13 +53,16 @@ void Restore::fill(rpc::RestoreInfo::Builder info, const shm::PageCounts& counts
 
 void Restore::fill(rpc::RestoreStats::Builder stats) {
   rpc::fill(stats, segment_.counters());
-  const std::uint32_t count = segment_.activeShards();
   const auto shares = segment_.shares();
-  auto shards = stats.initShards(count);
-  for (std::uint32_t i = 0; i < count; i++) {
-    rpc::fill(shards[i], segment_.shardCounters(i));
-    shards[i].setShard(i);
-    shards[i].setExtents(shares[i]);
+  std::vector<std::uint32_t> parts;
+  for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++)
+    if (shares[i] > 0 || hasWorked(segment_.shardCounters(i))) parts.push_back(i);
+  auto shards = stats.initShards(static_cast<unsigned>(parts.size()));
+  for (unsigned n = 0; n < parts.size(); n++) {
+    const std::uint32_t i = parts[n];
+    rpc::fill(shards[n], segment_.shardCounters(i));
+    shards[n].setShard(i);
+    shards[n].setExtents(shares[i]);
   }
 }
 

@@ -4,10 +4,14 @@
 #include <fcntl.h>
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
+#include <malloc.h>
 #include <spdlog/spdlog.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <utility>
 
 #include "coordinator/call_inputs.h"
 #include "coordinator/coordinator_server.h"
@@ -27,6 +31,9 @@ namespace faultline::coordinator {
 using process::KeptName;
 
 namespace {
+
+// From an end of a restore on: ends that come together cost one walk through the heap.
+constexpr kj::Duration GIVE_BACK_AFTER = 1 * kj::SECONDS;
 
 // Tells sockets apart, whatever number they have here.
 ino_t inodeOf(int fd) {
@@ -112,6 +119,11 @@ kj::Promise<void> Service::run() {
   tasks_.add(restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); })
                  .then([this] {
                    adoptConnections();
+                   for (const auto& [id, restore] : restores_) {
+                     restore->leaveFormerOwners();
+                     endFormerOwners(restore);
+                   }
+                   endIdleShards();
                    rpc::Coordinator::Client server = makeCoordinatorServer(*this);
                    auto acceptor = kj::heap<rpc::Acceptor>(kj::mv(server));
                    auto listening = acceptor->listen(
@@ -193,6 +205,7 @@ void Service::giveUp(const kj::Exception& why) {
 kj::Promise<void> Service::pingSupervisor() {
   link_.alive();
   link_.status(statusLine());
+  endIdleShards();
   const auto quarter = static_cast<std::uint64_t>(options_.watchdog.count()) / 4 * kj::MILLISECONDS;
   return io_.provider->getTimer().afterDelay(quarter).then([this] { return pingSupervisor(); });
 }
@@ -299,14 +312,25 @@ void Service::watch(const std::shared_ptr<Restore>& restore) {
     tasks_.add(kj::evalLater([this, id] {
       restores_.erase(id);
       suspects_.forget(id);
+      giveMemoryBack();
+      endIdleShards();
     }));
+  }));
+}
+
+// The allocator keeps what was freed between other things, which after many restores is most of what we have.
+void Service::giveMemoryBack() {
+  if (std::exchange(givingBack_, true)) return;
+  tasks_.add(io_.provider->getTimer().afterDelay(GIVE_BACK_AFTER).then([this] {
+    givingBack_ = false;
+    malloc_trim(0);
   }));
 }
 
 std::shared_ptr<Restore> Service::find(const std::string& name) {
   for (const auto& [id, restore] : restores_)
     if (restore->name() == name) return restore;
-  rpc::refuse(rpc::Reason::NOT_FOUND, "no restore is called " + name + "; `faultline status` lists them");
+  rpc::refuse(rpc::Reason::NOT_FOUND, "no restore is called " + name.substr(0, 64) + "; `faultline status` lists them");
 }
 
 std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source) {
@@ -347,7 +371,7 @@ void Service::close(const Listener& listener) {
 
 void Service::closeListener(const std::string& name) {
   const auto found = listeners_.find(name);
-  if (found == listeners_.end()) rpc::refuse(rpc::Reason::NOT_FOUND, "no listener is called " + name);
+  if (found == listeners_.end()) rpc::refuse(rpc::Reason::NOT_FOUND, "no listener is called " + name.substr(0, 64));
   const std::shared_ptr<Listener> listener = std::move(found->second);
   const KeptName spec = KeptName::listenerSpec(name, listener->origin());
   link_.drop(spec.with(KeptName::Part::listen));
@@ -393,11 +417,27 @@ kj::Promise<void> Service::countOn(CountedRestores restores, std::size_t next) {
 kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards) {
   auto restore = find(name);
   requireShards(shards);
+  reshards_++;
   return pool_.grow(shards)
       .then([restore, shards] { return restore->reshard(shards).attach(kj::cp(restore)); })
-      .then([this, name, shards] {
+      .then([this, name, shards, restore] {
         log_.add("restore " + name + " is served by " + std::to_string(shards) + " shards now");
-      });
+        endFormerOwners(restore);
+      })
+      .attach(kj::defer([this] { reshards_--; }));
+}
+
+void Service::endFormerOwners(const std::shared_ptr<Restore>& restore) {
+  tasks_.add(restore->whenFormerOwnersHaveLeft().attach(kj::cp(restore)).then([this] { endIdleShards(); }));
+}
+
+// Shards beyond those that the service was started with last as long as a restore needs them.
+void Service::endIdleShards() {
+  // A restore that was lost may have its userfaultfd in a shard alone.
+  if (!adopted_ || reshards_ > 0 || !lost_.empty()) return;
+  std::uint32_t needed = options_.shards;
+  for (const auto& [id, restore] : restores_) needed = std::max(needed, restore->shardsNeeded());
+  pool_.shrink(needed);
 }
 
 // --- shards ---

@@ -98,6 +98,9 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   void leave(SupervisorLink::End why);
   void keep(const std::shared_ptr<Restore>& restore);
   void watch(const std::shared_ptr<Restore>& restore);
+  void giveMemoryBack();
+  void endIdleShards();
+  void endFormerOwners(const std::shared_ptr<Restore>& restore);
   kj::Promise<void> pingSupervisor();
   kj::Promise<void> countOn(CountedRestores restores, std::size_t next);
   void requireRoom() const;
@@ -140,6 +143,8 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   std::map<std::uint64_t, std::shared_ptr<Restore>> restores_;
   LostRestores lost_;
   bool storingAgain_ = false;
+  bool givingBack_ = false;
+  std::uint32_t reshards_ = 0;  // under way
   std::map<std::string, std::shared_ptr<Listener>> listeners_;
   PageSuspects suspects_;
   kj::Own<kj::PromiseFulfiller<void>> ended_;

@@ -105,16 +105,20 @@ kj::Promise<void> ShardAttachments::leave(ShardHandle& shard) {
   return shard.letGo(id());
 }
 
+kj::Promise<void> ShardAttachments::leaveInTime(ShardHandle& shard, const char* why) {
+  auto end = [this, i = shard.index(), pid = shard.pid(), why] {
+    if (pool_.lives(i, pid)) pool_.fence(i, "it does not let go of restore " + segment_.name() + why);
+  };
+  return leave(shard)
+      .catch_([end](kj::Exception&&) { end(); })
+      .exclusiveJoin(timer_.afterDelay(LEAVE_PATIENCE).then(end));
+}
+
 kj::Promise<void> ShardAttachments::leaveAll() {
   auto leaving = kj::Vector<kj::Promise<void>>();
   for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++) {
     ShardHandle* shard = pool_.process(i);
-    if (shard == nullptr || !shard->serves(id())) continue;
-    auto late = timer_.afterDelay(LEAVE_PATIENCE).then([this, i, pid = shard->pid()] {
-      if (pool_.lives(i, pid))
-        pool_.fence(i, "it does not let go of restore " + segment_.name() + ", which ends");
-    });
-    leaving.add(leave(*shard).catch_([](kj::Exception&&) {}).exclusiveJoin(kj::mv(late)));
+    if (shard != nullptr && shard->serves(id())) leaving.add(leaveInTime(*shard, ", which ends"));
   }
   return kj::joinPromises(leaving.releaseAsArray());
 }

@@ -52,6 +52,9 @@ class ShardAttachments {
   void died(std::uint32_t index);
   // Hands the shard no more faults; resolves when it uses nothing of the restore.
   kj::Promise<void> leave(ShardHandle& shard);
+  // leave(), and resolves when no section of it is under way, or will be: a shard that does not let go in time is killed.
+  // `why`: for the log, behind the restore's name.
+  kj::Promise<void> leaveInTime(ShardHandle& shard, const char* why);
   // All of them: resolves when no section of one is under way, or will be. A shard that does not let go in time is
   // killed.
   kj::Promise<void> leaveAll();

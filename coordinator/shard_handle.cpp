@@ -21,6 +21,10 @@ using process::KeptName;
 
 namespace {
 
+// Bounds of what a shard says of itself, of which every restore is looked up: more than there can be.
+constexpr std::size_t MAX_GREETING = 4096;      // bytes
+constexpr unsigned MAX_ATTACHED = 2 * 100'000;  // restores; --max-restores takes half as many
+
 // How long a process that cannot be taken over may take to end.
 constexpr std::chrono::milliseconds END_PATIENCE{1000};
 
@@ -144,6 +148,9 @@ kj::Promise<std::vector<std::uint64_t>> ShardHandle::greet(rpc::ShardEvents::Cli
   return hello.send().then([this](capnp::Response<rpc::Shard::HelloResults> response) {
     version_ = response.getVersion().cStr();
     image_ = response.getImage().cStr();
+    KJ_REQUIRE(
+        version_.size() + image_.size() <= MAX_GREETING && response.getRestores().size() <= MAX_ATTACHED,
+        "the shard says more of itself than one of ours", response.getRestores().size());
     std::vector<std::uint64_t> restores;
     for (const std::uint64_t id : response.getRestores()) restores.push_back(id);
     auto request = shard_.useRingRequest();

@@ -10,7 +10,6 @@
 
 #include "process/clock.h"
 #include "process/process.h"
-#include "shmtracker/layout.h"
 
 namespace faultline::coordinator {
 
@@ -51,9 +50,7 @@ ShardPool::ShardPool(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log
       options_(options),
       totals_(totals),
       owner_(owner),
-      tasks_(*this) {
-  seats_.reserve(shm::MAX_SHARDS);  // handlers hold references to seats
-}
+      tasks_(*this) {}
 
 kj::Promise<void> ShardPool::begin(Inheritance& inherited) {
   std::uint32_t count = options_.shards;
@@ -61,7 +58,7 @@ kj::Promise<void> ShardPool::begin(Inheritance& inherited) {
     if (inherited.fds.count(KeptName::shard(i, KeptName::Part::channel)) != 0) count = i + 1;
   auto ready = kj::heapArrayBuilder<kj::Promise<void>>(count);
   for (std::uint32_t index = 0; index < count; index++) {
-    seats_.emplace_back();
+    size_++;
     auto channel = inherited.take(KeptName::shard(index, KeptName::Part::channel));
     auto pidfd = inherited.take(KeptName::shard(index, KeptName::Part::pidfd));
     seats_[index].handle = ShardHandle::adopt(io_, index, kj::mv(channel), kj::mv(pidfd));
@@ -74,15 +71,31 @@ kj::Promise<void> ShardPool::begin(Inheritance& inherited) {
 kj::Promise<void> ShardPool::grow(std::uint32_t count) {
   KJ_REQUIRE(count <= shm::MAX_SHARDS, "too many shards", count, shm::MAX_SHARDS);
   auto ready = kj::Vector<kj::Promise<void>>();
-  while (size() < count) {
-    seats_.emplace_back();
-    ready.add(startSeat(size() - 1));
-  }
+  while (size_ < count) ready.add(startSeat(size_++));
   return kj::joinPromises(ready.releaseAsArray());
 }
 
+void ShardPool::shrink(std::uint32_t count) {
+  const std::uint32_t before = size_;
+  while (size_ > count && seats_[size_ - 1].up && seats_[size_ - 1].diedAt == 0) {
+    const std::uint32_t index = size_ - 1;
+    Seat& seat = seats_[index];
+    const pid_t pid = process(index)->pid();
+    process::sendSignal(process(index)->pidfd(), SIGKILL);
+    KJ_IF_MAYBE (handle, seat.handle) {
+      retired_[pid] = kj::mv(*handle);
+    }
+    link_.drop(KeptName::shard(index, KeptName::Part::channel));
+    link_.drop(KeptName::shard(index, KeptName::Part::pidfd));
+    seat.handle = nullptr;
+    seat.up = false;
+    size_--;
+  }
+  if (size_ < before) spdlog::info("{} shards, not {}: the others own nothing any more", size_, before);
+}
+
 ShardHandle* ShardPool::process(std::uint32_t index) const {
-  if (index >= seats_.size()) return nullptr;
+  if (index >= size_) return nullptr;
   KJ_IF_MAYBE (handle, seats_[index].handle) {
     return const_cast<ShardHandle*>(handle->get());
   }
@@ -90,7 +103,7 @@ ShardHandle* ShardPool::process(std::uint32_t index) const {
 }
 
 ShardHandle* ShardPool::up(std::uint32_t index) const {
-  return index < seats_.size() && seats_[index].up ? process(index) : nullptr;
+  return index < size_ && seats_[index].up ? process(index) : nullptr;
 }
 
 kj::Promise<void> ShardPool::startSeat(std::uint32_t index) {

@@ -3,6 +3,7 @@
 
 #include <kj/async-io.h>
 
+#include <array>
 #include <functional>
 #include <map>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "coordinator/page_suspects.h"
 #include "coordinator/service_counters.h"
 #include "coordinator/shard_handle.h"
+#include "shmtracker/layout.h"
 
 namespace faultline::coordinator {
 
@@ -42,13 +44,16 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> begin(Inheritance& inherited);
   // Starts further shards, up to `count` in all.
   kj::Promise<void> grow(std::uint32_t count);
+  // Ends the last shards, down to `count` in all, as far as they are up: one that is being replaced stays, with
+  // those before it. The caller knows that they serve nothing.
+  void shrink(std::uint32_t count);
 
   // Replaces a shard that is up by a new process: that one is started and greeted first, so the gap is only
   // the time it takes to attach. Resolves when the new one serves. Fails, the old one serving on, where it
   // does not come up.
   kj::Promise<void> replace(std::uint32_t index);
 
-  std::uint32_t size() const { return static_cast<std::uint32_t>(seats_.size()); }
+  std::uint32_t size() const { return size_; }
   // The live process of a shard that answers; nothing while it is being replaced or started.
   ShardHandle* up(std::uint32_t index) const;
   // The live process, up or coming up.
@@ -105,8 +110,9 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
   const Options& options_;
   ServiceTotals& totals_;
   ShardPoolEvents& owner_;
-  std::vector<Seat> seats_;
-  // Replaced, and killed for it: until their ends have been noticed.
+  std::array<Seat, shm::MAX_SHARDS> seats_;  // handlers hold references to them
+  std::uint32_t size_ = 0;                   // seats that are shards: those from here on have no process
+  // Replaced or needed no more, and killed for it: until their ends have been noticed.
   std::map<pid_t, kj::Own<ShardHandle>> retired_;
   kj::TaskSet tasks_;
 };

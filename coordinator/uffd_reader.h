@@ -26,6 +26,7 @@ struct UffdReaderHooks {
   WriteSide::Fence fence;
   // Faults that no shard is asked for. Called while the gate is open.
   EventPublisher::Fault presentFault, outsideFault;
+  EventPublisher::Part partRemoved;
 };
 
 // Loop thread only. The uffd must be non-blocking.

@@ -127,7 +127,8 @@ struct Latency {
   p99 @2 :UInt64;           # ns; 99 % were
   p999 @3 :UInt64;          # ns; 99.9 % were
   sum @4 :UInt64;           # ns, of all of them
-  buckets @5 :List(UInt64); # sample counts; bucket bounds are those of shmtracker/counters.h
+  buckets @5 :List(UInt64); # sample counts; bucket bounds are those of shmtracker/counters.h; what is empty at the
+                            # end is left out
 }
 
 struct ShardStats {
@@ -167,7 +168,7 @@ struct RestoreStats {
   wakes @8 :UInt64;           # times all waiting threads were woken after a death
   drain @9 :Latency;          # closing the gate and waiting for the sections in flight
   closed @10 :Latency;        # from closing the gate to opening it
-  shards @11 :List(ShardStats);  # by index; those that own nothing as well
+  shards @11 :List(ShardStats);  # by index: those that own a part of the restore, or have done something for it
   outsideFaults @12 :UInt64;  # faults at addresses that no region covers
   readTimes @13 :UInt64;      # when the faults were read, ns of CLOCK_MONOTONIC: the sum, modulo 2^64. A target on
                               # the same machine that has the sum of when it touched knows how long they waited
@@ -206,8 +207,8 @@ interface Restore {
   # Returns when no page is missing any more, or when the restore has failed or is over before that (`missing` is
   # not 0 then).
   pageStates @3 (pages :PageRange) -> (runs :List(PageRun));
-  # States of `pages` (count 0: to the end) as maximal runs, in order. At most 65536 runs are returned; ask on
-  # from the end of the last. Fails where the range reaches past the last page.
+  # States of `pages` (count 0: to the end) as runs, in order. An answer has at most 65536 runs, of at most 16777216
+  # pages; ask on from the end of the last. Fails where the range reaches past the last page.
   pause @4 () -> ();
   # Stops reading the uffd, so that faults and removals queue up in the kernel, and holds background population.
   # An error unless the phase is serving.

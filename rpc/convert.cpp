@@ -77,8 +77,10 @@ void fill(Latency::Builder to, const shm::Histogram& histogram) {
   to.setP99(snapshot.quantile(0.99));
   to.setP999(snapshot.quantile(0.999));
   to.setSum(snapshot.sum);
-  auto buckets = to.initBuckets(shm::Histogram::BUCKETS);
-  for (unsigned i = 0; i < shm::Histogram::BUCKETS; i++) buckets.set(i, snapshot.buckets[i]);
+  unsigned used = shm::Histogram::BUCKETS;
+  while (used > 0 && snapshot.buckets[used - 1] == 0) used--;
+  auto buckets = to.initBuckets(used);
+  for (unsigned i = 0; i < used; i++) buckets.set(i, snapshot.buckets[i]);
 }
 
 void fill(ShardStats::Builder to, const shm::ShardCounters& c) {

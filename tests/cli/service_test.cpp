@@ -29,6 +29,7 @@ using ::testing::ContainsRegex;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAre;
 
 class Service : public ::testing::Test {
  protected:
@@ -308,6 +309,27 @@ TEST_F(Service, RestoreInterruptedBeforeATargetComesLeavesNothing) {
   EXPECT_EQ(result.code, cli::FAILED);
   EXPECT_THAT(result.err, HasSubstr("interrupted before a target came"));
   EXPECT_THAT(directory_.content(), ElementsAre("image"));
+}
+
+// Another server has taken the path meanwhile.
+TEST_F(Service, RestoreLeavesAFileThatIsNotItsOwn) {
+  auto restoring = restore();
+  ASSERT_EQ(unlink(socket().c_str()), 0);
+  directory_.file("socket", "another's");
+  restoring->signal(SIGINT);
+  EXPECT_EQ(restoring->finish().code, cli::FAILED);
+  EXPECT_THAT(directory_.content(), UnorderedElementsAre("image", "socket"));
+}
+
+// Such options would be without effect: that server has shards of its own.
+TEST_F(Service, RestoreByAServerRefusesTheOptionsOfAService) {
+  auto server = serve();
+  const auto result = ask({"restore", "--memory", image_, "--socket", socket(), "--shards", "3"});
+  EXPECT_EQ(result.code, cli::USAGE);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("--shards"), HasSubstr(control())));
+  EXPECT_THAT(directory_.content(), UnorderedElementsAre("control", "image"));
+  auto restoring = restore({"--control", control()});
+  EXPECT_THAT(restoring->soFar(), HasSubstr("served by the server at " + control()));
 }
 
 TEST_F(Service, RestoreThatLosesItsDaemonSaysSo) {

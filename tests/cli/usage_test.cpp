@@ -114,6 +114,7 @@ TEST(Usage, WrongCommandLinesAreExitCodeTwo) {
 }
 
 TEST(Usage, WhatIsWrongIsNamed) {
+  EXPECT_THAT(run({"restor", "--memory", "m"}).err, HasSubstr("there is no command restor"));
   EXPECT_THAT(run({"serve", "--shards", "10000"}).err,
               AllOf(HasSubstr("--shards"), HasSubstr("10000"), HasSubstr("64")));
   for (const char* option : {"--lock-deadline-ms", "--handshake-timeout-ms"})

@@ -3,17 +3,20 @@
 #include "coordinator/uffd_reader.h"
 
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/userfaultfd.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "coordinator/service_counters.h"
 #include "process/duplicate.h"
@@ -37,20 +40,23 @@ struct Alone {
   static constexpr std::uint64_t PAGES = 64, BYTES = PAGES * shm::SMALL_PAGE;
 
   // `features`: what the target negotiates. `size`: of its memory, bytes.
-  explicit Alone(std::uint64_t features, std::uint64_t size = BYTES) {
+  // `file`: mapped shared instead of private memory; borrowed.
+  explicit Alone(std::uint64_t features, std::uint64_t size = BYTES, std::uint64_t pageSize = shm::SMALL_PAGE,
+                 int file = -1) {
     uffdio_api api{};
     api.api = UFFD_API;
     api.features = features;
     KJ_SYSCALL(ioctl(uffd.get(), UFFDIO_API, &api));
-    memory = static_cast<char*>(
-        mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    memory = static_cast<char*>(mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                                     MAP_NORESERVE | (file < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED),
+                                     file, 0));
     range.range = {start(), size};
     range.mode = UFFDIO_REGISTER_MODE_MISSING;
     KJ_SYSCALL(ioctl(uffd.get(), UFFDIO_REGISTER, &range));
     segment.emplace(shm::Segment::create({.restoreId = 1,
                                           .name = "vm",
                                           .sourceName = "",
-                                          .regions = {{start(), size, 0, shm::SMALL_PAGE}},
+                                          .regions = {{start(), size, 0, pageSize}},
                                           .sourceBytes = size,
                                           .uffdFeatures = UFFD_FEATURE_EVENT_REMOVE,
                                           .workersPerShard = 2,
@@ -58,7 +64,9 @@ struct Alone {
     segment->header().state.store(shm::SegmentState::ready);
     segment->lock().open();
     router.emplace(pool, *segment, nullptr);
-    reader.emplace(io, uffd.get(), *segment, *router, failpoints, options, turns, UffdReaderHooks{});
+    UffdReaderHooks hooks;
+    hooks.partRemoved = [this](shm::PageIndex page) { partsRemoved.push_back(page); };
+    reader.emplace(io, uffd.get(), *segment, *router, failpoints, options, turns, std::move(hooks));
   }
   std::uint64_t start() const { return reinterpret_cast<std::uint64_t>(memory); }
 
@@ -77,6 +85,7 @@ struct Alone {
   std::optional<shm::Segment> segment;
   std::optional<FaultRouter> router;
   ReadingTurns turns;
+  std::vector<shm::PageIndex> partsRemoved;
   std::optional<UffdReader> reader;
 };
 
@@ -148,6 +157,32 @@ TEST(UffdReader, MarksAHugeRemovalInStepsBehindAClosedGate) {
   EXPECT_TRUE(alone.segment->servable());
   EXPECT_EQ(pages.counts().removed, LAST + 1);
   giving.join();
+  running = nullptr;
+  munmap(alone.memory, SIZE);
+}
+
+// Neither the source's bytes nor zeros would be right in it. Pages that are there the kernel has cleared itself, and
+// what is given up wholly is removed.
+TEST(UffdReader, AMissingPageOfWhichAPartIsRemovedIsReleasedAndTold) {
+  const kj::AutoCloseFd file(memfd_create("guest", MFD_CLOEXEC | MFD_HUGETLB));
+  constexpr std::uint64_t SIZE = 5 * shm::HUGE_PAGE;
+  ASSERT_EQ(ftruncate(file.get(), SIZE), 0);
+  Alone alone(UFFD_FEATURE_EVENT_REMOVE, SIZE, shm::HUGE_PAGE, file.get());
+  shm::PageTable& pages = alone.segment->pages();
+  pages.markFaulted(alone.segment->lock().lockShared(0), {3, 1});
+  std::thread giving([&] {
+    madvise(alone.memory + shm::HUGE_PAGE / 2, 3 * shm::HUGE_PAGE,
+            MADV_REMOVE);  // half of 0, 1, 2, half of 3
+  });
+  auto running = alone.reader->run().eagerlyEvaluate(nullptr);
+  while (alone.partsRemoved.empty()) alone.io.waitScope.poll();
+  giving.join();
+  EXPECT_THAT(alone.partsRemoved, testing::ElementsAre(0));
+  EXPECT_EQ(pages.state(0), shm::PageState::released);
+  EXPECT_EQ(pages.state(1), shm::PageState::removed);
+  EXPECT_EQ(pages.state(2), shm::PageState::removed);
+  EXPECT_EQ(pages.state(3), shm::PageState::faulted);
+  EXPECT_EQ(pages.state(4), shm::PageState::missing);
   running = nullptr;
   munmap(alone.memory, SIZE);
 }

@@ -11,7 +11,6 @@
 #include <thread>
 
 #include "cli/errors.h"
-#include "process/process.h"
 #include "tests/cli/command.h"
 #include "tests/image/layer_file.h"
 #include "tests/support/fuse_file.h"
@@ -22,7 +21,6 @@ namespace {
 using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 
 TEST(Verify, ReadsEachLayer) {
   const Directory folder;
@@ -49,18 +47,6 @@ TEST(Verify, RefusesWhatIsNoSnapshot) {
   EXPECT_EQ(sizes.code, cli::USAGE);
   EXPECT_THAT(sizes.err, HasSubstr(folder / "large"));
   EXPECT_EQ(run({"verify", folder / "missing"}).code, cli::USAGE);
-}
-
-TEST(Verify, ShowsOnATerminalHowFarItIs) {
-  const Directory folder;
-  writeLayer(folder / "base", LayerPages(1024, 1));
-  const std::string line = process::siblingExecutable("faultline") + " verify " + (folder / "base");
-  const auto result = Command({"-qec", line, "/dev/null"}, "/usr/bin/script").finish();
-  ASSERT_EQ(result.code, cli::OK);
-  EXPECT_THAT(result.out, HasSubstr("\r\033[Kreading " + (folder / "base") + ": 0.0 % of 4.0 MiB, "));
-  // The line is taken away, and nothing of it is in a file.
-  EXPECT_THAT(result.out, HasSubstr("\r\033[K" + (folder / "base") + ": all of its data"));
-  EXPECT_THAT(run({"verify", folder / "base"}).err, IsEmpty());
 }
 
 class VerifyOnFuse : public testing::Test {

@@ -113,6 +113,29 @@ TEST_F(Refusals, PopulationsOfTooMuch) {
   EXPECT_EQ(progress.getTotal(), PAGES);
 }
 
+TEST_F(Refusals, ListsAndNamesOfTooMuch) {
+  auto regions = coordinator().attachRequest();
+  fill(regions.initSource(), image_.path());
+  regions.setUffd(rpc::makeFdFrom(target_.uffd()));
+  regions.initSpec().initRegions(4097);
+  EXPECT_EQ(reasonOf(regions.send()), Reason::BAD_TARGET);
+  auto set = listening("set");
+  set.getSpec().initPolicy().initWorkingSet().initRanges(1'048'577);
+  EXPECT_EQ(reasonOf(set.send()), Reason::BAD_INPUT);
+  auto source = listening("source");
+  source.getSource().getLayers()[0].setName(std::string(4097, 'n').c_str());
+  EXPECT_EQ(reasonOf(source.send()), Reason::BAD_INPUT);
+  auto name = listening("name");
+  name.getSpec().setName(std::string(51, 'n').c_str());
+  EXPECT_EQ(reasonOf(name.send()), Reason::BAD_INPUT);
+  auto directory = coordinator().upgradeRequest();
+  directory.setDirectory(("/" + std::string(500, 'n')).c_str());
+  EXPECT_EQ(reasonOf(directory.send()), Reason::BAD_INPUT);
+  auto nobody = coordinator().restoreRequest();
+  nobody.setName(std::string(1 << 20, 'n').c_str());
+  EXPECT_EQ(reasonOf(nobody.send()), Reason::NOT_FOUND);
+}
+
 TEST_F(Refusals, SourcesThatAreNotServed) {
   auto uri = listening("uri");
   uri.initSource().setUri("nbd://host/disk");

@@ -243,6 +243,32 @@ TEST_F(HugeRefusedTarget, WithAnotherPageSizeThanItNames) {
                 "the page size is 4096, and that is not the size of this memory's pages");
 }
 
+// A target can give up a part of such a page, and a page has one state.
+TEST_F(HugeRefusedTarget, WithSharedHugePages) {
+  if (!hugePagesAvailable(2)) GTEST_SKIP() << "no 2 free huge pages; echo 128 > /proc/sys/vm/nr_hugepages";
+  const kj::AutoCloseFd file(memfd_create("guest", MFD_CLOEXEC | MFD_HUGETLB));
+  ASSERT_EQ(ftruncate(file.get(), 4l << 20), 0);
+  const RawVmm huge({4ul << 20}, 2ul << 20, UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING,
+                    file.get());
+  const std::string says = "region 0: this is shared memory of 2 MiB pages";
+  expectRefused(huge.body(",\"page_size\":2097152"), {huge.uffd()}, says);
+
+  auto request = server_.client().coordinator().attachRequest();
+  auto attached = request.initSpec().initRegions(1)[0];
+  attached.setBase(reinterpret_cast<std::uint64_t>(huge.at(0)));
+  attached.setSize(4ul << 20);
+  attached.setPageSize(2ul << 20);
+  request.setUffd(rpc::makeFdFrom(huge.uffd()));
+  request.setTarget(rpc::makeFd(kj::AutoCloseFd(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)))));
+  fill(request.initSource(), image_.path());
+  try {
+    server_.wait(request.send());
+    ADD_FAILURE() << "attached";
+  } catch (const kj::Exception& error) {
+    EXPECT_THAT(error.getDescription().cStr(), HasSubstr(says));
+  }
+}
+
 // --- a userfaultfd that is served already ---
 
 TEST_F(RefusedTarget, TheSameUserfaultfdAgain) {
@@ -265,6 +291,14 @@ TEST_F(RefusedTarget, ASecondHandshakeOnOneConnection) {
   auto ended = server_.restore(1).detachRequest();
   ended.setForce(true);
   server_.wait(ended.send());
+}
+
+// Who only looks whether the socket is served, as a health probe does, is no target. The next one is refused, and the
+// only one.
+TEST_F(RefusedTarget, IsNotOneThatSaysNothing) {
+  for (unsigned i = 0; i < 3; i++) connect();
+  expectRefused("hello", "it begins with 'hello'");
+  EXPECT_EQ(server_.wait(listener_.lastErrorRequest().send()).getRefused(), 1u);
 }
 
 // --- features ---

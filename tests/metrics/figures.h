@@ -19,11 +19,6 @@ class Figures {
     service.initTotals().setTakeovers(2);
     service.getTotals().setPagesLost(9);
     service.setTakeoverNs(12'000'000);
-    auto shard = service.initShards(1)[0];
-    shard.setAlive(true);
-    shard.setRestarts(2);
-    shard.setRecoveryNs(1'500'000);
-    shard.setRestores(1);
     auto info = info_.initRoot<rpc::RestoreInfo>();
     info.setName(name);
     info.setSourceName("/snapshots/vm1.mem");
@@ -39,16 +34,33 @@ class Figures {
     stats.setFaults(41);
     stats.setRemoves(5);
     stats.setRemovedPages(10);
-    stats.initShards(1)[0].setCopied(25);
+    shards(1)[0].setCopied(25);
+    auto shard = this->service().getShards()[0];
+    shard.setRestarts(2);
+    shard.setRecoveryNs(1'500'000);
+    shard.setRestores(1);
+  }
+
+  // Gives service and restore so many shards.
+  capnp::List<rpc::ShardStats>::Builder shards(unsigned count) {
+    auto infos = service().initShards(count);
+    auto list = stats().initShards(count);
+    for (unsigned i = 0; i < count; i++) {
+      infos[i].setIndex(i);
+      infos[i].setAlive(true);
+      list[i].setShard(i);
+      list[i].setExtents(1);
+    }
+    return list;
   }
 
   rpc::ServiceInfo::Builder service() { return service_.getRoot<rpc::ServiceInfo>(); }
   rpc::RestoreStats::Builder stats() { return stats_.getRoot<rpc::RestoreStats>(); }
 
-  std::string text() {
-    return cli::metricsText(service().asReader(),
-                            {{info_.getRoot<rpc::RestoreInfo>().asReader(), stats().asReader()}});
+  std::string text(cli::Detail detail = cli::Detail::restores) {
+    return cli::metricsText(service().asReader(), {restore()}, detail);
   }
+  cli::RestoreFigures restore() { return {info_.getRoot<rpc::RestoreInfo>().asReader(), stats().asReader()}; }
 
   // Fills a Latency as the server does.
   static void fill(rpc::Latency::Builder to, const std::vector<std::uint64_t>& ns) {

@@ -16,9 +16,10 @@ namespace {
 using cli::Colour;
 using cli::colourOf;
 using cli::colourOfShard;
+using cli::OwnerRange;
 using cli::PageDrawing;
 using cli::PageKind;
-using cli::PageMap;
+using cli::StateRun;
 
 constexpr Colour BLACK{0, 0, 0};
 
@@ -38,32 +39,39 @@ Png readPng(const std::string& path) {
   return png;
 }
 
+PageDrawing drawingOf(std::uint64_t pages, const std::vector<StateRun>& states,
+                      const std::vector<OwnerRange>& owners) {
+  PageDrawing drawing(pages);
+  for (const StateRun& run : states) drawing.add(run);
+  for (const OwnerRange& run : owners) drawing.add(run);
+  return drawing;
+}
+
 TEST(PageDrawing, ACellIsAPageWhereThereIsRoom) {
-  const PageMap map{
-      5, {{0, 2, PageKind::faulted}, {2, 1, PageKind::removed}, {3, 2, PageKind::missing}}, {{0, 5, 1}}};
-  const PageDrawing drawing = PageDrawing::of(map);
-  EXPECT_EQ(drawing.pagesPerCell, 1u);
-  EXPECT_EQ(drawing.side, 3u);
+  const PageDrawing drawing = drawingOf(
+      5, {{0, 2, PageKind::faulted}, {2, 1, PageKind::removed}, {3, 2, PageKind::missing}}, {{0, 5, 1}});
+  EXPECT_EQ(drawing.pagesPerCell(), 1u);
+  EXPECT_EQ(drawing.side(), 3u);
   const Colour f = colourOf(PageKind::faulted), r = colourOf(PageKind::removed),
                m = colourOf(PageKind::missing);
-  EXPECT_EQ(drawing.states, (std::vector<Colour>{f, f, r, m, m, BLACK, BLACK, BLACK, BLACK}));
+  EXPECT_EQ(drawing.states(), (std::vector<Colour>{f, f, r, m, m, BLACK, BLACK, BLACK, BLACK}));
   const Colour owner = colourOfShard(1);
-  EXPECT_EQ(drawing.owners,
+  EXPECT_EQ(drawing.owners(),
             (std::vector<Colour>{owner, owner, owner, owner, owner, BLACK, BLACK, BLACK, BLACK}));
 }
 
 // 64 GiB.
 TEST(PageDrawing, ACellIsTheMeanOfItsPagesWhereThereAreMany) {
   const std::uint64_t pages = 16u << 20;
-  const PageDrawing drawing = PageDrawing::of(
-      {pages, {{0, 32, PageKind::faulted}, {32, pages - 32, PageKind::missing}}, {{0, pages, 0}}});
-  EXPECT_EQ(drawing.pagesPerCell, 64u);
-  EXPECT_EQ(drawing.side, 512u);
+  const PageDrawing drawing =
+      drawingOf(pages, {{0, 32, PageKind::faulted}, {32, pages - 32, PageKind::missing}}, {{0, pages, 0}});
+  EXPECT_EQ(drawing.pagesPerCell(), 64u);
+  EXPECT_EQ(drawing.side(), 512u);
   const Colour f = colourOf(PageKind::faulted), m = colourOf(PageKind::missing);
-  EXPECT_EQ(drawing.states[0], (Colour{static_cast<std::uint8_t>((f.red + m.red) / 2),
-                                       static_cast<std::uint8_t>((f.green + m.green) / 2),
-                                       static_cast<std::uint8_t>((f.blue + m.blue) / 2)}));
-  EXPECT_EQ(drawing.states[1], m);
+  EXPECT_EQ(drawing.states()[0], (Colour{static_cast<std::uint8_t>((f.red + m.red) / 2),
+                                         static_cast<std::uint8_t>((f.green + m.green) / 2),
+                                         static_cast<std::uint8_t>((f.blue + m.blue) / 2)}));
+  EXPECT_EQ(drawing.states()[1], m);
 }
 
 TEST(PageDrawing, ShardsDiffer) {
@@ -72,7 +80,7 @@ TEST(PageDrawing, ShardsDiffer) {
 }
 
 TEST(PageDrawing, AFileThatCannotBeWrittenIsNamed) {
-  const PageDrawing drawing = PageDrawing::of({1, {{0, 1, PageKind::missing}}, {{0, 1, 0}}});
+  const PageDrawing drawing = drawingOf(1, {{0, 1, PageKind::missing}}, {{0, 1, 0}});
   try {
     drawing.write("/nonexistent/pages.png");
     FAIL() << "written";

@@ -252,6 +252,37 @@ TEST_F(Scrape, SpeaksOverAUnixSocketThatIsTheOwnersAlone) {
   EXPECT_NE(access(path.c_str(), F_OK), 0);
 }
 
+// Eight restores, each on two of four shards.
+TEST(MetricsCommand, WhatARestoreCostsDoesNotGrowWithTheShards) {
+  Image image(1024 * 4096);  // two extents
+  Server server(image, {.shards = 4, .owners = 2});
+  std::vector<std::unique_ptr<Target>> targets;
+  for (unsigned i = 0; i < 8; i++) {
+    targets.push_back(std::make_unique<Target>(image, server.socket(), 4096));
+    server.restore(i);
+    for (const std::uint64_t page : {0u, 512u}) ASSERT_TRUE(targets.back()->holdsImage(page));
+  }
+  auto samplesOf = [](const std::string& text, const std::string& what) {
+    unsigned count = 0;
+    for (std::size_t at = 0; (at = text.find(what, at)) != std::string::npos; at++) count++;
+    return count;
+  };
+  const auto brief = run({"metrics", "--once", "--control", server.control()});
+  ASSERT_EQ(brief.code, 0) << brief.err;
+  for (unsigned i = 0; i < 8; i++)
+    EXPECT_LE(samplesOf(brief.out, "{restore=\"" + Server::restoreName(i) + "\""), 90u) << i;
+  EXPECT_EQ(samplesOf(brief.out, "\",shard=\""), 0u);
+  const auto each = run({"metrics", "--once", "--per-shard", "--control", server.control()});
+  ASSERT_EQ(each.code, 0) << each.err;
+  for (unsigned i = 0; i < 8; i++)
+    for (unsigned shard = 0; shard < 4; shard++) {
+      const bool owns = shard == server.ownerOf(0, i) || shard == server.ownerOf(512, i);
+      const std::string sample = "faultline_shard_extents{restore=\"" + Server::restoreName(i) +
+                                 "\",shard=\"" + std::to_string(shard) + "\"}";
+      EXPECT_EQ(samplesOf(each.out, sample), owns ? 1u : 0u) << sample;
+    }
+}
+
 TEST(MetricsCommand, ListensToThisMachineAlone) {
   for (const char* where : {"0.0.0.0:9464", "[::]:9464", "192.0.2.1:9464", "example.org:9464", "9464",
                             "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:1x", "unix:"}) {

@@ -51,7 +51,7 @@ struct Scene {
   Coordinator* coordinator;
   kj::Own<rpc::Acceptor> acceptor;
   kj::Promise<void> serving = nullptr;
-  cli::MetricsSource source{io, path};
+  cli::MetricsSource source{io, path, cli::Detail::restores};
 };
 
 TEST(MetricsSource, AsksOnceForAllWhoWantToKnowMeanwhile) {

@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <deque>
 #include <set>
 #include <sstream>
 
@@ -36,21 +38,23 @@ TEST(MetricsText, SaysWhatTheServiceSaid) {
         "faultline_restore_age_seconds{restore=\"vm1\"} 2",
         "faultline_fault_events_total{restore=\"vm1\"} 41",
         "faultline_removed_pages_total{restore=\"vm1\"} 10",
-        "faultline_pages_total{restore=\"vm1\",shard=\"0\",how=\"copied\"} 25"})
+        "faultline_pages_total{restore=\"vm1\",how=\"copied\"} 25"})
     EXPECT_THAT(text, HasSubstr(std::string("\n") + line + "\n")) << line;
 }
 
 TEST(MetricsText, EveryMetricIsIntroducedOnceAndStandsTogether) {
-  std::set<std::string> introduced;
-  std::string current;
-  for (const std::string& line : linesOf(Figures().text())) {
-    if (line.rfind("# HELP ", 0) == 0) {
-      current = line.substr(7, line.find(' ', 7) - 7);
-      EXPECT_TRUE(introduced.insert(current).second) << current;
-    } else if (line.rfind("# TYPE ", 0) == 0) {
-      EXPECT_EQ(line.rfind("# TYPE " + current + " ", 0), 0u) << line;
-    } else {
-      EXPECT_EQ(line.rfind(current, 0), 0u) << line;
+  for (const cli::Detail detail : {cli::Detail::restores, cli::Detail::shards}) {
+    std::set<std::string> introduced;
+    std::string current;
+    for (const std::string& line : linesOf(Figures().text(detail))) {
+      if (line.rfind("# HELP ", 0) == 0) {
+        current = line.substr(7, line.find(' ', 7) - 7);
+        EXPECT_TRUE(introduced.insert(current).second) << current;
+      } else if (line.rfind("# TYPE ", 0) == 0) {
+        EXPECT_EQ(line.rfind("# TYPE " + current + " ", 0), 0u) << line;
+      } else {
+        EXPECT_EQ(line.rfind(current, 0), 0u) << line;
+      }
     }
   }
 }
@@ -68,12 +72,56 @@ TEST(MetricsText, AHistogramCountsUpAndEndsWithAll) {
   EXPECT_EQ(counts.front(), 1u);
   EXPECT_EQ(counts[counts.size() - 2], 2u);
   EXPECT_EQ(counts.back(), 3u);
-  EXPECT_THAT(
-      figures.text(),
-      HasSubstr("faultline_fault_seconds_bucket{restore=\"vm1\",shard=\"0\",le=\"0.000262144\"} 2\n"));
   EXPECT_THAT(figures.text(),
-              HasSubstr("faultline_fault_seconds_sum{restore=\"vm1\",shard=\"0\"} 100.000101\n"));
-  EXPECT_THAT(figures.text(), HasSubstr("faultline_fault_seconds_count{restore=\"vm1\",shard=\"0\"} 3\n"));
+              HasSubstr("faultline_fault_seconds_bucket{restore=\"vm1\",le=\"0.000262144\"} 2\n"));
+  EXPECT_THAT(figures.text(), HasSubstr("faultline_fault_seconds_sum{restore=\"vm1\"} 100.000101\n"));
+  EXPECT_THAT(figures.text(), HasSubstr("faultline_fault_seconds_count{restore=\"vm1\"} 3\n"));
+}
+
+TEST(MetricsText, TheShardsOfARestoreAreOneSampleUnlessEachIsWanted) {
+  Figures figures;
+  auto shards = figures.shards(2);
+  shards[0].setCopied(25);
+  shards[1].setCopied(17);
+  Figures::fill(shards[0].initEventToDone(), {1'000});
+  Figures::fill(shards[1].initEventToDone(), {1'000, 1'000'000});
+  const std::string together = figures.text();
+  EXPECT_THAT(together, HasSubstr("\nfaultline_pages_total{restore=\"vm1\",how=\"copied\"} 42\n"));
+  EXPECT_THAT(together, HasSubstr("\nfaultline_fault_seconds_count{restore=\"vm1\"} 3\n"));
+  EXPECT_THAT(together, Not(HasSubstr("restore=\"vm1\",shard=")));
+  const std::string each = figures.text(cli::Detail::shards);
+  EXPECT_THAT(each, HasSubstr("\nfaultline_pages_total{restore=\"vm1\",shard=\"1\",how=\"copied\"} 17\n"));
+  EXPECT_THAT(each, HasSubstr("\nfaultline_fault_seconds_count{restore=\"vm1\",shard=\"1\"} 2\n"));
+}
+
+TEST(MetricsText, PartsOfAFaultsTimeHaveTheirMeanAndOnRequestEveryBucket) {
+  Figures figures;
+  Figures::fill(figures.stats().getShards()[0].initCopying(), {1'000, 3'000});
+  const std::string brief = figures.text(), whole = figures.text(cli::Detail::shards);
+  EXPECT_THAT(brief, HasSubstr("\nfaultline_copy_seconds_sum{restore=\"vm1\"} 4e-06\n"));
+  EXPECT_THAT(brief, HasSubstr("\nfaultline_copy_seconds_bucket{restore=\"vm1\",le=\"+Inf\"} 2\n"));
+  EXPECT_THAT(brief, Not(HasSubstr("faultline_copy_seconds_bucket{restore=\"vm1\",le=\"1")));
+  EXPECT_THAT(whole,
+              HasSubstr("faultline_copy_seconds_bucket{restore=\"vm1\",shard=\"0\",le=\"1.024e-06\"} 1\n"));
+}
+
+// All shards own a part of every restore, which is the most that there can be.
+TEST(MetricsText, TwoHundredRestoresOnSixteenShardsAreAtMostTwentyThousandSamples) {
+  std::deque<Figures> restores;
+  std::vector<cli::RestoreFigures> list;
+  for (unsigned i = 0; i < 200; i++) {
+    restores.emplace_back(("vm" + std::to_string(i)).c_str());
+    restores.back().shards(16);
+    list.push_back(restores.back().restore());
+  }
+  auto samples = [&](unsigned count) {
+    const std::string text = cli::metricsText(restores[0].service().asReader(),
+                                              {list.begin(), list.begin() + count}, cli::Detail::restores);
+    const auto lines = linesOf(text);
+    return std::count_if(lines.begin(), lines.end(), [](const std::string& l) { return l[0] != '#'; });
+  };
+  EXPECT_LE(samples(200), 20'000);
+  EXPECT_LE(samples(200) - samples(199), 90);  // as cli/metrics_text.h and docs/metrics.md say
 }
 
 TEST(MetricsText, LabelsAreEscaped) {
@@ -100,7 +148,7 @@ TEST(MetricsText, LabelsAreUtf8WhateverBytesAFilesNameHas) {
 
 TEST(MetricsText, WithoutRestoresThereAreTheServicesOwn) {
   Figures figures;
-  const std::string text = cli::metricsText(figures.service().asReader(), {});
+  const std::string text = cli::metricsText(figures.service().asReader(), {}, cli::Detail::restores);
   EXPECT_THAT(text, HasSubstr("faultline_shard_up"));
   EXPECT_THAT(text, Not(HasSubstr("restore=")));
 }

@@ -16,22 +16,26 @@ using testing::HasSubstr;
 
 constexpr std::uint64_t MANY = 12 * EXTENT;
 
-auto reshardLater(Server& server, unsigned shards) {
+auto reshardLater(Server& server, unsigned shards, unsigned n = 0) {
   auto request = server.client().coordinator().reshardRequest();
-  request.setRestore("vm");
+  request.setRestore(Server::restoreName(n).c_str());
   request.setShards(shards);
   return request.send();
 }
 
-void reshard(Server& server, unsigned shards) {
-  server.wait(reshardLater(server, shards));
+void reshard(Server& server, unsigned shards, unsigned n = 0) {
+  server.wait(reshardLater(server, shards, n));
 }
 
-// How many extents each shard owns, as the statistics say.
+// How many extents each shard owns, as the statistics say. They do not name a shard that has never had to do
+// with the restore.
 std::vector<unsigned> owners(Server& server, rpc::Restore::Client& restore) {
   std::vector<unsigned> extents;
   auto response = server.wait(restore.statsRequest().send());
-  for (auto shard : response.getStats().getShards()) extents.push_back(shard.getExtents());
+  for (auto shard : response.getStats().getShards()) {
+    extents.resize(shard.getShard() + 1);
+    extents[shard.getShard()] = shard.getExtents();
+  }
   return extents;
 }
 
@@ -160,7 +164,7 @@ TEST(Reshard, UnderLoad) {
   EXPECT_THAT(owners(server, restore), ElementsAre(4, 4, 4, 0));
   load.join();
   expectWhole(server, restore, target, load);
-  EXPECT_EQ(server.status().getShards().size(), 4u);
+  await([&] { return server.status().getShards().size() == 3; });
 }
 
 TEST(Reshard, NewOwnersTakeTheFaults) {
@@ -309,6 +313,76 @@ TEST(Reshard, UnderLoadWithABackgroundPopulation) {
   EXPECT_EQ(server.wait(prefault.progressRequest().send()).getMissing(), 0u);
   awaitCopied(server, restore, low.size());
   EXPECT_EQ(sumsOf(server, restore).copied, low.size());
+}
+
+// --- shards that are needed no more ---
+
+TEST(Reshard, ShardsThatOwnNothingAnyMoreEnd) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = 1});
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  reshard(server, 4);
+  std::vector<pid_t> former;
+  for (unsigned shard = 1; shard < 4; shard++) former.push_back(server.shardPid(shard));
+  EXPECT_TRUE(target.holdsImage(3 * EXTENT));
+  reshard(server, 1);
+  await([&] { return server.status().getShards().size() == 1; });
+  for (const pid_t pid : former) await([pid] { return kill(pid, 0) != 0; });
+  expectContent(target, {});
+  // As they are wanted again, they come back.
+  reshard(server, 3);
+  EXPECT_EQ(server.status().getShards().size(), 3u);
+}
+
+TEST(Reshard, AShardStaysAsLongAsAnyRestoreNeedsIt) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = 1});
+  Target target(image, server.socket(), SMALL);
+  server.restore(0);
+  auto other = std::make_unique<Target>(image, server.socket(), SMALL);
+  server.restore(1);
+  reshard(server, 4);
+  reshard(server, 3, 1);
+  reshard(server, 1);
+  await([&] { return server.status().getShards().size() == 3; });
+  expectContent(*other, {});
+  other.reset();
+  await([&] { return server.status().getShards().size() == 1; });
+  expectContent(target, {});
+}
+
+// The former owner has a fault in its hands that it cannot go on with: the new owner answers it.
+TEST(Reshard, AFormerOwnersFaultIsAnsweredByTheNewOne) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = 1});
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  reshard(server, 4);
+  const std::uint64_t page = 3 * EXTENT + 1;
+  ASSERT_EQ(server.ownerOf(page), 3u);
+  auto barrier = arm(server, shardHooks(server, 3), "beforeStage", rpc::Action::PARK, page);
+  auto held = target.readLater(page);
+  server.wait(barrier.waitHeldRequest().send());
+  reshard(server, 1);
+  EXPECT_EQ(held.get(), image.at(target.offset(page)));
+  await([&] { return server.status().getShards().size() == 1; });
+  expectContent(target, {});
+}
+
+TEST(Reshard, TheCoordinatorsSuccessorEndsShardsThatOwnNothing) {
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = 1});
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  reshard(server, 4);
+  reshard(server, 2);
+  ASSERT_EQ(kill(server.coordinatorPid(), SIGKILL), 0);
+  server.reconnect();
+  await([&] { return server.status().getShards().size() == 2; });
+  auto restore = server.restore();
+  EXPECT_THAT(owners(server, restore), ElementsAre(2, 2));
+  expectContent(target, {});
 }
 
 TEST(Reshard, TheCoordinatorsSuccessorKeepsTheOwners) {

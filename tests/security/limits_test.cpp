@@ -9,15 +9,18 @@
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <sstream>
 #include <thread>
 
 #include "client/faultline_client.h"
@@ -103,6 +106,62 @@ TEST(Restores, BeyondTheLimitAreRefusedAndOthersRunOn) {
   EXPECT_TRUE(third.holdsImage(5));
 }
 
+std::size_t openFilesOf(pid_t pid) {
+  std::size_t count = 0;
+  for ([[maybe_unused]] const auto& fd :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd"))
+    count++;
+  return count;
+}
+
+// What a process has of the machine.
+struct Holdings {
+  std::size_t files = 0, threads = 0, mappings = 0;
+  std::uint64_t memory = 0;  // private and resident, KiB
+
+  static Holdings of(pid_t pid) {
+    const std::string proc = "/proc/" + std::to_string(pid);
+    Holdings holdings;
+    holdings.files = openFilesOf(pid);
+    const std::string maps = textOf(proc + "/maps");
+    holdings.mappings = static_cast<std::size_t>(std::count(maps.begin(), maps.end(), '\n'));
+    std::istringstream status(textOf(proc + "/status"));
+    for (std::string word; status >> word;) {
+      if (word == "Threads:") status >> holdings.threads;
+      if (word == "RssAnon:") status >> holdings.memory;
+    }
+    return holdings;
+  }
+};
+
+// Two hundred at once leave a coordinator with the files, threads and mappings that it had, and with its memory; half
+// as much again, and 2 MiB, are the allocator's.
+TEST(Restores, LeaveNothingBehind) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizer keeps memory that was freed";
+#endif
+  const Image image(PAGES * 4096);
+  Server server(image);
+  std::vector<std::unique_ptr<Target>> targets;
+  const auto serve = [&](unsigned count) {
+    for (unsigned i = 0; i < count; i++)
+      targets.push_back(std::make_unique<Target>(image, server.socket(), 4096));
+    for (auto& target : targets) ASSERT_TRUE(target->holdsImage(7));
+    await([&] { return server.status().getRestores().size() == count; });
+    targets.clear();
+    await([&] { return server.status().getRestores().size() == 0; });
+  };
+  const pid_t coordinator = server.coordinatorPid();
+  serve(8);
+  const Holdings before = Holdings::of(coordinator);
+  serve(200);
+  const auto left = [&] { return Holdings::of(coordinator); };
+  await([&] { return left().files <= before.files && left().threads <= before.threads; });
+  await([&] { return left().mappings <= before.mappings + 64; });  // those of the allocator's arenas
+  await([&] { return left().memory <= before.memory + before.memory / 2 + 2048; });
+  EXPECT_EQ(server.coordinatorPid(), coordinator);
+}
+
 // A target that gives memory back as fast as it can delays others by no more than its own turn.
 TEST(RemovalFloods, StopNobodyElse) {
   Image image(PAGES * 4096);
@@ -125,14 +184,6 @@ TEST(RemovalFloods, StopNobodyElse) {
   over = true;
   for (std::thread& flood : floods) flood.join();
   EXPECT_TRUE(flooding.isAll(0, 0));
-}
-
-std::size_t openFilesOf(pid_t pid) {
-  std::size_t count = 0;
-  for ([[maybe_unused]] const auto& fd :
-       std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd"))
-    count++;
-  return count;
 }
 
 // Lowers a limit of a process that runs.
@@ -221,6 +272,26 @@ TEST(LockableMemory, TooLittleIsNamedAndTheTargetRefused) {
   EXPECT_NE(target.finish().code, 0);
   server.signal(SIGTERM);
   EXPECT_THAT(server.finish().err, AllOf(HasSubstr("a target is refused"), HasSubstr("65536")));
+}
+
+// Peers that may use the control socket say what is no call, half of one, or nothing, and stay. Others are answered.
+TEST(ControlSocket, IsNotHeldUpByWhatIsNoCall) {
+  const Image image(PAGES * 4096);
+  Server server(image);
+  const Target target(image, server.socket(), 4096);
+  server.restore();
+  std::vector<kj::AutoCloseFd> peers;
+  for (const std::string& text :
+       {std::string(), std::string("GET / HTTP/1.1\r\n\r\n"), std::string(4096, '\xff'),
+        std::string(4096, '\0'), std::string("\0\0\0\0\x10\0\0\0 a half", 15),
+        std::string("\xff\xff\xff\x7f", 4)})
+    for (unsigned i = 0; i < 8; i++) {
+      peers.push_back(rpc::connectTo(server.control()));
+      send(peers.back().get(), text.data(), text.size(), MSG_NOSIGNAL);
+    }
+  server.reconnect();
+  EXPECT_EQ(server.status().getIncarnation(), 1u);
+  for (std::uint64_t page = 0; page < PAGES; page++) EXPECT_TRUE(target.holdsImage(page)) << page;
 }
 
 // Peers that may use the control socket take every fd that the coordinator may open. When they have gone, it is back.

@@ -1,6 +1,7 @@
 // `faultline restore` with recordings, and `faultline working-set show`.
 
 #include <signal.h>
+#include <sys/wait.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -66,6 +67,22 @@ TEST_F(RestoreCommand, InterruptedItWritesWhatItHas) {
   command->signal(SIGINT);
   EXPECT_EQ(command->finish().code, 0);
   EXPECT_EQ(recorded().ranges, rangesOf(target, {9, 1000}));
+  for (std::uint64_t page = 0; page < PAGES; page++) ASSERT_TRUE(target.holdsImage(page)) << page;
+}
+
+// The target is there, and the command, which stands still, has not heard of it as it is interrupted.
+TEST_F(RestoreCommand, InterruptedBeforeItHasHeardOfItsTargetItSeesToItAllTheSame) {
+  auto command = restore({"--record-working-set", set_});
+  command->signal(SIGSTOP);
+  siginfo_t stopped;
+  ASSERT_EQ(waitid(P_PID, static_cast<id_t>(command->pid()), &stopped, WSTOPPED), 0);
+  Target target(image_, socket(), SMALL);
+  EXPECT_TRUE(target.holdsImage(9));
+  command->signal(SIGINT);
+  command->signal(SIGCONT);
+  const auto result = command->finish();
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(recorded().ranges, rangesOf(target, {9}));
   for (std::uint64_t page = 0; page < PAGES; page++) ASSERT_TRUE(target.holdsImage(page)) << page;
 }
 
