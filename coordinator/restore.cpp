@@ -77,6 +77,7 @@ kj::Own<Restore> Restore::begin(RestoreContext& context, const RestoreSpec& spec
     rpc::refuse(
         rpc::Reason::BAD_TARGET,
         "a target that is to be killed when a page is lost needs a pidfd: give one, or have it poisoned");
+  fds.layers = layersOf(fds.source, spec.layerNames);
   auto restore = kj::Own<Restore>(new Restore(context, kj::mv(fds), std::move(segment)),
                                   kj::_::HeapDisposer<Restore>::instance);
   restore->useWorkingSet(spec.policy.workingSet);
@@ -136,16 +137,18 @@ UffdReaderHooks Restore::readerHooks() {
 }
 
 // The segment first: without it, what is left was never durable.
-void Restore::drop(SupervisorLink& link, std::uint64_t id) {
+void Restore::drop(SupervisorLink& link, std::uint64_t id, std::size_t layers) {
   for (const Part part : {Part::segment, Part::uffd, Part::conn, Part::target, Part::touches})
     link.drop(process::KeptName::restore(id, part));
-  link.drop(process::KeptName::restore(id, Part::source, 0));
+  if (layers > 1) link.drop(process::KeptName::restore(id, Part::names));
+  coordinator::drop(link, process::KeptName::restore(id, Part::segment), layers);
 }
 
 void Restore::store() {
   SupervisorLink& link = context_.link;
   link.store(kept(Part::uffd), fds_.uffd.get());
-  link.store(kept(Part::source, 0), fds_.source.get());
+  coordinator::store(link, kept(Part::segment), fds_.source);
+  if (!fds_.layers.empty()) link.store(kept(Part::names), keptLayers(fds_.layers));
   if (fds_.conn.get() >= 0) link.store(kept(Part::conn), fds_.conn.get());
   if (fds_.target.get() >= 0) link.store(kept(Part::target), fds_.target.get());
   if (touches_ != nullptr) link.store(kept(Part::touches), touches_->fd());
@@ -177,6 +180,8 @@ kj::Promise<void> Restore::recover() {
             if (over_) return;
             watch();
             if (why.has_value()) return fail(rpc::EndReason::SEGMENT_DAMAGED, *why);
+            if (auto other = whatChanged(fds_.source, fds_.layers))
+              return fail(rpc::EndReason::SOURCE_CHANGED, *other);
             serveFromOwners();
             if (!made(failpoints::Mistake::noWakeAfterTakeover)) wake();
           },
@@ -231,7 +236,7 @@ void Restore::record(int fd) {
 }
 
 kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
-  return kj::evalNow([&] { return shard.attach(id(), fds_.uffd.get(), segment_.fd(), fds_.source.get()); })
+  return kj::evalNow([&] { return shard.attach(id(), fds_.uffd.get(), segment_.fd(), fds_.source, fds_.layers); })
       .then([this, &shard, hopeless = std::move(hopeless)]() -> kj::Promise<void> {
         // Before it is handed any fault: what killed its predecessors must not be met again.
         return hopeless.empty() ? kj::Promise<void>(kj::READY_NOW)
@@ -242,6 +247,8 @@ kj::Promise<void> Restore::attachTo(ShardHandle& shard, std::vector<shm::PageInd
         if (!context_.pool.lives(index, pid))
           kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the shard has died", index, pid));
         if (!wantsShards()) return;
+        // From here on the shard sees each change: what it was attached with is what the restore began with.
+        if (auto why = whatChanged(fds_.source, fds_.layers)) return fail(rpc::EndReason::SOURCE_CHANGED, *why);
         router_.setAttached(index, true);
         population_.shardUp(shard, phase_ == Phase::paused);
         const auto shares = segment_.shares();

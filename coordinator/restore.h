@@ -20,6 +20,7 @@
 #include "coordinator/restore_spec.h"
 #include "coordinator/service_counters.h"
 #include "coordinator/shard_pool.h"
+#include "coordinator/source_files.h"
 #include "coordinator/touch_recorder.h"
 #include "coordinator/uffd_reader.h"
 #include "coordinator/undertaker.h"
@@ -45,10 +46,11 @@ struct RestoreContext {
 // The fds of a restore; uffd and source always, the others where known (-1).
 struct RestoreFds {
   kj::AutoCloseFd uffd;
-  kj::AutoCloseFd source;
+  SourceFiles source;
   kj::AutoCloseFd conn;       // the handshake's connection
   kj::AutoCloseFd target;     // pidfd of the process that connected
   kj::AutoCloseFd touches{};  // the recording of a working set
+  std::vector<SourceLayer> layers{};  // what the files of the source were, where they are several
 };
 
 // Why and how a restore has ended.
@@ -76,8 +78,8 @@ class Restore final : private kj::TaskSet::ErrorHandler {
 
   // Has the supervisor keep all of it, again where it does already.
   void store();
-  // Has it keep nothing of restore `id`.
-  static void drop(SupervisorLink& link, std::uint64_t id);
+  // Has it keep nothing of restore `id`, whose source has at most so many layers.
+  static void drop(SupervisorLink& link, std::uint64_t id, std::size_t layers);
 
   // Attaches it to the shards that are up, then serves.
   void start();

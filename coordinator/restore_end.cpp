@@ -327,7 +327,7 @@ void Restore::finish() {
   over_ = true;
   for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++)
     if (ShardHandle* shard = context_.pool.process(i)) shardLeaves(*shard).detach([](kj::Exception&&) {});
-  drop(context_.link, id());
+  drop(context_.link, id(), fds_.source.size());
   readyFulfiller_->fulfill();
   completeFulfiller_->fulfill();
   overFulfiller_->fulfill();
