@@ -62,5 +62,6 @@ void patternAims(
     AimTable& table);  // lazily, by pattern, beside handlers that copy 64 KiB, and the mapped file
 void populationAims(AimTable& table);  // with the background population
 void holeAims(AimTable& table);        // holes of the source
+void layerAims(AimTable& table);       // stacks of layers
 
 }  // namespace faultline::bench

@@ -41,6 +41,7 @@ class Aims : public AimTable {
     patternAims(*this);
     populationAims(*this);
     holeAims(*this);
+    layerAims(*this);
     prefault();
     faultsDuringPrefault();
     beside5000Removals();

@@ -103,6 +103,7 @@ Faultline::Faultline(const std::string& directory, const std::string& memory, co
                                      "--keep-serving", options.prefault ? "--prefault" : "--no-prefault",
                                      "--log-level",    "warn"};
   const auto add = [&](std::initializer_list<std::string> more) { arguments.insert(arguments.end(), more); };
+  for (const std::string& layer : options.over) add({"--over", layer});
   if (options.pollIdle) add({"--cpu-latency-us", "0"});
   if (!options.around.empty() && hasOption(program_, "--around")) add({"--around", options.around});
   if (!options.workingSet.empty()) add({"--working-set", options.workingSet});

@@ -57,6 +57,7 @@ struct FaultlineOptions {
       {};  // --around; left out where the build has no such option: it brings single pages then
   std::string workingSet = {};  // --working-set: a file
   bool recordWorkingSet = false;
+  std::vector<std::string> over = {};  // --over: the layers below the memory file, the newest first
   std::string build = {};  // the directory of another build's programs; empty: our own
 };
 

@@ -177,7 +177,7 @@ class Demo {
     spec.initPolicy().setPrefault(options_.prefault);
     spec.getPolicy().setKeepServing(true);  // kept until the target has looked at everything twice
     request.setSocket(rpc::makeFd(socket_.take()));
-    fill(request.initSource(), openMemory(image_).get(), image_);
+    fill(request.initSource(), openStack({image_}));
     listener_ = session_->wait(request.send()).getListener();
   }
 

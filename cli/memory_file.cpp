@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "cli/errors.h"
+#include "image/stack.h"
 #include "process/content_size.h"
 
 namespace faultline::cli {
@@ -30,6 +31,23 @@ kj::AutoCloseFd openMemory(const std::string& path) {
   if (fcntl(fd.get(), F_SETFL, 0) != 0)
     throw CommandError(FAILED, "memory file " + path + ": " + std::strerror(errno));
   return fd;
+}
+
+std::string Memory::name() const {
+  std::string text;
+  for (const std::string& path : paths) text += (text.empty() ? "" : " over ") + path;
+  return text;
+}
+
+Memory openStack(const std::vector<std::string>& paths) {
+  Memory memory{paths, {}};
+  std::vector<image::StackFile> stack;
+  for (const std::string& path : paths) {
+    memory.files.push_back(openMemory(path));
+    stack.push_back({memory.files.back().get(), path, path});
+  }
+  if (const auto why = image::whyNotStack(stack)) throw CommandError(USAGE, *why);
+  return memory;
 }
 
 }  // namespace faultline::cli

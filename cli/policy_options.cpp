@@ -29,10 +29,23 @@ void fill(rpc::RestorePolicy::Builder to, const PolicyOptions& options, const Wo
   if (workingSet != nullptr) fill(to.initWorkingSet(), *workingSet);
 }
 
-void fill(rpc::SourceSpec::Builder to, int file, const std::string& path) {
-  auto layer = to.initLayers(1)[0];
-  layer.setFile(rpc::makeFdFrom(file));
-  layer.setName(path.c_str());
+void fill(rpc::SourceSpec::Builder to, const Memory& memory) {
+  auto layers = to.initLayers(static_cast<unsigned>(memory.files.size()));
+  for (unsigned i = 0; i < layers.size(); i++) {
+    layers[i].setFile(rpc::makeFdFrom(memory.files[i].get()));
+    layers[i].setName(memory.paths[i].c_str());
+  }
+}
+
+void addOver(CLI::App& command, std::vector<std::string>& paths) {
+  command.add_option("--over", paths,
+                     "The snapshot that the --memory, a differential one, lies over (repeatable, the newest first)");
+}
+
+std::vector<std::string> layersOf(const std::string& memory, const std::vector<std::string>& over) {
+  std::vector<std::string> layers{memory};
+  layers.insert(layers.end(), over.begin(), over.end());
+  return layers;
 }
 
 }  // namespace faultline::cli

@@ -3,7 +3,9 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <vector>
 
+#include "cli/memory_file.h"
 #include "cli/working_set.h"
 #include "rpc/control.capnp.h"
 
@@ -21,7 +23,12 @@ CLI::Option* addPolicyOptions(CLI::App& command, PolicyOptions& options);
 
 // `workingSet`: null for none.
 void fill(rpc::RestorePolicy::Builder to, const PolicyOptions& options, const WorkingSet* workingSet);
-// The one file of a source; takes a duplicate of it. `path`: for messages.
-void fill(rpc::SourceSpec::Builder to, int file, const std::string& path);
+// The files of a source; takes duplicates of them.
+void fill(rpc::SourceSpec::Builder to, const Memory& memory);
+
+// Adds --over, for a command with one --memory: `paths` gets what lies below it.
+void addOver(CLI::App& command, std::vector<std::string>& paths);
+// Both together, the top one first.
+std::vector<std::string> layersOf(const std::string& memory, const std::vector<std::string>& over);
 
 }  // namespace faultline::cli

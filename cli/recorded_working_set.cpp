@@ -53,10 +53,12 @@ class Collector {
 WorkingSet fetchWorkingSet(Session& session, rpc::RecordedWorkingSet::Client recorded) {
   auto snapshot = session.wait(recorded.snapshotRequest().send());
   const auto regions = rpc::regionsFrom(snapshot.getRegions());
-  const kj::AutoCloseFd source =
-      session.wait(rpc::requireFd(snapshot.getSource().getLayers()[0].getFile(), "source"));
+  std::vector<kj::AutoCloseFd> layers;
+  for (auto layer : snapshot.getSource().getLayers())
+    layers.push_back(session.wait(rpc::requireFd(layer.getFile(), "source")));
+  KJ_REQUIRE(!layers.empty(), "the server names no file of its snapshot");
   WorkingSet set;
-  set.snapshot = identityOf(source.get());
+  set.snapshot = identityOf(layers);
   const auto why = shm::whyNotServable(regions, set.snapshot.bytes);
   KJ_REQUIRE(!why.has_value(), "the recording does not fit its snapshot; was the memory file truncated?",
              why->c_str());

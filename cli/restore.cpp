@@ -32,6 +32,7 @@ struct RestoreOptions {
   ServiceOptions service;
   std::string control;
   std::string memory, socket, name = "restore";
+  std::vector<std::string> over;   // the layers below `memory`
   std::string workingSet, record;  // files
   std::string ofService;           // an option of `service` that was given; empty: none was
   PolicyOptions policy;
@@ -53,9 +54,9 @@ class RestoreCommand {
       : options_(options), progress_(options.json ? Output::json : Output::people) {}
 
   int run() {
-    memory_ = openMemory(options_.memory);
+    memory_ = openStack(layersOf(options_.memory, options_.over));
     if (!options_.workingSet.empty())
-      workingSet_ = readWorkingSetFor(options_.workingSet, memory_.get(), options_.memory);
+      workingSet_ = readWorkingSetFor(options_.workingSet, memory_);
     if (!options_.record.empty()) requireWritable(options_.record);
     SocketFile socket(options_.socket);
     Interrupts::capture();
@@ -111,8 +112,8 @@ class RestoreCommand {
     spec.setAnyUser(options_.anyUser);
     socket_ = process::duplicate(socket.get());
     request.setSocket(rpc::makeFd(kj::mv(socket)));
-    fill(request.initSource(), memory_.get(), options_.memory);
-    memory_ = nullptr;
+    fill(request.initSource(), memory_);
+    memory_.files.clear();
     listener_ = session_->wait(request.send()).getListener();
   }
 
@@ -355,7 +356,7 @@ class RestoreCommand {
       throw CommandError(FAILED, "restore " + view_.name + " has failed: " + end.text);
     if (view_.poisoned > 0)
       throw CommandError(FAILED, std::to_string(view_.poisoned) + " pages of restore " + view_.name +
-                                     " could not be read from " + options_.memory +
+                                     " could not be read from " + memory_.name() +
                                      ": the target got SIGBUS on them");
     // A target that has gone needs no more pages; one that was let go without them does.
     if (end.missing > 0 && end.reason != rpc::EndReason::TARGET_GONE)
@@ -367,7 +368,7 @@ class RestoreCommand {
 
   const RestoreOptions& options_;
   Progress progress_;
-  kj::AutoCloseFd memory_;
+  Memory memory_;
   kj::AutoCloseFd socket_;  // listening, until the target has come
   std::unique_ptr<OwnService> own_;
   std::optional<Session> session_;
@@ -401,10 +402,12 @@ void addRestore(CLI::App& app, Result& chosen) {
       "{\"mem_backend\":{\"backend_type\":\"Uffd\",\"backend_path\":\"/tmp/vm.sock\"},...}\n"
       "  faultline restore --memory vm.mem --socket /tmp/vm.sock --no-prefault --keep-serving --json\n"
       "  faultline restore --memory vm.mem --socket /tmp/vm.sock --record-working-set vm.ws\n"
-      "  faultline restore --memory vm.mem --socket /tmp/vm.sock --working-set vm.ws\n\n"
+      "  faultline restore --memory vm.mem --socket /tmp/vm.sock --working-set vm.ws\n"
+      "  faultline restore --memory diff2.mem --over diff1.mem --over base.mem --socket /tmp/vm.sock\n\n"
       "Interrupted while pages are missing, a service of its own fetches them first; interrupted again, it "
       "gives them up.");
   command->add_option("--memory", options->memory, "The snapshot's memory file")->required();
+  addOver(*command, options->over);
   command->add_option("--socket", options->socket, "Where the target connects")->required();
   command->add_option("--name", options->name, "What to call the restore")
       ->check(restoreName())

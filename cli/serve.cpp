@@ -33,7 +33,9 @@ struct ServeOptions {
   ServiceOptions service;
   PolicyOptions policy;
   std::string control = DEFAULT_CONTROL;
-  std::vector<std::string> sockets, memories, names, workingSets;
+  std::vector<std::string> sockets, names, workingSets;
+  std::vector<std::vector<std::string>> memories;  // of each socket, the layers, the top one first
+  bool overNothing = false;                        // an --over came before any --memory
   bool anyUser = false, checkOnly = false;
   std::string refused;  // why these are not the options that were given: what is kept is served, and no more
 
@@ -46,6 +48,8 @@ void check(const ServeOptions& options) {
     throw CommandError(USAGE, "--socket and --memory come in pairs, but there are " +
                                   std::to_string(options.sockets.size()) + " sockets and " +
                                   std::to_string(options.memories.size()) + " memory files");
+  if (options.overNothing)
+    throw CommandError(USAGE, "--over names what lies below the --memory before it, and none is before it");
   if (options.names.size() > options.sockets.size())
     throw CommandError(USAGE, "--name names the restores of the --socket at the same place, but there are " +
                                   std::to_string(options.names.size()) + " names and " +
@@ -69,21 +73,24 @@ std::vector<ServedListener> listenersOf(const ServeOptions& options) {
 }
 
 // What a coordinator needs to know of a handshake socket, in memory that nobody can change.
-kj::AutoCloseFd listenSpec(const ServeOptions& options, const ServedListener& listener, int memory,
-                           bool withWorkingSet) {
+kj::AutoCloseFd listenSpec(const ServeOptions& options, const ServedListener& listener,
+                           const Memory& memory, bool withWorkingSet) {
   int fd;
   KJ_SYSCALL(fd = memfd_create("faultline-listener", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   kj::AutoCloseFd result(fd);
   capnp::MallocMessageBuilder message;
   auto kept = message.initRoot<rpc::KeptListener>();
   // Looked at for each target: whichever directory a coordinator runs in.
-  kept.setSourceName(std::filesystem::absolute(listener.memory).c_str());
+  auto layers = kept.initLayers(static_cast<unsigned>(listener.layers.size()));
+  for (unsigned i = 0; i < layers.size(); i++)
+    layers.set(i, std::filesystem::absolute(listener.layers[i]).c_str());
+  kept.setSourceName(std::filesystem::absolute(listener.layers.front()).c_str());
   auto spec = kept.initSpec();
   spec.setName(listener.name.c_str());
   spec.setAnyUser(options.anyUser);
   std::optional<WorkingSet> workingSet;
   if (withWorkingSet && !listener.workingSet.empty())
-    workingSet = readWorkingSetFor(listener.workingSet, memory, listener.memory);
+    workingSet = readWorkingSetFor(listener.workingSet, memory);
   fill(spec.initPolicy(), options.policy, workingSet.has_value() ? &*workingSet : nullptr);
   capnp::writeMessageToFd(fd, message);
   KJ_SYSCALL(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
@@ -107,7 +114,7 @@ void makeListeners(const ServeOptions& options, ServedListeners& served, bool to
     return;
   }
   served.apply(listenersOf(options),
-               [&options](const ServedListener& listener, int memory, bool withWorkingSet) {
+               [&options](const ServedListener& listener, const Memory& memory, bool withWorkingSet) {
                  return listenSpec(options, listener, memory, withWorkingSet);
                });
 }
@@ -174,7 +181,8 @@ void addServe(CLI::App& app, Result& chosen) {
       "Examples:\n"
       "  faultline serve\n"
       "  faultline serve --shards 4 --socket /run/vm1.sock --memory /snapshots/vm1.mem --name vm1\n"
-      "  faultline serve --socket /run/a.sock --memory a.mem --socket /run/b.sock --memory b.mem\n\n"
+      "  faultline serve --socket /run/a.sock --memory a.mem --socket /run/b.sock --memory b.mem\n"
+      "  faultline serve --socket /run/a.sock --memory diff.mem --over base.mem\n\n"
       "Ends on SIGTERM, SIGINT or SIGHUP: new targets are refused, pages that targets miss are fetched (at "
       "most "
       "--stop-limit-s),\n"
@@ -188,7 +196,12 @@ void addServe(CLI::App& app, Result& chosen) {
   addServiceOptions(*command, options->service);
   command->add_option("--socket", options->sockets,
                       "Serve targets that connect here (repeatable, with --memory)");
-  command->add_option("--memory", options->memories, "The memory file for the --socket at the same place");
+  auto memory = command->add_option_function<std::vector<std::string>>(
+      "--memory", [](const std::vector<std::string>&) {},
+      "The memory file for the --socket at the same place");
+  auto over = command->add_option_function<std::vector<std::string>>(
+      "--over", [](const std::vector<std::string>&) {},
+      "The snapshot that the --memory before it, a differential one, lies over (repeatable, the newest first)");
   command
       ->add_option("--name", options->names,
                    "What to call the restores of the --socket at the same place; default: vm1, vm2, ...")
@@ -208,7 +221,19 @@ void addServe(CLI::App& app, Result& chosen) {
       std::string(EXIT_CODES) +
       ",\n            64 the coordinator beside it does not take its options: it is of another build;\n"
       "            75 after SIGUSR1: everything is left to the next one");
-  command->callback([options, &chosen] { chosen = [options] { return serve(*options); }; });
+  command->callback([options, command, memory, over, &chosen] {
+    // Which --over belongs to which --memory is in their order.
+    std::size_t memories = 0, overs = 0;
+    for (const CLI::Option* option : command->parse_order()) {
+      if (option == memory) options->memories.push_back({memory->results()[memories++]});
+      if (option != over) continue;
+      if (options->memories.empty())
+        options->overNothing = true;
+      else
+        options->memories.back().push_back(over->results()[overs++]);
+    }
+    chosen = [options] { return serve(*options); };
+  });
 }
 
 Result serveWhatIsKept(const std::vector<std::string>& arguments, const std::string& refused) {

@@ -12,9 +12,9 @@
 #include <cstring>
 #include <filesystem>
 
-#include "cli/memory_file.h"
 #include "cli/recorded_working_set.h"
 #include "cli/working_set_file.h"
+#include "process/file_identity.h"
 #include "process/kept_name.h"
 
 namespace faultline::cli {
@@ -88,17 +88,20 @@ void ServedListeners::serve(const ServedListener& listener, const MakeSpec& make
     if (kept_.find(KeptName::listenerSpec(listener.name, other).text()) != nullptr)
       throw CommandError(USAGE,
                          "its name is that of a listener that was made at run time: choose another --name");
-  kj::AutoCloseFd memory = openMemory(listener.memory);
+  Memory memory = openStack(listener.layers);
   kj::AutoCloseFd made;
   try {
-    made = makeSpec(listener, memory.get(), true);
+    made = makeSpec(listener, memory, true);
   } catch (const CommandError& error) {
     if (!tolerant_ || listener.workingSet.empty()) throw;
     spdlog::error("listener {} is served without its working set: {}", listener.name, error.what());
-    made = makeSpec(listener, memory.get(), false);
+    made = makeSpec(listener, memory, false);
   }
   kept_.keep(spec.text(), kj::mv(made));
-  kept_.keep(spec.with(Part::source, 0).text(), kj::mv(memory));
+  dropSource(spec);
+  const std::size_t layers = memory.files.size();
+  for (std::size_t i = 0; i < layers; i++)
+    kept_.keep(spec.with(Part::source, layers == 1 ? 0 : layers - i).text(), kj::mv(memory.files[i]));
   listenAt(spec.with(Part::listen).text(), listener.socket);
 }
 
@@ -139,15 +142,22 @@ void ServedListeners::close(const std::string& name) {
   if (kept_.find(spec.text()) == nullptr) return;
   const std::string listen = spec.with(Part::listen).text();
   if (const supervisor::SharedFd socket = kept_.find(listen); socket != nullptr) removeFile(socket->get());
-  for (const std::string& part : {listen, spec.text(), spec.with(Part::source, 0).text()}) kept_.drop(part);
+  for (const std::string& part : {listen, spec.text()}) kept_.drop(part);
+  dropSource(spec);
+}
+
+void ServedListeners::dropSource(const KeptName& listener) {
+  for (unsigned number = 0; number <= process::MOST_LAYERS; number++)
+    if (const std::string layer = listener.with(Part::source, number).text(); kept_.find(layer) != nullptr)
+      kept_.drop(layer);
 }
 
 std::vector<std::string> whatIsWrongWith(const std::vector<ServedListener>& listeners) {
   std::vector<std::string> problems;
   for (const ServedListener& listener : listeners) {
     try {
-      const kj::AutoCloseFd memory = openMemory(listener.memory);
-      if (!listener.workingSet.empty()) readWorkingSetFor(listener.workingSet, memory.get(), listener.memory);
+      const Memory memory = openStack(listener.layers);
+      if (!listener.workingSet.empty()) readWorkingSetFor(listener.workingSet, memory);
     } catch (const CommandError& error) {
       problems.push_back("listener " + listener.name + ": " + error.what());
     }

@@ -11,20 +11,23 @@
 #include <vector>
 
 #include "cli/errors.h"
+#include "cli/memory_file.h"
 #include "cli/socket_file.h"
+#include "process/kept_name.h"
 #include "supervisor/fd_store.h"
 
 namespace faultline::cli {
 
 struct ServedListener {
-  std::string name, socket, memory;
-  std::string workingSet;  // a file; empty: none
+  std::string name, socket;
+  std::vector<std::string> layers;  // of the memory, the top one first
+  std::string workingSet;           // a file; empty: none
 };
 
-// Makes what a coordinator needs to know of a listener, in memory that nobody can change. `memory`: the file,
-// open. `withWorkingSet`: false where that is left out, since it cannot be used.
+// Makes what a coordinator needs to know of a listener, in memory that nobody can change. `withWorkingSet`: false where
+// that is left out, since it cannot be used.
 using MakeSpec =
-    std::function<kj::AutoCloseFd(const ServedListener& listener, int memory, bool withWorkingSet)>;
+    std::function<kj::AutoCloseFd(const ServedListener& listener, const Memory& memory, bool withWorkingSet)>;
 
 // What is wrong with a listener costs that one alone, and is an error in the log, where restores are being
 // served
@@ -44,6 +47,7 @@ class ServedListeners {
  private:
   void serve(const ServedListener& listener, const MakeSpec& makeSpec);
   void close(const std::string& name);
+  void dropSource(const process::KeptName& listener);
   void closeWhatIsNot(const std::vector<ServedListener>& wanted);
 
   supervisor::FdStore& kept_;

@@ -1,7 +1,10 @@
 // The identity of a snapshot's memory file, found without reading it whole.
 #pragma once
 
+#include <kj/io.h>
+
 #include <string>
+#include <vector>
 
 #include "cli/working_set.h"
 
@@ -13,6 +16,10 @@ namespace faultline::cli {
 // is served. `memory`: a regular file, borrowed; its position stays. Throws CommandError(FAILED) where it
 // can't be read.
 SnapshotIdentity identityOf(int memory);
+
+// The identity of a stack, the top layer first: that of all its layers. Of each but the lowest it is also where data
+// begins behind the places that are looked at, and what is there. A single file has the identity that it has alone.
+SnapshotIdentity identityOf(const std::vector<kj::AutoCloseFd>& layers);
 
 // 16 hexadecimal digits.
 std::string fingerprintText(const SnapshotIdentity& identity);

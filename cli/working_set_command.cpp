@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "cli/errors.h"
 #include "cli/memory_file.h"
+#include "cli/policy_options.h"
 #include "cli/recorded_working_set.h"
 #include "cli/restore_options.h"
 #include "cli/session.h"
@@ -19,6 +20,7 @@ namespace {
 struct WorkingSetOptions {
   std::string control = DEFAULT_CONTROL;
   std::string name, output, file, memory;
+  std::vector<std::string> over;  // the layers below `memory`
   bool json = false;
 };
 
@@ -37,7 +39,7 @@ int show(const WorkingSetOptions& options) {
   const WorkingSet set =
       options.memory.empty()
           ? readWorkingSet(options.file)
-          : readWorkingSetFor(options.file, openMemory(options.memory).get(), options.memory);
+          : readWorkingSetFor(options.file, openStack(layersOf(options.memory, options.over)));
   const std::string fingerprint = fingerprintText(set.snapshot);
   if (options.json) {
     auto ranges = nlohmann::json::array();
@@ -91,6 +93,7 @@ void addWorkingSet(CLI::App& app, Result& chosen) {
       "Check a file and print what is in it: a line a run, its offset in the memory file and its bytes.");
   showing->add_option("FILE", options->file, "The file")->required();
   showing->add_option("--memory", options->memory, "Refuse it unless it is for this memory file");
+  addOver(*showing, options->over);
   showing->add_flag("--json", options->json, "Print one JSON object");
   showing->footer(EXIT_CODES);
   showing->callback([options, &chosen] { chosen = [options] { return show(*options); }; });

@@ -55,6 +55,15 @@ std::string describe(const SnapshotIdentity& identity) {
   return std::to_string(identity.bytes) + " bytes, fingerprint " + fingerprintText(identity);
 }
 
+WorkingSet readFor(const std::string& path, const SnapshotIdentity& here, const std::string& memory) {
+  WorkingSet set = readWorkingSet(path);
+  if (set.snapshot != here)
+    throw CommandError(USAGE, "working set " + path + " was recorded with another snapshot (" +
+                                  describe(set.snapshot) + ") than " + memory + " (" + describe(here) +
+                                  "): record one with this snapshot, or leave it out");
+  return set;
+}
+
 }  // namespace
 
 WorkingSet readWorkingSet(const std::string& path) {
@@ -67,13 +76,11 @@ WorkingSet readWorkingSet(const std::string& path) {
 }
 
 WorkingSet readWorkingSetFor(const std::string& path, int memory, const std::string& memoryPath) {
-  WorkingSet set = readWorkingSet(path);
-  const SnapshotIdentity here = identityOf(memory);
-  if (set.snapshot != here)
-    throw CommandError(USAGE, "working set " + path + " was recorded with another snapshot (" +
-                                  describe(set.snapshot) + ") than " + memoryPath + " (" + describe(here) +
-                                  "): record one with this snapshot, or leave it out");
-  return set;
+  return readFor(path, identityOf(memory), memoryPath);
+}
+
+WorkingSet readWorkingSetFor(const std::string& path, const Memory& memory) {
+  return readFor(path, identityOf(memory.files), memory.name());
 }
 
 void writeWorkingSet(const std::string& path, const WorkingSet& set) {

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "cli/memory_file.h"
 #include "cli/working_set.h"
 
 namespace faultline::cli {
@@ -13,6 +14,8 @@ WorkingSet readWorkingSet(const std::string& path);
 // Reads a working set of this snapshot only: refused where it was recorded with another one. `memory`: the
 // opened memory file, borrowed; `memoryPath` is what it is called.
 WorkingSet readWorkingSetFor(const std::string& path, int memory, const std::string& memoryPath);
+// The same for all the layers of a memory.
+WorkingSet readWorkingSetFor(const std::string& path, const Memory& memory);
 
 // Replaces `path` in one step: a reader sees the former file or the new one, also after a crash.
 // CommandError(FAILED) where it can't be written; the former file is there still then.

@@ -31,26 +31,12 @@ void fill(rpc::ServiceTotals::Builder to, const ServiceTotals& totals) {
   rpc::fill(to.initCoordinatorRecovery(), totals.coordinatorRecovery);
 }
 
-// The one file that a source is made of.
-kj::Promise<kj::AutoCloseFd> fileOf(rpc::SourceSpec::Reader source) {
-  if (source.isUri())
-    rpc::refuse(rpc::Reason::UNSUPPORTED,
-                "sources by URI are not served by this build: give the memory file");
-  const auto layers = source.getLayers();
-  if (layers.size() == 0) rpc::refuse(rpc::Reason::BAD_INPUT, "no source was given: give the memory file");
-  if (layers.size() > 1)
-    rpc::refuse(rpc::Reason::UNSUPPORTED,
-                "a source of " + std::to_string(layers.size()) +
-                    " layers is not served by this build: merge them into one file");
-  if (!layers[0].hasFile()) rpc::refuse(rpc::Reason::BAD_INPUT, "the source's layer comes without a file");
-  return rpc::requireFd(layers[0].getFile(), "source");
-}
-
-std::string nameOf(rpc::SourceSpec::Reader source) {
-  if (!source.isLayers() || source.getLayers().size() == 0) return "";
-  const auto name = source.getLayers()[0].getName();
-  requireSourceName(name);
-  return name.cStr();
+// The files of a call, which can be the layers of one source.
+kj::Promise<SourceFiles> stackOf(rpc::SourceSpec::Reader source) {
+  for (const std::string& name : namesOf(source)) requireSourceName(name);
+  return filesOf(source).then([names = namesOf(source)](SourceFiles files) {
+    return checkedStack(kj::mv(files), names);
+  });
 }
 
 class ListenerServer final : public rpc::Answering<rpc::Listener> {
@@ -150,37 +136,17 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
 
   kj::Promise<void> attach(AttachContext context) override {
     auto params = context.getParams();
-    auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(3);
+    auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(2);
     fds.add(rpc::requireFd(params.getUffd(), "uffd"));
-    fds.add(fileOf(params.getSource()));
     fds.add(params.hasTarget() ? rpc::optionalFd(params.getTarget())
                                : kj::Promise<kj::AutoCloseFd>(kj::AutoCloseFd()));
-    return kj::joinPromises(fds.finish()).then([this, context](kj::Array<kj::AutoCloseFd> got) mutable {
-      auto params = context.getParams();
-      auto spec = params.getSpec();
-      if (!uffd::isUserfaultfd(got[0].get()))
-        rpc::refuse(rpc::Reason::BAD_TARGET, "the fd given as uffd is no userfaultfd");
-      RestoreSpec wanted;
-      wanted.name = spec.getName().cStr();
-      if (!wanted.name.empty()) requireName(wanted.name);
-      wanted.sourceName = nameOf(params.getSource());
-      wanted.regions = regionsFromCall(spec.getRegions());
-      rpc::because(rpc::Reason::BAD_TARGET, [&] { wanted.uffdFeatures = uffdFeatures(got[0].get()); });
-      wanted.policy = policyFrom(spec.getPolicy(), got[1].get());
-      wanted.requireServable(got[1].get());
-      auto looked = whyNotRegistered(got[0].get(), wanted.regions,
-                                     got[2].get() >= 0 ? process::pidOf(got[2].get()) : 0);
-      return looked.then([this, context, wanted = std::move(wanted),
-                          got = kj::mv(got)](std::optional<std::string> why) mutable {
-        if (why.has_value()) rpc::refuse(rpc::Reason::BAD_TARGET, *why);
-        auto prepared = service_.prepare(std::move(wanted), got[1].get());
-        return prepared.then([this, context, got = kj::mv(got)](PreparedRestore prepared) mutable {
-          const std::string name = service_.begin(
-              std::move(prepared), {kj::mv(got[0]), kj::mv(got[1]), kj::AutoCloseFd(), kj::mv(got[2])});
-          context.getResults().setRestore(makeRestoreServer(service_.find(name)));
+    auto source = stackOf(params.getSource());
+    return kj::joinPromises(fds.finish())
+        .then([this, context, source = kj::mv(source)](kj::Array<kj::AutoCloseFd> got) mutable {
+          return source.then([this, context, got = kj::mv(got)](SourceFiles files) mutable {
+            return attach(context, {kj::mv(got[0]), kj::mv(files), kj::AutoCloseFd(), kj::mv(got[1])});
+          });
         });
-      });
-    });
   }
 
   kj::Promise<void> list(ListContext context) override {
@@ -196,13 +162,13 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
 
   kj::Promise<void> listen(ListenContext context) override {
     auto params = context.getParams();
-    auto source = fileOf(params.getSource());
+    auto source = stackOf(params.getSource());
     return rpc::requireFd(params.getSocket(), "socket")
         .then([this, context, source = kj::mv(source)](kj::AutoCloseFd socket) mutable {
-          return source.then([this, context, socket = kj::mv(socket)](kj::AutoCloseFd file) mutable {
+          return source.then([this, context, socket = kj::mv(socket)](SourceFiles files) mutable {
             auto params = context.getParams();
-            auto spec = listenerSpecFrom(params.getSpec(), nameOf(params.getSource()), file.get());
-            auto listener = service_.listen(std::move(spec), kj::mv(socket), kj::mv(file));
+            auto spec = listenerSpecFrom(params.getSpec(), namesOf(params.getSource()), files);
+            auto listener = service_.listen(std::move(spec), kj::mv(socket), kj::mv(files));
             context.getResults().setListener(kj::heap<ListenerServer>(service_, kj::mv(listener)));
           });
         });
@@ -252,6 +218,32 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
   }
 
  private:
+  kj::Promise<void> attach(AttachContext context, RestoreFds fds) {
+    auto params = context.getParams();
+    auto spec = params.getSpec();
+    if (!uffd::isUserfaultfd(fds.uffd.get()))
+      rpc::refuse(rpc::Reason::BAD_TARGET, "the fd given as uffd is no userfaultfd");
+    RestoreSpec wanted;
+    wanted.name = spec.getName().cStr();
+    if (!wanted.name.empty()) requireName(wanted.name);
+    wanted.layerNames = namesOf(params.getSource());
+    wanted.regions = regionsFromCall(spec.getRegions());
+    rpc::because(rpc::Reason::BAD_TARGET, [&] { wanted.uffdFeatures = uffdFeatures(fds.uffd.get()); });
+    wanted.policy = policyFrom(spec.getPolicy(), fds.source.back().get());
+    wanted.requireServable(fds.source.back().get());
+    auto looked = whyNotRegistered(fds.uffd.get(), wanted.regions,
+                                   fds.target.get() >= 0 ? process::pidOf(fds.target.get()) : 0);
+    return looked.then([this, context, wanted = std::move(wanted),
+                        fds = kj::mv(fds)](std::optional<std::string> why) mutable {
+      if (why.has_value()) rpc::refuse(rpc::Reason::BAD_TARGET, *why);
+      auto prepared = service_.prepare(std::move(wanted), fds.source.back().get());
+      return prepared.then([this, context, fds = kj::mv(fds)](PreparedRestore ready) mutable {
+        const std::string name = service_.begin(std::move(ready), kj::mv(fds));
+        context.getResults().setRestore(makeRestoreServer(service_.find(name)));
+      });
+    });
+  }
+
   static void fillRestores(capnp::List<rpc::RestoreInfo>::Builder list,
                            const Service::CountedRestores& restores) {
     for (unsigned i = 0; i < list.size(); i++) (*restores)[i].restore->fill(list[i], (*restores)[i].counts);

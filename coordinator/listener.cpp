@@ -25,13 +25,19 @@ struct Listener::Pending {
   kj::Maybe<kj::Own<HandshakeReader>> reader;
 };
 
-ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, std::string sourceName, int source) {
-  return {reader.getName().cStr(), std::move(sourceName), policyFrom(reader.getPolicy(), source),
+ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, std::vector<std::string> layerNames,
+                              const SourceFiles& source) {
+  return {reader.getName().cStr(), std::move(layerNames), policyFrom(reader.getPolicy(), source.back().get()),
           reader.getAnyUser()};
 }
 
-ListenerSpec listenerSpecFrom(rpc::KeptListener::Reader reader, int source) {
-  return listenerSpecFrom(reader.getSpec(), reader.getSourceName().cStr(), source);
+ListenerSpec listenerSpecFrom(rpc::KeptListener::Reader reader, const SourceFiles& source) {
+  std::vector<std::string> names;
+  for (auto layer : reader.getLayers()) names.emplace_back(layer.cStr());
+  if (names.empty()) names.emplace_back(reader.getSourceName().cStr());
+  KJ_REQUIRE(source.size() == names.size(), "not all files of the listener's source are there", source.size(),
+             names.size());
+  return listenerSpecFrom(reader.getSpec(), std::move(names), source);
 }
 
 void fill(rpc::KeptListener::Builder to, const ListenerSpec& spec) {
@@ -39,10 +45,12 @@ void fill(rpc::KeptListener::Builder to, const ListenerSpec& spec) {
   listen.setName(spec.name.c_str());
   listen.setAnyUser(spec.anyUser);
   fill(listen.initPolicy(), spec.policy);
-  to.setSourceName(spec.sourceName.c_str());
+  to.setSourceName(spec.layerNames.front().c_str());
+  auto layers = to.initLayers(static_cast<unsigned>(spec.layerNames.size()));
+  for (unsigned i = 0; i < layers.size(); i++) layers.set(i, spec.layerNames[i].c_str());
 }
 
-Listener::Listener(RestoreContext& context, process::Origin origin, ListenerSpec spec, kj::AutoCloseFd source,
+Listener::Listener(RestoreContext& context, process::Origin origin, ListenerSpec spec, SourceFiles source,
                    Begin begin)
     : context_(context),
       origin_(origin),
@@ -82,7 +90,8 @@ kj::Promise<void> Listener::readMore(const std::shared_ptr<Pending>& pending) {
   auto& reader = KJ_ASSERT_NONNULL(pending->reader);
   switch (reader->advance()) {
     case HandshakeReader::Progress::complete:
-      return lookAtSource().then([this, pending] { return complete(pending); });
+      return lookAtSource().then(
+          [this, pending](SourceFiles source) { return complete(pending, kj::mv(source)); });
     case HandshakeReader::Progress::nothingCame:
       // A look whether the socket is served, as by a health probe: nobody wanted to be restored.
       return kj::READY_NOW;
@@ -94,53 +103,63 @@ kj::Promise<void> Listener::readMore(const std::shared_ptr<Pending>& pending) {
 
 // A snapshot that is taken anew is often renamed over the one before it, and a target's other state is of the
 // file that lies there now. What has come by call has no path of ours: its maker's may be another file here.
-kj::Promise<void> Listener::lookAtSource() {
-  if (origin_ == process::Origin::call) return kj::READY_NOW;
-  auto looked = whatIsAt(spec_.sourceName, process::duplicate(source_.get()));
-  return looked.then([this](std::shared_ptr<FileNow> now) {
+kj::Promise<SourceFiles> Listener::lookAtSource() {
+  if (origin_ == process::Origin::call) return checkedSource();
+  auto looking = kj::Vector<kj::Promise<void>>();
+  for (std::size_t layer = 0; layer < source_.size(); layer++) looking.add(lookAtLayer(layer));
+  return kj::joinPromises(looking.releaseAsArray()).then([this] { return checkedSource(); });
+}
+
+// A copy: what another target finds at the paths meanwhile is not what was checked.
+kj::Promise<SourceFiles> Listener::checkedSource() const {
+  return checkedStack(duplicates(source_), spec_.layerNames);
+}
+
+kj::Promise<void> Listener::lookAtLayer(std::size_t layer) {
+  const std::string& path = spec_.layerNames[layer];
+  auto looked = whatIsAt(path, process::duplicate(source_[layer].get()));
+  return looked.then([this, layer, path](std::shared_ptr<FileNow> now) {
     switch (now->what) {
       case FileNow::What::same:
         return;
       case FileNow::What::replaced:
-        return replaceSource(kj::mv(now->fd));
+        return replaceLayer(layer, kj::mv(now->fd));
       case FileNow::What::gone:
-        if (!std::exchange(goneTold_, true))
-          context_.log.add("listener " + spec_.name + ": memory file " + spec_.sourceName +
+        if (goneTold_.insert(layer).second)
+          context_.log.add("listener " + spec_.name + ": memory file " + path +
                            " is not there any more: targets get the one that was");
         return;
       case FileNow::What::unreadable:
-        throw HandshakeError("memory file " + spec_.sourceName +
-                             " was replaced, and cannot be used: " + now->why);
+        throw HandshakeError("memory file " + path + " was replaced, and cannot be used: " + now->why);
     }
   });
 }
 
-void Listener::replaceSource(kj::AutoCloseFd source) {
-  context_.link.store(process::KeptName::listener(spec_.name, process::KeptName::Part::source, 0),
-                      source.get());
-  source_ = kj::mv(source);
-  goneTold_ = false;
+void Listener::replaceLayer(std::size_t layer, kj::AutoCloseFd file) {
+  source_[layer] = kj::mv(file);
+  store(context_.link, process::KeptName::listenerSpec(spec_.name, origin_), source_);
+  goneTold_.erase(layer);
   std::string more;
   if (!spec_.policy.workingSet.ranges.empty())
     more = "; the working set is of the one before, and is not used";
   spec_.policy.workingSet = {};
-  context_.log.add("listener " + spec_.name + ": memory file " + spec_.sourceName +
+  context_.log.add("listener " + spec_.name + ": memory file " + spec_.layerNames[layer] +
                    " was replaced: targets that come from now on get the new one" + more);
 }
 
-kj::Promise<void> Listener::complete(const std::shared_ptr<Pending>& pending) {
+kj::Promise<void> Listener::complete(const std::shared_ptr<Pending>& pending, SourceFiles source) {
   Handshake handshake = KJ_ASSERT_NONNULL(pending->reader)->take();
   context_.failpoints.hit(failpoints::Point::handshakeRead);
   RestoreSpec spec;
   spec.name = spec_.name;
-  spec.sourceName = spec_.sourceName;
+  spec.layerNames = spec_.layerNames;
   spec.regions = std::move(handshake.regions);
   spec.uffdFeatures = handshake.features;
   spec.policy = spec_.policy;
   spec.watchSocket = handshake.socketOutlivesHandshake;
-  RestoreFds fds{kj::mv(handshake.uffd), process::duplicate(source_.get()),
+  RestoreFds fds{kj::mv(handshake.uffd), kj::mv(source),
                  process::duplicate(pending->connection.get()), kj::AutoCloseFd()};
-  spec.requireServable(fds.source.get());
+  spec.requireServable(fds.source.back().get());
   auto looked = whyNotRegistered(fds.uffd.get(), spec.regions, peerOf(pending->connection.get()).pid);
   return looked.then(
       [this, pending, spec = std::move(spec), fds = kj::mv(fds)](std::optional<std::string> why) mutable {
@@ -148,7 +167,7 @@ kj::Promise<void> Listener::complete(const std::shared_ptr<Pending>& pending) {
         Peer peer = peerOf(pending->connection.get());
         spec.targetPid = static_cast<std::uint32_t>(peer.pid);
         fds.target = kj::mv(peer.pidfd);
-        auto prepared = begin_.prepare(std::move(spec), fds.source.get());
+        auto prepared = begin_.prepare(std::move(spec), fds.source.back().get());
         return prepared.then([this, pending, fds = kj::mv(fds)](PreparedRestore prepared) mutable {
           begin(*pending, std::move(prepared), kj::mv(fds));
         });

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,14 +22,16 @@ namespace faultline::coordinator {
 
 struct ListenerSpec {
   std::string name;  // restores are called NAME, NAME-2, NAME-3, ...
-  std::string sourceName;
+  std::vector<std::string> layerNames;  // of the source, the top one first
   RestorePolicy policy;
   bool anyUser = false;
 };
 
-// `source`: the fd of the memory file. Throws where the policy does not fit it.
-ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, std::string sourceName, int source);
-ListenerSpec listenerSpecFrom(rpc::KeptListener::Reader reader, int source);
+// Throws where the policy does not fit the source.
+ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, std::vector<std::string> layerNames,
+                              const SourceFiles& source);
+// Throws, too, where these are not all the layers that it had.
+ListenerSpec listenerSpecFrom(rpc::KeptListener::Reader reader, const SourceFiles& source);
 void fill(rpc::KeptListener::Builder to, const ListenerSpec& spec);
 
 // Loop thread only.
@@ -41,14 +44,15 @@ class Listener final : private kj::TaskSet::ErrorHandler {
     std::function<std::string(PreparedRestore prepared, RestoreFds fds)> begin;
   };
 
-  Listener(RestoreContext& context, process::Origin origin, ListenerSpec spec, kj::AutoCloseFd source,
+  Listener(RestoreContext& context, process::Origin origin, ListenerSpec spec, SourceFiles source,
            Begin begin);
 
   const ListenerSpec& spec() const { return spec_; }
-  // The memory file of targets that come now; borrowed.
-  int source() const { return source_.get(); }
+  // The top layer of the source of targets that come now; borrowed.
+  int source() const { return source_.front().get(); }
   // Who made it.
   process::Origin origin() const { return origin_; }
+  std::size_t layers() const { return source_.size(); }
   // A connection that the supervisor accepted and keeps under `keptAs`.
   void accepted(const process::KeptName& keptAs, kj::AutoCloseFd connection);
 
@@ -68,9 +72,11 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   struct Pending;
   kj::Promise<void> handshake(const std::shared_ptr<Pending>& pending);
   kj::Promise<void> readMore(const std::shared_ptr<Pending>& pending);
-  kj::Promise<void> lookAtSource();
-  void replaceSource(kj::AutoCloseFd source);
-  kj::Promise<void> complete(const std::shared_ptr<Pending>& pending);
+  kj::Promise<SourceFiles> lookAtSource();
+  kj::Promise<SourceFiles> checkedSource() const;
+  kj::Promise<void> lookAtLayer(std::size_t layer);
+  void replaceLayer(std::size_t layer, kj::AutoCloseFd file);
+  kj::Promise<void> complete(const std::shared_ptr<Pending>& pending, SourceFiles source);
   void begin(Pending& pending, PreparedRestore prepared, RestoreFds fds);
   void refuse(const kj::Exception& why);
   void taskFailed(kj::Exception&& exception) override;
@@ -78,8 +84,8 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   RestoreContext& context_;
   const process::Origin origin_;
   ListenerSpec spec_;
-  kj::AutoCloseFd source_;
-  bool goneTold_ = false;
+  SourceFiles source_;
+  std::set<std::size_t> goneTold_;  // layers whose file is not there any more, and that was said
   Begin begin_;
   std::vector<std::string> names_;
   std::vector<kj::Own<kj::PromiseFulfiller<void>>> waiters_;

@@ -53,8 +53,8 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
       router_(context.pool, segment_, context.latency),
       population_(context.pool, router_, segment_),
       answerer_(fds_.uffd.get(), -1, ""),
-      shards_(context.pool, timer(), segment_, fds_.uffd.get(), fds_.source.get(), router_, population_,
-              *this),
+      shards_(context.pool, timer(), segment_, fds_.uffd.get(), fds_.source, fds_.layers, router_,
+              population_, *this),
       target_(context.io, segment_, {fds_.uffd.get(), fds_.target.get(), fds_.conn.get()}, context.log,
               context.totals, *this),
       reading_(nullptr),
@@ -86,6 +86,7 @@ std::shared_ptr<Restore> Restore::begin(RestoreContext& context, const RestoreSp
     rpc::refuse(
         rpc::Reason::BAD_TARGET,
         "a target that is to be killed when a page is lost needs a pidfd: give one, or have it poisoned");
+  fds.layers = layersOf(fds.source, spec.layerNames);
   std::shared_ptr<Restore> restore(new Restore(context, kj::mv(fds), std::move(segment)));
   restore->useWorkingSet(spec.policy.workingSet);
   if (restore->policy().recordWorkingSet != 0) restore->record(-1);
@@ -149,16 +150,18 @@ UffdReaderHooks Restore::readerHooks() {
 }
 
 // The segment first: without it, what is left was never durable.
-void Restore::drop(SupervisorLink& link, std::uint64_t id) {
+void Restore::drop(SupervisorLink& link, std::uint64_t id, std::size_t layers) {
   for (const Part part : {Part::segment, Part::uffd, Part::conn, Part::target, Part::touches})
     link.drop(process::KeptName::restore(id, part));
-  link.drop(process::KeptName::restore(id, Part::source, 0));
+  if (layers > 1) link.drop(process::KeptName::restore(id, Part::names));
+  coordinator::drop(link, process::KeptName::restore(id, Part::segment), layers);
 }
 
 void Restore::store() {
   SupervisorLink& link = context_.link;
   link.store(kept(Part::uffd), fds_.uffd.get());
-  link.store(kept(Part::source, 0), fds_.source.get());
+  coordinator::store(link, kept(Part::segment), fds_.source);
+  if (!fds_.layers.empty()) link.store(kept(Part::names), keptLayers(fds_.layers));
   if (fds_.conn.get() >= 0) link.store(kept(Part::conn), fds_.conn.get());
   if (fds_.target.get() >= 0) link.store(kept(Part::target), fds_.target.get());
   if (touches_ != nullptr) link.store(kept(Part::touches), touches_->fd());
@@ -181,6 +184,8 @@ kj::Promise<void> Restore::recover() {
             if (over()) return;
             target_.start();
             if (why.has_value()) return fail(rpc::EndReason::SEGMENT_DAMAGED, *why);
+            if (auto other = whatChanged(fds_.source, fds_.layers))
+              return fail(rpc::EndReason::SOURCE_CHANGED, *other);
             serveFromOwners();
             if (wakesAfterTakeover()) wake();
           },

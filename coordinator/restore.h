@@ -21,6 +21,7 @@
 #include "coordinator/service_counters.h"
 #include "coordinator/shard_attachments.h"
 #include "coordinator/shard_pool.h"
+#include "coordinator/source_files.h"
 #include "coordinator/target_watch.h"
 #include "coordinator/touch_recorder.h"
 #include "coordinator/uffd_reader.h"
@@ -47,10 +48,11 @@ struct RestoreContext {
 // The fds of a restore; uffd and source always, the others where known (-1).
 struct RestoreFds {
   kj::AutoCloseFd uffd;
-  kj::AutoCloseFd source;
+  SourceFiles source;
   kj::AutoCloseFd conn;       // the handshake's connection
   kj::AutoCloseFd target;     // pidfd of the process that connected
   kj::AutoCloseFd touches{};  // the recording of a working set
+  std::vector<SourceLayer> layers{};  // what the files of the source were, where they are several
 };
 
 // Loop thread only.
@@ -69,8 +71,8 @@ class Restore final : private ShardAttachments::Owner,
 
   // Has the supervisor keep all of it, again where it does already.
   void store();
-  // Has it keep nothing of restore `id`.
-  static void drop(SupervisorLink& link, std::uint64_t id);
+  // Has it keep nothing of restore `id`, whose source has at most so many layers.
+  static void drop(SupervisorLink& link, std::uint64_t id, std::size_t layers);
 
   // Attaches it to the shards that are up, then serves.
   void start();
@@ -179,6 +181,7 @@ class Restore final : private ShardAttachments::Owner,
   bool paused() const override { return life_.stage() == Life::Stage::paused; }
   void allAttached() override { readyFulfiller_->fulfill(); }
   void shardRefuses(const std::string& why) override { fail(rpc::EndReason::NOT_SERVABLE, why); }
+  void sourceHasChanged(const std::string& why) override { fail(rpc::EndReason::SOURCE_CHANGED, why); }
   // Of TargetWatch.
   void targetGone(const std::string& how) override;
   kj::Promise<void> pagesGone(std::vector<shm::PageRange> pages) override;

@@ -218,7 +218,7 @@ void Restore::finish() {
   if (over()) return;
   life_.become(Stage::over);
   shards_.drop();
-  drop(context_.link, id());
+  drop(context_.link, id(), fds_.source.size());
   readyFulfiller_->fulfill();
   completeFulfiller_->fulfill();
   overFulfiller_->fulfill();

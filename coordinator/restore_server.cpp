@@ -60,7 +60,7 @@ class RestoreServer final : public rpc::Answering<rpc::Restore> {
       : restore_(restore), name_(restore->name()), over_(restore->whenOver().fork()) {
     if (restore->touches() != nullptr)
       recorded_ = makeRecordedWorkingSet(restore->touches(), restore->segment().regions().regions(),
-                                         restore->fds().source.get());
+                                         restore->fds().source);
   }
 
   kj::Promise<void> info(InfoContext context) override { return fill(require(), context); }

@@ -42,7 +42,7 @@ std::uint64_t sizeOf(int source, const std::string& name) {
 }  // namespace
 
 void RestoreSpec::requireServable(int source) const {
-  if (auto why = shm::whyNotServable(regions, sizeOf(source, sourceName)))
+  if (auto why = shm::whyNotServable(regions, sizeOf(source, nameOf(layerNames))))
     rpc::refuse(rpc::Reason::BAD_TARGET, *why);
 }
 
@@ -50,9 +50,9 @@ kj::Promise<shm::Segment> RestoreSpec::createSegment(const Options& options, int
   shm::SegmentSpec spec;
   spec.restoreId = newId();
   spec.name = name;
-  spec.sourceName = sourceName;
+  spec.sourceName = nameOf(layerNames);
   spec.regions = regions;
-  spec.sourceBytes = sizeOf(source, sourceName);
+  spec.sourceBytes = sizeOf(source, spec.sourceName);
   spec.uffdFeatures = uffdFeatures;
   spec.workersPerShard = slotsFor(threadsOf(options));
   spec.shards = options.shards;

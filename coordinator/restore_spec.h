@@ -10,22 +10,23 @@
 
 #include "coordinator/options.h"
 #include "coordinator/restore_policy.h"
+#include "coordinator/source_files.h"
 #include "shmtracker/segment.h"
 
 namespace faultline::coordinator {
 
 struct RestoreSpec {
   std::string name;
-  std::string sourceName;
+  std::vector<std::string> layerNames;  // of the source, the top one first
   std::vector<shm::Region> regions;
   std::uint64_t uffdFeatures = 0;
   std::uint32_t targetPid = 0;
   RestorePolicy policy;
   bool watchSocket = false;  // the target is gone when the handshake's connection closes
 
-  // Refuses what the source cannot serve, whatever the userfaultfd is. `source`: fd.
+  // Refuses what the source cannot serve, whatever the userfaultfd is. `source`: fd of any of its files.
   void requireServable(int source) const;
-  // A segment for it, its gate closed, not yet ready. `source`: fd. Fails where the regions can't be served from
+  // A segment for it, its gate closed, not yet ready. `source`: as before. Fails where the regions can't be served from
   // the source or there is no memory. Made in a thread of its own: that of terabytes takes seconds to lock in memory.
   kj::Promise<shm::Segment> createSegment(const Options& options, int source) const;
 };

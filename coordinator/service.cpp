@@ -289,7 +289,7 @@ std::string Service::begin(PreparedRestore prepared, RestoreFds fds) {
   const auto restore = Restore::begin(context_, spec, std::move(prepared.segment), kj::mv(fds));
   Restore& begun = *restore;
   spdlog::info("restore {} ({}): {} pages in {} regions from {}, target pid {}", begun.name(), begun.id(),
-               begun.segment().pages().pageCount(), spec.regions.size(), spec.sourceName, spec.targetPid);
+               begun.segment().pages().pageCount(), spec.regions.size(), begun.segment().sourceName(), spec.targetPid);
   if ((spec.uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) == 0)
     spdlog::warn(
         "restore {}: its userfaultfd does not tell removals (UFFD_FEATURE_EVENT_REMOVE): a page that the "
@@ -333,7 +333,7 @@ std::shared_ptr<Restore> Service::find(const std::string& name) {
   rpc::refuse(rpc::Reason::NOT_FOUND, "no restore is called " + name.substr(0, 64) + "; `faultline status` lists them");
 }
 
-std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source) {
+std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd socket, SourceFiles source) {
   requireName(spec.name);
   if (ending()) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
   if (listeners_.count(spec.name) != 0)
@@ -346,7 +346,7 @@ std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd soc
   fill(message.initRoot<rpc::KeptListener>(), spec);
   capnp::writeMessageToFd(specFd.get(), message);
   const KeptName kept = KeptName::listenerSpec(spec.name, process::Origin::call);
-  link_.store(kept.with(KeptName::Part::source, 0), source.get());
+  coordinator::store(link_, kept, source);
   link_.store(kept, specFd.get());
   auto listener = makeListener(process::Origin::call, std::move(spec), kj::mv(source));
   link_.store(kept.with(KeptName::Part::listen), socket.get());
@@ -354,7 +354,7 @@ std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd soc
 }
 
 std::shared_ptr<Listener> Service::makeListener(process::Origin origin, ListenerSpec spec,
-                                                kj::AutoCloseFd source) {
+                                                SourceFiles source) {
   const std::string name = spec.name;
   return listeners_[name] = std::make_shared<Listener>(
              context_, origin, std::move(spec), kj::mv(source),
@@ -376,7 +376,7 @@ void Service::closeListener(const std::string& name) {
   const KeptName spec = KeptName::listenerSpec(name, listener->origin());
   link_.drop(spec.with(KeptName::Part::listen));
   link_.drop(spec);
-  link_.drop(spec.with(KeptName::Part::source, 0));
+  coordinator::drop(link_, spec, listener->layers());
   // Its connections are kept, and open, until the supervisor is told of each.
   listeners_.erase(found);
   tasks_.add(listener->close().attach(kj::cp(listener)));

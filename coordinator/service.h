@@ -52,7 +52,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   using CountedRestores = std::shared_ptr<std::vector<CountedRestore>>;
   // Every restore that is not over, by id, with its pages by state, which are counted in steps.
   kj::Promise<CountedRestores> counted();
-  std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, kj::AutoCloseFd source);
+  std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, SourceFiles source);
   void closeListener(const std::string& name);
   // Closes this listener if it is open: its name may be another's by now.
   void close(const Listener& listener);
@@ -81,7 +81,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   void adoptFailpoints();
   void adoptListeners();
   void adoptListener(const process::KeptName& spec);
-  std::shared_ptr<Listener> makeListener(process::Origin origin, ListenerSpec spec, kj::AutoCloseFd source);
+  std::shared_ptr<Listener> makeListener(process::Origin origin, ListenerSpec spec, SourceFiles source);
   kj::Promise<void> adoptRestores();
   void adoptConnections();
   bool killsOnLost(int source) const;

@@ -14,12 +14,14 @@ constexpr kj::Duration LEAVE_PATIENCE = 2 * kj::SECONDS;
 }  // namespace
 
 ShardAttachments::ShardAttachments(ShardPool& pool, kj::Timer& timer, shm::Segment& segment, int uffd,
-                                   int source, FaultRouter& router, Population& population, Owner& owner)
+                                   const SourceFiles& source, const std::vector<SourceLayer>& layers,
+                                   FaultRouter& router, Population& population, Owner& owner)
     : pool_(pool),
       timer_(timer),
       segment_(segment),
       uffd_(uffd),
       source_(source),
+      layers_(layers),
       router_(router),
       population_(population),
       owner_(owner) {}
@@ -47,7 +49,7 @@ kj::Promise<bool> ShardAttachments::up(ShardHandle& shard, std::vector<shm::Page
 }
 
 kj::Promise<void> ShardAttachments::attach(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {
-  return kj::evalNow([&] { return shard.attach(id(), uffd_, segment_.fd(), source_); })
+  return kj::evalNow([&] { return shard.attach(id(), uffd_, segment_.fd(), source_, layers_); })
       .then([this, &shard, hopeless = std::move(hopeless)]() -> kj::Promise<void> {
         // Before it is handed any fault: what killed its predecessors must not be met again.
         return hopeless.empty() ? kj::Promise<void>(kj::READY_NOW) : poison(shard, hopeless);
@@ -57,6 +59,8 @@ kj::Promise<void> ShardAttachments::attach(ShardHandle& shard, std::vector<shm::
         if (!pool_.lives(index, pid))
           kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the shard has died", index, pid));
         if (!owner_.wantsShards()) return;
+        // From here on the shard sees each change: what it was attached with is what the restore began with.
+        if (auto why = whatChanged(source_, layers_)) return owner_.sourceHasChanged(*why);
         router_.setAttached(index, true);
         population_.shardUp(shard, owner_.paused());
         const auto shares = segment_.shares();

@@ -11,6 +11,7 @@
 #include "coordinator/fault_router.h"
 #include "coordinator/population.h"
 #include "coordinator/shard_pool.h"
+#include "coordinator/source_files.h"
 #include "shmtracker/segment.h"
 
 namespace faultline::coordinator {
@@ -27,14 +28,17 @@ class ShardAttachments {
     virtual void allAttached() = 0;
     // A shard lives and does not serve the restore, which would leave its pages without an answer for ever.
     virtual void shardRefuses(const std::string& why) = 0;
+    // The source is not what the restore began with: no byte of it may be used.
+    virtual void sourceHasChanged(const std::string& why) = 0;
 
    protected:
     ~Owner() = default;
   };
 
-  // Borrows all, the uffd and the source included.
-  ShardAttachments(ShardPool& pool, kj::Timer& timer, shm::Segment& segment, int uffd, int source,
-                   FaultRouter& router, Population& population, Owner& owner);
+  // Borrows all, the uffd included. `layers`: what the files of the source were, where they are several.
+  ShardAttachments(ShardPool& pool, kj::Timer& timer, shm::Segment& segment, int uffd,
+                   const SourceFiles& source, const std::vector<SourceLayer>& layers, FaultRouter& router,
+                   Population& population, Owner& owner);
 
   bool attached(std::uint32_t shard) const { return router_.attached(shard); }
   bool owns(std::uint32_t shard) const { return segment_.shares().at(shard) > 0; }
@@ -71,7 +75,9 @@ class ShardAttachments {
   ShardPool& pool_;
   kj::Timer& timer_;
   shm::Segment& segment_;
-  const int uffd_, source_;
+  const int uffd_;
+  const SourceFiles& source_;
+  const std::vector<SourceLayer>& layers_;
   FaultRouter& router_;
   Population& population_;
   Owner& owner_;

@@ -161,7 +161,8 @@ kj::Promise<std::vector<std::uint64_t>> ShardHandle::greet(rpc::ShardEvents::Cli
   });
 }
 
-kj::Promise<void> ShardHandle::attach(std::uint64_t restore, int uffd, int segment, int source) {
+kj::Promise<void> ShardHandle::attach(std::uint64_t restore, int uffd, int segment, const SourceFiles& source,
+                                      const std::vector<SourceLayer>& were) {
   auto found = attached_.find(restore);
   if (found == attached_.end()) {
     auto request = shard_.attachRequest();
@@ -169,7 +170,11 @@ kj::Promise<void> ShardHandle::attach(std::uint64_t restore, int uffd, int segme
     request.setIndex(index_);
     request.setUffd(rpc::makeFdFrom(uffd));
     request.setSegment(rpc::makeFdFrom(segment));
-    request.initLayers(1)[0].setFile(rpc::makeFdFrom(source));
+    auto layers = request.initLayers(static_cast<unsigned>(source.size()));
+    for (unsigned i = 0; i < layers.size(); i++) {
+      layers[i].setFile(rpc::makeFdFrom(source[i].get()));
+      if (i < were.size()) layers[i].setName(were[i].name.c_str());
+    }
     found = attached_.emplace(restore, request.send().ignoreResult().fork()).first;
   }
   return found->second.addBranch();

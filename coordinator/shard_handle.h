@@ -10,6 +10,7 @@
 #include <string>
 
 #include "coordinator/options.h"
+#include "coordinator/source_files.h"
 #include "coordinator/supervisor_link.h"
 #include "failpoints/failpoints.h"
 #include "process/process.h"
@@ -45,7 +46,8 @@ class ShardHandle {
 
   // Has the shard serve a restore; the fds are borrowed. A repeated call gets the answer to the first one.
   // Throws where there are no fds left.
-  kj::Promise<void> attach(std::uint64_t restore, int uffd, int segment, int source);
+  kj::Promise<void> attach(std::uint64_t restore, int uffd, int segment, const SourceFiles& source,
+                           const std::vector<SourceLayer>& were);
   // Whether it has been asked to, and not yet to let go: what it says of any other restore is none of its
   // business.
   bool serves(std::uint64_t restore) const { return attached_.count(restore) != 0; }

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "coordinator/armed_name.h"
@@ -54,13 +55,13 @@ void Service::adoptListeners() {
 
 void Service::adoptListener(const KeptName& name) {
   auto specFd = inherited_.take(name);
-  auto source = inherited_.take(name.with(Part::source, 0));
+  SourceFiles source = coordinator::take(inherited_, name);
   auto failure = kj::runCatchingExceptions([&] {
     KJ_REQUIRE(listeners_.count(name.key) == 0, "another listener has this name already", name.key);
-    KJ_REQUIRE(source.get() >= 0, "the listener's source is not there");
+    KJ_REQUIRE(!source.empty(), "the listener's source is not there");
     KJ_SYSCALL(lseek(specFd.get(), 0, SEEK_SET));
     capnp::StreamFdMessageReader message(specFd.get());
-    ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source.get());
+    ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source);
     spec.name = name.key;
     requireName(spec.name);
     makeListener(name.origin().value(), std::move(spec), kj::mv(source));
@@ -81,22 +82,28 @@ kj::Promise<void> Service::adoptRestores() {
   auto recovered = kj::Vector<kj::Promise<void>>();
   for (const std::uint64_t id : ids) {
     const KeptName name = KeptName::restore(id, Part::segment);
-    RestoreFds fds{inherited_.take(name.with(Part::uffd)), inherited_.take(name.with(Part::source, 0)),
+    RestoreFds fds{inherited_.take(name.with(Part::uffd)), coordinator::take(inherited_, name),
                    inherited_.take(name.with(Part::conn)), inherited_.take(name.with(Part::target)),
                    inherited_.take(name.with(Part::touches))};
+    const kj::AutoCloseFd names = inherited_.take(name.with(Part::names));
     kj::AutoCloseFd segment = inherited_.take(name);
     const bool kept = segment.get() >= 0 || inherited_.lost.count(name) != 0;
     if (!kept) {
       // Died before it was durable; the connection is there still and the handshake begins again.
-      Restore::drop(link_, id);
+      Restore::drop(link_, id, process::MOST_LAYERS);
       continue;
     }
     if (fds.uffd.get() < 0) {
       lost_.abandon(id, kj::mv(fds));
       continue;
     }
-    const bool kill = killsOnLost(fds.source.get());
-    if (segment.get() < 0 || fds.source.get() < 0) {
+    KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] {
+                   if (names.get() >= 0) fds.layers = layersFrom(names.get());
+                 }))
+      spdlog::error("restore {}: {}", id, e->getDescription().cStr());
+    const bool kill = !fds.source.empty() && killsOnLost(fds.source.front().get());
+    // With fewer layers it would be another snapshot.
+    if (segment.get() < 0 || fds.source.size() != std::max<std::size_t>(fds.layers.size(), 1)) {
       lost_.lose(id, "the supervisor had no room for its file descriptors", kj::mv(fds), segment.get(), kill);
       continue;
     }
@@ -106,7 +113,7 @@ kj::Promise<void> Service::adoptRestores() {
       const kj::AutoCloseFd room[] = {process::duplicate(uffd), process::duplicate(uffd),
                                       process::duplicate(uffd)};
     }
-    RestoreFds spare{process::duplicate(uffd), kj::AutoCloseFd(), kj::AutoCloseFd(),
+    RestoreFds spare{process::duplicate(uffd), SourceFiles(), kj::AutoCloseFd(),
                      fds.target.get() >= 0 ? process::duplicate(fds.target.get()) : kj::AutoCloseFd()};
     auto failure = kj::runCatchingExceptions([&] {
       const auto adopted = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);

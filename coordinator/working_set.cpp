@@ -46,7 +46,7 @@ std::vector<Part> partsOf(const std::vector<shm::Region>& regions) {
 class RecordedWorkingSetServer final : public rpc::RecordedWorkingSet::Server {
  public:
   RecordedWorkingSetServer(std::shared_ptr<const TouchRecorder> recorder, std::vector<shm::Region> regions,
-                           kj::AutoCloseFd source)
+                           SourceFiles source)
       : recorder_(std::move(recorder)), regions_(std::move(regions)), source_(kj::mv(source)) {}
 
   kj::Promise<void> pages(PagesContext context) override {
@@ -64,14 +64,15 @@ class RecordedWorkingSetServer final : public rpc::RecordedWorkingSet::Server {
   kj::Promise<void> snapshot(SnapshotContext context) override {
     auto results = context.getResults();
     rpc::fill(results.initRegions(static_cast<unsigned>(regions_.size())), regions_);
-    results.initSource().initLayers(1)[0].setFile(rpc::makeFdFrom(source_.get()));
+    auto layers = results.initSource().initLayers(static_cast<unsigned>(source_.size()));
+    for (unsigned i = 0; i < layers.size(); i++) layers[i].setFile(rpc::makeFdFrom(source_[i].get()));
     return kj::READY_NOW;
   }
 
  private:
   const std::shared_ptr<const TouchRecorder> recorder_;
   const std::vector<shm::Region> regions_;
-  const kj::AutoCloseFd source_;
+  const SourceFiles source_;
 };
 
 }  // namespace
@@ -142,9 +143,10 @@ std::vector<shm::PageRange> pagesOf(const WorkingSet& set, const std::vector<shm
 }
 
 rpc::RecordedWorkingSet::Client makeRecordedWorkingSet(std::shared_ptr<const TouchRecorder> recorder,
-                                                       std::vector<shm::Region> regions, int source) {
+                                                       std::vector<shm::Region> regions,
+                                                       const SourceFiles& source) {
   return kj::heap<RecordedWorkingSetServer>(std::move(recorder), std::move(regions),
-                                            process::duplicate(source));
+                                            duplicates(source));
 }
 
 }  // namespace faultline::coordinator

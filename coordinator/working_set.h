@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/source_files.h"
 #include "coordinator/touch_recorder.h"
 #include "rpc/control.capnp.h"
 #include "shmtracker/pages.h"
@@ -41,6 +42,7 @@ std::vector<shm::PageRange> pagesOf(const WorkingSet& set, const std::vector<shm
 
 // The capability for a recording. Goes on answering when the restore has ended. `source` is duplicated.
 rpc::RecordedWorkingSet::Client makeRecordedWorkingSet(std::shared_ptr<const TouchRecorder> recorder,
-                                                       std::vector<shm::Region> regions, int source);
+                                                       std::vector<shm::Region> regions,
+                                                       const SourceFiles& source);
 
 }  // namespace faultline::coordinator

@@ -1,14 +1,13 @@
 // Whether files can be the layers of one source.
 #pragma once
 
-#include <cstddef>
 #include <optional>
 #include <string>
 #include <vector>
 
-namespace faultline::image {
+#include "process/file_identity.h"
 
-inline constexpr std::size_t MOST_LAYERS = 32;
+namespace faultline::image {
 
 struct StackFile {
   int file;          // open for reading, borrowed; its position moves
@@ -16,7 +15,7 @@ struct StackFile {
   std::string path;  // to find its folder
 };
 
-// Why they cannot, naming the file and the way out; nothing where they can: at most MOST_LAYERS files, all of one size,
+// Why they cannot, naming the file and the way out; nothing where they can: at most process::MOST_LAYERS files, all of one size,
 // none of them twice, and the holes of each but the last are to be believed (image/upper_layer.h). `files`: the top one
 // first. A single file is nothing to be asked about. Waits for the file systems. Any thread.
 std::optional<std::string> whyNotStack(const std::vector<StackFile>& files);

@@ -47,6 +47,7 @@ constexpr Form FORMS[] = {
     {Kind::listener, Part::specOfCall, "spec-call"},
     {Kind::restore, Part::uffd, "uffd"},
     {Kind::restore, Part::source, "source", true},
+    {Kind::restore, Part::names, "names"},
     {Kind::restore, Part::conn, "conn"},
     {Kind::restore, Part::target, "target"},
     {Kind::restore, Part::touches, "touches"},

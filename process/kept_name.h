@@ -9,11 +9,11 @@
 //               never told to a coordinator
 //   listener    by its name. listen: the handshake socket, on which the supervisor accepts; conn.N: a target
 //   that was
-//               accepted and is not yet served; source.N: what its targets are restored from, the lowest
-//               layer is 0; spec-...: what its targets are given (rpc::ListenSpec), the part says who made
+//               accepted and is not yet served; source.N: what its targets are restored from: 0, or of
+//               several layers the lowest is 1; spec-...: what its targets are given (rpc::ListenSpec), the part says who made
 //               the listener
-//   restore     by its id. uffd, source.N, conn, target (a pidfd), touches, segment: stored last, it makes
-//   the restore
+//   restore     by its id. uffd, source.N, names (what its layers are, where there are several), conn,
+//               target (a pidfd), touches, segment: stored last, it makes the restore
 //               durable
 //   shard       by its index. pidfd, channel: stored last
 //   program     shard: of the build that runs. Never dropped, and never given to a service manager

@@ -91,7 +91,9 @@ struct SourceSpec {
   # Where the bytes of a restore come from.
   union {
     layers @0 :List(Layer);  # top first, 1 to 32: what is a hole in one is asked of the next, in the last it is zero.
-                             # A snapshot's memory file is one layer. More than one is refused (unsupported) as yet.
+                             # A snapshot's memory file is one layer. All are of one size; none is there twice; the
+                             # holes of each but the last are those of a differential snapshot, and its file system
+                             # tells them (else badSource). One that changes fails the restore (sourceChanged).
     uri @1 :Text;            # refused (unsupported) as yet
   }
 }

@@ -251,11 +251,13 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
   const auto at = restore.segment().regions().locate(fault.page);
   const Staged staged = stage(fault, at, worker, buffer, before);
   restore.counters().source.record(process::nowNs() - before);
+  if (staged.kind == Staged::Kind::cold) return later(fault, Next::coldRead, worker);
+  if (sourceChanged(restore, at)) return;
   switch (staged.kind) {
     case Staged::Kind::lost:
       return sourceFailed(fault, worker, staged.error);
     case Staged::Kind::cold:
-      return later(fault, Next::coldRead, worker);
+      break;
     case Staged::Kind::zero:
       commit(fault, worker, {Content::Kind::zero});
       break;
@@ -297,6 +299,10 @@ Staged FaultLoop::stage(const Fault& fault, const shm::PageLocation& at, unsigne
 }
 
 void FaultLoop::readEnded(const Fault& fault, const Staged& staged) {
+  // Not read yet: it may be in memory, and another part of the source may have to be waited for.
+  if (staged.kind == Staged::Kind::cold)
+    return serveFault(fault, WorkerPool::FAULT_THREAD, buffers_[WorkerPool::FAULT_THREAD].data());
+  if (sourceChanged(*fault.restore, fault.restore->segment().regions().locate(fault.page))) return;
   switch (staged.kind) {
     case Staged::Kind::bytes:
       return commit(fault, WorkerPool::FAULT_THREAD, {Content::Kind::bytes, staged.data});
@@ -305,6 +311,13 @@ void FaultLoop::readEnded(const Fault& fault, const Staged& staged) {
     default:
       return sourceFailed(fault, WorkerPool::FAULT_THREAD, staged.error);
   }
+}
+
+// Bytes that were read may be another snapshot's: the restore has failed then, and they are not used.
+bool FaultLoop::sourceChanged(Attachment& restore, const shm::PageLocation& at) {
+  auto why = restore.source().whatChanged(at.offset, at.pageSize);
+  if (why.has_value()) restore.fail(rpc::EndReason::SOURCE_CHANGED, *std::move(why));
+  return why.has_value();
 }
 
 void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
@@ -403,7 +416,8 @@ void FaultLoop::sourceFailed(Fault fault, unsigned worker, int error) {
 std::string FaultLoop::describeLoss(const Fault& fault, int error) const {
   shm::Segment& segment = fault.restore->segment();
   const auto at = segment.regions().locate(fault.page);
-  std::string loss = "source " + segment.sourceName() + " at offset " + std::to_string(at.offset) + ": " +
+  const std::string file = fault.restore->source().fileOf(at.offset);
+  std::string loss = "source " + (file.empty() ? segment.sourceName() : file) + " at offset " + std::to_string(at.offset) + ": " +
                      (error == 0 ? "the file ends before it (truncated?)" : std::strerror(error));
   if (mayPass(error))
     loss += ", for " + std::to_string(options_.sourcePatience / 1'000'000) + " ms (--source-patience)";

@@ -91,6 +91,7 @@ class FaultLoop {
   void requeue(Attachment& restore, shm::PageIndex page);
   void later(const Fault& fault, Next next, unsigned worker);
   void takeBack();
+  static bool sourceChanged(Attachment& restore, const shm::PageLocation& at);
   void sourceFailed(Fault fault, unsigned worker, int error);
   std::string describeLoss(const Fault& fault, int error) const;
   void poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page, const std::string& reason);

@@ -232,7 +232,7 @@ bool Prefaulter::handOver(const JobRef& job, PageRange run) {
     job->reading++;
   }
   const auto source = job->restore->source().shared_from_this();
-  const bool begun = source->readers().run(
+  const bool begun = source->readFrom(at.offset, run.count * at.pageSize).readers().run(
       Readers::For::population,
       [door = door_, weak = std::weak_ptr<Job>(job), source, run, at, length = run.count * at.pageSize] {
         Brought what = bring(*source, at.offset, length, run);
@@ -259,7 +259,8 @@ Prefaulter::Brought Prefaulter::bring(const PageSource& source, std::uint64_t of
   if (what.staged.kind == Staged::Kind::cold) {
     try {
       what.buffer = std::make_shared<StagingBuffer>(length);
-      what.staged = source.read(offset, length, what.buffer->data());
+      do what.staged = source.read(offset, length, what.buffer->data());
+      while (what.staged.kind == Staged::Kind::cold);
     } catch (const kj::Exception&) {
       what.staged = {Staged::Kind::lost, nullptr, ENOMEM};
     }
@@ -290,6 +291,10 @@ void Prefaulter::brought(const std::weak_ptr<Job>& waiting, Brought what) {
 void Prefaulter::place(Job& job, unsigned worker, PageRange run, const Staged& staged) {
   Attachment& restore = *job.restore;
   const auto at = restore.segment().regions().locate(run.first);
+  if (auto why = restore.source().whatChanged(at.offset, run.count * at.pageSize)) {
+    restore.fail(rpc::EndReason::SOURCE_CHANGED, *std::move(why));
+    return restore.source().release(at.offset, run.count * at.pageSize);
+  }
   switch (staged.kind) {
     case Staged::Kind::zero:
       if (commitRun(job, worker, run, {Content::Kind::zero}) == Run::later) job.giveBack(run);

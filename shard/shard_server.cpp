@@ -8,6 +8,7 @@
 #include "rpc/convert.h"
 #include "rpc/fd.h"
 #include "rpc/process_hooks.h"
+#include "shard/source/layered_file.h"
 #include "shard/source/raw_file.h"
 #include "shmtracker/error.h"
 
@@ -77,6 +78,19 @@ void ShardService::pageLost(std::uint64_t restore, shm::PageIndex page, std::str
   });
 }
 
+namespace {
+
+// `files`: of `layers`; taken.
+std::shared_ptr<const PageSource> sourceOf(kj::ArrayPtr<kj::AutoCloseFd> files,
+                                           capnp::List<rpc::Layer>::Reader layers, std::uint64_t bytes) {
+  if (files.size() == 1) return std::make_shared<RawFile>(kj::mv(files[0]), bytes);
+  std::vector<LayeredFile::File> stack;
+  for (unsigned i = 0; i < files.size(); i++) stack.push_back({kj::mv(files[i]), layers[i].getName().cStr()});
+  return std::make_shared<LayeredFile>(std::move(stack), bytes);
+}
+
+}  // namespace
+
 // A coordinator's view of the service.
 class ShardServer final : public rpc::Answering<rpc::Shard> {
  public:
@@ -111,19 +125,18 @@ class ShardServer final : public rpc::Answering<rpc::Shard> {
       if (const auto why = known->second->failure()) return KJ_EXCEPTION(FAILED, why->c_str());
       return kj::READY_NOW;
     }
-    auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(3);
+    const auto layers = params.getLayers();
+    if (layers.size() == 0 || layers.size() > process::MOST_LAYERS)
+      rpc::refuse(rpc::Reason::UNSUPPORTED, "a source of " + std::to_string(layers.size()) + " layers");
+    auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(2 + layers.size());
     fds.add(rpc::requireFd(params.getUffd(), "uffd"));
     fds.add(rpc::requireFd(params.getSegment(), "segment"));
-    const auto layers = params.getLayers();
-    if (layers.size() != 1)
-      rpc::refuse(rpc::Reason::UNSUPPORTED,
-                  "a source of " + std::to_string(layers.size()) + " layers; this build serves one of one");
-    fds.add(rpc::requireFd(layers[0].getFile(), "source"));
+    for (auto layer : layers) fds.add(rpc::requireFd(layer.getFile(), "source"));
     return kj::joinPromises(fds.finish()).then([this, context](kj::Array<kj::AutoCloseFd> got) mutable {
       auto params = context.getParams();
       AttachmentEvents& events = service_;
       const OpenSource openSource = [&](std::uint64_t bytes) {
-        return std::make_shared<RawFile>(kj::mv(got[2]), bytes);
+        return sourceOf(got.slice(2, got.size()), params.getLayers(), bytes);
       };
       auto restore =
           std::make_shared<Attachment>(params.getIndex(), WorkerPool::slotsFor(service_.options_.threads),

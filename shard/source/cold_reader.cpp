@@ -70,10 +70,12 @@ struct Lane {
   std::deque<Waiting> line;
 };
 
-// The reads of one source. A read under way keeps the lanes.
+// The reads of one source, or of one that it is made of. A read under way keeps the lanes.
 struct Lanes : std::enable_shared_from_this<Lanes> {
-  Lanes(const PageSource& s, std::shared_ptr<Ended> e) : source(s.shared_from_this()), ended(std::move(e)) {}
+  Lanes(const PageSource& w, const PageSource& s, std::shared_ptr<Ended> e)
+      : whole(&w), source(s.shared_from_this()), ended(std::move(e)) {}
 
+  const PageSource* const whole;  // the restore's
   const std::shared_ptr<const PageSource> source;
   const std::shared_ptr<Ended> ended;
   Lane small{shm::SMALL_PAGE, ColdReader::SMALL_READS}, huge{shm::HUGE_PAGE, ColdReader::HUGE_READS};
@@ -131,10 +133,10 @@ struct ColdReader::State {
 
   Buffers& buffersOf(std::uint64_t pageSize) { return pageSize == shm::SMALL_PAGE ? small : huge; }
 
-  Lanes& lanesOf(const PageSource& source) {
+  Lanes& lanesOf(const PageSource& whole, const PageSource& source) {
     for (const auto& lanes : sources)
       if (lanes->source.get() == &source) return *lanes;
-    return *sources.emplace_back(std::make_shared<Lanes>(source, ended));
+    return *sources.emplace_back(std::make_shared<Lanes>(whole, source, ended));
   }
 
   static Read& freeRead(Lane& lane) {
@@ -254,7 +256,7 @@ int ColdReader::eventFd() const {
 
 void ColdReader::read(const Fault& fault, const PageSource& source, std::uint64_t offset,
                       std::uint64_t length) {
-  Lanes& lanes = state_->lanesOf(source);
+  Lanes& lanes = state_->lanesOf(source, source.readFrom(offset, length));
   Lane& lane = lanes.laneOf(length);
   lane.line.push_back({fault, offset});
   state_->begin(lanes, lane);
@@ -271,13 +273,13 @@ unsigned ColdReader::reap(const Done& done) {
 }
 
 void ColdReader::forget(const PageSource& source) {
-  const auto found = std::find_if(state_->sources.begin(), state_->sources.end(),
-                                  [&](const auto& lanes) { return lanes->source.get() == &source; });
-  if (found == state_->sources.end()) return;
-  (*found)->forgotten = true;
-  (*found)->small.line.clear();
-  (*found)->huge.line.clear();
-  state_->sources.erase(found);
+  std::erase_if(state_->sources, [&](const auto& lanes) {
+    if (lanes->whole != &source) return false;
+    lanes->forgotten = true;
+    lanes->small.line.clear();
+    lanes->huge.line.clear();
+    return true;
+  });
 }
 
 }  // namespace faultline::shard

@@ -22,7 +22,7 @@ class ColdReader {
   static constexpr unsigned SMALL_READS = 128;
   static constexpr unsigned HUGE_READS = 8;
 
-  // `done(fault, staged)`: bytes, which are valid during the call, zero or lost.
+  // `done(fault, staged)`: bytes, which are valid during the call, zero or lost; cold: it is known now where to read.
   using Done = std::function<void(const Fault&, const Staged&)>;
 
   // `points` must outlive it.

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 
 namespace faultline::shard {
 
@@ -33,14 +34,6 @@ struct Staged {
 // been cut.
 Staged stagedAt(const void* data, std::size_t length);
 
-// Which content it is: a file that is another, or is another's state, differs in one of them.
-struct SourceIdentity {
-  std::uint64_t device = 0, inode = 0;
-  std::uint64_t bytes = 0;
-  std::int64_t modified = 0, changed = 0;  // ns since 1970: mtime, ctime
-  bool operator==(const SourceIdentity&) const = default;
-};
-
 // Bytes that one plain read of a file gives.
 struct FileRange {
   int file;
@@ -60,8 +53,6 @@ class PageSource : public std::enable_shared_from_this<PageSource> {
   PageSource(const PageSource&) = delete;
 
   std::uint64_t bytes() const { return bytes_; }
-  // The identity of the source when it was opened.
-  virtual SourceIdentity identity() const = 0;
 
   // --- Never waits: for the fault thread and the copy workers. ---
 
@@ -83,10 +74,18 @@ class PageSource : public std::enable_shared_from_this<PageSource> {
   // The range of a file whose plain read gives the bytes, so that the kernel can do it without a thread of
   // ours (io_uring). Empty: only read() gives them.
   virtual std::optional<FileRange> plainRead(std::uint64_t offset, std::size_t length) const = 0;
+  // The source that the range is to be read from: this one, or one that it is made of and that has all of the range.
+  // Each has threads of its own.
+  virtual const PageSource& readFrom(std::uint64_t, std::size_t) const { return *this; }
+  // Why the range may be read with another's bytes, for people: a file that it comes from has changed. To be asked after
+  // the read. Nothing: it may not, or this kind of source does not look.
+  virtual std::optional<std::string> whatChanged(std::uint64_t, std::size_t) const { return std::nullopt; }
+  // The file that the byte comes from, as far as it is known, for messages. Empty: there is one alone.
+  virtual std::string fileOf(std::uint64_t) const { return {}; }
 
   // --- Waits as long as the store does: for reader threads alone. ---
 
-  // Reads the bytes into `buffer`; never `cold`.
+  // Reads the bytes into `buffer`. `cold`: nothing was read, but it is known now where from; ask readFrom() again.
   virtual Staged read(std::uint64_t offset, std::size_t length, void* buffer) const = 0;
   // Makes the bytes resident where they are, as tryView() finds them. `cold`: they cannot be used in place,
   // so read() is to be used.

@@ -22,23 +22,9 @@ namespace {
 
 constexpr std::size_t PAGE = 4096;
 
-std::int64_t nanoseconds(const statx_timestamp& time) {
-  return time.tv_sec * 1'000'000'000 + time.tv_nsec;
-}
-
 // Not fstat(), which asks the server of a FUSE or network file system.
 bool statWithoutWaiting(int file, struct statx& status) {
   return statx(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS, &status) == 0;
-}
-
-SourceIdentity identityOf(int file) {
-  struct statx status {};
-  if (!statWithoutWaiting(file, status)) return {};
-  return {.device = static_cast<std::uint64_t>(status.stx_dev_major) << 32 | status.stx_dev_minor,
-          .inode = status.stx_ino,
-          .bytes = status.stx_size,
-          .modified = nanoseconds(status.stx_mtime),
-          .changed = nanoseconds(status.stx_ctime)};
 }
 
 // True for an own file: of others mincore() says that all of it is there (mm/mincore.c, can_do_mincore).
@@ -75,10 +61,9 @@ constexpr Staged ZERO{Staged::Kind::zero, nullptr, 0}, COLD{Staged::Kind::cold, 
 
 }  // namespace
 
-RawFile::RawFile(kj::AutoCloseFd file, std::uint64_t bytes)
+RawFile::RawFile(kj::AutoCloseFd file, std::uint64_t bytes, Role role)
     : PageSource(bytes),
       file_(kj::mv(file)),
-      identity_(identityOf(file_.get())),
       residencyTold_(tellsResidency(file_.get())),
       inMemory_(isInMemory(file_.get())),
       holes_(bytes) {
@@ -99,7 +84,8 @@ RawFile::RawFile(kj::AutoCloseFd file, std::uint64_t bytes)
   mapping_ = aligned;
   // Bytes read through the mapping come into the page cache in pieces of 2 MiB where the file system has them
   // (mm/filemap.c, do_sync_mmap_readahead): fewer, larger reads, and one entry to map. Best effort.
-  madvise(mapping_, bytes, MADV_HUGEPAGE);
+  // In memory the kernel would make whole pieces of parts, their holes included (mm/khugepaged.c).
+  if (role == Role::whole || !inMemory_) madvise(mapping_, bytes, MADV_HUGEPAGE);
 }
 
 RawFile::~RawFile() noexcept(false) {

@@ -24,11 +24,13 @@ namespace faultline::shard {
 // a view is tried by one. Without RWF_NOWAIT each page is cold.
 class RawFile final : public PageSource {
  public:
+  // layer: its holes show another file, so nothing may be done that makes data of them.
+  enum class Role { whole, layer };
+
   // Maps `bytes` bytes of the file, if it can be mapped; serves it by reads otherwise. Does not wait.
-  RawFile(kj::AutoCloseFd file, std::uint64_t bytes);
+  RawFile(kj::AutoCloseFd file, std::uint64_t bytes, Role role = Role::whole);
   ~RawFile() noexcept(false) override;
 
-  SourceIdentity identity() const override { return identity_; }
   Staged tryRead(std::uint64_t offset, std::size_t length, void* buffer) const override;
   Staged tryView(std::uint64_t offset, std::size_t length) const override;
   const void* view(std::uint64_t offset) const override { return mapping_ + offset; }
@@ -54,7 +56,6 @@ class RawFile final : public PageSource {
   bool mapIfResident(std::uint64_t offset, std::size_t length) const;
 
   kj::AutoCloseFd file_;
-  SourceIdentity identity_;
   char* reserved_ = nullptr;  // the mapping was cut out of this: bytes() + PIECE
   char* mapping_ = nullptr;   // aligned to PIECE, as file offset 0 is; null: cannot be mapped
   bool residencyTold_ = false;

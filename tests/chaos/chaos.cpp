@@ -11,12 +11,14 @@
 #include <cstdio>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <thread>
 
 #include "process/clock.h"
 #include "tests/support/image.h"
 #include "tests/support/server.h"
+#include "tests/support/stack.h"
 #include "tests/support/target.h"
 
 namespace {
@@ -125,6 +127,7 @@ std::uint64_t quantile(std::vector<std::uint64_t>& values, double fraction) {
 struct Options {
   std::uint64_t seed = 1;
   unsigned kills = 50, targets = 3, shards = 3, threads = 2;
+  bool layers = false;
   std::uint64_t mib = 16;
 };
 
@@ -143,8 +146,18 @@ void populate(Server& server, unsigned target, std::mt19937_64& random) {
 }
 
 int run(const Options& options) {
-  Image image(options.mib << 20);
-  Server server(image, {.shards = options.shards, .workers = 2, .lockDeadlineMs = 250, .watchdogMs = 2000});
+  std::optional<Stack> stack;
+  std::optional<Image> flat;
+  ServerOptions served{.shards = options.shards, .workers = 2, .lockDeadlineMs = 250, .watchdogMs = 2000};
+  if (options.layers) {
+    stack = Stack::random(options.mib << 20, options.seed);
+    served.memory = stack->top().path();
+    served.more = stack->over();
+  } else {
+    flat.emplace(options.mib << 20);
+  }
+  const Image& image = options.layers ? stack->shown() : *flat;
+  Server server(image, std::move(served));
   std::vector<std::unique_ptr<Target>> targets;
   std::vector<std::unique_ptr<Driver>> drivers;
   for (unsigned i = 0; i < options.targets; i++) {
@@ -212,13 +225,14 @@ int run(const Options& options) {
   printf("chaos, seed %llu: %u kills survived (%u coordinators, %u shards), %u targets of %llu MiB\n",
          static_cast<unsigned long long>(options.seed), options.kills, coordinators, shards, options.targets,
          static_cast<unsigned long long>(options.mib));
+  if (options.layers) printf("  a stack of %u layers\n", stack->layers());
   printf("  touches %llu, removals %llu\n", static_cast<unsigned long long>(faults),
          static_cast<unsigned long long>(removals));
   row("kill of a shard to an answer", afterShard);
   row("kill of a coordinator to an answer", afterCoordinator);
   printf("  wrong pages: %llu\n", static_cast<unsigned long long>(wrong));
-  printf("repeat with: --seed %llu --kills %u\n", static_cast<unsigned long long>(options.seed),
-         options.kills);
+  printf("repeat with: --seed %llu --kills %u%s\n", static_cast<unsigned long long>(options.seed),
+         options.kills, options.layers ? " --layers" : "");
   return wrong == 0 ? 0 : 1;
 }
 
@@ -232,6 +246,7 @@ int main(int argc, char** argv) {
   app.add_option("--kills", options.kills, "End after so many");
   app.add_option("--targets", options.targets, "Targets at once");
   app.add_option("--shards", options.shards, "Shards");
+  app.add_flag("--layers", options.layers, "Restore from a stack of layers, 2 to 32 by the seed");
   app.add_option("--mib", options.mib, "Memory of each target");
   CLI11_PARSE(app, argc, argv);
   return run(options);

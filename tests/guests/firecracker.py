@@ -44,21 +44,25 @@ class Firecracker:
         if answer.status != NO_CONTENT:
             raise Failed(f"{method} {path}: {answer.status} {text}")
 
-    def boot(self, kernel, mib, huge):
-        machine = {"vcpu_count": 1, "mem_size_mib": mib}
+    def boot(self, kernel, mib, huge, differential=False):
+        machine = {"vcpu_count": 1, "mem_size_mib": mib, "track_dirty_pages": differential}
         if huge:
             machine["huge_pages"] = "2M"
         self.call("PUT", "/machine-config", **machine)
         self.call("PUT", "/boot-source", kernel_image_path=str(kernel), boot_args="")
         # Not with huge pages: Firecracker gives back single pages of 4 KiB, which the kernel refuses there, and the guest would
-        # wait for zeros in vain.
-        if not huge:
+        # wait for zeros in vain. Nor where a differential snapshot is made: whether what a balloon took counts as dirty is
+        # Firecracker's own affair.
+        if not huge and not differential:
             self.call("PUT", "/balloon", amount_mib=0, deflate_on_oom=False)
         self.call("PUT", "/actions", action_type="InstanceStart")
 
-    def save(self, devices, memory):
+    def save(self, devices, memory, kind="Full"):
         self.call("PATCH", "/vm", state="Paused")
-        self.call("PUT", "/snapshot/create", snapshot_type="Full", snapshot_path=str(devices), mem_file_path=str(memory))
+        self.call("PUT", "/snapshot/create", snapshot_type=kind, snapshot_path=str(devices), mem_file_path=str(memory))
+
+    def resume(self):
+        self.call("PATCH", "/vm", state="Resumed")
 
     def load(self, devices, server_socket):
         """By a page server; the guest goes on at once."""

@@ -95,6 +95,29 @@ TEST_F(CommandLine, MemoryFiles) {
   EXPECT_THAT(outcome.text, HasSubstr("is empty"));
 }
 
+// Before a socket is made.
+TEST_F(CommandLine, LayersThatAreNone) {
+  const std::string socket = directory_ + "/s", whole = image_.path();
+  const Image base(1 << 20), other(2 << 20);
+  const std::string restored = restore(whole, socket), served = "serve --control " + directory_ +
+                                                                "/c --socket " + socket + " --memory " + whole;
+  for (const std::string& command : {restored, served, served + " --check"}) {
+    Outcome outcome = run(command + " --over " + other.path());
+    EXPECT_EQ(outcome.code, 2) << command;
+    EXPECT_THAT(outcome.text, AllOf(HasSubstr(whole), HasSubstr(other.path()), HasSubstr("of one size")));
+    outcome = run(command + " --over " + base.path());
+    EXPECT_EQ(outcome.code, 2) << command;
+    EXPECT_THAT(outcome.text, HasSubstr(whole + " can't be an upper layer: it has no hole"));
+    outcome = run(command + " --over " + directory_ + "/none");
+    EXPECT_EQ(outcome.code, 2) << command;
+    EXPECT_THAT(outcome.text, HasSubstr("memory file " + directory_ + "/none: No such file"));
+    EXPECT_NE(access(socket.c_str(), F_OK), 0);
+  }
+  const Outcome first = run("serve --control " + directory_ + "/c --over " + base.path());
+  EXPECT_EQ(first.code, 2);
+  EXPECT_THAT(first.text, HasSubstr("--over names what lies below the --memory before it"));
+}
+
 TEST_F(CommandLine, SocketPaths) {
   Outcome outcome = run(restore(image_.path(), directory_ + "/" + std::string(200, 'x')));
   EXPECT_EQ(outcome.code, 2);

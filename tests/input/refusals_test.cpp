@@ -140,11 +140,6 @@ TEST_F(Refusals, SourcesThatAreNotServed) {
   auto uri = listening("uri");
   uri.initSource().setUri("nbd://host/disk");
   EXPECT_EQ(reasonOf(uri.send()), Reason::UNSUPPORTED);
-  auto layers = listening("layers");
-  auto list = layers.initSource().initLayers(2);
-  for (unsigned i = 0; i < 2; i++)
-    list[i].setFile(rpc::makeFd(kj::AutoCloseFd(open(image_.path().c_str(), O_RDONLY | O_CLOEXEC))));
-  EXPECT_EQ(reasonOf(layers.send()), Reason::UNSUPPORTED);
   auto nothing = listening("nothing");
   nothing.initSource().initLayers(0);
   EXPECT_EQ(reasonOf(nothing.send()), Reason::BAD_INPUT);

@@ -52,6 +52,13 @@ TEST_P(Guest, IsServedTheSameWhileItsMemoryIsPopulated) {
   expectAllRight(guest);
 }
 
+TEST_P(Guest, ComputesOnASnapshotOfLayers) {
+  RestoredGuest guest(vcpus(), pageSize(), {}, nullptr, 3);
+  guest.start();
+  guest.join();
+  expectAllRight(guest);
+}
+
 // A shard first, then the coordinator, between two pages that the device takes back.
 TEST_P(Guest, OutlivesTheDeathOfAShardAndOfTheCoordinator) {
   pid_t shard = -1, coordinator = -1;

@@ -20,17 +20,16 @@ std::vector<MemoryPart> partsOf(std::uint64_t low, std::uint64_t high) {
 }  // namespace
 
 RestoredGuest::RestoredGuest(unsigned vcpus, std::uint64_t pageSize, test::ServerOptions options,
-                             std::function<void(std::uint64_t)> beforePage)
+                             std::function<void(std::uint64_t)> beforePage, unsigned layers)
     : pageSize_(pageSize),
       lowPages_(pageSize == SMALL ? 4096 : 16),
       highPages_(pageSize == SMALL ? 2048 : 16),
       image_((lowPages_ + highPages_) * pageSize),
-      server_(image_, std::move(options)),
+      server_(image_, served(vcpus, std::move(options), layers)),
       memory_(partsOf(lowPages_ * pageSize, highPages_ * pageSize), pageSize),
       vm_(memory_),
       balloon_(memory_, std::move(beforePage)),
       sums_(vcpus) {
-  load(vcpus);
   memory_.restoreFrom(server_.socket());
   for (unsigned i = 0; i < vcpus; i++) {
     const std::uint32_t block = GUEST_BLOCKS + i * GUEST_STACK;
@@ -57,6 +56,15 @@ void RestoredGuest::load(unsigned vcpus) {
       image_.write(GUEST_BLOCKS + i * GUEST_STACK + at, &word, sizeof word);
     }
   }
+}
+
+test::ServerOptions RestoredGuest::served(unsigned vcpus, test::ServerOptions options, unsigned layers) {
+  load(vcpus);
+  if (layers == 1) return options;
+  stack_ = test::Stack::split(image_, layers);
+  options.memory = stack_->top().path();
+  options.more = stack_->over();
+  return options;
 }
 
 void RestoredGuest::start() {

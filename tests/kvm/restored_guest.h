@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <future>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -13,15 +14,16 @@
 #include "tests/kvm/vm.h"
 #include "tests/support/image.h"
 #include "tests/support/server.h"
+#include "tests/support/stack.h"
 #include "threads/mutex.h"
 
 namespace faultline::kvm {
 
 class RestoredGuest {
  public:
-  // `beforePage`: see Balloon.
+  // `beforePage`: see Balloon. `layers`: of the snapshot; more than one: it is served as a stack of so many.
   RestoredGuest(unsigned vcpus, std::uint64_t pageSize, test::ServerOptions options = {},
-                std::function<void(std::uint64_t taken)> beforePage = nullptr);
+                std::function<void(std::uint64_t taken)> beforePage = nullptr, unsigned layers = 1);
   // Wherever the test stopped: no vCPU waits for a page for ever.
   ~RestoredGuest();
 
@@ -51,11 +53,13 @@ class RestoredGuest {
 
  private:
   void load(unsigned vcpus);
+  test::ServerOptions served(unsigned vcpus, test::ServerOptions options, unsigned layers);
   std::vector<unsigned char> expectedPage(std::uint64_t page) const;
   std::uint32_t answer(unsigned vcpu, bool out, std::uint16_t port, std::uint32_t value);
 
   const std::uint64_t pageSize_, lowPages_, highPages_;
   test::Image image_;
+  std::optional<test::Stack> stack_;
   test::Server server_;
   GuestMemory memory_;
   Vm vm_;

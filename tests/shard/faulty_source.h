@@ -37,7 +37,6 @@ class FaultySource final : public shard::PageSource {
   void warm(bool is) { warm_ = is; }
   unsigned reads() const { return reads_; }
 
-  shard::SourceIdentity identity() const override { return {}; }
   shard::Staged tryRead(std::uint64_t offset, std::size_t length, void* buffer) const override {
     if (!warm_) return {shard::Staged::Kind::cold, nullptr, 0};
     return bytesAt(offset, length, buffer);

@@ -99,15 +99,6 @@ TEST_F(File, ThatWasTruncatedIsLostWithoutAnError) {
   EXPECT_FALSE(source_->zeroForGood(PIECE, PIECE)) << "an end is no hole";
 }
 
-TEST_F(File, SaysWhichItIs) {
-  const RawFile again(kj::AutoCloseFd(open(image_.path().c_str(), O_RDONLY | O_CLOEXEC)), image_.bytes());
-  const test::Image other(image_.bytes());
-  const RawFile another(kj::AutoCloseFd(open(other.path().c_str(), O_RDONLY | O_CLOEXEC)), other.bytes());
-  EXPECT_EQ(source_->identity(), again.identity());
-  EXPECT_NE(source_->identity(), another.identity());
-  EXPECT_EQ(source_->identity().bytes, image_.bytes());
-}
-
 // tmpfs has no RWF_NOWAIT. A part that is not in memory there is a hole, or in swap.
 TEST(FileInMemory, IsServedWithoutWaiting) {
   test::Image image(2 * PIECE);

@@ -1,0 +1,30 @@
+// Which content a file has, as far as it can be told without reading it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+namespace faultline::process {
+
+// Files that a snapshot's memory can be made of.
+inline constexpr unsigned MOST_LAYERS = 32;
+
+// One that is another file, or has been written to, differs in it. Of a device the times are 0: they tell nothing of
+// its bytes.
+struct FileIdentity {
+  std::uint64_t device = 0, inode = 0;
+  std::uint64_t bytes = 0;
+  std::int64_t modified = 0, changed = 0;  // ns since 1970: mtime, ctime
+  std::uint64_t links = 0;
+  bool operator==(const FileIdentity&) const = default;
+};
+
+// Of an open file. All 0 where the kernel does not tell. Does not wait: a file system over a network, or FUSE, may tell
+// what it knew a moment ago. Any thread.
+FileIdentity identityOf(int file);
+
+// What has changed, in words that go on after "FILE "; empty: nothing has, as far as the identities tell. A file that
+// has only got or lost a name is the same.
+std::optional<const char*> whatChanged(const FileIdentity& was, const FileIdentity& is);
+
+}  // namespace faultline::process
