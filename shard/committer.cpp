@@ -145,9 +145,9 @@ Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex pa
 }
 
 Commit Committer::commitRun(Attachment& restore, unsigned worker, PageRange run, std::uint64_t limit,
-                            Content content, std::uint64_t& advanced) const {
+                            Content content, Origin origin, std::uint64_t& advanced) const {
   try {
-    return advance(restore, worker, run, limit, content, advanced);
+    return advance(restore, worker, run, limit, content, origin, advanced);
   } catch (const shm::SegmentError& error) {
     restore.fail(rpc::EndReason::SEGMENT_DAMAGED, error.what());
     return Commit::dropped;
@@ -201,7 +201,7 @@ Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, C
 }
 
 Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, std::uint64_t limit,
-                          Content content, std::uint64_t& advanced) const {
+                          Content content, Origin origin, std::uint64_t& advanced) const {
   const shm::PageLocation at = restore.segment().regions().locate(run.first);
   shm::PageTable& pages = restore.segment().pages();
   uffd::Result result{Outcome::unsupported};
@@ -220,7 +220,8 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
       return Commit::done;
     }
     failpoints_.hit(Point::beforeCopy, run.first);
-    result = populate(restore, at, same * at.pageSize, content, uffd::Waiters::wake);
+    result = populate(restore, at, same * at.pageSize, content,
+                      origin == Origin::around ? uffd::Waiters::leave : uffd::Waiters::wake);
     failpoints_.hit(Point::afterCopy, run.first);
     if (result.outcome == Outcome::done || result.outcome == Outcome::partial)
       populated = result.bytes / at.pageSize;
@@ -234,7 +235,7 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
     if (gone) pages.markGone(guard, run.first);
     failpoints_.hit(Point::afterStore, run.first);
   }
-  countPopulated(restore, content, PageState::missing, populated, Origin::prefault);
+  countPopulated(restore, content, PageState::missing, populated, origin);
   if (unclear) {
     count(restore.counters().outOfMemory);
     return Commit::unclear;
@@ -245,9 +246,9 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
   return judge(restore, result.outcome, result.error, content);
 }
 
-void Committer::wake(Attachment& restore, PageIndex page) {
-  const shm::PageLocation at = restore.segment().regions().locate(page);
-  uffd::wake(restore.uffd(), at.address, at.pageSize);
+void Committer::wake(Attachment& restore, PageRange pages) {
+  const shm::PageLocation at = restore.segment().regions().locate(pages.first);
+  uffd::wake(restore.uffd(), at.address, pages.count * at.pageSize);
 }
 
 }  // namespace faultline::shard

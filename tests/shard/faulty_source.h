@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
@@ -36,11 +37,19 @@ class FaultySource final : public shard::PageSource {
   }
   void truncate(std::uint64_t bytes) { end_ = bytes; }
   void warm(bool is) { warm_ = is; }
+  // Reads of what contains this page of 4 KiB fail with EBADMSG, and it is never in memory.
+  void lose(std::uint64_t offset) {
+    const std::lock_guard lock(mutex_);
+    lost_ = offset;
+  }
   unsigned reads() const { return reads_; }
 
   shard::SourceIdentity identity() const override { return {}; }
   shard::Staged tryRead(std::uint64_t offset, std::size_t length, void* buffer) const override {
-    if (!warm_) return {shard::Staged::Kind::cold, nullptr, 0};
+    {
+      const std::lock_guard lock(mutex_);
+      if (!warm_ || (lost_ >= offset && lost_ < offset + length)) return {shard::Staged::Kind::cold, nullptr, 0};
+    }
     return bytesAt(offset, length, buffer);
   }
   shard::Staged tryView(std::uint64_t, std::size_t) const override {
@@ -57,6 +66,7 @@ class FaultySource final : public shard::PageSource {
     {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return stalled_ < offset || stalled_ >= offset + length; });
+      if (lost_ >= offset && lost_ < offset + length) return {shard::Staged::Kind::lost, nullptr, EBADMSG};
       if (failing_ > 0) {
         failing_--;
         return {shard::Staged::Kind::lost, nullptr, error_};
@@ -86,6 +96,7 @@ class FaultySource final : public shard::PageSource {
   mutable unsigned failing_ = 0;  // guarded by mutex_
   int error_ = 0;                 // guarded by mutex_
   std::uint64_t stalled_ = NONE;  // guarded by mutex_
+  std::uint64_t lost_ = NONE;     // guarded by mutex_
 };
 
 }  // namespace faultline::test
