@@ -300,6 +300,8 @@ std::string shardsText(const std::vector<RestoreFigures>& restores, Detail detai
        [](Stats s) -> std::uint64_t { return s.getFaultsTaken(); }},
       {"faultline_prefaulted_pages_total", COUNTER, "Populated pages that no fault asked for.",
        [](Stats s) -> std::uint64_t { return s.getPrefaulted(); }},
+      {"faultline_around_pages_total", COUNTER, "Populated pages that came with a fault on a neighbour.",
+       [](Stats s) -> std::uint64_t { return s.getAround(); }},
       {"faultline_refused_copies_total", COUNTER,
        "Tries that the kernel refused (EAGAIN) while a removal was under way.",
        [](Stats s) -> std::uint64_t { return s.getRefused(); }},

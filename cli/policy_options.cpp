@@ -5,6 +5,16 @@
 
 namespace faultline::cli {
 
+namespace {
+
+// As RestorePolicy.around has it.
+std::uint32_t aroundBytes(const std::string& text) {
+  if (text == "auto") return 0;
+  return text == "off" ? 4096 : static_cast<std::uint32_t>(std::stoul(text));
+}
+
+}  // namespace
+
 CLI::Option* addPolicyOptions(CLI::App& command, PolicyOptions& options) {
   CLI::Option* prefault =
       command.add_flag("--prefault,!--no-prefault", options.prefault,
@@ -18,6 +28,13 @@ CLI::Option* addPolicyOptions(CLI::App& command, PolicyOptions& options) {
           "any more): poison, an error on each such page as it touches it (SIGBUS), or kill, SIGKILL")
       ->check(CLI::IsMember({"poison", "kill"}))
       ->capture_default_str();
+  command
+      .add_option("--around", options.around,
+                  "What comes with a fault on a 4 KiB page: off, that page alone; auto, up to 64 KiB where the\n"
+                  "faults show that its neighbourhood is being touched; or always so many bytes, aligned: 8192,\n"
+                  "16384, 32768 or 65536. off where a working set is recorded")
+      ->check(CLI::IsMember({"off", "auto", "8192", "16384", "32768", "65536"}))
+      ->capture_default_str();
   return prefault;
 }
 
@@ -26,6 +43,7 @@ void fill(rpc::RestorePolicy::Builder to, const PolicyOptions& options, const Wo
   to.setKeepServing(options.keepServing);
   to.setOnLost(options.onLost == "kill" ? rpc::OnLost::KILL : rpc::OnLost::POISON);
   to.setRecordWorkingSet(options.recordWorkingSet);
+  to.setAround(aroundBytes(options.around));
   if (workingSet != nullptr) fill(to.initWorkingSet(), *workingSet);
 }
 

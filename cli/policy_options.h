@@ -16,6 +16,7 @@ struct PolicyOptions {
   bool keepServing = false;
   bool recordWorkingSet = false;  // has an option of its own in each command
   std::string onLost = "poison";
+  std::string around = "auto";
 };
 
 // Adds all but --record-working-set. Returns --prefault, which restore gives another default.

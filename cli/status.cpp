@@ -51,6 +51,7 @@ json statsJson(rpc::RestoreStats::Reader stats) {
                              {"dropped", s.getDropped()},
                              {"out_of_memory", s.getOutOfMemory()},
                              {"prefaulted", s.getPrefaulted()},
+                             {"around", s.getAround()},
                              {"cold_reads", s.getColdReads()},
                              {"source_bytes", s.getSourceBytes()},
                              {"source_errors", s.getSourceErrors()},

@@ -79,6 +79,9 @@ struct RestorePolicy {
   onLost @2 :OnLost;          # kill is refused where no pidfd of the target can be had
   recordWorkingSet @3 :Bool;  # note the first touches; a page that is populated before it is touched is not seen
   workingSet @4 :WorkingSet;  # populated before everything else, in its order
+  around @5 :UInt32;          # bytes that come with a fault on a 4 KiB page, aligned to as many in the source: 4096 (its
+                              # page alone), 8192, 16384, 32768 or 65536; 0: up to 64 KiB, as the faults around it tell.
+                              # 4096 where recordWorkingSet is set.
 }
 
 struct Layer {
@@ -156,6 +159,7 @@ struct ShardStats {
   staging @18 :Latency;       # getting source bytes ready: of a fault one page, of a population up to 2 MiB
   copying @19 :Latency;       # one ioctl: of a fault one page, of a population up to 512
   extents @20 :UInt32;        # extents owned
+  around @21 :UInt64;         # of copied and zeroed, those that came with a fault on a neighbour
 }
 
 struct RestoreStats {

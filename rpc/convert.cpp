@@ -95,6 +95,7 @@ void fill(ShardStats::Builder to, const shm::ShardCounters& c) {
   to.setDropped(get(c.dropped));
   to.setOutOfMemory(get(c.outOfMemory));
   to.setPrefaulted(get(c.prefaulted));
+  to.setAround(get(c.around));
   to.setColdReads(get(c.coldReads));
   to.setSourceBytes(get(c.sourceBytes));
   to.setSourceErrors(get(c.sourceErrors));

@@ -20,7 +20,8 @@ Attachment::Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoClose
       source_(openSource(segment_.facts().sourceBytes)),
       removeNegotiated_((segment_.facts().uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0),
       events_(events),
-      protect_((segment_.facts().uffdFeatures & FEATURE_WP_ASYNC) != 0) {
+      protect_((segment_.facts().uffdFeatures & FEATURE_WP_ASYNC) != 0),
+      neighbourhood_(segment_.regions(), segment_.pages().pageCount(), segment_.facts().policy.around) {
   KJ_REQUIRE(index < shm::MAX_SHARDS, "no such shard", index);
   KJ_REQUIRE(workers <= segment_.facts().workersPerShard,
              "the segment has too few slots for this shard's workers", segment_.facts().workersPerShard,

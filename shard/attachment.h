@@ -11,6 +11,7 @@
 #include <string>
 
 #include "rpc/reasons.capnp.h"
+#include "shard/neighbourhood.h"
 #include "shard/source/page_source.h"
 #include "shmtracker/segment.h"
 #include "threads/mutex.h"
@@ -63,6 +64,9 @@ class Attachment {
   // A page that the source cannot give costs the target its life: the coordinator's to do.
   bool killsOnLost() const { return segment_.facts().policy.killOnLost != 0; }
 
+  // The pages that come with a fault on this one, of 4 KiB; counts the fault.
+  shm::PageRange around(shm::PageIndex page) { return neighbourhood_.around(page); }
+
   // True when the attachment is not to be served any more.
   bool ended() const { return ended_.load(std::memory_order_relaxed); }
   // Ends the attachment. True for the first caller.
@@ -89,6 +93,7 @@ class Attachment {
   mutable threads::Mutex mutex_;
   std::optional<std::string> failure_ GUARDED_BY(mutex_);
   std::atomic<bool> paused_{false};
+  Neighbourhood neighbourhood_;
 };
 
 using AttachmentRef = std::shared_ptr<Attachment>;

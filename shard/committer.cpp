@@ -94,9 +94,9 @@ Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex pa
 }
 
 Commit Committer::commitRun(Attachment& restore, unsigned worker, PageRange run, std::uint64_t limit,
-                            Content content, std::uint64_t& advanced) const {
+                            Content content, Origin origin, std::uint64_t& advanced) const {
   try {
-    return advance(restore, worker, run, limit, content, advanced);
+    return advance(restore, worker, run, limit, content, origin, advanced);
   } catch (const shm::SegmentError& error) {
     restore.fail(rpc::EndReason::SEGMENT_DAMAGED, error.what());
     return Commit::dropped;
@@ -136,7 +136,7 @@ Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, C
 }
 
 Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, std::uint64_t limit,
-                          Content content, std::uint64_t& advanced) const {
+                          Content content, Origin origin, std::uint64_t& advanced) const {
   const shm::PageLocation at = restore.segment().regions().locate(run.first);
   uffd::Result result{Outcome::unsupported};
   std::uint64_t populated = 0;
@@ -151,7 +151,8 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
       advanced = same;
       return Commit::done;
     }
-    result = section.copy(same * at.pageSize, content, uffd::Waiters::wake);
+    result = section.copy(same * at.pageSize, content,
+                          origin == Origin::around ? uffd::Waiters::leave : uffd::Waiters::wake);
     gone = result.outcome == Outcome::rangeGone;
     // The kernel refuses a run as a whole where it crosses the border of a mapping.
     if (gone && same > 1) return Commit::parted;
@@ -162,7 +163,7 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
     advanced = result.outcome == Outcome::present && !unclear ? 1 : populated;
     section.store(advanced, gone);
   }
-  countPopulated(restore, content, PageState::missing, populated, Origin::prefault);
+  countPopulated(restore, content, PageState::missing, populated, origin);
   if (unclear) return noHugePage(restore);
   if (result.outcome == Outcome::present || gone) uffd::wake(restore.uffd(), at.address, at.pageSize);
   if (advanced > 0) return Commit::done;
@@ -170,9 +171,9 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
   return judge(restore, result.outcome, result.error, content);
 }
 
-void Committer::wake(Attachment& restore, PageIndex page) {
-  const shm::PageLocation at = restore.segment().regions().locate(page);
-  uffd::wake(restore.uffd(), at.address, at.pageSize);
+void Committer::wake(Attachment& restore, PageRange pages) {
+  const shm::PageLocation at = restore.segment().regions().locate(pages.first);
+  uffd::wake(restore.uffd(), at.address, pages.count * at.pageSize);
 }
 
 }  // namespace faultline::shard

@@ -25,7 +25,8 @@ enum class Commit {
   gone,          // the page was registered anew after it had gone: an error is due, or the target's end
 };
 
-enum class Origin { fault, prefault };
+// Why a page is populated: a thread waits for it, or for a neighbour of it, or none does.
+enum class Origin { fault, around, prefault };
 
 // Stateless but for the hooks; any thread, each with a worker number of its own.
 class Committer {
@@ -39,20 +40,22 @@ class Committer {
 
   // Populates what is still missing at the front of `run` (adjacent pages of one region, content likewise
   // adjacent), at most `limit` pages in this section. `advanced`: pages at the front that need no more work.
-  // Pages that are registered no more count as done, their threads are woken.
+  // Pages that are registered no more count as done, their threads are woken. Around a fault the caller wakes, after
+  // `done`; for a population the kernel does, with the copy.
   Commit commitRun(Attachment& restore, unsigned worker, shm::PageRange run, std::uint64_t limit,
-                   Content content, std::uint64_t& advanced) const;
+                   Content content, Origin origin, std::uint64_t& advanced) const;
 
-  // Makes the threads that wait for `page` go on, if it is there, or else fault again: the kernel then is the
-  // queue.
-  static void wake(Attachment& restore, shm::PageIndex page);
+  // Makes the threads that wait for the pages, adjacent ones of one region, go on where they are there, or else fault
+  // again: the kernel then is the queue.
+  static void wake(Attachment& restore, shm::PageRange pages);
+  static void wake(Attachment& restore, shm::PageIndex page) { wake(restore, shm::PageRange{page, 1}); }
 
   failpoints::Failpoints& failpoints() const { return failpoints_; }
 
  private:
   Commit answer(Attachment& restore, unsigned worker, shm::PageIndex page, Content content) const;
   Commit advance(Attachment& restore, unsigned worker, shm::PageRange run, std::uint64_t limit,
-                 Content content, std::uint64_t& advanced) const;
+                 Content content, Origin origin, std::uint64_t& advanced) const;
 
   failpoints::Failpoints& failpoints_;
 };

@@ -16,6 +16,7 @@ struct Fault {
   std::uint32_t tries = 0;           // sections that were refused
   std::uint32_t sourceFailures = 0;  // reads of the source that failed, one after the other
   std::uint64_t failingSince = 0;    // ns; the first of them
+  shm::PageRange around = {};        // the pages that come with it, itself included; empty: not yet decided
 };
 
 }  // namespace faultline::shard

@@ -12,6 +12,7 @@
 #include <ctime>
 
 #include "process/clock.h"
+#include "shard/source/content_run.h"
 #include "shard/source/source_errors.h"
 #include "uffd/registration.h"
 
@@ -77,7 +78,7 @@ FaultLoop::FaultLoop(const Committer& committer, WorkerPool& workers, FaultLoopE
   batch_.reserve(rpc::FaultRing::PAGES_PER_MESSAGE);
   handedBack_.reserve(rpc::FaultRing::PAGES_PER_MESSAGE);
   toWake_.reserve(WOKEN_TOGETHER);
-  for (unsigned i = 0; i < shm::MAX_WORKERS; i++) buffers_.emplace_back(shm::SMALL_PAGE);
+  for (unsigned i = 0; i < shm::MAX_WORKERS; i++) buffers_.emplace_back(Neighbourhood::WINDOW * shm::SMALL_PAGE);
   thread_ = std::thread([this] { run(); });
 }
 
@@ -221,10 +222,14 @@ void FaultLoop::serveBatch(Attachment& restore, std::uint64_t readAt, std::size_
   if (restore.ended()) return;
   count(restore.counters().faultsTaken, pages);
   if (pages < options_.shareFrom || careful_ > 0) {
-    careful_ -= std::min<unsigned>(careful_, static_cast<unsigned>(pages));
-    for (std::size_t i = 0; i < pages; i++)
-      serveFault({&restore, batch_[i], readAt}, WorkerPool::FAULT_THREAD,
-                 buffers_[WorkerPool::FAULT_THREAD].data());
+    for (std::size_t i = 0; i < pages; i++) {
+      Fault fault{&restore, batch_[i], readAt};
+      if (careful_ > 0) {
+        careful_--;
+        fault.around = {fault.page, 1};
+      }
+      serveFault(fault, WorkerPool::FAULT_THREAD, buffers_[WorkerPool::FAULT_THREAD].data());
+    }
     return;
   }
   auto serve = [&](std::size_t i, unsigned worker) {
@@ -242,17 +247,24 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
     fault.tries++;
     return later(fault, Next::retry, worker);
   }
-  const Inflight inflight(restore, worker, {fault.page, 1});
-  if (restore.segment().pages().state(fault.page) != shm::PageState::missing)
+  const auto at = restore.segment().regions().locate(fault.page);
+  const bool missing = restore.segment().pages().state(fault.page) == shm::PageState::missing;
+  if (fault.around.count == 0)
+    fault.around = missing && at.pageSize == shm::SMALL_PAGE ? restore.around(fault.page) : shm::PageRange{fault.page, 1};
+  const Inflight inflight(restore, worker, fault.around);
+  if (!missing) {
+    if (worker == WorkerPool::FAULT_THREAD && wakeIsDue(restore, fault.page))
+      return count(restore.counters().alreadyPresent);
     return commit(fault, worker, {Content::Kind::zero});
+  }
 
   committer_.failpoints().hit(failpoints::Point::beforeStage, fault.page);
   const std::uint64_t before = process::nowNs();
-  const auto at = restore.segment().regions().locate(fault.page);
+  if (fault.around.count > 1 && serveAround(fault, worker, buffer)) return;
   const Staged staged = stage(fault, at, worker, buffer, before);
   restore.counters().source.record(process::nowNs() - before);
   if (staged.kind == Staged::Kind::cold) return later(fault, Next::coldRead, worker);
-  if (sourceChanged(restore, at)) return;
+  if (sourceChanged(restore, at.offset, at.pageSize)) return;
   switch (staged.kind) {
     case Staged::Kind::lost:
       return sourceFailed(fault, worker, staged.error);
@@ -268,6 +280,72 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
   if (at.pageSize == shm::SMALL_PAGE || staged.kind != Staged::Kind::bytes) return;
   if (worker == WorkerPool::FAULT_THREAD) wakeAll();  // to unmap a huge page takes its time
   restore.source().release(at.offset, at.pageSize);
+}
+
+// False where the page is to be answered by itself: its neighbourhood is not all in memory, or cannot be put in place.
+// Does not wait.
+bool FaultLoop::serveAround(Fault& fault, unsigned worker, char* buffer) {
+  if (committer_.failpoints().awaits(failpoints::Point::coldRead, fault.page)) return false;
+  Attachment& restore = *fault.restore;
+  const std::uint64_t before = process::nowNs();
+  const auto first = restore.segment().regions().locate(fault.around.first);
+  const Staged staged = restore.source().tryRead(first.offset, fault.around.count * first.pageSize, buffer);
+  restore.counters().source.record(process::nowNs() - before);
+  if (staged.kind == Staged::Kind::cold) return false;
+  if (sourceChanged(restore, first.offset, fault.around.count * first.pageSize)) return true;
+  if (staged.kind != Staged::Kind::lost) return commitAround(fault, worker, staged);
+  // Which of the pages cannot be read is not known.
+  fault.around = {fault.page, 1};
+  return false;
+}
+
+// Puts in place what is missing of a fault's neighbourhood, its own page first. False: that one is not in place.
+bool FaultLoop::commitAround(const Fault& fault, unsigned worker, const Staged& staged) {
+  Attachment& restore = *fault.restore;
+  const auto bytesOf = [&](shm::PageIndex page) {
+    return staged.kind == Staged::Kind::zero
+               ? nullptr
+               : static_cast<const char*>(staged.data) + (page - fault.around.first) * shm::SMALL_PAGE;
+  };
+  std::uint64_t brought =
+      bring(restore, worker, {fault.page, fault.around.end() - fault.page}, bytesOf(fault.page));
+  if (restore.segment().pages().state(fault.page) != shm::PageState::faulted) return false;
+  restore.counters().eventToDone.record(process::nowNs() - fault.readAt);
+  const shm::PageRange behind{fault.around.first, fault.page - fault.around.first};
+  brought += bring(restore, worker, behind, bytesOf(behind.first));
+  if (brought > 1) count(restore.counters().around, brought - 1);
+  if (worker == WorkerPool::FAULT_THREAD)
+    wakeLater(restore, fault.around);
+  else
+    Committer::wake(restore, fault.around);
+  return true;
+}
+
+// Populates what is missing of adjacent small pages, as far as the kernel lets it at once: what it does not is left to
+// its own fault. `bytes`: of the first page; null: all of them are zero. Returns pages; no thread of theirs is woken.
+std::uint64_t FaultLoop::bring(Attachment& restore, unsigned worker, shm::PageRange run, const char* bytes) {
+  const shm::PageTable& pages = restore.segment().pages();
+  std::uint64_t brought = 0;
+  for (shm::PageIndex page = run.first;;) {
+    page = pages.find({page, run.end() - page}, shm::PageState::missing);
+    if (page >= run.end()) return brought;
+    ContentRun alike{ContentRun::Kind::zero, pages.runLength(page, run.end() - page)};
+    Content content{Content::Kind::zero};
+    if (bytes != nullptr) {
+      content.data = bytes + (page - run.first) * shm::SMALL_PAGE;
+      alike = contentRun(static_cast<const char*>(content.data), alike.pages);
+    }
+    if (alike.kind == ContentRun::Kind::lost) return brought;
+    if (alike.kind == ContentRun::Kind::bytes) content.kind = Content::Kind::bytes;
+    std::uint64_t advanced = 0;
+    const Commit result = committer_.commitRun(restore, worker, {page, alike.pages}, alike.pages, content,
+                                               Origin::around, advanced);
+    if (result != Commit::done) return brought;
+    if (content.kind == Content::Kind::bytes)
+      count(restore.counters().sourceBytes, advanced * shm::SMALL_PAGE);
+    brought += advanced;
+    page += advanced;
+  }
 }
 
 // Unmaps the page's window once no page of it is missing. A window across a region's end, or completed
@@ -298,11 +376,26 @@ Staged FaultLoop::stage(const Fault& fault, const shm::PageLocation& at, unsigne
   return source.tryRead(at.offset, at.pageSize, buffer);
 }
 
-void FaultLoop::readEnded(const Fault& fault, const Staged& staged) {
+void FaultLoop::readEnded(Fault fault, const Staged& all) {
   // Not read yet: it may be in memory, and another part of the source may have to be waited for.
-  if (staged.kind == Staged::Kind::cold)
+  if (all.kind == Staged::Kind::cold)
     return serveFault(fault, WorkerPool::FAULT_THREAD, buffers_[WorkerPool::FAULT_THREAD].data());
-  if (sourceChanged(*fault.restore, fault.restore->segment().regions().locate(fault.page))) return;
+  Attachment& restore = *fault.restore;
+  const auto first = restore.segment().regions().locate(fault.around.first);
+  if (sourceChanged(restore, first.offset, fault.around.count * first.pageSize)) return;
+  Staged staged = all;
+  if (fault.around.count > 1) {
+    const bool read = all.kind == Staged::Kind::bytes || all.kind == Staged::Kind::zero;
+    if (read && commitAround(fault, WorkerPool::FAULT_THREAD, all)) return;
+    if (!read) {
+      fault.around = {fault.page, 1};
+      return later(fault, Next::coldRead, WorkerPool::FAULT_THREAD);
+    }
+    if (all.kind == Staged::Kind::bytes)
+      staged = stagedAt(
+          static_cast<const char*>(all.data) + (fault.page - fault.around.first) * shm::SMALL_PAGE,
+          shm::SMALL_PAGE);
+  }
   switch (staged.kind) {
     case Staged::Kind::bytes:
       return commit(fault, WorkerPool::FAULT_THREAD, {Content::Kind::bytes, staged.data});
@@ -314,8 +407,8 @@ void FaultLoop::readEnded(const Fault& fault, const Staged& staged) {
 }
 
 // Bytes that were read may be another snapshot's: the restore has failed then, and they are not used.
-bool FaultLoop::sourceChanged(Attachment& restore, const shm::PageLocation& at) {
-  auto why = restore.source().whatChanged(at.offset, at.pageSize);
+bool FaultLoop::sourceChanged(Attachment& restore, std::uint64_t offset, std::uint64_t length) {
+  auto why = restore.source().whatChanged(offset, length);
   if (why.has_value()) restore.fail(rpc::EndReason::SOURCE_CHANGED, *std::move(why));
   return why.has_value();
 }
@@ -328,7 +421,7 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
       const auto at = restore.segment().regions().locate(fault.page);
       if (content.kind == Content::Kind::bytes) count(restore.counters().sourceBytes, at.pageSize);
       if (worker != WorkerPool::FAULT_THREAD) return Committer::wake(restore, fault.page);
-      wakeLater(restore, fault.page);
+      wakeLater(restore, {fault.page, 1});
       letGo(restore, fault.page, at);
       break;
     }
@@ -364,13 +457,20 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
   }
 }
 
-void FaultLoop::wakeLater(Attachment& restore, shm::PageIndex page) {
-  toWake_.emplace_back(&restore, page);
+void FaultLoop::wakeLater(Attachment& restore, shm::PageRange pages) {
+  toWake_.emplace_back(&restore, pages);
   if (toWake_.size() == WOKEN_TOGETHER) wakeAll();
 }
 
+// A thread that waits for the page looks again then, whatever the page's state is.
+bool FaultLoop::wakeIsDue(const Attachment& restore, shm::PageIndex page) const {
+  return std::any_of(toWake_.begin(), toWake_.end(), [&](const auto& due) {
+    return due.first == &restore && page >= due.second.first && page < due.second.end();
+  });
+}
+
 void FaultLoop::wakeAll() {
-  for (const auto& [restore, page] : toWake_) Committer::wake(*restore, page);
+  for (const auto& [restore, pages] : toWake_) Committer::wake(*restore, pages);
   toWake_.clear();
 }
 
@@ -379,7 +479,7 @@ void FaultLoop::requeue(Attachment& restore, shm::PageIndex page) {
   Committer::wake(restore, page);
 }
 
-void FaultLoop::later(const Fault& fault, Next next, unsigned worker) {
+void FaultLoop::later(Fault fault, Next next, unsigned worker) {
   if (worker != WorkerPool::FAULT_THREAD) {
     const threads::Lock lock(mutex_);
     handedBack_.push_back({fault, next});
@@ -389,9 +489,17 @@ void FaultLoop::later(const Fault& fault, Next next, unsigned worker) {
     if (!retries_.push(fault, process::nowNs())) requeue(*fault.restore, fault.page);
     return;
   }
-  count(fault.restore->counters().coldReads);
-  const auto at = fault.restore->segment().regions().locate(fault.page);
-  cold_.read(fault, fault.restore->source(), at.offset, at.pageSize);
+  Attachment& restore = *fault.restore;
+  count(restore.counters().coldReads);
+  const shm::RegionTable& regions = restore.segment().regions();
+  auto first = regions.locate(fault.around.first);
+  // A page of a neighbourhood that the source is slow with holds up the faults that wait for it, and no other.
+  if (fault.around.count > 1 &&
+      cold_.reading(restore.source(), first.offset, fault.around.count * first.pageSize)) {
+    fault.around = {fault.page, 1};
+    first = regions.locate(fault.page);
+  }
+  cold_.read(fault, restore.source(), first.offset, fault.around.count * first.pageSize);
 }
 
 // Once the workers have done their shares of a batch.

@@ -86,18 +86,22 @@ class FaultLoop {
   void serveBatch(Attachment& restore, std::uint64_t readAt, std::size_t pages);
   void serveFault(Fault fault, unsigned worker, char* buffer);
   void commit(Fault fault, unsigned worker, Content content);
-  void wakeLater(Attachment& restore, shm::PageIndex page);
+  bool serveAround(Fault& fault, unsigned worker, char* buffer);
+  bool commitAround(const Fault& fault, unsigned worker, const Staged& staged);
+  std::uint64_t bring(Attachment& restore, unsigned worker, shm::PageRange run, const char* bytes);
+  void wakeLater(Attachment& restore, shm::PageRange pages);
+  bool wakeIsDue(const Attachment& restore, shm::PageIndex page) const;
   void wakeAll();
   void requeue(Attachment& restore, shm::PageIndex page);
-  void later(const Fault& fault, Next next, unsigned worker);
+  void later(Fault fault, Next next, unsigned worker);
   void takeBack();
-  static bool sourceChanged(Attachment& restore, const shm::PageLocation& at);
+  static bool sourceChanged(Attachment& restore, std::uint64_t offset, std::uint64_t length);
   void sourceFailed(Fault fault, unsigned worker, int error);
   std::string describeLoss(const Fault& fault, int error) const;
   void poisonNow(Attachment& restore, unsigned worker, shm::PageIndex page, const std::string& reason);
   Staged stage(const Fault& fault, const shm::PageLocation& at, unsigned worker, char* buffer,
                std::uint64_t now);
-  void readEnded(const Fault& fault, const Staged& staged);
+  void readEnded(Fault fault, const Staged& staged);
   void letGo(Attachment& restore, shm::PageIndex page, const shm::PageLocation& at);
 
   const Committer& committer_;
@@ -119,7 +123,7 @@ class FaultLoop {
   RetryQueue retries_;
   ResidentWindows windows_;
   std::vector<shm::PageIndex> batch_;
-  std::vector<std::pair<Attachment*, shm::PageIndex>> toWake_;  // done, their threads still asleep
+  std::vector<std::pair<Attachment*, shm::PageRange>> toWake_;  // done, their threads still asleep
   std::vector<StagingBuffer> buffers_;                          // a buffer for each worker
   unsigned careful_;
   bool stopping_ = false;

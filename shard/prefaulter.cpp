@@ -9,7 +9,7 @@
 #include <optional>
 
 #include "process/clock.h"
-#include "shard/source/bus_guard.h"
+#include "shard/source/content_run.h"
 #include "shard/source/readers.h"
 
 namespace faultline::shard {
@@ -26,7 +26,6 @@ constexpr std::uint64_t SHORT_SECTION = 4;
 constexpr std::uint64_t LONG_SECTION = 32;
 constexpr std::uint64_t FREE_SECTION = 512;
 constexpr std::uint64_t WINDOW = 2u << 20;  // bytes of the source that are staged at once
-constexpr std::uint64_t LOOK_AHEAD = 8;     // pages
 constexpr long PAUSE_NS = 1'000'000;
 constexpr std::uint64_t LAST_BACK_OFF = 1'000'000;  // ns; a run that has waited so long makes way for others
 // Tries for one page, some 1 s; then the page is left to the thread that touches it.
@@ -313,34 +312,19 @@ void Prefaulter::place(Job& job, unsigned worker, PageRange run, const Staged& s
 void Prefaulter::commitRuns(Job& job, unsigned worker, PageRange range, const char* bytes) {
   Attachment& restore = *job.restore;
   const std::uint64_t pageSize = restore.segment().regions().locate(range.first).pageSize;
-  // For huge pages a look gains nothing: there is no zero page.
-  const bool look = pageSize == shm::SMALL_PAGE;
   for (PageIndex page = range.first; page < range.end();) {
     const char* data = bytes + (page - range.first) * pageSize;
-    const Content first = {Content::Kind::bytes, data};
-    std::uint64_t length = range.end() - page;
-    bool zero = false;
-    if (look) {
-      length = 0;
-      enum class Seen { none, zero, data } seen = Seen::none;
-      while (page + length < range.end()) {
-        // Looking costs a cache miss a page; asked for in time, they overlap. A prefetch never faults.
-        __builtin_prefetch(data + (length + LOOK_AHEAD) * pageSize);
-        const auto content = contentOf(data + length * pageSize, pageSize);
-        if (content == SourceContent::lost) return;
-        const Seen here = content == SourceContent::zero ? Seen::zero : Seen::data;
-        if (seen != Seen::none && seen != here) break;
-        seen = here;
-        length++;
-        if (length == FREE_SECTION) break;
-      }
-      zero = seen == Seen::zero;
-    }
-    PageRange run{page, length};
-    const Run how = commitRun(job, worker, run, zero ? Content{Content::Kind::zero} : first);
+    ContentRun alike{ContentRun::Kind::bytes, range.end() - page};
+    // For huge pages a look gains nothing: there is no zero page.
+    if (pageSize == shm::SMALL_PAGE) alike = contentRun(data, std::min(alike.pages, FREE_SECTION));
+    if (alike.kind == ContentRun::Kind::lost) return;
+    const bool zero = alike.kind == ContentRun::Kind::zero;
+    const Content content = zero ? Content{Content::Kind::zero} : Content{Content::Kind::bytes, data};
+    PageRange run{page, alike.pages};
+    const Run how = commitRun(job, worker, run, content);
     if (how == Run::later) job.giveBack({run.first, range.end() - run.first});
     if (how != Run::done) return;
-    page += length;
+    page += alike.pages;
   }
 }
 
@@ -368,7 +352,7 @@ Prefaulter::Run Prefaulter::commitRun(Job& job, unsigned worker, PageRange& run,
     if (job.over()) return Run::over;
     const std::uint64_t epoch = lock.epoch();
     std::uint64_t advanced = 0;
-    Commit result = committer_.commitRun(restore, worker, run, limit, content, advanced);
+    Commit result = committer_.commitRun(restore, worker, run, limit, content, Origin::prefault, advanced);
     if (result != Commit::unclear) {
       if (result != Commit::retry) job.unclear = 0;
     } else if (++job.unclear > UNCLEAR_TRIES) {

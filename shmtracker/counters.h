@@ -57,6 +57,7 @@ struct alignas(128) ShardCounters {
   Counter dropped;         // ENOENT: the range is gone
   Counter outOfMemory;     // ENOMEM, each retry counted
   Counter prefaulted;      // part of copied and zeroed: pages that no fault asked for
+  Counter around;          // part of copied and zeroed: pages that came with a fault on a neighbour
   Counter coldReads;       // pages that had to wait for the source's disk
   Counter sourceBytes;     // bytes taken from the source
   Counter sourceErrors;    // failed reads of the source, each retry counted

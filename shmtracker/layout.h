@@ -34,6 +34,7 @@ struct Policy {
   std::uint32_t keepServing;       // go on after the last page is in place, until the target goes
   std::uint32_t killOnLost;        // a lost page kills the target; otherwise the page is poisoned
   std::uint32_t recordWorkingSet;  // note the first touches
+  std::uint32_t around;            // bytes that come with a fault; 0: as the faults around it tell
 };
 
 // Facts of the creator that never change afterwards; covered by Header::immutableCrc.

@@ -40,10 +40,10 @@ struct Ended {
   bool closed GUARDED_BY(mutex) = false;  // they are not taken any more
 };
 
-// Buffers of one page size: those that are not in use, up to a number.
+// Buffers of one size: those that are not in use, up to a number.
 struct Buffers {
-  std::unique_ptr<StagingBuffer> take(std::uint64_t pageSize) {
-    if (spare.empty()) return std::make_unique<StagingBuffer>(pageSize);
+  std::unique_ptr<StagingBuffer> take(std::uint64_t bytes) {
+    if (spare.empty()) return std::make_unique<StagingBuffer>(bytes);
     auto buffer = std::move(spare.back());
     spare.pop_back();
     return buffer;
@@ -56,14 +56,14 @@ struct Buffers {
 
 struct Waiting {
   Fault fault;
-  std::uint64_t offset;
+  std::uint64_t offset, length;
 };
 
 struct Lane {
-  Lane(std::uint64_t size, unsigned reads) : pageSize(size), most(reads) {}
+  Lane(std::uint64_t size, unsigned reads) : bytes(size), most(reads) {}
 
-  const std::uint64_t pageSize;
-  const unsigned most;  // reads at once
+  const std::uint64_t bytes;  // of a read, at most
+  const unsigned most;        // reads at once
   unsigned busy = 0;
   std::vector<std::unique_ptr<Read>> reads;
   std::vector<Read*> free;
@@ -78,10 +78,11 @@ struct Lanes : std::enable_shared_from_this<Lanes> {
   const PageSource* const whole;  // the restore's
   const std::shared_ptr<const PageSource> source;
   const std::shared_ptr<Ended> ended;
-  Lane small{shm::SMALL_PAGE, ColdReader::SMALL_READS}, huge{shm::HUGE_PAGE, ColdReader::HUGE_READS};
+  Lane small{shm::SMALL_PAGE, ColdReader::SMALL_READS}, run{ColdReader::MOST_RUN, ColdReader::RUN_READS},
+      huge{shm::HUGE_PAGE, ColdReader::HUGE_READS};
   bool forgotten = false;  // the fault thread's
 
-  Lane& laneOf(std::uint64_t pageSize) { return pageSize == shm::SMALL_PAGE ? small : huge; }
+  Lane& laneOf(std::uint64_t length) { return length <= small.bytes ? small : length <= run.bytes ? run : huge; }
 };
 
 struct Read final : Readers::Work {
@@ -129,9 +130,11 @@ struct ColdReader::State {
   std::shared_ptr<Ended> ended = std::make_shared<Ended>();
   std::vector<Read*> taken;  // of `ended`
   std::vector<std::shared_ptr<Lanes>> sources;
-  Buffers small, huge;
+  Buffers small, run, huge;
 
-  Buffers& buffersOf(std::uint64_t pageSize) { return pageSize == shm::SMALL_PAGE ? small : huge; }
+  Buffers& buffersOf(const Lane& lane) {
+    return lane.bytes == shm::SMALL_PAGE ? small : lane.bytes == MOST_RUN ? run : huge;
+  }
 
   Lanes& lanesOf(const PageSource& whole, const PageSource& source) {
     for (const auto& lanes : sources)
@@ -153,14 +156,14 @@ struct ColdReader::State {
       Read& read = freeRead(lane);
       read.fault = next.fault;
       read.offset = next.offset;
-      read.length = lane.pageSize;
-      read.progress = {.length = lane.pageSize};
-      if (read.buffer == nullptr) read.buffer = buffersOf(lane.pageSize).take(lane.pageSize);
+      read.length = next.length;
+      read.progress = {.length = next.length};
+      if (read.buffer == nullptr) read.buffer = buffersOf(lane).take(lane.bytes);
       read.hold = points.hold(failpoints::Point::coldRead, next.fault.page);
       read.keep = lanes.shared_from_this();
       lane.line.pop_front();
       lane.busy++;
-      const bool byRing = haveRing && read.hold.get() < 0 && lane.pageSize == shm::SMALL_PAGE &&
+      const bool byRing = haveRing && read.hold.get() < 0 && lane.bytes != shm::HUGE_PAGE &&
                           lanes.source->plainRead(read.offset, read.length).has_value();
       if (byRing && prepareRest(read)) continue;
       if (!lanes.source->readers().run(Readers::For::fault, read)) {
@@ -189,7 +192,7 @@ struct ColdReader::State {
     if (!lanes->forgotten) done(read.fault, staged);
     Lane& lane = lanes->laneOf(read.length);
     lane.busy--;
-    buffersOf(lane.pageSize).give(std::move(read.buffer), lane.most);
+    buffersOf(lane).give(std::move(read.buffer), lane.most);
     lane.free.push_back(&read);
     if (!lanes->forgotten) begin(*lanes, lane);
   }
@@ -258,8 +261,18 @@ void ColdReader::read(const Fault& fault, const PageSource& source, std::uint64_
                       std::uint64_t length) {
   Lanes& lanes = state_->lanesOf(source, source.readFrom(offset, length));
   Lane& lane = lanes.laneOf(length);
-  lane.line.push_back({fault, offset});
+  lane.line.push_back({fault, offset, length});
   state_->begin(lanes, lane);
+}
+
+bool ColdReader::reading(const PageSource& source, std::uint64_t offset, std::uint64_t length) const {
+  for (const auto& lanes : state_->sources) {
+    if (lanes->whole != &source) continue;
+    for (const Lane* lane : {&lanes->small, &lanes->run})
+      for (const auto& read : lane->reads)
+        if (read->keep != nullptr && read->offset < offset + length && offset < read->offset + read->length) return true;
+  }
+  return false;
 }
 
 bool ColdReader::submit() {
@@ -277,6 +290,7 @@ void ColdReader::forget(const PageSource& source) {
     if (lanes->whole != &source) return false;
     lanes->forgotten = true;
     lanes->small.line.clear();
+    lanes->run.line.clear();
     lanes->huge.line.clear();
     return true;
   });

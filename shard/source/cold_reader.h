@@ -18,9 +18,10 @@ namespace faultline::shard {
 // For one thread. Allocates only when more is read at once than ever before, or more waits in line.
 class ColdReader {
  public:
-  // Limits of reads of one source at once, of small and of huge pages; further reads wait in line.
-  static constexpr unsigned SMALL_READS = 128;
+  // Limits of reads of one source at once, of a small page, of several and of a huge one; further reads wait in line.
+  static constexpr unsigned SMALL_READS = 128, RUN_READS = 32;
   static constexpr unsigned HUGE_READS = 8;
+  static constexpr std::uint64_t MOST_RUN = 64u << 10;  // bytes
 
   // `done(fault, staged)`: bytes, which are valid during the call, zero or lost; cold: it is known now where to read.
   using Done = std::function<void(const Fault&, const Staged&)>;
@@ -32,8 +33,10 @@ class ColdReader {
   // False where the kernel refuses io_uring (kernel.io_uring_disabled, a seccomp filter): reader threads do
   // it all.
   bool usesRing() const;
-  // Reads the fault's page, `length` bytes at `offset` of `source`: 4 KiB or 2 MiB.
+  // Reads `length` bytes at `offset` of `source` for the fault: small pages, at most MOST_RUN, or a huge one.
   void read(const Fault& fault, const PageSource& source, std::uint64_t offset, std::uint64_t length);
+  // True while a byte of the range is being read for another fault; what waits in line does not count.
+  bool reading(const PageSource& source, std::uint64_t offset, std::uint64_t length) const;
   // Begins the prepared reads, with one system call. False: not all could be begun now; call again.
   bool submit();
   // Readable when reads have ended.

@@ -42,6 +42,7 @@ TEST(Kept, WhatCannotBeUnregisteredIsServedUntilItCan) {
   auto request = server.client().coordinator().attachRequest();
   auto spec = request.initSpec();
   spec.setName("kept");
+  spec.initPolicy().setAround(SMALL);
   auto region = spec.initRegions(1)[0];
   region.setBase(reinterpret_cast<std::uint64_t>(named));
   region.setSize(PAGES * SMALL);

@@ -42,7 +42,7 @@ TEST_P(CommitRun, IsStoredAsFarAsItCameBeforeARemoval) {
   Attachment& attachment = *restore.attachment();
   auto commit = [&](shm::PageIndex first, std::uint64_t& advanced) {
     const Content content{Content::Kind::bytes, const_cast<unsigned char*>(source.at(0, first * pageSize()))};
-    return committer.commitRun(attachment, 0, {first, COUNT - first}, COUNT, content, advanced);
+    return committer.commitRun(attachment, 0, {first, COUNT - first}, COUNT, content, Origin::prefault, advanced);
   };
   std::uint64_t advanced = 0;
   Commit result{};
@@ -94,7 +94,7 @@ TEST_P(CommitRun, NeverBringsTheSourceToAReleasedPage) {
   const Committer committer(failpoints);
   const Content bytes{Content::Kind::bytes, image.data()};
   std::uint64_t advanced = 0;
-  EXPECT_EQ(committer.commitRun(attachment, 0, {0, 2}, 2, bytes, advanced), Commit::done);
+  EXPECT_EQ(committer.commitRun(attachment, 0, {0, 2}, 2, bytes, Origin::prefault, advanced), Commit::done);
   EXPECT_EQ(advanced, 2u) << "nothing is populated there";
   EXPECT_EQ(attachment.counters().copied.load(), 0u);
 
@@ -120,7 +120,7 @@ TEST_P(CommitRun, IsNarrowedToAPageBeforeAPageIsGone) {
   std::uint64_t advanced = 0;
   auto commit = [&](shm::PageIndex first, std::uint64_t limit) {
     const Content content{Content::Kind::bytes, image.data() + first * pageSize()};
-    return committer.commitRun(attachment, 0, {first, 4 - first}, limit, content, advanced);
+    return committer.commitRun(attachment, 0, {first, 4 - first}, limit, content, Origin::prefault, advanced);
   };
   EXPECT_EQ(commit(0, 4), Commit::parted);
   EXPECT_EQ(advanced, 0u);
@@ -148,12 +148,12 @@ TEST_P(CommitRun, DoesNotWaitForAGateThatStaysClosed) {
   std::uint64_t advanced = 0;
   attachment.segment().lock().close();
   EXPECT_EQ(committer.commitFault(attachment, 0, 0, bytes), Commit::retry);
-  EXPECT_EQ(committer.commitRun(attachment, 0, {0, 4}, 4, bytes, advanced), Commit::retry);
+  EXPECT_EQ(committer.commitRun(attachment, 0, {0, 4}, 4, bytes, Origin::prefault, advanced), Commit::retry);
   EXPECT_EQ(advanced, 0u);
   EXPECT_EQ(restore.state(0), PageState::missing);
   attachment.segment().lock().open();
   EXPECT_EQ(committer.commitFault(attachment, 0, 0, bytes), Commit::done);
-  EXPECT_EQ(committer.commitRun(attachment, 0, {0, 4}, 4, bytes, advanced), Commit::done);
+  EXPECT_EQ(committer.commitRun(attachment, 0, {0, 4}, 4, bytes, Origin::prefault, advanced), Commit::done);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <vector>
 
@@ -35,10 +36,18 @@ class FaultySource final : public shard::PageSource {
   }
   void truncate(std::uint64_t bytes) { end_ = bytes; }
   void warm(bool is) { warm_ = is; }
+  // Reads of what contains this page of 4 KiB fail with EBADMSG, and it is never in memory.
+  void lose(std::uint64_t offset) {
+    const threads::Lock lock(mutex_);
+    lost_ = offset;
+  }
   unsigned reads() const { return reads_; }
 
   shard::Staged tryRead(std::uint64_t offset, std::size_t length, void* buffer) const override {
-    if (!warm_) return {shard::Staged::Kind::cold, nullptr, 0};
+    {
+      const threads::Lock lock(mutex_);
+      if (!warm_ || (lost_ >= offset && lost_ < offset + length)) return {shard::Staged::Kind::cold, nullptr, 0};
+    }
     return bytesAt(offset, length, buffer);
   }
   shard::Staged tryView(std::uint64_t, std::size_t) const override {
@@ -55,6 +64,7 @@ class FaultySource final : public shard::PageSource {
     {
       const threads::Lock lock(mutex_);
       while (stalled_ >= offset && stalled_ < offset + length) changed_.wait(mutex_);
+      if (lost_ >= offset && lost_ < offset + length) return {shard::Staged::Kind::lost, nullptr, EBADMSG};
       if (failing_ > 0) {
         failing_--;
         return {shard::Staged::Kind::lost, nullptr, error_};
@@ -84,6 +94,7 @@ class FaultySource final : public shard::PageSource {
   mutable unsigned failing_ GUARDED_BY(mutex_) = 0;
   int error_ GUARDED_BY(mutex_) = 0;
   std::uint64_t stalled_ GUARDED_BY(mutex_) = NONE;
+  std::uint64_t lost_ GUARDED_BY(mutex_) = NONE;
 };
 
 }  // namespace faultline::test

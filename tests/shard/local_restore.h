@@ -36,9 +36,10 @@ class LocalRestore : private shard::AttachmentEvents {
   static constexpr unsigned WORKERS = 3;
 
   // All of the image, in one region; shard 0 owns every page. `source`: what its bytes come from; null: the
-  // image's file.
+  // image's file. `around`: bytes that come with each fault; a page is left alone unless a test is about that.
   LocalRestore(const Image& image, std::uint64_t pageSize,
-               std::shared_ptr<const shard::PageSource> source = nullptr, std::uint64_t id = 1)
+               std::shared_ptr<const shard::PageSource> source = nullptr, std::uint64_t id = 1,
+               std::uint32_t around = shm::SMALL_PAGE)
       : pageSize_(pageSize),
         memory_({image.bytes()}, pageSize),
         segment_(shm::Segment::create({.restoreId = id,
@@ -47,7 +48,8 @@ class LocalRestore : private shard::AttachmentEvents {
                                        .regions = {{addressOf(0), image.bytes(), 0, pageSize}},
                                        .sourceBytes = image.bytes(),
                                        .uffdFeatures = UFFD_FEATURE_EVENT_REMOVE,
-                                       .workersPerShard = WORKERS})),
+                                       .workersPerShard = WORKERS,
+                                       .policy = policyOf(around)})),
         attachment_(std::make_shared<shard::Attachment>(
             0, WORKERS, kj::AutoCloseFd(fcntl(uffd(), F_DUPFD_CLOEXEC, 0)), segment_.fd(),
             [&](std::uint64_t bytes) { return source != nullptr ? source : openImage(image, bytes); },
@@ -98,6 +100,11 @@ class LocalRestore : private shard::AttachmentEvents {
   void end() const { uffd::unregister(uffd(), addressOf(0), segment_.facts().sourceBytes); }
 
  private:
+  static shm::Policy policyOf(std::uint32_t around) {
+    shm::Policy policy{};
+    policy.around = around;
+    return policy;
+  }
   void targetGone(std::uint64_t) override { ADD_FAILURE() << "the target is gone"; }
   void restoreFailed(std::uint64_t, rpc::EndReason, std::string text) override { ADD_FAILURE() << text; }
 

@@ -85,6 +85,7 @@ Server::Server(const Image& image, ServerOptions options)
   if (options.lockDeadlineMs.has_value())
     arguments.insert(arguments.end(), {"--lock-deadline-ms", std::to_string(*options.lockDeadlineMs)});
   if (!options.prefault) arguments.push_back("--no-prefault");
+  arguments.insert(arguments.end(), {"--around", options.around});
   if (options.keepServing) arguments.push_back("--keep-serving");
   arguments.insert(arguments.end(), options.more.begin(), options.more.end());
   pid_ = start(arguments, options);
