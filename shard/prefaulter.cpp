@@ -64,7 +64,7 @@ struct Prefaulter::Job {
   bool over() const { return cancelled.load(std::memory_order_relaxed) || restore->ended(); }
 
   void giveBack(PageRange pages) {
-    std::lock_guard lock(mutex);
+    const threads::Lock lock(mutex);
     again.push_back(pages);
   }
 
