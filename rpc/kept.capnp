@@ -6,18 +6,19 @@ $Cxx.namespace("faultline::rpc");
 using Control = import "control.capnp";
 
 struct KeptLayers {
-  # Of a restore whose source has several files, the top one first.
-  layers @0 :List(Layer);
-  struct Layer {
-    name @0 :Text;         # for messages
-    # What it was when the restore began (process/file_identity.h).
-    device @1 :UInt64;
-    inode @2 :UInt64;
-    bytes @3 :UInt64;
-    modified @4 :Int64;    # ns since 1970
-    changed @5 :Int64;     # ns since 1970
-    links @6 :UInt64;
-  }
+  # Of a restore whose source has several files.
+  layers @0 :List(KeptLayer);     # the top one first
+}
+
+struct KeptLayer {
+  # A file, as it was when the restore began (process/file_identity.h).
+  name @0 :Text;                  # for messages
+  device @1 :UInt64;              # of its file system
+  inode @2 :UInt64;               # within that
+  bytes @3 :UInt64;               # its size
+  modified @4 :Int64;             # mtime, ns since 1970
+  changed @5 :Int64;              # ctime, ns since 1970
+  links @6 :UInt64;               # names that it has
 }
 
 struct KeptListener {
