@@ -434,7 +434,7 @@ void Service::endFormerOwners(const std::shared_ptr<Restore>& restore) {
 // Shards beyond those that the service was started with last as long as a restore needs them.
 void Service::endIdleShards() {
   // A restore that was lost may have its userfaultfd in a shard alone.
-  if (!adopted_ || reshards_ > 0 || !lost_.empty()) return;
+  if (!adopted_ || reshards_ > 0 || lost_.size() > 0) return;
   std::uint32_t needed = options_.shards;
   for (const auto& [id, restore] : restores_) needed = std::max(needed, restore->shardsNeeded());
   pool_.shrink(needed);
