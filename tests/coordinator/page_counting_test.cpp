@@ -76,7 +76,7 @@ TEST(RestoreSpec, ItsSegmentIsMadeInAThreadOfItsOwn) {
   KJ_SYSCALL(ftruncate(source.get(), static_cast<off_t>(LARGE)));
   RestoreSpec spec;
   spec.name = "vm";
-  spec.sourceName = "source";
+  spec.layerNames = {"source"};
   spec.regions = {{BASE, LARGE, 0, shm::SMALL_PAGE}};
   const std::uint64_t own = cpuTime(CLOCK_THREAD_CPUTIME_ID), all = cpuTime(CLOCK_PROCESS_CPUTIME_ID);
   const shm::Segment segment = spec.createSegment(Options{}, source.get()).wait(io.waitScope);

@@ -18,7 +18,9 @@
 #include "coordinator/call_inputs.h"
 #include "coordinator/listener.h"
 #include "coordinator/page_runs.h"
+#include "coordinator/source_files.h"
 #include "coordinator/working_set.h"
+#include "process/duplicate.h"
 #include "rpc/control.capnp.h"
 #include "rpc/convert.h"
 #include "shmtracker/region_table.h"
@@ -39,6 +41,15 @@ int source() {
     return made;
   }();
   return fd;
+}
+
+const coordinator::SourceFiles& sources() {
+  static const coordinator::SourceFiles files = [] {
+    coordinator::SourceFiles made;
+    made.push_back(process::duplicate(source()));
+    return made;
+  }();
+  return files;
 }
 
 // A restore of so many pages, every second one of which was populated: as many runs as there can be.
@@ -86,7 +97,7 @@ void checkRecorded(std::uint64_t from) {
   static auto recorded = [] {
     auto recorder = std::make_shared<coordinator::TouchRecorder>(PAGES);
     for (shm::PageIndex page = 0; page < PAGES; page++) recorder->touched(page);
-    return coordinator::makeRecordedWorkingSet(recorder, restore().regions().regions(), source());
+    return coordinator::makeRecordedWorkingSet(recorder, restore().regions().regions(), sources());
   }();
   auto request = recorded.pagesRequest();
   request.setFirst(from);
@@ -151,7 +162,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* input, std::size_t siz
       case 1:
         return checkRanges(message.getRoot<rpc::Restore::PrefaultParams>().getRanges());
       case 2:
-        return checkName(coordinator::listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source()).name);
+        return checkName(coordinator::listenerSpecFrom(message.getRoot<rpc::KeptListener>(), sources()).name);
       case 3: {
         const auto range = checkRange(message.getRoot<rpc::Restore::PageStatesParams>().getPages());
         return checkRuns(coordinator::stateRuns(restore().pages(), range), range);
