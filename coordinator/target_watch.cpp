@@ -68,7 +68,7 @@ kj::Promise<void> TargetWatch::watchProcess() {
 // there still is another's, whose userfaultfd a launcher has handed over, say: were that closed now, it would read zeros.
 kj::Promise<void> TargetWatch::peerGone() {
   return look("the target has gone").then([this](Presence memory) -> kj::Promise<void> {
-    if (owner_.over()) return kj::READY_NOW;
+    if (owner_.over() || memory == Presence::gone) return kj::READY_NOW;
     if (memory == Presence::unknown) return timer_.afterDelay(LOOK_EVERY).then([this] { return peerGone(); });
     spdlog::info("restore {}: who connected has gone, its memory is there still and is served on",
                  segment_.name());
