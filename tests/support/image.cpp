@@ -39,8 +39,11 @@ void Image::write(std::uint64_t offset, const void* bytes, std::uint64_t length)
   std::memcpy(map_ + offset, bytes, length);
 }
 
+// Not through the mapping: of a page that was written to before, the kernel would not note a new mtime.
 void Image::fill(std::uint64_t offset, std::uint64_t length, unsigned char byte) {
-  std::memset(map_ + offset, byte, length);
+  const std::string bytes(length, static_cast<char>(byte));
+  if (pwrite(fd_, bytes.data(), length, static_cast<off_t>(offset)) != static_cast<ssize_t>(length))
+    throw std::runtime_error("cannot write the image");
 }
 
 void Image::hole(std::uint64_t offset, std::uint64_t length) {
