@@ -26,10 +26,11 @@ RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize, 
   std::uint64_t offset = 0;
   for (const std::uint64_t size : sizes) {
     const int own = MAP_PRIVATE | MAP_ANONYMOUS | (pageSize == 4096 ? 0 : MAP_HUGETLB);
+    const int file = pageSize == 4096 ? MAP_SHARED : MAP_PRIVATE;  // shared huge pages are refused
     void* wish = addresses.empty() ? nullptr : reinterpret_cast<void*>(addresses[parts_.size()]);
     const int place = wish == nullptr ? 0 : MAP_FIXED_NOREPLACE;
     void* start =
-        mmap(wish, size, PROT_READ | PROT_WRITE, place | MAP_NORESERVE | (memory < 0 ? own : MAP_SHARED),
+        mmap(wish, size, PROT_READ | PROT_WRITE, place | MAP_NORESERVE | (memory < 0 ? own : file),
              memory, memory < 0 ? 0 : static_cast<off_t>(offset));
     KJ_REQUIRE(start != MAP_FAILED, "no memory for a guest", size);
     uffdio_register range{};
