@@ -161,7 +161,7 @@ TEST_P(OutOfMemory, FaultsAreAnsweredOnceThereIsSome) {
   image.zero(2 * pageSize(), pageSize());
   Server server(image);
   RawVmm vmm({PAGES * pageSize()}, pageSize(), UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING,
-             memory_.get());
+             memory_.get(), {}, pageSize() != SMALL);  // shared huge pages are refused
   connect(vmm, server);
   const auto begun = Clock::now();
   auto bytes = std::async(std::launch::async, [&] { return *vmm.at(0, pageSize()); });
@@ -178,7 +178,7 @@ TEST_P(OutOfMemory, APopulationGoesOnOnceThereIsSome) {
   Image image(PAGES * pageSize());
   Server server(image);
   RawVmm vmm({PAGES * pageSize()}, pageSize(), UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING,
-             memory_.get());
+             memory_.get(), {}, pageSize() != SMALL);  // shared huge pages are refused
   connect(vmm, server);
   auto restore = server.restore();
   auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
@@ -194,7 +194,7 @@ TEST_P(OutOfMemory, AnotherTargetDoesNotWait) {
   Image image(PAGES * pageSize());
   Server server(image);
   RawVmm vmm({PAGES * pageSize()}, pageSize(), UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING,
-             memory_.get());
+             memory_.get(), {}, pageSize() != SMALL);  // shared huge pages are refused
   connect(vmm, server);
   auto waiting = std::async(std::launch::async, [&] { return *vmm.at(0, pageSize()); });
   await([&] { return refusals(server) > 0; });

@@ -17,7 +17,7 @@
 namespace faultline::test {
 
 RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize, std::uint64_t features,
-               std::uint64_t mode, int memory, const std::vector<std::uint64_t>& addresses)
+               std::uint64_t mode, int memory, const std::vector<std::uint64_t>& addresses, bool privately)
     : uffd_(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))) {
   uffdio_api api{};
   api.api = UFFD_API;
@@ -26,7 +26,7 @@ RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize, 
   std::uint64_t offset = 0;
   for (const std::uint64_t size : sizes) {
     const int own = MAP_PRIVATE | MAP_ANONYMOUS | (pageSize == 4096 ? 0 : MAP_HUGETLB);
-    const int file = pageSize == 4096 ? MAP_SHARED : MAP_PRIVATE;  // shared huge pages are refused
+    const int file = privately ? MAP_PRIVATE : MAP_SHARED;
     void* wish = addresses.empty() ? nullptr : reinterpret_cast<void*>(addresses[parts_.size()]);
     const int place = wish == nullptr ? 0 : MAP_FIXED_NOREPLACE;
     void* start =
