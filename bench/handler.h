@@ -58,7 +58,7 @@ struct FaultlineOptions {
   std::string workingSet = {};  // --working-set: a file
   bool recordWorkingSet = false;
   std::vector<std::string> over = {};  // --over: the layers below the memory file, the newest first
-  std::string build = {};  // the directory of another build's programs; empty: our own
+  std::string build = {};              // the directory of another build's programs; empty: our own
 };
 
 // How many shards of such a server own memory of each restore, where it may use every CPU.

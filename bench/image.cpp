@@ -31,7 +31,9 @@ constexpr std::uint64_t MOST_LEFT_WARM = 100;
 class Mapped {
  public:
   Mapped(int fd, const BenchImage& image)
-      : bytes_(image.dataBytes), at_(mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd, 0)), pages_(bytes_ / PAGE) {
+      : bytes_(image.dataBytes),
+        at_(mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd, 0)),
+        pages_(bytes_ / PAGE) {
     if (at_ == MAP_FAILED) fail("map", image.path);
   }
   Mapped(const Mapped&) = delete;
@@ -40,7 +42,8 @@ class Mapped {
 
   std::uint64_t cachedPages() const {
     if (mincore(at_, bytes_, pages_.data()) != 0) return pages_.size();
-    return static_cast<std::uint64_t>(std::count_if(pages_.begin(), pages_.end(), [](auto page) { return page & 1; }));
+    return static_cast<std::uint64_t>(
+        std::count_if(pages_.begin(), pages_.end(), [](auto page) { return page & 1; }));
   }
 
  private:

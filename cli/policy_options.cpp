@@ -29,10 +29,11 @@ CLI::Option* addPolicyOptions(CLI::App& command, PolicyOptions& options) {
       ->check(CLI::IsMember({"poison", "kill"}))
       ->capture_default_str();
   command
-      .add_option("--around", options.around,
-                  "What comes with a fault on a 4 KiB page: off, that page alone; auto, up to 64 KiB where the\n"
-                  "faults show that its neighbourhood is being touched; or always so many bytes, aligned: 8192,\n"
-                  "16384, 32768 or 65536. off where a working set is recorded")
+      .add_option(
+          "--around", options.around,
+          "What comes with a fault on a 4 KiB page: off, that page alone; auto, up to 64 KiB where the\n"
+          "faults show that its neighbourhood is being touched; or always so many bytes, aligned: 8192,\n"
+          "16384, 32768 or 65536. off where a working set is recorded")
       ->check(CLI::IsMember({"off", "auto", "8192", "16384", "32768", "65536"}))
       ->capture_default_str();
   return prefault;
@@ -56,8 +57,9 @@ void fill(rpc::SourceSpec::Builder to, const Memory& memory) {
 }
 
 void addOver(CLI::App& command, std::vector<std::string>& paths) {
-  command.add_option("--over", paths,
-                     "The snapshot that the --memory, a differential one, lies over (repeatable, the newest first)");
+  command.add_option(
+      "--over", paths,
+      "The snapshot that the --memory, a differential one, lies over (repeatable, the newest first)");
 }
 
 std::vector<std::string> layersOf(const std::string& memory, const std::vector<std::string>& over) {

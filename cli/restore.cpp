@@ -55,8 +55,7 @@ class RestoreCommand {
 
   int run() {
     memory_ = openStack(layersOf(options_.memory, options_.over));
-    if (!options_.workingSet.empty())
-      workingSet_ = readWorkingSetFor(options_.workingSet, memory_);
+    if (!options_.workingSet.empty()) workingSet_ = readWorkingSetFor(options_.workingSet, memory_);
     if (!options_.record.empty()) requireWritable(options_.record);
     SocketFile socket(options_.socket);
     Interrupts::capture();

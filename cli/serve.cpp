@@ -73,8 +73,8 @@ std::vector<ServedListener> listenersOf(const ServeOptions& options) {
 }
 
 // What a coordinator needs to know of a handshake socket, in memory that nobody can change.
-kj::AutoCloseFd listenSpec(const ServeOptions& options, const ServedListener& listener,
-                           const Memory& memory, bool withWorkingSet) {
+kj::AutoCloseFd listenSpec(const ServeOptions& options, const ServedListener& listener, const Memory& memory,
+                           bool withWorkingSet) {
   int fd;
   KJ_SYSCALL(fd = memfd_create("faultline-listener", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   kj::AutoCloseFd result(fd);
@@ -201,7 +201,8 @@ void addServe(CLI::App& app, Result& chosen) {
       "The memory file for the --socket at the same place");
   auto over = command->add_option_function<std::vector<std::string>>(
       "--over", [](const std::vector<std::string>&) {},
-      "The snapshot that the --memory before it, a differential one, lies over (repeatable, the newest first)");
+      "The snapshot that the --memory before it, a differential one, lies over (repeatable, the newest "
+      "first)");
   command
       ->add_option("--name", options->names,
                    "What to call the restores of the --socket at the same place; default: vm1, vm2, ...")

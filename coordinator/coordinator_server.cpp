@@ -34,9 +34,8 @@ void fill(rpc::ServiceTotals::Builder to, const ServiceTotals& totals) {
 // The files of a call, which can be the layers of one source.
 kj::Promise<SourceFiles> stackOf(rpc::SourceSpec::Reader source) {
   for (const std::string& name : namesOf(source)) requireSourceName(name);
-  return filesOf(source).then([names = namesOf(source)](SourceFiles files) {
-    return checkedStack(kj::mv(files), names);
-  });
+  return filesOf(source).then(
+      [names = namesOf(source)](SourceFiles files) { return checkedStack(kj::mv(files), names); });
 }
 
 class ListenerServer final : public rpc::Answering<rpc::Listener> {

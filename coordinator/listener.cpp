@@ -157,8 +157,8 @@ kj::Promise<void> Listener::complete(const std::shared_ptr<Pending>& pending, So
   spec.uffdFeatures = handshake.features;
   spec.policy = spec_.policy;
   spec.watchSocket = handshake.socketOutlivesHandshake;
-  RestoreFds fds{kj::mv(handshake.uffd), kj::mv(source),
-                 process::duplicate(pending->connection.get()), kj::AutoCloseFd()};
+  RestoreFds fds{kj::mv(handshake.uffd), kj::mv(source), process::duplicate(pending->connection.get()),
+                 kj::AutoCloseFd()};
   spec.requireServable(fds.source.back().get());
   auto looked = whyNotRegistered(fds.uffd.get(), spec.regions, peerOf(pending->connection.get()).pid);
   return looked.then(

@@ -21,7 +21,7 @@
 namespace faultline::coordinator {
 
 struct ListenerSpec {
-  std::string name;  // restores are called NAME, NAME-2, NAME-3, ...
+  std::string name;                     // restores are called NAME, NAME-2, NAME-3, ...
   std::vector<std::string> layerNames;  // of the source, the top one first
   RestorePolicy policy;
   bool anyUser = false;

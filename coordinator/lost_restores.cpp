@@ -104,7 +104,8 @@ kj::Promise<void> LostRestores::watch(std::shared_ptr<Lost> lost) {
         lost_.erase(lost->id);
         Restore::drop(context_.link, lost->id, process::MOST_LAYERS);
         for (std::uint32_t i = 0; i < context_.pool.size(); i++)
-          if (ShardHandle* shard = context_.pool.up(i)) shard->detach(lost->id).detach([](kj::Exception&&) {});
+          if (ShardHandle* shard = context_.pool.up(i))
+            shard->detach(lost->id).detach([](kj::Exception&&) {});
         return kj::READY_NOW;
       });
 }

@@ -33,9 +33,9 @@ FileNow look(const std::string& path, int fd) {
 kj::Promise<std::shared_ptr<FileNow>> whatIsAt(std::string path, kj::AutoCloseFd open) {
   auto own = std::make_shared<kj::AutoCloseFd>(kj::mv(open));
   auto now = std::make_shared<FileNow>();
-  return inOwnThread("a file cannot be looked at", [path = std::move(path), own, now] {
-           *now = look(path, own->get());
-         }).then([now] { return now; });
+  return inOwnThread("a file cannot be looked at",
+                     [path = std::move(path), own, now] { *now = look(path, own->get()); })
+      .then([now] { return now; });
 }
 
 }  // namespace faultline::coordinator

@@ -49,9 +49,9 @@ struct RestoreContext {
 struct RestoreFds {
   kj::AutoCloseFd uffd;
   SourceFiles source;
-  kj::AutoCloseFd conn;       // the handshake's connection
-  kj::AutoCloseFd target;     // pidfd of the process that connected
-  kj::AutoCloseFd touches{};  // the recording of a working set
+  kj::AutoCloseFd conn;               // the handshake's connection
+  kj::AutoCloseFd target;             // pidfd of the process that connected
+  kj::AutoCloseFd touches{};          // the recording of a working set
   std::vector<SourceLayer> layers{};  // what the files of the source were, where they are several
 };
 
@@ -216,7 +216,7 @@ class Restore final : private ShardAttachments::Owner,
 
   kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;
   kj::ForkedPromise<void> ready_, complete_, overPromise_;
-  kj::Canceler inReader_;  // what waits for the write side
+  kj::Canceler inReader_;              // what waits for the write side
   kj::ForkedPromise<void> resharded_;  // the last reshard is over, and the former owners have left
   kj::TaskSet tasks_;
 };

@@ -14,9 +14,10 @@ std::uint32_t aroundFrom(rpc::RestorePolicy::Reader reader) {
   constexpr std::uint32_t LEAST = 4096, MOST = 65536;  // bytes
   const std::uint32_t around = reader.getAround();
   if (around != 0 && (around < LEAST || around > MOST || !std::has_single_bit(around)))
-    rpc::refuse(rpc::Reason::BAD_INPUT, "around is " + std::to_string(around) +
-                                            " bytes; it can be 0 (as the faults tell) or a power of two from 4096 "
-                                            "to 65536");
+    rpc::refuse(rpc::Reason::BAD_INPUT,
+                "around is " + std::to_string(around) +
+                    " bytes; it can be 0 (as the faults tell) or a power of two from 4096 "
+                    "to 65536");
   return reader.getRecordWorkingSet() ? LEAST : around;
 }
 

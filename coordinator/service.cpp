@@ -50,9 +50,10 @@ void requireRoomForFds(std::uint32_t shards) {
     while (room.size() < OWN + A_SHARD * shards) room.push_back(process::duplicate(STDERR_FILENO));
   });
   if (failure != nullptr)
-    rpc::refuse(rpc::Reason::LIMIT_REACHED,
-                "too many files are open for another restore: wait for one to end, or raise the limit on open files "
-                "(LimitNOFILE=, ulimit -n)");
+    rpc::refuse(
+        rpc::Reason::LIMIT_REACHED,
+        "too many files are open for another restore: wait for one to end, or raise the limit on open files "
+        "(LimitNOFILE=, ulimit -n)");
 }
 
 // Null where no latency is asked for, or none can be had: a successor serves more slowly rather than not at
@@ -289,7 +290,8 @@ std::string Service::begin(PreparedRestore prepared, RestoreFds fds) {
   const auto restore = Restore::begin(context_, spec, std::move(prepared.segment), kj::mv(fds));
   Restore& begun = *restore;
   spdlog::info("restore {} ({}): {} pages in {} regions from {}, target pid {}", begun.name(), begun.id(),
-               begun.segment().pages().pageCount(), spec.regions.size(), begun.segment().sourceName(), spec.targetPid);
+               begun.segment().pages().pageCount(), spec.regions.size(), begun.segment().sourceName(),
+               spec.targetPid);
   if ((spec.uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) == 0)
     spdlog::warn(
         "restore {}: its userfaultfd does not tell removals (UFFD_FEATURE_EVENT_REMOVE): a page that the "
@@ -330,7 +332,8 @@ void Service::giveMemoryBack() {
 std::shared_ptr<Restore> Service::find(const std::string& name) {
   for (const auto& [id, restore] : restores_)
     if (restore->name() == name) return restore;
-  rpc::refuse(rpc::Reason::NOT_FOUND, "no restore is called " + name.substr(0, 64) + "; `faultline status` lists them");
+  rpc::refuse(rpc::Reason::NOT_FOUND,
+              "no restore is called " + name.substr(0, 64) + "; `faultline status` lists them");
 }
 
 std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd socket, SourceFiles source) {
@@ -371,7 +374,8 @@ void Service::close(const Listener& listener) {
 
 void Service::closeListener(const std::string& name) {
   const auto found = listeners_.find(name);
-  if (found == listeners_.end()) rpc::refuse(rpc::Reason::NOT_FOUND, "no listener is called " + name.substr(0, 64));
+  if (found == listeners_.end())
+    rpc::refuse(rpc::Reason::NOT_FOUND, "no listener is called " + name.substr(0, 64));
   const std::shared_ptr<Listener> listener = std::move(found->second);
   const KeptName spec = KeptName::listenerSpec(name, listener->origin());
   link_.drop(spec.with(KeptName::Part::listen));

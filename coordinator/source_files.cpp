@@ -101,7 +101,8 @@ void store(SupervisorLink& link, const process::KeptName& owner, const SourceFil
 
 void drop(SupervisorLink& link, const process::KeptName& owner, std::size_t files) {
   link.drop(owner.with(Part::source, 0));
-  for (std::size_t number = 1; files > 1 && number <= files; number++) link.drop(owner.with(Part::source, number));
+  for (std::size_t number = 1; files > 1 && number <= files; number++)
+    link.drop(owner.with(Part::source, number));
 }
 
 SourceFiles take(Inheritance& inherited, const process::KeptName& owner) {

@@ -145,8 +145,7 @@ std::vector<shm::PageRange> pagesOf(const WorkingSet& set, const std::vector<shm
 rpc::RecordedWorkingSet::Client makeRecordedWorkingSet(std::shared_ptr<const TouchRecorder> recorder,
                                                        std::vector<shm::Region> regions,
                                                        const SourceFiles& source) {
-  return kj::heap<RecordedWorkingSetServer>(std::move(recorder), std::move(regions),
-                                            duplicates(source));
+  return kj::heap<RecordedWorkingSetServer>(std::move(recorder), std::move(regions), duplicates(source));
 }
 
 }  // namespace faultline::coordinator

@@ -28,7 +28,8 @@ std::optional<FileNumber> numberOf(int file) {
 std::optional<std::string> whyNotStack(const std::vector<StackFile>& files) {
   if (files.size() < 2) return std::nullopt;
   if (files.size() > process::MOST_LAYERS)
-    return std::to_string(files.size()) + " layers are more than the " + std::to_string(process::MOST_LAYERS) +
+    return std::to_string(files.size()) + " layers are more than the " +
+           std::to_string(process::MOST_LAYERS) +
            " that a source can have: flatten some of them (faultline flatten)";
   const StackFile& base = files.back();
   const auto baseBytes = process::contentBytes(base.file);

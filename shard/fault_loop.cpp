@@ -78,7 +78,8 @@ FaultLoop::FaultLoop(const Committer& committer, WorkerPool& workers, FaultLoopE
   batch_.reserve(rpc::FaultRing::PAGES_PER_MESSAGE);
   handedBack_.reserve(rpc::FaultRing::PAGES_PER_MESSAGE);
   toWake_.reserve(WOKEN_TOGETHER);
-  for (unsigned i = 0; i < shm::MAX_WORKERS; i++) buffers_.emplace_back(Neighbourhood::WINDOW * shm::SMALL_PAGE);
+  for (unsigned i = 0; i < shm::MAX_WORKERS; i++)
+    buffers_.emplace_back(Neighbourhood::WINDOW * shm::SMALL_PAGE);
   thread_ = std::thread([this] { run(); });
 }
 
@@ -250,7 +251,8 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
   const auto at = restore.segment().regions().locate(fault.page);
   const bool missing = restore.segment().pages().state(fault.page) == shm::PageState::missing;
   if (fault.around.count == 0)
-    fault.around = missing && at.pageSize == shm::SMALL_PAGE ? restore.around(fault.page) : shm::PageRange{fault.page, 1};
+    fault.around = missing && at.pageSize == shm::SMALL_PAGE ? restore.around(fault.page)
+                                                             : shm::PageRange{fault.page, 1};
   const Inflight inflight(restore, worker, fault.around);
   if (!missing) {
     if (worker == WorkerPool::FAULT_THREAD && wakeIsDue(restore, fault.page))
@@ -392,9 +394,9 @@ void FaultLoop::readEnded(Fault fault, const Staged& all) {
       return later(fault, Next::coldRead, WorkerPool::FAULT_THREAD);
     }
     if (all.kind == Staged::Kind::bytes)
-      staged = stagedAt(
-          static_cast<const char*>(all.data) + (fault.page - fault.around.first) * shm::SMALL_PAGE,
-          shm::SMALL_PAGE);
+      staged =
+          stagedAt(static_cast<const char*>(all.data) + (fault.page - fault.around.first) * shm::SMALL_PAGE,
+                   shm::SMALL_PAGE);
   }
   switch (staged.kind) {
     case Staged::Kind::bytes:
@@ -525,7 +527,8 @@ std::string FaultLoop::describeLoss(const Fault& fault, int error) const {
   shm::Segment& segment = fault.restore->segment();
   const auto at = segment.regions().locate(fault.page);
   const std::string file = fault.restore->source().fileOf(at.offset);
-  std::string loss = "source " + (file.empty() ? segment.sourceName() : file) + " at offset " + std::to_string(at.offset) + ": " +
+  std::string loss = "source " + (file.empty() ? segment.sourceName() : file) + " at offset " +
+                     std::to_string(at.offset) + ": " +
                      (error == 0 ? "the file ends before it (truncated?)" : std::strerror(error));
   if (mayPass(error))
     loss += ", for " + std::to_string(options_.sourcePatience / 1'000'000) + " ms (--source-patience)";

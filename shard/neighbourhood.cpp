@@ -14,8 +14,9 @@ constexpr std::uint8_t FAULTS = 3, SINGLE = 4;  // bits of a window
 // Windows that were opened by a single page: from the first number on they tell something, at the second the older ones
 // count half.
 constexpr std::uint32_t ENOUGH = 32, MANY = 256;
-constexpr std::uint32_t SHARE_PERCENT = 15;  // of windows with a third fault, from which on windows are opened whole
-constexpr std::uint32_t MEASURED = 16;       // one window in so many is opened by a single page all the same
+constexpr std::uint32_t SHARE_PERCENT =
+    15;  // of windows with a third fault, from which on windows are opened whole
+constexpr std::uint32_t MEASURED = 16;  // one window in so many is opened by a single page all the same
 
 // Of memory that costs nothing until it is written to.
 std::uint8_t* zeroed(std::uint64_t bytes) {

@@ -231,13 +231,14 @@ bool Prefaulter::handOver(const JobRef& job, PageRange run) {
     job->reading++;
   }
   const auto source = job->restore->source().shared_from_this();
-  const bool begun = source->readFrom(at.offset, run.count * at.pageSize).readers().run(
-      Readers::For::population,
-      [door = door_, weak = std::weak_ptr<Job>(job), source, run, at, length = run.count * at.pageSize] {
-        Brought what = bring(*source, at.offset, length, run);
-        const threads::Lock lock(door->mutex);
-        if (door->prefaulter != nullptr) door->prefaulter->brought(weak, std::move(what));
-      });
+  const bool begun = source->readFrom(at.offset, run.count * at.pageSize)
+                         .readers()
+                         .run(Readers::For::population, [door = door_, weak = std::weak_ptr<Job>(job), source,
+                                                         run, at, length = run.count * at.pageSize] {
+                           Brought what = bring(*source, at.offset, length, run);
+                           const threads::Lock lock(door->mutex);
+                           if (door->prefaulter != nullptr) door->prefaulter->brought(weak, std::move(what));
+                         });
   if (begun) return true;
   {
     const threads::Lock lock(job->mutex);

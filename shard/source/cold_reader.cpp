@@ -82,7 +82,9 @@ struct Lanes : std::enable_shared_from_this<Lanes> {
       huge{shm::HUGE_PAGE, ColdReader::HUGE_READS};
   bool forgotten = false;  // the fault thread's
 
-  Lane& laneOf(std::uint64_t length) { return length <= small.bytes ? small : length <= run.bytes ? run : huge; }
+  Lane& laneOf(std::uint64_t length) {
+    return length <= small.bytes ? small : length <= run.bytes ? run : huge;
+  }
 };
 
 struct Read final : Readers::Work {
@@ -270,7 +272,8 @@ bool ColdReader::reading(const PageSource& source, std::uint64_t offset, std::ui
     if (lanes->whole != &source) continue;
     for (const Lane* lane : {&lanes->small, &lanes->run})
       for (const auto& read : lane->reads)
-        if (read->keep != nullptr && read->offset < offset + length && offset < read->offset + read->length) return true;
+        if (read->keep != nullptr && read->offset < offset + length && offset < read->offset + read->length)
+          return true;
   }
   return false;
 }

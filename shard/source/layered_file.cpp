@@ -66,7 +66,8 @@ LayeredFile::LayeredFile(std::vector<File> files, std::uint64_t bytes)
     : PageSource(bytes),
       pages_((bytes + PAGE - 1) / PAGE),
       asked_(std::make_unique<std::atomic<std::uint8_t>[]>((bytes + PIECE - 1) / PIECE)) {
-  KJ_REQUIRE(files.size() >= 2 && files.size() <= process::MOST_LAYERS, "not a stack of layers", files.size());
+  KJ_REQUIRE(files.size() >= 2 && files.size() <= process::MOST_LAYERS, "not a stack of layers",
+             files.size());
   void* start =
       mmap(nullptr, pages_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (start == MAP_FAILED) KJ_FAIL_SYSCALL("map the index of a source's layers", errno, pages_);
@@ -156,8 +157,7 @@ int LayeredFile::lookUp(std::uint64_t piece, std::uint64_t from, std::uint64_t t
                              : dataOf(layers_[i].fd, start, end, bytes(), data);
     if (error != 0) return error;
     // What it says is of the restore's snapshot only if nothing has changed by now.
-    if (process::whatChanged(layers_[i].was, process::identityOf(layers_[i].fd)).has_value())
-      return ESTALE;
+    if (process::whatChanged(layers_[i].was, process::identityOf(layers_[i].fd)).has_value()) return ESTALE;
     for (std::uint64_t page = firstPage; page < lastPage; page++) {
       if (ownerOf(page) != UNKNOWN) continue;
       if (data.test(page - firstPage))

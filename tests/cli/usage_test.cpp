@@ -26,10 +26,9 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
-const std::vector<std::string> COMMANDS = {"serve",    "restore",     "status",   "demo",   "pause",
-                                           "resume",   "detach",      "prefault", "pages",  "reshard",
-                                           "shutdown", "working-set", "metrics",  "upgrade",
-                                           "info",     "verify",      "flatten"};
+const std::vector<std::string> COMMANDS = {
+    "serve",   "restore",  "status",      "demo",    "pause",   "resume", "detach", "prefault", "pages",
+    "reshard", "shutdown", "working-set", "metrics", "upgrade", "info",   "verify", "flatten"};
 
 // Matches a single line that is ours.
 MATCHER(IsOneLine, "is one line that begins with the program's name") {

@@ -99,8 +99,8 @@ TEST_F(CommandLine, MemoryFiles) {
 TEST_F(CommandLine, LayersThatAreNone) {
   const std::string socket = directory_ + "/s", whole = image_.path();
   const Image base(1 << 20), other(2 << 20);
-  const std::string restored = restore(whole, socket), served = "serve --control " + directory_ +
-                                                                "/c --socket " + socket + " --memory " + whole;
+  const std::string restored = restore(whole, socket),
+                    served = "serve --control " + directory_ + "/c --socket " + socket + " --memory " + whole;
   for (const std::string& command : {restored, served, served + " --check"}) {
     Outcome outcome = run(command + " --over " + other.path());
     EXPECT_EQ(outcome.code, 2) << command;

@@ -27,9 +27,9 @@ TEST(KeptName, TheseAreAll) {
                            "control", "counters", "election", "names.3", "listener.vm-1.listen",
                            "listener.vm-1.conn.3", "listener.vm-1.source.3", "listener.vm-1.spec-options",
                            "listener.vm-1.spec-file", "listener.vm-1.spec-call", "restore.7.uffd",
-                           "restore.7.source.3", "restore.7.names", "restore.7.conn", "restore.7.target", "restore.7.touches",
-                           "restore.7.segment", "shard.7.pidfd", "shard.7.channel", "program.shard",
-                           "failpoint.vm-1.reached", "failpoint.vm-1.resume"));
+                           "restore.7.source.3", "restore.7.names", "restore.7.conn", "restore.7.target",
+                           "restore.7.touches", "restore.7.segment", "shard.7.pidfd", "shard.7.channel",
+                           "program.shard", "failpoint.vm-1.reached", "failpoint.vm-1.resume"));
 }
 
 TEST(KeptName, EachIsParsedAsItWasMade) {

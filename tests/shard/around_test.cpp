@@ -45,7 +45,8 @@ class Around : public testing::Test {
   std::uint64_t copied() { return restore_.attachment()->counters().copied.load(); }
   std::uint64_t around() { return restore_.attachment()->counters().around.load(); }
   void expectBytes(PageIndex page) {
-    EXPECT_EQ(std::memcmp(const_cast<unsigned char*>(restore_.page(page)), image_.data() + page * PAGE, PAGE), 0)
+    EXPECT_EQ(std::memcmp(const_cast<unsigned char*>(restore_.page(page)), image_.data() + page * PAGE, PAGE),
+              0)
         << page;
   }
 

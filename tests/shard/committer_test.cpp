@@ -42,7 +42,8 @@ TEST_P(CommitRun, IsStoredAsFarAsItCameBeforeARemoval) {
   Attachment& attachment = *restore.attachment();
   auto commit = [&](shm::PageIndex first, std::uint64_t& advanced) {
     const Content content{Content::Kind::bytes, const_cast<unsigned char*>(source.at(0, first * pageSize()))};
-    return committer.commitRun(attachment, 0, {first, COUNT - first}, COUNT, content, Origin::prefault, advanced);
+    return committer.commitRun(attachment, 0, {first, COUNT - first}, COUNT, content, Origin::prefault,
+                               advanced);
   };
   std::uint64_t advanced = 0;
   Commit result{};

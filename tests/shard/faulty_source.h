@@ -46,7 +46,8 @@ class FaultySource final : public shard::PageSource {
   shard::Staged tryRead(std::uint64_t offset, std::size_t length, void* buffer) const override {
     {
       const threads::Lock lock(mutex_);
-      if (!warm_ || (lost_ >= offset && lost_ < offset + length)) return {shard::Staged::Kind::cold, nullptr, 0};
+      if (!warm_ || (lost_ >= offset && lost_ < offset + length))
+        return {shard::Staged::Kind::cold, nullptr, 0};
     }
     return bytesAt(offset, length, buffer);
   }

@@ -29,9 +29,8 @@ RawVmm::RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize, 
     const int file = privately ? MAP_PRIVATE : MAP_SHARED;
     void* wish = addresses.empty() ? nullptr : reinterpret_cast<void*>(addresses[parts_.size()]);
     const int place = wish == nullptr ? 0 : MAP_FIXED_NOREPLACE;
-    void* start =
-        mmap(wish, size, PROT_READ | PROT_WRITE, place | MAP_NORESERVE | (memory < 0 ? own : file),
-             memory, memory < 0 ? 0 : static_cast<off_t>(offset));
+    void* start = mmap(wish, size, PROT_READ | PROT_WRITE, place | MAP_NORESERVE | (memory < 0 ? own : file),
+                       memory, memory < 0 ? 0 : static_cast<off_t>(offset));
     KJ_REQUIRE(start != MAP_FAILED, "no memory for a guest", size);
     uffdio_register range{};
     range.range = {reinterpret_cast<std::uint64_t>(start), size};

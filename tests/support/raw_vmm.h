@@ -19,8 +19,7 @@ class RawVmm {
   explicit RawVmm(const std::vector<std::uint64_t>& sizes, std::uint64_t pageSize = 4096,
                   std::uint64_t features = UFFD_FEATURE_EVENT_REMOVE,
                   std::uint64_t mode = UFFDIO_REGISTER_MODE_MISSING, int memory = -1,
-                  const std::vector<std::uint64_t>& addresses = {},
-                  bool privately = false);
+                  const std::vector<std::uint64_t>& addresses = {}, bool privately = false);
   // Takes its memory back first.
   ~RawVmm();
   RawVmm(const RawVmm&) = delete;

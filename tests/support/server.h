@@ -26,7 +26,7 @@ struct ServerOptions {
   unsigned watchdogMs = 60'000;
   bool prefault = false;
   bool keepServing = true;
-  std::string around = "off";  // a page a fault, so that a test knows which come
+  std::string around = "off";          // a page a fault, so that a test knows which come
   std::vector<std::string> more = {};  // further arguments of `faultline serve`
   std::string memory = {};             // the file that is served; empty: the image's
   std::string logFile = {};            // log file, at level info; empty: stderr, next to nothing
