@@ -4,7 +4,6 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <set>
 #include <sstream>
 
@@ -20,7 +19,9 @@ struct Process {
 // From /proc/PID/stat: "PID (NAME) STATE PARENT ...". The name may have spaces and brackets of its own.
 Process processOf(const std::filesystem::path& directory) {
   std::ifstream file(directory / "stat");
-  const std::string text(std::istreambuf_iterator<char>(file), {});
+  std::string text;
+  // A process that has ended since fails the read (ESRCH), which getline tells by the stream alone: an iterator throws.
+  std::getline(file, text, '\0');
   const std::size_t from = text.find('('), to = text.rfind(')');
   if (from == std::string::npos || to == std::string::npos) return {};  // the process has just ended
   Process process{0, text.substr(from + 1, to - from - 1)};
