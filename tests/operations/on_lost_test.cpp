@@ -5,6 +5,7 @@
 
 #include "tests/recovery/recovery_test.h"
 #include "tests/support/child_process.h"
+#include "tests/support/raw_vmm.h"
 #include "tests/support/sources.h"
 
 namespace faultline::test {
@@ -129,15 +130,15 @@ TEST_F(OnLost, KillWhenTheRestoreFails) {
 // By hand over the control interface, without a pidfd: refused before anything is served.
 TEST_F(OnLost, KillNeedsAPidfd) {
   Server server(image_);
-  Target target(image_, server.socket(), SMALL);
+  const RawVmm vmm({PAGES * SMALL});
   auto request = server.client().coordinator().attachRequest();
   auto spec = request.initSpec();
   spec.setName("bare");
   spec.initPolicy().setOnLost(rpc::OnLost::KILL);
   auto region = spec.initRegions(1)[0];
-  region.setBase(reinterpret_cast<std::uint64_t>(target.address(0)));
+  region.setBase(reinterpret_cast<std::uint64_t>(vmm.at(0)));
   region.setSize(PAGES * SMALL);
-  request.setUffd(rpc::makeFdFrom(target.uffd()));
+  request.setUffd(rpc::makeFdFrom(vmm.uffd()));
   fill(request.initSource(), image_.path());
   try {
     server.wait(request.send());
