@@ -1,6 +1,7 @@
 #include "coordinator/door.h"
 
-#include <cstdio>
+#include <fmt/format.h>
+
 #include <memory>
 
 #include "coordinator/own_thread.h"
@@ -13,15 +14,10 @@ namespace faultline::coordinator {
 
 namespace {
 
-std::string hex(std::uint64_t address) {
-  char text[32];
-  snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(address));
-  return text;
-}
-
 std::optional<std::string> whyNot(int uffd, const shm::Region& region, std::size_t index) {
   for (const std::uint64_t address : {region.base, region.base + region.size - region.pageSize}) {
-    const std::string where = "region " + std::to_string(index) + ", at " + hex(address) + ": ";
+    const std::string where =
+        "region " + std::to_string(index) + ", at " + fmt::format("{:#x}", address) + ": ";
     switch (uffd::registrationOf(uffd, address, region.pageSize)) {
       case uffd::Registration::registered:
       case uffd::Registration::unknown:

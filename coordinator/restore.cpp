@@ -1,6 +1,7 @@
 #include "coordinator/restore.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
 #include <spdlog/spdlog.h>
@@ -134,9 +135,8 @@ UffdReaderHooks Restore::readerHooks() {
     // A target can make as many as it likes.
     if (outside_.size() < OUTSIDE_NOTED) outside_.push_back(fault.arg.pagefault.address);
     if (outside_.size() > 1) return;
-    char text[32];
-    snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(fault.arg.pagefault.address));
-    context_.log.add("restore " + name() + ": the target faulted at " + text +
+    const std::uint64_t address = fault.arg.pagefault.address;
+    context_.log.add("restore " + name() + ": the target faulted at " + fmt::format("{:#x}", address) +
                      ", which it registered but did not name in its regions; it gets SIGBUS there, and "
                      "wherever else it does so");
   };
@@ -284,25 +284,23 @@ void Restore::leaveFormerOwners() {
 // may still be busy.
 kj::Promise<void> Restore::deal(std::uint32_t shards) {
   if (!life_.served() || paused()) notServed();
-  auto dealt = shards_.attachFirst(shards)
-                   .then([this, shards] {
-                     if (over() || failed())
-                       rpc::refuse(rpc::Reason::ENDED, "restore " + name() + " has ended meanwhile");
-                     return reader_->exclusively([this, shards](const shm::ExclusiveGuard&) {
-                       // Slots of the former owners stay in the drain: they may be in a section still.
-                       segment_.setActiveShards(std::max(shards, segment_.activeShards()));
-                       segment_.extents().deal(shards);
-                     });
-                   })
-                   .then([this] {
-                     population_.dealtOut();
-                     // A shard that died after its attach and before the deal owned no extent as its successor
-                     // came up.
-                     auto attaching = kj::Vector<kj::Promise<void>>();
-                     for (ShardHandle* shard : shards_.unattachedOwners()) attaching.add(shardUp(*shard, {}));
-                     return kj::joinPromises(attaching.releaseAsArray());
-                   });
-  return dealt;
+  return shards_.attachFirst(shards)
+      .then([this, shards] {
+        if (over() || failed()) rpc::refuse(rpc::Reason::ENDED, "restore " + name() + " has ended meanwhile");
+        return reader_->exclusively([this, shards](const shm::ExclusiveGuard&) {
+          // Slots of the former owners stay in the drain: they may be in a section still.
+          segment_.setActiveShards(std::max(shards, segment_.activeShards()));
+          segment_.extents().deal(shards);
+        });
+      })
+      .then([this] {
+        population_.dealtOut();
+        // A shard that died after its attach and before the deal owned no extent as its successor
+        // came up.
+        auto attaching = kj::Vector<kj::Promise<void>>();
+        for (ShardHandle* shard : shards_.unattachedOwners()) attaching.add(shardUp(*shard, {}));
+        return kj::joinPromises(attaching.releaseAsArray());
+      });
 }
 
 kj::Promise<void> Restore::formerOwnersLeave() {

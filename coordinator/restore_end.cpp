@@ -1,4 +1,5 @@
 // How a restore ends: released, given up, or lost with its target.
+#include <fmt/format.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -182,9 +183,8 @@ kj::Promise<void> Restore::departed(Departed how) {
     spdlog::info("restore {}: {} bytes that were registered, and named in no region, are registered no more",
                  name(), how.unnamed);
   if (how.kept == 0) return leave(process::nowNs() + LEAVE_PATIENCE);
-  char first[32];
-  snprintf(first, sizeof first, "0x%llx", static_cast<unsigned long long>(how.firstKept));
-  return keepOn(std::to_string(how.kept) + " bytes of it, the first at " + first +
+  return keepOn(std::to_string(how.kept) + " bytes of it, the first at " +
+                fmt::format("{:#x}", how.firstKept) +
                 ", cannot be unregistered (has the target as many mappings as vm.max_map_count allows?)");
 }
 

@@ -1,14 +1,8 @@
 #include "coordinator/unnamed_memory.h"
 
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
-
-#include <algorithm>
-#include <cstdio>
-#include <fstream>
 #include <optional>
-#include <string>
 
+#include "coordinator/mappings.h"
 #include "shmtracker/pages.h"
 #include "uffd/registration.h"
 #include "uffd/uffd.h"
@@ -53,33 +47,22 @@ std::optional<Range> registeredAround(int uffd, std::uint64_t address) {
   return std::nullopt;
 }
 
-// Registers it for what it is registered for already, which changes nothing, and is refused where it is another
-// userfaultfd's (fs/userfaultfd.c, userfaultfd_register). Some kernels would unregister that too.
-bool isOurs(int uffd, Range range) {
-  uffdio_register request{};
-  request.range = {range.start, range.length};
-  request.mode = UFFDIO_REGISTER_MODE_MISSING;
-  return ioctl(uffd, UFFDIO_REGISTER, &request) == 0;
-}
-
 }  // namespace
 
 std::uint64_t unregisterUnnamed(int uffd, pid_t pid, std::span<const std::uint64_t> faulted) {
   std::uint64_t letGo = 0;
-  // Of one mapping.
+  // Of one mapping. Some kernels would unregister what is another userfaultfd's, too.
   auto letGoOf = [&](Range range) {
-    if (isOurs(uffd, range) && uffd::unregister(uffd, range.start, range.length) == 0) letGo += range.length;
+    if (uffd::registeredWith(uffd, range.start, range.length) &&
+        uffd::unregister(uffd, range.start, range.length) == 0)
+      letGo += range.length;
   };
   for (const std::uint64_t address : faulted)
     if (const auto range = registeredAround(uffd, address)) letGoOf(*range);
-  if (pid == 0) return letGo;
-  std::ifstream maps("/proc/" + std::to_string(pid) + "/maps");
-  for (std::string line; std::getline(maps, line);) {
-    unsigned long long start = 0, end = 0;
-    if (std::sscanf(line.c_str(), "%llx-%llx", &start, &end) != 2 || start >= end) continue;
-    // One mapping of the address space that is asked, whatever process the pid is by now.
-    if (const Range range{start, end - start}; isRegistered(uffd, range)) letGoOf(range);
-  }
+  // Of the address space that is asked, whatever process the pid is by now.
+  for (const Mapping& mapping : mappingsOf(pid))
+    if (const Range range{mapping.start, mapping.end - mapping.start}; isRegistered(uffd, range))
+      letGoOf(range);
   return letGo;
 }
 

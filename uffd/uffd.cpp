@@ -10,8 +10,6 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "uffd/registration.h"
-
 namespace faultline::uffd {
 
 namespace {
@@ -98,13 +96,6 @@ int unprotect(int uffd, std::uint64_t start, std::uint64_t length) {
 bool eventInFlight(int uffd) {
   uffdio_copy nothing{};
   return ioctl(uffd, UFFDIO_COPY, &nothing) != 0 && errno == EAGAIN;
-}
-
-bool targetGone(int uffd) {
-  constexpr std::size_t PAGE = 4096;
-  // Any that a process may have: whether its memory is there is asked first (fs/userfaultfd.c).
-  constexpr std::uint64_t ADDRESS = 1ull << 30;
-  return registrationOf(uffd, ADDRESS, PAGE) == Registration::targetGone;
 }
 
 std::optional<std::uint64_t> waitingThreads(int uffd) {

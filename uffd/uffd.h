@@ -67,9 +67,6 @@ int unprotect(int uffd, std::uint64_t start, std::uint64_t length);
 // Consumes nothing: an all-zero UFFDIO_COPY answers EAGAIN then, and EINVAL otherwise.
 bool eventInFlight(int uffd);
 
-// True where the address space is gone. Changes nothing: asks for a copy from an address that cannot be read.
-bool targetGone(int uffd);
-
 // Threads that wait for a page: those whose fault is unread, and those that are being answered. From the fd's
 // fdinfo (fs/userfaultfd.c, userfaultfd_show_fdinfo); nothing where that cannot be read.
 std::optional<std::uint64_t> waitingThreads(int uffd);

@@ -1,0 +1,26 @@
+#include "coordinator/mappings.h"
+
+#include <cinttypes>
+#include <cstdio>
+#include <fstream>
+#include <string>
+
+namespace faultline::coordinator {
+
+// proc(5): "START-END RIGHTS ...", the last of the four rights is p (private) or s (shared).
+std::vector<Mapping> mappingsOf(pid_t pid) {
+  std::vector<Mapping> mappings;
+  if (pid <= 0) return mappings;
+  std::ifstream maps("/proc/" + std::to_string(pid) + "/maps");
+  for (std::string line; std::getline(maps, line);) {
+    Mapping mapping;
+    char rights[5] = "";
+    if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %4s", &mapping.start, &mapping.end, rights) != 3)
+      continue;
+    mapping.shared = rights[3] == 's';
+    mappings.push_back(mapping);
+  }
+  return mappings;
+}
+
+}  // namespace faultline::coordinator
