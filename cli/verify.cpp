@@ -8,9 +8,9 @@
 #include "cli/format.h"
 #include "cli/image_stack.h"
 #include "cli/work_progress.h"
-#include "image/file_version.h"
 #include "image/read_data.h"
 #include "image/stack_walk.h"
+#include "process/file_identity.h"
 #include "process/plain_text.h"
 
 namespace faultline::cli {
@@ -27,7 +27,7 @@ struct VerifyOptions {
 // All data of a layer, also what those above hide: another snapshot may show it. Returns its bytes.
 std::uint64_t readAll(const image::StackFile& layer, std::uint64_t bytes) {
   WorkProgress progress("reading " + layer.name, bytes);
-  const auto before = image::FileVersion::of(layer.file);
+  const auto before = process::identityByServer(layer.file);
   std::uint64_t data = 0;
   image::walkStack({layer}, bytes, [&](const image::StackFile&, const image::Extent& extent) {
     image::readData(layer, extent, [&](std::uint64_t offset, std::span<const std::byte> piece) {
@@ -36,7 +36,7 @@ std::uint64_t readAll(const image::StackFile& layer, std::uint64_t bytes) {
     });
   });
   progress.reached(bytes);
-  if (image::FileVersion::of(layer.file) != before)
+  if (process::identityByServer(layer.file) != before)
     throw CommandError(FAILED, layer.name +
                                    " has changed while it was read: a snapshot that is served must stay as "
                                    "it is. Try again when nothing writes to it");

@@ -2,7 +2,6 @@
 #include <capnp/serialize.h>
 #include <kj/debug.h>
 #include <spdlog/spdlog.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include "coordinator/call_inputs.h"
 #include "coordinator/service.h"
 #include "process/duplicate.h"
+#include "process/file_identity.h"
 
 namespace faultline::coordinator {
 
@@ -22,13 +22,6 @@ using Part = KeptName::Part;
 namespace {
 
 constexpr kj::Duration STORE_RETRY = 1 * kj::SECONDS;
-
-bool sameFile(int one, int other) {
-  struct stat first {
-  }, second{};
-  return fstat(one, &first) == 0 && fstat(other, &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
-}
 
 }  // namespace
 
@@ -131,7 +124,8 @@ kj::Promise<void> Service::adoptRestores() {
 // file, by which it may have come.
 bool Service::killsOnLost(int source) const {
   for (const auto& [name, listener] : listeners_)
-    if (listener->spec().policy.flags.killOnLost != 0 && sameFile(listener->source(), source)) return true;
+    if (listener->spec().policy.flags.killOnLost != 0 && process::sameFile(listener->source(), source))
+      return true;
   return false;
 }
 

@@ -10,9 +10,9 @@
 #include <set>
 #include <stdexcept>
 
-#include "image/file_version.h"
 #include "image/read_data.h"
 #include "image/stack_walk.h"
+#include "process/file_identity.h"
 
 namespace faultline::image {
 
@@ -68,8 +68,8 @@ class Writer {
 
 std::uint64_t flatten(const std::vector<StackFile>& layers, std::uint64_t bytes, NewFile& out,
                       const std::function<void(std::uint64_t)>& progress) {
-  std::vector<FileVersion> versions;
-  for (const StackFile& layer : layers) versions.push_back(FileVersion::of(layer.file));
+  std::vector<process::FileIdentity> before;
+  for (const StackFile& layer : layers) before.push_back(process::identityByServer(layer.file));
   // Its size first: xfs would else allocate behind its end, and keep that as space that was never written.
   if (ftruncate(out.fd(), static_cast<off_t>(bytes)) != 0)
     throw std::runtime_error(out.path() + " is not written: it cannot have " + std::to_string(bytes) +
@@ -83,7 +83,7 @@ std::uint64_t flatten(const std::vector<StackFile>& layers, std::uint64_t bytes,
   });
   progress(bytes);
   for (std::size_t i = 0; i < layers.size(); i++)
-    if (FileVersion::of(layers[i].file) != versions[i])
+    if (process::identityByServer(layers[i].file) != before[i])
       throw std::runtime_error(layers[i].name +
                                " has changed while it was read; nothing is written. Try again when "
                                "nothing writes to it");
