@@ -1,13 +1,11 @@
 // The layers of a snapshot's memory, as a command line names them: the newest, then what it lies over.
 #pragma once
 
-#include <kj/io.h>
 #include <CLI/CLI.hpp>
-
 #include <string>
 #include <vector>
 
-#include "image/stack.h"
+#include "cli/memory_file.h"
 
 namespace faultline::cli {
 
@@ -28,9 +26,9 @@ class ImageStack {
   std::uint64_t bytes() const { return bytes_; }  // of each
 
  private:
-  std::vector<kj::AutoCloseFd> files_;
-  std::vector<image::StackFile> layers_;
-  std::uint64_t bytes_ = 0;
+  const Memory memory_;
+  const std::vector<image::StackFile> layers_;
+  const std::uint64_t bytes_;
 };
 
 }  // namespace faultline::cli

@@ -7,7 +7,6 @@
 #include <cstring>
 
 #include "cli/errors.h"
-#include "image/stack.h"
 #include "process/content_size.h"
 
 namespace faultline::cli {
@@ -39,15 +38,29 @@ std::string Memory::name() const {
   return text;
 }
 
-Memory openStack(const std::vector<std::string>& paths) {
+std::vector<std::string> pathsOf(const std::string& memory, const std::vector<std::string>& over) {
+  std::vector<std::string> paths{memory};
+  paths.insert(paths.end(), over.begin(), over.end());
+  return paths;
+}
+
+Memory openLayers(const std::vector<std::string>& paths) {
   Memory memory{paths, {}};
-  std::vector<image::StackFile> stack;
-  for (const std::string& path : paths) {
-    memory.files.push_back(openMemory(path));
-    stack.push_back({memory.files.back().get(), path, path});
-  }
-  if (const auto why = image::whyNotStack(stack)) throw CommandError(USAGE, *why);
+  for (const std::string& path : paths) memory.files.push_back(openMemory(path));
   return memory;
+}
+
+Memory openStack(const std::vector<std::string>& paths) {
+  Memory memory = openLayers(paths);
+  if (const auto why = image::whyNotStack(layersOf(memory))) throw CommandError(USAGE, *why);
+  return memory;
+}
+
+std::vector<image::StackFile> layersOf(const Memory& memory) {
+  std::vector<image::StackFile> layers;
+  for (std::size_t i = 0; i < memory.files.size(); i++)
+    layers.push_back({memory.files[i].get(), memory.paths[i], memory.paths[i]});
+  return layers;
 }
 
 }  // namespace faultline::cli

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "image/stack.h"
+
 namespace faultline::cli {
 
 // Opens a snapshot's memory for reading: a file, or a block device. CommandError(USAGE) where it is missing, something
@@ -20,8 +22,13 @@ struct Memory {
   std::string name() const;  // for messages: "TOP over BASE"
 };
 
-// Opens all of them. CommandError(USAGE) as for one, and where they cannot be the layers of one source
-// (image/stack.h).
+// What --memory and --over name, in one list.
+std::vector<std::string> pathsOf(const std::string& memory, const std::vector<std::string>& over);
+// Opens all of them, the top one first. CommandError(USAGE) as for one.
+Memory openLayers(const std::vector<std::string>& paths);
+// openLayers(), and CommandError(USAGE) where they cannot be the layers of one source (image/stack.h).
 Memory openStack(const std::vector<std::string>& paths);
+// As image/ has them; borrowed.
+std::vector<image::StackFile> layersOf(const Memory& memory);
 
 }  // namespace faultline::cli

@@ -62,10 +62,4 @@ void addOver(CLI::App& command, std::vector<std::string>& paths) {
       "The snapshot that the --memory, a differential one, lies over (repeatable, the newest first)");
 }
 
-std::vector<std::string> layersOf(const std::string& memory, const std::vector<std::string>& over) {
-  std::vector<std::string> layers{memory};
-  layers.insert(layers.end(), over.begin(), over.end());
-  return layers;
-}
-
 }  // namespace faultline::cli

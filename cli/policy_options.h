@@ -29,7 +29,5 @@ void fill(rpc::SourceSpec::Builder to, const Memory& memory);
 
 // Adds --over, for a command with one --memory: `paths` gets what lies below it.
 void addOver(CLI::App& command, std::vector<std::string>& paths);
-// Both together, the top one first.
-std::vector<std::string> layersOf(const std::string& memory, const std::vector<std::string>& over);
 
 }  // namespace faultline::cli

@@ -54,7 +54,7 @@ class RestoreCommand {
       : options_(options), progress_(options.json ? Output::json : Output::people) {}
 
   int run() {
-    memory_ = openStack(layersOf(options_.memory, options_.over));
+    memory_ = openStack(pathsOf(options_.memory, options_.over));
     if (!options_.workingSet.empty()) workingSet_ = readWorkingSetFor(options_.workingSet, memory_);
     if (!options_.record.empty()) requireWritable(options_.record);
     SocketFile socket(options_.socket);

@@ -100,8 +100,7 @@ void ServedListeners::serve(const ServedListener& listener, const MakeSpec& make
   kept_.keep(spec.text(), kj::mv(made));
   dropSource(spec);
   const std::size_t layers = memory.files.size();
-  for (std::size_t i = 0; i < layers; i++)
-    kept_.keep(spec.with(Part::source, layers == 1 ? 0 : layers - i).text(), kj::mv(memory.files[i]));
+  for (std::size_t i = 0; i < layers; i++) kept_.keep(spec.layer(i, layers).text(), kj::mv(memory.files[i]));
   listenAt(spec.with(Part::listen).text(), listener.socket);
 }
 

@@ -39,7 +39,7 @@ int show(const WorkingSetOptions& options) {
   const WorkingSet set =
       options.memory.empty()
           ? readWorkingSet(options.file)
-          : readWorkingSetFor(options.file, openStack(layersOf(options.memory, options.over)));
+          : readWorkingSetFor(options.file, openStack(pathsOf(options.memory, options.over)));
   const std::string fingerprint = fingerprintText(set.snapshot);
   if (options.json) {
     auto ranges = nlohmann::json::array();

@@ -7,7 +7,6 @@
 #include <map>
 #include <utility>
 
-#include "image/upper_layer.h"
 #include "process/content_size.h"
 
 namespace faultline::image {
@@ -25,7 +24,7 @@ std::optional<FileNumber> numberOf(int file) {
 
 }  // namespace
 
-std::optional<std::string> whyNotStack(const std::vector<StackFile>& files) {
+std::optional<std::string> whyNotStack(const std::vector<StackFile>& files, Look look) {
   if (files.size() < 2) return std::nullopt;
   if (files.size() > process::MOST_LAYERS)
     return std::to_string(files.size()) + " layers are more than the " +
@@ -49,7 +48,7 @@ std::optional<std::string> whyNotStack(const std::vector<StackFile>& files) {
              "target, or cut?";
   }
   for (std::size_t i = 0; i + 1 < files.size(); i++)
-    if (const auto why = whyNotUpper(files[i].file, files[i].path))
+    if (const auto why = whyNotUpper(files[i].file, files[i].path, look))
       return files[i].name + " can't be an upper layer: " + *why;
   return std::nullopt;
 }

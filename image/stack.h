@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "image/upper_layer.h"
 #include "process/file_identity.h"
 
 namespace faultline::image {
@@ -16,8 +17,8 @@ struct StackFile {
 };
 
 // Why they cannot, naming the file and the way out; nothing where they can: at most process::MOST_LAYERS files, all of one size,
-// none of them twice, and the holes of each but the last are to be believed (image/upper_layer.h). `files`: the top one
-// first. A single file is nothing to be asked about. Waits for the file systems. Any thread.
-std::optional<std::string> whyNotStack(const std::vector<StackFile>& files);
+// none of them twice, and the holes of each but the last are to be believed (image/upper_layer.h, `look`). `files`: the
+// top one first. A single file is nothing to be asked about. Waits for the file systems. Any thread.
+std::optional<std::string> whyNotStack(const std::vector<StackFile>& files, Look look = Look::parts);
 
 }  // namespace faultline::image
