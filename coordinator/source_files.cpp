@@ -95,8 +95,7 @@ std::optional<std::string> whatChanged(const SourceFiles& files, const std::vect
 }
 
 void store(SupervisorLink& link, const process::KeptName& owner, const SourceFiles& files) {
-  for (std::size_t i = 0; i < files.size(); i++)
-    link.store(owner.with(Part::source, files.size() == 1 ? 0 : files.size() - i), files[i].get());
+  for (std::size_t i = 0; i < files.size(); i++) link.store(owner.layer(i, files.size()), files[i].get());
 }
 
 void drop(SupervisorLink& link, const process::KeptName& owner, std::size_t files) {

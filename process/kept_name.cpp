@@ -160,6 +160,10 @@ KeptName KeptName::with(Part other, std::optional<std::uint64_t> itsNumber) cons
   return made({kind, key, other, itsNumber});
 }
 
+KeptName KeptName::layer(std::size_t index, std::size_t layers) const {
+  return with(Part::source, layers == 1 ? 0 : layers - index);
+}
+
 std::string KeptName::text() const {
   const Form* form = formOf(kind, part);
   std::string text(formOf(kind).text);

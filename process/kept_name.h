@@ -4,17 +4,14 @@
 // in kept_name.cpp has every form there is; a new thing to keep is a line there and a value of Part. The
 // kinds:
 //   (service)   control: the listening control socket; counters: of the service; election: the lock that no
-//   two
-//               coordinators hold; names.N: what a service manager has stored (supervisor/stored_names.h),
+//               two coordinators hold; names.N: what a service manager has stored (supervisor/stored_names.h),
 //               never told to a coordinator
 //   listener    by its name. listen: the handshake socket, on which the supervisor accepts; conn.N: a target
-//   that was
-//               accepted and is not yet served; source.N: what its targets are restored from: 0, or of
-//               several layers the lowest is 1; spec-...: what its targets are given (rpc::ListenSpec), the part says who made
-//               the listener
+//               that was accepted and is not yet served; source.N: what its targets are restored from: 0, or
+//               of several layers the lowest is 1; spec-...: what its targets are given (rpc::ListenSpec), the
+//               part says who made the listener
 //   restore     by its id. uffd, source.N, names (what its layers are, where there are several), conn,
-//               target (a pidfd), touches, segment: stored last, it makes the restore
-//               durable
+//               target (a pidfd), touches, segment: stored last, it makes the restore durable
 //   shard       by its index. pidfd, channel: stored last
 //   program     shard: of the build that runs. Never dropped, and never given to a service manager
 //   failpoint   by what is armed; reached, resume. Tests only
@@ -22,6 +19,7 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -79,6 +77,8 @@ struct KeptName {
 
   // The name of another part of the same thing.
   KeptName with(Part part, std::optional<std::uint64_t> number = {}) const;
+  // The name of a layer of its source: the `index`th from the top, of `layers` in all.
+  KeptName layer(std::size_t index, std::size_t layers) const;
 
   std::string text() const;
   // Nothing where `text` is none of ours. parse(n.text()) is n, and parse(t)->text() is t.

@@ -46,6 +46,9 @@ TEST(KeptName, IsMadeOfWhatItNames) {
   EXPECT_EQ(KeptName::listener("vm", Part::conn, 12).text(), "listener.vm.conn.12");
   EXPECT_EQ(KeptName::restore(~0ull, Part::source, 0).text(), "restore.18446744073709551615.source.0");
   EXPECT_EQ(KeptName::restore(1, Part::segment).with(Part::source, 2).text(), "restore.1.source.2");
+  EXPECT_EQ(KeptName::restore(1, Part::segment).layer(0, 1).text(), "restore.1.source.0");
+  EXPECT_EQ(KeptName::restore(1, Part::segment).layer(0, 3).text(), "restore.1.source.3");
+  EXPECT_EQ(KeptName::restore(1, Part::segment).layer(2, 3).text(), "restore.1.source.1");
   EXPECT_EQ(KeptName::shard(63, Part::channel).text(), "shard.63.channel");
   EXPECT_EQ(KeptName::program().text(), "program.shard");
   EXPECT_EQ(KeptName::restore(12, Part::uffd).id(), 12u);
