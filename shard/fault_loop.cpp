@@ -12,7 +12,7 @@
 #include <ctime>
 
 #include "process/clock.h"
-#include "shard/source/content_run.h"
+#include "shard/around.h"
 #include "shard/source/source_errors.h"
 #include "uffd/registration.h"
 
@@ -301,53 +301,14 @@ bool FaultLoop::serveAround(Fault& fault, unsigned worker, char* buffer) {
   return false;
 }
 
-// Puts in place what is missing of a fault's neighbourhood, its own page first. False: that one is not in place.
+// False where the fault's own page is not in place.
 bool FaultLoop::commitAround(const Fault& fault, unsigned worker, const Staged& staged) {
-  Attachment& restore = *fault.restore;
-  const auto bytesOf = [&](shm::PageIndex page) {
-    return staged.kind == Staged::Kind::zero
-               ? nullptr
-               : static_cast<const char*>(staged.data) + (page - fault.around.first) * shm::SMALL_PAGE;
-  };
-  std::uint64_t brought =
-      bring(restore, worker, {fault.page, fault.around.end() - fault.page}, bytesOf(fault.page));
-  if (restore.segment().pages().state(fault.page) != shm::PageState::faulted) return false;
-  restore.counters().eventToDone.record(process::nowNs() - fault.readAt);
-  const shm::PageRange behind{fault.around.first, fault.page - fault.around.first};
-  brought += bring(restore, worker, behind, bytesOf(behind.first));
-  if (brought > 1) count(restore.counters().around, brought - 1);
+  if (!populateAround(committer_, fault, worker, staged)) return false;
   if (worker == WorkerPool::FAULT_THREAD)
-    wakeLater(restore, fault.around);
+    wakeLater(*fault.restore, fault.around);
   else
-    Committer::wake(restore, fault.around);
+    Committer::wake(*fault.restore, fault.around);
   return true;
-}
-
-// Populates what is missing of adjacent small pages, as far as the kernel lets it at once: what it does not is left to
-// its own fault. `bytes`: of the first page; null: all of them are zero. Returns pages; no thread of theirs is woken.
-std::uint64_t FaultLoop::bring(Attachment& restore, unsigned worker, shm::PageRange run, const char* bytes) {
-  const shm::PageTable& pages = restore.segment().pages();
-  std::uint64_t brought = 0;
-  for (shm::PageIndex page = run.first;;) {
-    page = pages.find({page, run.end() - page}, shm::PageState::missing);
-    if (page >= run.end()) return brought;
-    ContentRun alike{ContentRun::Kind::zero, pages.runLength(page, run.end() - page)};
-    Content content{Content::Kind::zero};
-    if (bytes != nullptr) {
-      content.data = bytes + (page - run.first) * shm::SMALL_PAGE;
-      alike = contentRun(static_cast<const char*>(content.data), alike.pages);
-    }
-    if (alike.kind == ContentRun::Kind::lost) return brought;
-    if (alike.kind == ContentRun::Kind::bytes) content.kind = Content::Kind::bytes;
-    std::uint64_t advanced = 0;
-    const Commit result = committer_.commitRun(restore, worker, {page, alike.pages}, alike.pages, content,
-                                               Origin::around, advanced);
-    if (result != Commit::done) return brought;
-    if (content.kind == Content::Kind::bytes)
-      count(restore.counters().sourceBytes, advanced * shm::SMALL_PAGE);
-    brought += advanced;
-    page += advanced;
-  }
 }
 
 // Unmaps the page's window once no page of it is missing. A window across a region's end, or completed

@@ -88,7 +88,6 @@ class FaultLoop {
   void commit(Fault fault, unsigned worker, Content content);
   bool serveAround(Fault& fault, unsigned worker, char* buffer);
   bool commitAround(const Fault& fault, unsigned worker, const Staged& staged);
-  std::uint64_t bring(Attachment& restore, unsigned worker, shm::PageRange run, const char* bytes);
   void wakeLater(Attachment& restore, shm::PageRange pages);
   bool wakeIsDue(const Attachment& restore, shm::PageIndex page) const;
   void wakeAll();

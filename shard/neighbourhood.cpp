@@ -37,7 +37,9 @@ Neighbourhood::Neighbourhood(const shm::RegionTable& regions, std::uint64_t page
 
 PageRange Neighbourhood::around(PageIndex page) {
   if (fixed_ != 0) return aligned(page, fixed_);
-  return aligned(page, wanted(page, aligned(page, WINDOW)));
+  const PageRange window = aligned(page, WINDOW);
+  const std::uint64_t pages = wanted(page, window);
+  return pages == WINDOW ? window : aligned(page, pages);
 }
 
 PageRange Neighbourhood::aligned(PageIndex page, std::uint64_t pages) const {

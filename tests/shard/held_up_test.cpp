@@ -40,6 +40,15 @@ class HeldUp : public test::BothPageSizes {
   void expectAll(const LocalRestore& restore, PageState state) {
     for (std::uint64_t page = 0; page < COUNT; page++) EXPECT_EQ(restore.state(page), state) << page;
   }
+  // The other restore is complete while the held one, which is asked first, has nothing yet. `waits`: that is, too.
+  void populateBoth(Prefaulter& prefaulter, std::promise<void>& waits) {
+    std::promise<void> quick;
+    prefaulter.start(held_.attachment(), 1, {}, [&] { waits.set_value(); });
+    prefaulter.start(other_.attachment(), 1, {}, [&] { quick.set_value(); });
+    quick.get_future().get();
+    expectAll(other_, PageState::faulted);
+    expectAll(held_, PageState::missing);
+  }
   static constexpr std::uint64_t COUNT = 8;
 
   test::Image image_{COUNT * pageSize()};
@@ -90,12 +99,8 @@ TEST_P(HeldUp, ByItsGateALargeBatchHoldsUpNoOther) {
 TEST_P(HeldUp, ByItsGateAPopulationHoldsUpNoOther) {
   Prefaulter prefaulter(committer_, workers_, 2);
   lock().close();
-  std::promise<void> waits, quick;
-  prefaulter.start(held_.attachment(), 1, {}, [&] { waits.set_value(); });
-  prefaulter.start(other_.attachment(), 1, {}, [&] { quick.set_value(); });
-  quick.get_future().get();
-  expectAll(other_, PageState::faulted);
-  expectAll(held_, PageState::missing);
+  std::promise<void> waits;
+  populateBoth(prefaulter, waits);
   lock().open();
   waits.get_future().get();
   expectAll(held_, PageState::faulted);
@@ -106,12 +111,8 @@ TEST_P(HeldUp, ByARemovalAPopulationHoldsUpNoOther) {
   Prefaulter prefaulter(committer_, workers_, 2);
   std::thread giving([&] { held_.giveBack(0, 1); });
   await([&] { return uffd::eventInFlight(held_.uffd()); });
-  std::promise<void> waits, quick;
-  prefaulter.start(held_.attachment(), 1, {}, [&] { waits.set_value(); });
-  prefaulter.start(other_.attachment(), 1, {}, [&] { quick.set_value(); });
-  quick.get_future().get();
-  expectAll(other_, PageState::faulted);
-  expectAll(held_, PageState::missing);
+  std::promise<void> waits;
+  populateBoth(prefaulter, waits);
   held_.readAndPublish();
   giving.join();
   waits.get_future().get();
