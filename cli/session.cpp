@@ -75,30 +75,40 @@ kj::Promise<void> Session::after(milliseconds delay) {
   return client_.io().provider->getTimer().afterDelay(static_cast<std::uint64_t>(ms) * kj::MILLISECONDS);
 }
 
-bool Session::within(milliseconds limit, kj::Promise<void> promise) {
-  enum class Came { it, interrupt, nothing };
-  const Came came = wait(promise.then([] { return Came::it; })
-                             .exclusiveJoin(interrupts_.next().then([] { return Came::interrupt; }))
-                             .exclusiveJoin(after(limit).then([] { return Came::nothing; })));
-  if (came == Came::interrupt) throw CommandError(FAILED, "interrupted while the server was being replaced");
-  return came == Came::it;
+Session::Came Session::within(milliseconds limit, kj::Promise<void> promise, kj::Promise<void> interrupt) {
+  return wait(promise.then([] { return Came::it; })
+                  .exclusiveJoin(interrupt.then([] { return Came::interrupt; }))
+                  .exclusiveJoin(after(limit).then([] { return Came::nothing; })));
 }
 
 void Session::awaitSuccessor(const std::function<bool()>& hopeless) {
   using Clock = std::chrono::steady_clock;
-  const auto deadline = Clock::now() + SUCCESSOR_PATIENCE;
+  auto deadline = Clock::now() + SUCCESSOR_PATIENCE;
+  bool interrupted = false;
+  // Whether it came in time. The first interrupt shortens the time of a command that sees to it.
+  const auto came = [&](milliseconds limit, kj::Promise<void> promise) {
+    const Came what = within(limit, kj::mv(promise), interrupted ? kj::NEVER_DONE : interrupts_.next());
+    if (what == Came::interrupt) {
+      if (interrupted_ == Interrupted::ends)
+        throw CommandError(FAILED, "interrupted while the server was being replaced");
+      interrupted = true;
+      deadline = std::min(deadline, Clock::now() + INTERRUPT_PATIENCE);
+    }
+    return what == Came::it;
+  };
   for (;;) {
-    const auto left = std::chrono::ceil<milliseconds>(deadline - Clock::now());
     try {
       client_.reconnect();
-      if (within(left, client_.coordinator().listRequest().send().ignoreResult())) return;
-      kj::throwFatalException(
-          KJ_EXCEPTION(DISCONNECTED, "the coordinator has gone and no successor answers"));
+      const auto left = std::chrono::ceil<milliseconds>(deadline - Clock::now());
+      if (came(left, client_.coordinator().listRequest().send().ignoreResult())) return;
+      if (Clock::now() >= deadline)
+        kj::throwFatalException(
+            KJ_EXCEPTION(DISCONNECTED, "the coordinator has gone and no successor answers"));
     } catch (const kj::Exception& error) {
       if (error.getType() != kj::Exception::Type::DISCONNECTED || Clock::now() >= deadline || hopeless())
         throw;
     }
-    within(RETRY, kj::NEVER_DONE);
+    came(RETRY, kj::NEVER_DONE);
   }
 }
 

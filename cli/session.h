@@ -58,13 +58,14 @@ class Session {
   kj::Promise<void> after(std::chrono::milliseconds delay);
 
   // After a DISCONNECTED: returns when the coordinator's successor answers. Capabilities have to be asked for
-  // anew. Throws DISCONNECTED where none comes within half a minute or `hopeless` says that none will, and
-  // CommandError where the user does not want to wait.
+  // anew. Throws DISCONNECTED where none comes within half a minute or `hopeless` says that none will. An interrupt
+  // throws CommandError, or leaves a command that sees to it a second.
   void awaitSuccessor(const std::function<bool()>& hopeless);
 
  private:
-  // Whether `promise` resolves in time. CommandError where the user interrupts.
-  bool within(std::chrono::milliseconds limit, kj::Promise<void> promise);
+  enum class Came { it, interrupt, nothing };
+  // Which is first.
+  Came within(std::chrono::milliseconds limit, kj::Promise<void> promise, kj::Promise<void> interrupt);
 
   // Fails where a wait is to end.
   kj::Promise<void> guard();

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -30,6 +31,15 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
+
+// Whether a signal for all of a process waits to be delivered (man 5 proc, ShdPnd).
+bool signalPending(pid_t process) {
+  std::ifstream status("/proc/" + std::to_string(process) + "/status");
+  std::string word, signals;
+  while (status >> word)
+    if (word == "ShdPnd:") status >> signals;
+  return signals.find_first_not_of('0') != std::string::npos;
+}
 
 class Service : public ::testing::Test {
  protected:
@@ -263,6 +273,24 @@ TEST_F(Service, RestoreInterruptedAfterACoordinatorsDeathLeavesNoListener) {
   killCoordinator();
   restoring->await("waiting for its successor");
   restoring->signal(SIGINT);
+  EXPECT_EQ(restoring->finish().code, cli::FAILED);
+
+  auto again = restore({"--control", control()});
+  again->signal(SIGINT);
+  EXPECT_THAT(again->finish().err, HasSubstr("interrupted before a target came"));
+}
+
+// The supervisor is stopped, and starts no coordinator before the interrupt has been seen.
+TEST_F(Service, RestoreInterruptedWhileThereIsNoCoordinatorLeavesNoListener) {
+  auto server = serve();
+  auto restoring = restore({"--control", control()});
+  const auto coordinator = status()["coordinator_pid"].get<pid_t>();
+  server->signal(SIGSTOP);
+  kill(coordinator, SIGKILL);
+  restoring->await("waiting for its successor");
+  restoring->signal(SIGINT);
+  while (signalPending(restoring->pid())) sched_yield();
+  server->signal(SIGCONT);
   EXPECT_EQ(restoring->finish().code, cli::FAILED);
 
   auto again = restore({"--control", control()});

@@ -20,6 +20,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <latch>
 #include <sstream>
 #include <thread>
 
@@ -172,11 +173,16 @@ TEST(RemovalFloods, StopNobodyElse) {
   server.restore(1);
   std::atomic<bool> over{false};
   std::atomic<std::uint64_t> removals{0};
+  constexpr unsigned FLOODS = 8;
+  std::latch all(FLOODS);
   std::vector<std::thread> floods;
-  for (unsigned i = 0; i < 8; i++)
+  for (unsigned i = 0; i < FLOODS; i++)
     floods.emplace_back([&, i] {
+      flooding.giveBack(i * 8, 8);
+      all.count_down();
       for (; !over; removals++) flooding.giveBack(i * 8, 8);
     });
+  all.wait();
   await([&] { return removals >= 100; });
   for (std::uint64_t page = 0; page < PAGES; page++) EXPECT_TRUE(other.holdsImage(page)) << page;
   const std::uint64_t before = removals;
