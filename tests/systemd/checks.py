@@ -370,7 +370,7 @@ def check_many(box):
 
 def check_random(box):
     """Restarts and kills at random, three targets, none lost."""
-    rounds = int(os.environ.get("FAULTLINE_ROUNDS", "20"))
+    rounds = int(os.environ.get("FAULTLINE_ROUNDS", "60"))
     image = serve(box, pages=LONG, more="--keep-serving")
     seed = int(os.environ.get("FAULTLINE_SEED", "1"))
     chance = random.Random(seed)
