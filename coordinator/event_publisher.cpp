@@ -43,10 +43,8 @@ void EventPublisher::addFault(const uffd_msg& fault) {
     count(segment_.counters().outsideFaults);
     return outside_.push_back(fault);
   }
-  // The target tracks its writes synchronously, or has registered for minor faults, and has handed that to us
-  // as well.
-  if (alone_ || (fault.arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_MINOR)) != 0)
-    return present_.push_back(fault);
+  // The target tracks its writes synchronously, and has handed that to us as well.
+  if (alone_ || (fault.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0) return present_.push_back(fault);
   router_.add(*page);
 }
 

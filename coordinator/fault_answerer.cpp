@@ -23,14 +23,12 @@ namespace {
 
 // Only where its page is there.
 void letThrough(int uffd, const uffd_msg& fault) {
-  const bool writeProtected = (fault.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0;
   // The range may be of either size, and only its own is accepted.
   for (const std::uint64_t pageSize : {shm::SMALL_PAGE, shm::HUGE_PAGE}) {
     const std::uint64_t page = fault.arg.pagefault.address & ~(pageSize - 1);
-    const int error =
-        writeProtected ? uffd::unprotect(uffd, page, pageSize) : uffd::mapCached(uffd, page, pageSize);
+    const int error = uffd::unprotect(uffd, page, pageSize);
     if (error == EINVAL) continue;
-    // A removal is under way, or the page is mapped by now, or not there any more: the thread looks again.
+    // A removal is under way, or the page is not there any more: the thread looks again.
     if (error != 0) uffd::wake(uffd, page, pageSize);
     return;
   }
@@ -94,7 +92,7 @@ void FaultAnswerer::run(const std::shared_ptr<Shared>& shared) {
 }
 
 bool answerWithError(int uffd, const uffd_msg& fault) {
-  if ((fault.arg.pagefault.flags & (UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_MINOR)) != 0) {
+  if ((fault.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) != 0) {
     letThrough(uffd, fault);
     return true;
   }

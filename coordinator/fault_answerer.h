@@ -11,9 +11,8 @@
 namespace faultline::coordinator {
 
 // Answers one fault with an error, or lets its thread look again where that is not possible just now. Where the
-// page is there, and only its mapping is missing (a fault that was registered with UFFDIO_REGISTER_MODE_MINOR) or
-// its write protection holds the thread up, the thread goes on. false: this kernel cannot. Waits for the target's
-// mmap_lock.
+// page is there and only its write protection holds the thread up, the thread goes on. false: this kernel cannot.
+// Waits for the target's mmap_lock.
 bool answerWithError(int uffd, const uffd_msg& fault);
 
 // One a uffd. To be called by one thread; the answers are given by another, in the order of the calls.

@@ -45,8 +45,8 @@ constexpr Feature FEATURES[] = {
     {6, "EVENT_UNMAP", false},
     {7, "SIGBUS", false},  // no fault would be heard of
     {8, "THREAD_ID", true},
-    {9, "MINOR_HUGETLBFS", true},  // coordinator/fault_answerer.h
-    {10, "MINOR_SHMEM", true},
+    {9, "MINOR_HUGETLBFS", false},  // memory whose bytes are there and are not the snapshot's
+    {10, "MINOR_SHMEM", false},
     {11, "EXACT_ADDRESS", true},
     {12, "WP_HUGETLBFS_SHMEM", true},
     {13, "WP_UNPOPULATED", true},

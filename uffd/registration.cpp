@@ -59,10 +59,4 @@ bool sameUserfaultfd(int a, int b) {
   return order <= 0;  // an error: what the inode says is all there is
 }
 
-int mapCached(int uffd, std::uint64_t start, std::uint64_t length) {
-  uffdio_continue request{};
-  request.range = {start, length};
-  return ioctl(uffd, UFFDIO_CONTINUE, &request) == 0 ? 0 : errno;
-}
-
 }  // namespace faultline::uffd

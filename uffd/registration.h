@@ -27,8 +27,4 @@ bool registeredWith(int uffd, std::uint64_t start, std::uint64_t length);
 // True where both fds are of one userfaultfd, whichever process they came from.
 bool sameUserfaultfd(int a, int b);
 
-// Maps the page that the page cache has already, for a fault that was registered with
-// UFFDIO_REGISTER_MODE_MINOR (UFFDIO_CONTINUE, Linux 5.13 and later), and wakes. errno, or 0.
-int mapCached(int uffd, std::uint64_t start, std::uint64_t length);
-
 }  // namespace faultline::uffd

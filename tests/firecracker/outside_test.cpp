@@ -133,22 +133,5 @@ TEST_F(OutsideTracked, AWriteGoesOn) {
   expectImage(0);
 }
 
-// Shared memory of which a part is in the page cache, registered for missing and for minor faults: what is there is
-// the target's own, and is mapped; the rest comes from the snapshot.
-TEST(MinorFaults, AreAnsweredWithWhatIsThere) {
-  const Image image(4 * MIB);
-  Server server(image);
-  const kj::AutoCloseFd memory(memfd_create("memory", MFD_CLOEXEC));
-  ASSERT_EQ(ftruncate(memory.get(), 4 * MIB), 0);
-  const std::string own(2 * MIB, 'o');
-  ASSERT_EQ(pwrite(memory.get(), own.data(), own.size(), 0), static_cast<ssize_t>(own.size()));
-  RawVmm vmm({4 * MIB}, SMALL, UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_MINOR_SHMEM,
-             UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR, memory.get());
-  vmm.connect(server.socket());
-  vmm.send(vmm.body(",\"page_size\":4096"), {vmm.uffd()});
-  for (std::uint64_t at = 0; at < 4 * MIB; at += SMALL)
-    ASSERT_EQ(*vmm.at(0, at), at < 2 * MIB ? 'o' : image.at(at)) << at;
-}
-
 }  // namespace
 }  // namespace faultline::test

@@ -309,10 +309,12 @@ TEST_F(RefusedTarget, OneThatGetsASignalForEachFault) {
   expectRefused(vmm.body(), {vmm.uffd.get()}, "was set up with UFFD_FEATURE_SIGBUS, which is not served");
 }
 
-// A userfaultfd with events that would have to be followed: whichever way it comes.
-TEST_F(RefusedTarget, EventsThatAreNotServed) {
+// A userfaultfd with events that would have to be followed, or with faults on memory whose bytes are there and are not the
+// snapshot's: whichever way it comes.
+TEST_F(RefusedTarget, EventsAndFaultsThatAreNotServed) {
   for (const std::uint64_t feature :
-       {UFFD_FEATURE_EVENT_FORK, UFFD_FEATURE_EVENT_REMAP, UFFD_FEATURE_EVENT_UNMAP}) {
+       {UFFD_FEATURE_EVENT_FORK, UFFD_FEATURE_EVENT_REMAP, UFFD_FEATURE_EVENT_UNMAP, UFFD_FEATURE_MINOR_SHMEM,
+        UFFD_FEATURE_MINOR_HUGETLBFS}) {
     const kj::AutoCloseFd uffd(static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
     uffdio_api api{};
     api.api = UFFD_API;
