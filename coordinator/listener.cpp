@@ -93,7 +93,7 @@ kj::Promise<void> Listener::readMore(const std::shared_ptr<Pending>& pending) {
       return lookAtSource().then(
           [this, pending](SourceFiles source) { return complete(pending, kj::mv(source)); });
     case HandshakeReader::Progress::nothingCame:
-      // A look whether the socket is served, as by a health probe: nobody wanted to be restored.
+      // A look whether the socket is served, as by a health probe: there is no target.
       return kj::READY_NOW;
     case HandshakeReader::Progress::needMore:
       break;

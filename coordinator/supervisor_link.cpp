@@ -106,7 +106,7 @@ void SupervisorLink::send(const std::string& verb, const std::string& name, int 
   if (first) flushing_ = flushLater().eagerlyEvaluate([](kj::Exception&&) {});
 }
 
-// False: it would have to wait. Nobody else sends, so what poll() says stays true (see CoordinatorProcess).
+// False: it would have to wait. The loop thread alone sends, so the answer of poll() stays true (see CoordinatorProcess).
 bool SupervisorLink::sendNow(const std::string& verb, const std::string& name, int fd,
                              std::chrono::milliseconds patience) {
   pollfd poll{channel_.fd(), POLLOUT, 0};
