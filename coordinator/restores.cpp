@@ -4,7 +4,7 @@ namespace faultline::coordinator {
 
 namespace {
 
-// One restore after the other: all at once would be one step of each.
+// Restores are counted one after the other: all at once would be one step of each.
 kj::Promise<void> countOn(CountedRestores restores, std::size_t next, kj::Timer& timer) {
   constexpr std::size_t TOGETHER = 16;
   if (next == restores->size()) return kj::READY_NOW;

@@ -30,8 +30,8 @@ namespace {
 // From an end of a restore on: ends that come together cost one walk through the heap.
 constexpr kj::Duration GIVE_BACK_AFTER = 1 * kj::SECONDS;
 
-// Those that a restore needs at once as it begins: its own, and three on their way to each shard. One that ran out of
-// them later would fail.
+// The fds that a restore needs at once as it begins: its own, and three on their way to each shard. A restore that ran
+// out of them later would fail.
 void requireRoomForFds(std::uint32_t shards) {
   constexpr std::uint32_t OWN = 8, A_SHARD = 3;
   std::vector<kj::AutoCloseFd> room;
@@ -154,7 +154,7 @@ void Service::leave(SupervisorLink::End why) {
   if (why == SupervisorLink::End::leave) {
     spdlog::info("leaving everything to the next coordinator");
   } else if (!inherited_.managed) {
-    // No other will come: targets would wait for their pages, or read zeros.
+    // A successor will not come: targets would wait for their pages, or read zeros.
     spdlog::error("the supervisor has gone, and no service manager is there: the service ends");
     return end_.ask(false);
   } else {
@@ -164,7 +164,7 @@ void Service::leave(SupervisorLink::End why) {
   _exit(0);  // between two batches, so nothing is half done
 }
 
-// One line for people; the service manager shows it.
+// A line for people; the service manager shows it.
 std::string Service::statusLine() const {
   if (end_.begun()) return end_.statusLine();
   std::uint32_t up = 0, failed = 0, populating = 0;
@@ -208,7 +208,7 @@ std::string Service::freeName(const std::string& wanted) const {
   return name;
 }
 
-// Each of two readers of one userfaultfd would get a part of its events, and miss the removals of the other.
+// Two readers of one userfaultfd would each get a part of its events, and miss the removals of the other.
 void Service::requireNotServed(int uffd) const {
   const auto refuse = [](const std::string& as) {
     rpc::refuse(rpc::Reason::BAD_TARGET,

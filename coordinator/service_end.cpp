@@ -16,9 +16,9 @@ namespace {
 
 constexpr kj::Duration END_CHECK = 50 * kj::MILLISECONDS;
 constexpr std::uint64_t SECOND = 1'000'000'000;          // ns
-constexpr std::uint64_t TOLD_EVERY = SECOND;             // that it progresses
+constexpr std::uint64_t TOLD_EVERY = SECOND;             // between two reports of progress
 constexpr std::uint64_t STALLED = 10 * SECOND;           // without a page more: the source does not answer
-constexpr std::uint64_t LETTING_GO_LIMIT = 20 * SECOND;  // of what takes a target's own locks
+constexpr std::uint64_t LETTING_GO_LIMIT = 20 * SECOND;  // for steps that take a target's own locks
 
 // ns. Asks the clock each time: what is noted in between must not lie in its future.
 std::uint64_t passedSince(std::uint64_t then) {
@@ -58,7 +58,7 @@ kj::Promise<void> ServiceEnd::shutdown(bool force) {
   });
 }
 
-// Each loop goes over a copy: a restore that is over leaves restores_.
+// The loops go over a copy: a restore that is over leaves restores_.
 void ServiceEnd::begin(const std::string& why, bool now) {
   if (!begun()) {
     why_ = why;
@@ -96,7 +96,7 @@ kj::Promise<void> ServiceEnd::watch() {
 kj::Promise<void> ServiceEnd::look(std::uint64_t missing) {
   auto& timer = context_.io.provider->getTimer();
   if (restores_.empty() && lost_.allLetGo()) {
-    // Once the answer to the call that asked for it is on its way.
+    // After the answer to the call that asked for it is on its way.
     return timer.afterDelay(1 * kj::MILLISECONDS).then([this] {
       context_.link.shutdown();
       overFulfiller_->fulfill();

@@ -1,8 +1,8 @@
 // How the service ends: one way for every reason (a signal, a command, a supervisor that has gone).
 //
-// New targets are refused. What targets miss is fetched, for as long as that progresses and the operator's limit allows
-// (--stop-limit-s). What is missing then is poisoned, or its target killed (restore_end.cpp). Then everything is over.
-// To be asked again is to be asked to fetch no more.
+// New targets are refused. Missing pages are fetched, for as long as that progresses and the operator's limit allows
+// (--stop-limit-s). Pages that are missing then are poisoned, or their target is killed (restore_end.cpp). Then
+// everything is over. To be asked again is to be asked to fetch no more.
 #pragma once
 
 #include <kj/async.h>
@@ -32,7 +32,7 @@ class ServiceEnd {
   kj::Promise<void> shutdown(bool force);
 
   bool begun() const { return began_ != 0; }
-  // Where the end stands, as one line for people.
+  // A line for people: how far the end is.
   std::string statusLine() const;
   // Every target is let go of, or has gone.
   kj::Promise<void> whenOver() { return over_.addBranch(); }
