@@ -5,7 +5,7 @@ namespace faultline::coordinator {
 namespace {
 
 // Restores are counted one after the other: all at once would be one step of each.
-kj::Promise<void> countOn(CountedRestores restores, std::size_t next, kj::Timer& timer) {
+kj::Promise<void> countOn(const CountedRestores& restores, std::size_t next, kj::Timer& timer) {
   constexpr std::size_t TOGETHER = 16;
   if (next == restores->size()) return kj::READY_NOW;
   auto turn =
