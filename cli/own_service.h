@@ -26,7 +26,7 @@ class OwnService {
   pid_t supervisor() const { return pid_; }
   // Its end fetches nothing that is missing yet.
   void hurry() { hurried_ = true; }
-  // Nobody will ever answer on control() again.
+  // True once no answer will ever come on control() again.
   bool gone() const;
 
  private:

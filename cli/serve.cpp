@@ -72,7 +72,7 @@ std::vector<ServedListener> listenersOf(const ServeOptions& options) {
   return listeners;
 }
 
-// What a coordinator needs to know of a handshake socket, in memory that nobody can change.
+// The facts of a handshake socket that a coordinator needs, in sealed memory.
 kj::AutoCloseFd listenSpec(const ServeOptions& options, const ServedListener& listener, const Memory& memory,
                            bool withWorkingSet) {
   int fd;

@@ -24,7 +24,7 @@ struct ServedListener {
   std::string workingSet;           // a file; empty: none
 };
 
-// Makes what a coordinator needs to know of a listener, in memory that nobody can change. `withWorkingSet`: false where
+// Makes what a coordinator needs to know of a listener, in sealed memory. `withWorkingSet`: false where
 // that is left out, since it cannot be used.
 using MakeSpec =
     std::function<kj::AutoCloseFd(const ServedListener& listener, const Memory& memory, bool withWorkingSet)>;

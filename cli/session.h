@@ -38,7 +38,7 @@ class Session {
   // A server that answers nothing for so long is given up, whatever is being waited for.
   static constexpr std::chrono::milliseconds PATIENCE{30'000};
 
-  // Connects. Throws DISCONNECTED where nobody listens at `control`. Interrupts::capture() comes before it.
+  // Connects. Throws DISCONNECTED where no server listens at `control`. Interrupts::capture() comes before it.
   explicit Session(const std::string& control, Interrupted interrupted = Interrupted::ends,
                    std::chrono::milliseconds patience = PATIENCE);
 

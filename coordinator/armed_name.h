@@ -12,7 +12,7 @@ namespace faultline::coordinator {
 
 // "POINT,ACTION,SKIP,PAGE".
 std::string nameOf(const failpoints::Failpoints::Arm& arm);
-// Without its eventfds. Nothing where `name` is no such name.
+// Without its eventfds. nullopt where `name` is no such name.
 std::optional<failpoints::Failpoints::Arm> armOf(std::string_view name);
 
 }  // namespace faultline::coordinator

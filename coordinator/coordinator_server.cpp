@@ -56,7 +56,7 @@ class ListenerServer final : public rpc::Answering<rpc::Listener> {
   }
 
   kj::Promise<void> close(CloseContext) override {
-    service_.close(*listener_);
+    service_.listeners().close(*listener_);
     return kj::READY_NOW;
   }
 
@@ -149,7 +149,7 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
   }
 
   kj::Promise<void> list(ListContext context) override {
-    return service_.counted().then([context](const Service::CountedRestores& restores) mutable {
+    return service_.counted().then([context](const CountedRestores& restores) mutable {
       fillRestores(context.getResults().initRestores(static_cast<unsigned>(restores->size())), restores);
     });
   }
@@ -167,24 +167,24 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
           return source.then([this, context, socket = kj::mv(socket)](SourceFiles files) mutable {
             auto params = context.getParams();
             auto spec = listenerSpecFrom(params.getSpec(), namesOf(params.getSource()), files);
-            auto listener = service_.listen(std::move(spec), kj::mv(socket), kj::mv(files));
+            auto listener = service_.listeners().listen(std::move(spec), kj::mv(socket), kj::mv(files));
             context.getResults().setListener(kj::heap<ListenerServer>(service_, kj::mv(listener)));
           });
         });
   }
 
   kj::Promise<void> unlisten(UnlistenContext context) override {
-    service_.closeListener(context.getParams().getName().cStr());
+    service_.listeners().close(context.getParams().getName().cStr());
     return kj::READY_NOW;
   }
 
   kj::Promise<void> status(StatusContext context) override {
     return service_.counted().then(
-        [this, context](const Service::CountedRestores& restores) mutable { fillStatus(context, restores); });
+        [this, context](const CountedRestores& restores) mutable { fillStatus(context, restores); });
   }
 
   kj::Promise<void> shutdown(ShutdownContext context) override {
-    return service_.shutdown(context.getParams().getForce());
+    return service_.end().shutdown(context.getParams().getForce());
   }
 
   kj::Promise<void> testHooks(TestHooksContext context) override {
@@ -243,12 +243,11 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
     });
   }
 
-  static void fillRestores(capnp::List<rpc::RestoreInfo>::Builder list,
-                           const Service::CountedRestores& restores) {
+  static void fillRestores(capnp::List<rpc::RestoreInfo>::Builder list, const CountedRestores& restores) {
     for (unsigned i = 0; i < list.size(); i++) (*restores)[i].restore->fill(list[i], (*restores)[i].counts);
   }
 
-  void fillStatus(StatusContext context, const Service::CountedRestores& restores) {
+  void fillStatus(StatusContext context, const CountedRestores& restores) {
     auto info = context.getResults().initService();
     const Options& options = service_.options();
     info.setVersion(process::version());

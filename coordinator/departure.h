@@ -1,4 +1,4 @@
-// What is done to a target's memory before its restore is over: what it still misses becomes an error, then
+// The steps that a target's memory goes through before its restore is over: what it still misses becomes an error, then
 // all that it has registered is unregistered.
 //
 // In this order, since the mark of a poisoned page outlives the registration and the userfaultfd, while a
@@ -21,15 +21,15 @@ struct DepartureOrder {
   kj::AutoCloseFd uffd;  // a duplicate of its own
   std::vector<shm::RegionEntry> regions;
   enum class Poison {
-    nothing,   // no page is missing
-    missing,   // what the segment says is missing, each under the read side of the lock
-    unmapped,  // what is not in place, whatever a segment says: that of a restore that has failed cannot be
+    nothing,  // no page is missing
+    missing,  // pages that are missing by the segment, each under the read side of the lock
+    unmapped,  // pages that are not in place, whatever a segment says: that of a restore that has failed cannot be
                // trusted
   } poison = Poison::nothing;
   kj::AutoCloseFd segment{};  // of Poison::missing
-  // Of Poison::missing: a slot of the lock that no shard uses any more.
+  // For Poison::missing: a slot of the lock that no shard uses any more.
   unsigned slot = 0;
-  // Where memory that no region names is looked for: process behind the pidfd (-1: not known), and addresses there that
+  // Places to look for memory that no region names: process behind the pidfd (-1: not known), and addresses there that
   // have faulted.
   kj::AutoCloseFd target{};
   std::vector<std::uint64_t> faultedOutside{};
@@ -37,7 +37,7 @@ struct DepartureOrder {
 
 struct Departed {
   std::uint64_t poisoned = 0;  // pages
-  // This kernel cannot poison: nothing was unregistered, so that no thread of the target goes on with zeros.
+  // The kernel cannot poison: nothing was unregistered, so that no thread of the target goes on with zeros.
   bool unsupported = false;
   // Bytes of the regions that the kernel does not unregister, and the first of their addresses. Threads that fault there go
   // on waiting for an answer.
@@ -46,7 +46,7 @@ struct Departed {
 };
 
 // Does all of it in a thread of its own: each of these calls waits for the target's mmap_lock, which a target
-// can hold for seconds. No shard may have a section on the restore any more (Poison::missing), and its events
+// can hold for seconds. Shards may have no section on the restore any more (Poison::missing), and its events
 // must be read on meanwhile: while one is in flight the kernel refuses to poison. Resolves in the loop that
 // calls.
 kj::Promise<Departed> depart(DepartureOrder order);

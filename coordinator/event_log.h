@@ -25,9 +25,9 @@ class EventLog {
   // `inherited`: events as the supervisor kept them.
   EventLog(SupervisorLink& link, const std::vector<std::string>& inherited);
 
-  // One line: what, why, how long it took. Goes to the log too.
+  // Adds a line: what, why, how long it took. Goes to the log too.
   void add(const std::string& text) { add(text, spdlog::level::warn); }
-  // Of what a target has lost: an error.
+  // Adds a loss of a target, as an error.
   void lost(const std::string& text) { add(text, spdlog::level::err); }
   const std::deque<Event>& latest() const { return events_; }
 

@@ -51,12 +51,12 @@ class EventPublisher {
   failpoints::Failpoints& failpoints_;
   const Fault onPresent_, onOutside_;
   const Part onPart_;
-  RemovedRanges removals_;                   // of this batch
+  RemovedRanges removals_;                   // in this batch
   std::vector<shm::PageRange> toMark_;       // removed by this batch and not marked yet, the last first
   std::vector<shm::PageIndex> parts_;        // pages of which this batch has removed a part
   std::vector<uffd_msg> present_, outside_;  // faults of this batch
-  std::uint64_t faults_ = 0;                 // of this batch
-  bool alone_ = false;                       // no shard is asked
+  std::uint64_t faults_ = 0;                 // in this batch
+  bool alone_ = false;                       // asks no shard
 };
 
 }  // namespace faultline::coordinator

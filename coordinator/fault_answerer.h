@@ -15,7 +15,7 @@ namespace faultline::coordinator {
 // Waits for the target's mmap_lock.
 bool answerWithError(int uffd, const uffd_msg& fault);
 
-// One a uffd. To be called by one thread; the answers are given by another, in the order of the calls.
+// A uffd has one. To be called by one thread; the answers are given by another, in the order of the calls.
 class FaultAnswerer {
  public:
   // Faults that wait to be answered. Further ones are dropped, and every thread of the target is woken later: it

@@ -37,7 +37,7 @@ class FaultRouter {
   CpuLatency* const latency_;
   TouchRecorder* touches_ = nullptr;
   std::array<bool, shm::MAX_SHARDS> attached_{};
-  std::vector<std::uint64_t> faults_;  // of one read(), each with the shard that owns its page
+  std::vector<std::uint64_t> faults_;  // faults of one read(), each with the shard that owns its page
 };
 
 }  // namespace faultline::coordinator

@@ -52,13 +52,13 @@ class Life {
 
   // Faults are answered from the snapshot, or are to be again.
   bool served() const { return stage_ <= Stage::finishing; }
-  // It is on its way out: nothing brings it back.
+  // On its way out: nothing brings it back.
   bool ending() const { return stage_ >= Stage::releasing; }
   bool over() const { return stage_ == Stage::over; }
   // Also of one that is on its way out, or over, since.
   bool failed() const { return failure_.has_value(); }
   const std::optional<Failure>& failure() const { return failure_; }
-  // What was noted last.
+  // The last end that was noted.
   const RestoreEnd& end() const { return end_; }
   // The stage as operators see it: of one that is on its way out, the last before.
   rpc::Phase phase() const { return phase_; }

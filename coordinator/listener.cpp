@@ -93,7 +93,7 @@ kj::Promise<void> Listener::readMore(const std::shared_ptr<Pending>& pending) {
       return lookAtSource().then(
           [this, pending](SourceFiles source) { return complete(pending, kj::mv(source)); });
     case HandshakeReader::Progress::nothingCame:
-      // A look whether the socket is served, as by a health probe: nobody wanted to be restored.
+      // A look whether the socket is served, as by a health probe: there is no target.
       return kj::READY_NOW;
     case HandshakeReader::Progress::needMore:
       break;
@@ -102,7 +102,7 @@ kj::Promise<void> Listener::readMore(const std::shared_ptr<Pending>& pending) {
 }
 
 // A snapshot that is taken anew is often renamed over the one before it, and a target's other state is of the
-// file that lies there now. What has come by call has no path of ours: its maker's may be another file here.
+// file that lies there now. A listener that came by call has no path of ours: its maker's may be another file here.
 kj::Promise<SourceFiles> Listener::lookAtSource() {
   if (origin_ == process::Origin::call) return checkedSource();
   auto looking = kj::Vector<kj::Promise<void>>();
@@ -185,7 +185,7 @@ kj::Promise<void> Listener::whenMoreThan(std::size_t seen) {
   if (names_.size() > seen) return kj::READY_NOW;
   auto paf = kj::newPromiseAndFulfiller<void>();
   waiters_.push_back(kj::mv(paf.fulfiller));
-  // Each target wakes all that wait, also those that wait for a later one.
+  // A target wakes all that wait, also those that wait for a later one.
   return paf.promise.then([this, seen] { return whenMoreThan(seen); });
 }
 

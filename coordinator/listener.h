@@ -22,7 +22,7 @@ namespace faultline::coordinator {
 
 struct ListenerSpec {
   std::string name;                     // restores are called NAME, NAME-2, NAME-3, ...
-  std::vector<std::string> layerNames;  // of the source, the top one first
+  std::vector<std::string> layerNames;  // layers of the source, the top one first
   RestorePolicy policy;
   bool anyUser = false;
 };
@@ -50,7 +50,7 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   const ListenerSpec& spec() const { return spec_; }
   // The top layer of the source of targets that come now; borrowed.
   int source() const { return source_.front().get(); }
-  // Who made it.
+  // Tells who made it.
   process::Origin origin() const { return origin_; }
   std::size_t layers() const { return source_.size(); }
   // A connection that the supervisor accepted and keeps under `keptAs`.

@@ -96,8 +96,8 @@ class Look::Memory {
     step_ = WHOLE;
   }
 
-  std::vector<Run> ahead_;      // of this round, the next one last
-  std::vector<Run> asked_;      // of this round, and registered
+  std::vector<Run> ahead_;      // in this round, the next one last
+  std::vector<Run> asked_;      // in this round, and registered
   std::uint64_t step_ = WHOLE;  // pages that are asked for at once
 };
 

@@ -14,12 +14,12 @@
 
 namespace faultline::coordinator {
 
-// What a look has found.
+// The findings of a look.
 struct Sight {
   bool targetGone = false;           // the address space is
   std::vector<shm::PageRange> gone;  // pages registered no more, each asked for alone, in order; told once
   bool nothingLeft = false;          // every page has been found gone, by this look or those before
-  bool more = false;                 // it has stopped before the last page, and goes on from there
+  bool more = false;                 // the look has stopped before the last page, and goes on from there
 };
 
 // Loop thread only. The kernel is asked in a thread of its own, since it waits for the target's mmap_lock.

@@ -97,7 +97,7 @@ kj::Promise<void> LostRestores::watch(std::shared_ptr<Lost> lost) {
   return context_.io.provider->getTimer()
       .afterDelay(LOOK_EVERY)
       .then([lost] { return look(lost->fds); })
-      .catch_([](kj::Exception&&) { return Presence::unknown; })  // no thread can be had just now
+      .catch_([](kj::Exception&&) { return Presence::unknown; })  // a thread cannot be had just now
       .then([this, lost](Presence memory) -> kj::Promise<void> {
         if (memory != Presence::gone) return watch(lost);
         spdlog::info("restore {}, which could not be taken over: its target has gone", lost->name);
@@ -153,7 +153,7 @@ void LostRestores::departed(Lost& lost, Departed how) {
                       " pages are not in place, and the service ends: its target gets SIGBUS on them");
 }
 
-// What it misses would read as zeros.
+// Pages that it misses would read as zeros.
 void LostRestores::loseTarget(Lost& lost, const std::string& why) {
   const bool killed = kill(lost.fds);
   lost.letGo = !killed;

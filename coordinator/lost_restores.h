@@ -39,7 +39,7 @@ class LostRestores final : private kj::TaskSet::ErrorHandler {
   // The service ends: makes an error of each page that is not in place, then unregisters; or kills the target where
   // the kernel cannot do that, or does not tell what is registered.
   void letGo();
-  // Nothing of ours is needed by any target any more: each is let go, or has gone.
+  // Whether no target needs anything of ours any more: each is let go, or has gone.
   bool allLetGo() const;
   // Kills those that are not let go yet.
   void giveUp();
@@ -49,7 +49,7 @@ class LostRestores final : private kj::TaskSet::ErrorHandler {
     std::uint64_t id = 0;
     std::string name;
     RestoreFds fds;
-    // Of a segment whose header can be believed; else they are asked for as they are needed.
+    // From a segment whose header can be believed; else they are asked for as they are needed.
     std::optional<std::vector<shm::RegionEntry>> regions;
     std::optional<kj::ForkedPromise<void>> shardsEnded;
     kj::Own<Undertaker> undertaker;

@@ -25,7 +25,7 @@ kj::Promise<void> endOnSignal(kj::AsyncIoContext& io, coordinator::Service& serv
   return io.unixEventPort.onSignal(SIGTERM)
       .exclusiveJoin(io.unixEventPort.onSignal(SIGINT))
       .then([&io, &service](siginfo_t&&) {
-        service.end("the coordinator was sent a signal", false);
+        service.end().begin("the coordinator was sent a signal", false);
         return endOnSignal(io, service);
       });
 }

@@ -13,8 +13,8 @@ struct Mapping {
   bool shared = false;
 };
 
-// As /proc/PID/maps lists them; none where that cannot be read (0: no pid is known). Whose they are by the time they are
-// used the caller has to ask. Waits for the process's mmap_lock: not in a loop. Any thread.
+// The mappings as /proc/PID/maps lists them; none where that cannot be read (0: no pid is known). Whose they are by the
+// time they are used the caller has to ask. Waits for the process's mmap_lock: not in a loop. Any thread.
 std::vector<Mapping> mappingsOf(pid_t pid);
 
 }  // namespace faultline::coordinator

@@ -17,8 +17,8 @@ struct Options {
   std::chrono::milliseconds handshakeTimeout{10'000};
   std::chrono::milliseconds sourcePatience{30'000};  // time that reads of a page may go on failing
   std::uint32_t maxRestores = 1024;                  // at the same time
-  std::chrono::seconds stopLimit{300};               // that an end may take to fetch what is missing
-  std::optional<std::uint32_t> cpuLatencyUs;         // what CPUs may take to wake while faults flow
+  std::chrono::seconds stopLimit{300};               // time that an end may take to fetch what is missing
+  std::optional<std::uint32_t> cpuLatencyUs;         // time that CPUs may take to wake while faults flow
   bool testHooks = false;
   std::string logLevel = "info";
   int shardProgram = -1;  // open (O_PATH), borrowed; -1: the one installed beside us

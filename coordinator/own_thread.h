@@ -1,4 +1,4 @@
-// What may wait for a target or a file, done in a thread of its own: the loop serves others meanwhile.
+// Work that may wait for a target or a file, done in a thread of its own: the loop serves others meanwhile.
 #pragma once
 
 #include <kj/async.h>
@@ -8,7 +8,7 @@
 namespace faultline::coordinator {
 
 // Runs `work` in a thread of its own and resolves, in the loop that calls, when it is done. `work` owns all that it
-// uses, its result included: it goes on where the promise is dropped. What `work` throws is the promise's, as
+// uses, its result included: it goes on where the promise is dropped. An exception of `work` is the promise's, as
 // kj::Exception that begins with `failure`, a string literal. Throws kj::Exception where no thread can be made.
 kj::Promise<void> inOwnThread(const char* failure, std::function<void()> work);
 

@@ -118,7 +118,7 @@ kj::Promise<void> Restore::depart() {
 }
 
 kj::Promise<void> Restore::departIncomplete() {
-  // No memory of its own is no reason to kill a target.
+  // To have no memory of its own is no reason to kill a target.
   return anyRegistered(departure(DepartureOrder::Poison::nothing)).then([this](bool any) {
     if (over()) return kj::Promise<void>(kj::READY_NOW);
     if (any) return loseMissing();
@@ -144,7 +144,7 @@ kj::Promise<void> Restore::loseMissing() {
   if (killsOnLost() && target_.kill(missing + " pages are missing, and the restore ends")) {
     context_.log.lost("restore " + name() + ": " + missing + " pages could not be fetched before its end (" +
                       life_.end().text + "); its target is killed");
-    // Where it was not who has the memory, that gets errors.
+    // If another process has the memory, that one gets errors.
     return context_.io.provider->getTimer().afterDelay(KILL_PATIENCE).then([this] {
       return over() ? kj::Promise<void>(kj::READY_NOW) : poisonMissing();
     });
@@ -153,7 +153,7 @@ kj::Promise<void> Restore::loseMissing() {
 }
 
 kj::Promise<void> Restore::poisonMissing() {
-  // One that is being dealt out gets new shards until that is over.
+  // A restore that is being dealt out gets new shards until that is over.
   return resharded_.addBranch()
       .then([this] { return shards_.leaveAll(); })
       .then([this] {
@@ -195,7 +195,7 @@ kj::Promise<void> Restore::keepOn(const std::string& why) {
   if (!std::exchange(keptTold_, true))
     context_.log.add("restore " + name() +
                      ": its target's memory cannot be let go, and is served until it can: " + why);
-  // Where the shards have it no more, what faults there gets an error.
+  // If the shards have it no more, a fault there gets an error.
   if (life_.stage() == Stage::departing && reader_.get() != nullptr) reader_->answerAlone();
   return context_.io.provider->getTimer().afterDelay(LOOK_EVERY).then([this] {
     return over() ? kj::Promise<void>(kj::READY_NOW) : letGo();

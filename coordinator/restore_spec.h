@@ -17,7 +17,7 @@ namespace faultline::coordinator {
 
 struct RestoreSpec {
   std::string name;
-  std::vector<std::string> layerNames;  // of the source, the top one first
+  std::vector<std::string> layerNames;  // layers of the source, the top one first
   std::vector<shm::Region> regions;
   std::uint64_t uffdFeatures = 0;
   std::uint32_t targetPid = 0;

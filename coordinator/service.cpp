@@ -1,13 +1,9 @@
 #include "coordinator/service.h"
 
-#include <capnp/serialize.h>
-#include <fcntl.h>
 #include <kj/debug.h>
 #include <linux/userfaultfd.h>
 #include <malloc.h>
 #include <spdlog/spdlog.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,7 +16,6 @@
 #include "process/duplicate.h"
 #include "process/log.h"
 #include "rpc/fd.h"
-#include "rpc/kept.capnp.h"
 #include "rpc/refusal.h"
 #include "shmtracker/error.h"
 #include "uffd/registration.h"
@@ -35,14 +30,8 @@ namespace {
 // From an end of a restore on: ends that come together cost one walk through the heap.
 constexpr kj::Duration GIVE_BACK_AFTER = 1 * kj::SECONDS;
 
-// Tells sockets apart, whatever number they have here.
-ino_t inodeOf(int fd) {
-  struct stat status {};
-  return fd >= 0 && fstat(fd, &status) == 0 ? status.st_ino : 0;
-}
-
-// Those that a restore needs at once as it begins: its own, and three on their way to each shard. One that ran out of
-// them later would fail.
+// The fds that a restore needs at once as it begins: its own, and three on their way to each shard. A restore that ran
+// out of them later would fail.
 void requireRoomForFds(std::uint32_t shards) {
   constexpr std::uint32_t OWN = 8, A_SHARD = 3;
   std::vector<kj::AutoCloseFd> room;
@@ -83,6 +72,12 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
       latency_(latencyOf(options_, io)),
       context_{io, link, log_, failpoints_, options_, pool_, *counters_, latency_.get(), turns_},
       lost_(context_),
+      listeners_(context_, restores_,
+                 {[this](RestoreSpec spec, int file) { return prepare(std::move(spec), file); },
+                  [this](PreparedRestore prepared, RestoreFds fds) {
+                    return begin(std::move(prepared), kj::mv(fds));
+                  }}),
+      end_(context_, restores_, lost_, listeners_),
       tasks_(*this) {}
 
 Service::~Service() noexcept(false) = default;
@@ -98,28 +93,27 @@ kj::Promise<void> Service::run() {
   if (!inherited_.death.empty())
     log_.add("coordinator " + inherited_.death + "; its successor " + std::to_string(getpid()) +
              " takes over");
-  endAsked_ = inherited_.end;
-  auto paf = kj::newPromiseAndFulfiller<void>();
-  ended_ = kj::mv(paf.fulfiller);
+  if (inherited_.end.has_value()) end_.ask(*inherited_.end);
   kj::Promise<void> shards = nullptr, restores = nullptr;
   KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] {
                  adoptFailpoints();
                  // Shards first: what they have attached, and whether any of them lives, decides how a
                  // restore is taken over.
                  shards = pool_.begin(inherited_);
-                 adoptListeners();
+                 listeners_.adopt(inherited_);
                  restores = adoptRestores();
                }))
     giveUp(*e);
   tasks_.add(link_
                  .receive({.accepted = [this](const KeptName& name,
-                                              kj::AutoCloseFd fd) { connectionAccepted(name, kj::mv(fd)); },
+                                              kj::AutoCloseFd fd) { listeners_.accepted(name, kj::mv(fd)); },
                            .lost = [this](const KeptName& name) { storeAgain(name); },
-                           .end = [this](bool now) { endAsked(now); }})
+                           .end = [this](bool now) { end_.ask(now); }})
                  .then([this](SupervisorLink::End why) { leave(why); }));
   tasks_.add(restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); })
                  .then([this] {
-                   adoptConnections();
+                   adopted_ = true;
+                   listeners_.serve();
                    for (const auto& [id, restore] : restores_) {
                      restore->leaveFormerOwners();
                      endFormerOwners(restore);
@@ -131,7 +125,7 @@ kj::Promise<void> Service::run() {
                        *io_.lowLevelProvider, inherited_.take(KeptName::service(KeptName::Part::control)));
                    tasks_.add(listening.attach(kj::mv(acceptor)));
                    sayReady();
-                   if (endAsked_.has_value()) end("it was asked for", *endAsked_);
+                   end_.adopted();
                    if (inherited_.deathNoticed != 0) {
                      takeoverNs_ = process::nowNs() - inherited_.deathNoticed;
                      counters_->coordinatorRecovery.record(takeoverNs_);
@@ -145,7 +139,7 @@ kj::Promise<void> Service::run() {
                  })
                  .catch_([this](kj::Exception&& e) { giveUp(e); }));
   tasks_.add(pingSupervisor());
-  return kj::mv(paf.promise);
+  return end_.whenOver();
 }
 
 // Faults can be served once one shard can. Which are not up yet is in the status line.
@@ -156,18 +150,13 @@ void Service::sayReady() {
   link_.status(statusLine());
 }
 
-void Service::endAsked(bool now) {
-  if (adopted_) return end("it was asked for", now);
-  endAsked_ = endAsked_.has_value() || now;
-}
-
 void Service::leave(SupervisorLink::End why) {
   if (why == SupervisorLink::End::leave) {
     spdlog::info("leaving everything to the next coordinator");
   } else if (!inherited_.managed) {
-    // No other will come: targets would wait for their pages, or read zeros.
+    // A successor will not come: targets would wait for their pages, or read zeros.
     spdlog::error("the supervisor has gone, and no service manager is there: the service ends");
-    return endAsked(false);
+    return end_.ask(false);
   } else {
     spdlog::warn("the supervisor has gone, so does this coordinator");
   }
@@ -175,8 +164,9 @@ void Service::leave(SupervisorLink::End why) {
   _exit(0);  // between two batches, so nothing is half done
 }
 
-// One line for people; the service manager shows it.
+// A line for people; the service manager shows it.
 std::string Service::statusLine() const {
+  if (end_.begun()) return end_.statusLine();
   std::uint32_t up = 0, failed = 0, populating = 0;
   for (std::uint32_t i = 0; i < pool_.size(); i++) up += pool_.up(i) != nullptr ? 1 : 0;
   for (const auto& [id, restore] : restores_) {
@@ -187,10 +177,6 @@ std::string Service::statusLine() const {
     return count == 0 ? std::string() : ", " + std::to_string(count) + " " + what;
   };
   const std::string shards = std::to_string(up) + " of " + std::to_string(pool_.size()) + " shards";
-  if (ending_.has_value())
-    return "ending: " + std::to_string(restores_.size()) + " restores" +
-           also(ending_->missing == ~0ull ? 0 : ending_->missing,
-                ending_->lettingGo == 0 ? "pages are still fetched" : "pages are given up");
   return (up == 0 ? "no shard is up: no fault is served, " : "serving ") + std::to_string(restores_.size()) +
          " restores, " + shards + also(populating, "populating") + also(failed, "failed") +
          also(lost_.size(), "lost");
@@ -211,31 +197,6 @@ kj::Promise<void> Service::pingSupervisor() {
   return io_.provider->getTimer().afterDelay(quarter).then([this] { return pingSupervisor(); });
 }
 
-// --- targets ---
-
-void Service::connectionAccepted(const KeptName& name, kj::AutoCloseFd fd) {
-  // Before the takeover is complete nobody can tell which listener, or which restore, it belongs to.
-  if (!adopted_) {
-    inherited_.fds[name] = kj::mv(fd);
-    return;
-  }
-  if (fd.get() < 0) {
-    log_.add(name.text() +
-             ": a target is turned away: there is no room for its connection's file descriptor");
-    return link_.drop(name);
-  }
-  const auto found = listeners_.find(name.key);
-  // Served already: the predecessor died between making the restore and saying so.
-  bool served = found == listeners_.end();
-  for (const auto& [id, restore] : restores_)
-    served |= inodeOf(restore->fds().conn.get()) == inodeOf(fd.get());
-  if (served) return link_.drop(name);
-  KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] { found->second->accepted(name, kj::mv(fd)); })) {
-    log_.add(name.text() + ": a target is turned away: " + e->getDescription().cStr());
-    link_.drop(name);
-  }
-}
-
 // --- restores ---
 
 std::string Service::freeName(const std::string& wanted) const {
@@ -247,7 +208,7 @@ std::string Service::freeName(const std::string& wanted) const {
   return name;
 }
 
-// Each of two readers of one userfaultfd would get a part of its events, and miss the removals of the other.
+// Two readers of one userfaultfd would each get a part of its events, and miss the removals of the other.
 void Service::requireNotServed(int uffd) const {
   const auto refuse = [](const std::string& as) {
     rpc::refuse(rpc::Reason::BAD_TARGET,
@@ -261,7 +222,7 @@ void Service::requireNotServed(int uffd) const {
 }
 
 void Service::requireRoom() const {
-  if (ending()) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
+  if (end_.begun()) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
   KJ_REQUIRE(!link_.blocked(),
              "what a target needs cannot be kept: the supervisor takes nothing; is it stopped (SIGSTOP)?");
   if (restores_.size() + preparing_.size() >= options_.maxRestores)
@@ -334,88 +295,6 @@ std::shared_ptr<Restore> Service::find(const std::string& name) {
     if (restore->name() == name) return restore;
   rpc::refuse(rpc::Reason::NOT_FOUND,
               "no restore is called " + name.substr(0, 64) + "; `faultline status` lists them");
-}
-
-std::shared_ptr<Listener> Service::listen(ListenerSpec spec, kj::AutoCloseFd socket, SourceFiles source) {
-  requireName(spec.name);
-  if (ending()) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
-  if (listeners_.count(spec.name) != 0)
-    rpc::refuse(rpc::Reason::NAME_TAKEN,
-                "a listener called " + spec.name + " is being served: choose another name");
-  int memory;
-  KJ_SYSCALL(memory = memfd_create("faultline-listener", MFD_CLOEXEC));
-  kj::AutoCloseFd specFd(memory);
-  capnp::MallocMessageBuilder message;
-  fill(message.initRoot<rpc::KeptListener>(), spec);
-  capnp::writeMessageToFd(specFd.get(), message);
-  const KeptName kept = KeptName::listenerSpec(spec.name, process::Origin::call);
-  coordinator::store(link_, kept, source);
-  link_.store(kept, specFd.get());
-  auto listener = makeListener(process::Origin::call, std::move(spec), kj::mv(source));
-  link_.store(kept.with(KeptName::Part::listen), socket.get());
-  return listener;
-}
-
-std::shared_ptr<Listener> Service::makeListener(process::Origin origin, ListenerSpec spec,
-                                                SourceFiles source) {
-  const std::string name = spec.name;
-  return listeners_[name] = std::make_shared<Listener>(
-             context_, origin, std::move(spec), kj::mv(source),
-             Listener::Begin{[this](RestoreSpec spec, int file) { return prepare(std::move(spec), file); },
-                             [this](PreparedRestore prepared, RestoreFds fds) {
-                               return begin(std::move(prepared), kj::mv(fds));
-                             }});
-}
-
-void Service::close(const Listener& listener) {
-  const auto found = listeners_.find(listener.spec().name);
-  if (found != listeners_.end() && found->second.get() == &listener) closeListener(listener.spec().name);
-}
-
-void Service::closeListener(const std::string& name) {
-  const auto found = listeners_.find(name);
-  if (found == listeners_.end())
-    rpc::refuse(rpc::Reason::NOT_FOUND, "no listener is called " + name.substr(0, 64));
-  const std::shared_ptr<Listener> listener = std::move(found->second);
-  const KeptName spec = KeptName::listenerSpec(name, listener->origin());
-  link_.drop(spec.with(KeptName::Part::listen));
-  link_.drop(spec);
-  coordinator::drop(link_, spec, listener->layers());
-  // Its connections are kept, and open, until the supervisor is told of each.
-  listeners_.erase(found);
-  tasks_.add(listener->close().attach(kj::cp(listener)));
-}
-
-kj::Promise<void> Service::shutdown(bool force) {
-  auto looked = force ? kj::Promise<CountedRestores>(CountedRestores()) : counted();
-  return looked.then([this, force](const CountedRestores& restores) {
-    for (std::size_t i = 0; !force && i < restores->size(); i++)
-      if ((*restores)[i].counts.missing > 0)
-        rpc::refuse(rpc::Reason::PAGES_MISSING,
-                    "restore " + (*restores)[i].restore->name() +
-                        " is being served and would lose pages: wait for it, detach it, or use force");
-    end(force ? "shut down, forced" : "shut down", false);
-  });
-}
-
-kj::Promise<Service::CountedRestores> Service::counted() {
-  auto restores = std::make_shared<std::vector<CountedRestore>>();
-  for (const auto& [id, restore] : restores_)
-    if (!restore->over()) restores->push_back({restore, {}});
-  return countOn(restores, 0).then([restores] { return restores; });
-}
-
-// One after the other: all at once would be one step of each.
-kj::Promise<void> Service::countOn(CountedRestores restores, std::size_t next) {
-  constexpr std::size_t TOGETHER = 16;
-  if (next == restores->size()) return kj::READY_NOW;
-  auto turn = next % TOGETHER == TOGETHER - 1 ? io_.provider->getTimer().afterDelay(0 * kj::SECONDS)
-                                              : kj::Promise<void>(kj::READY_NOW);
-  return turn.then([restores, next] { return (*restores)[next].restore->counts(); })
-      .then([this, restores, next](const shm::PageCounts& counts) {
-        (*restores)[next].counts = counts;
-        return countOn(restores, next + 1);
-      });
 }
 
 kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards) {

@@ -1,4 +1,4 @@
-// The coordinator as a whole: its listeners and restores, and how it takes over from a predecessor.
+// The coordinator as a whole: its restores, its shards, and how it takes over from a predecessor.
 #pragma once
 
 #include <kj/async-io.h>
@@ -12,12 +12,14 @@
 
 #include "coordinator/election.h"
 #include "coordinator/event_log.h"
-#include "coordinator/listener.h"
+#include "coordinator/listeners.h"
 #include "coordinator/lost_restores.h"
 #include "coordinator/options.h"
 #include "coordinator/page_suspects.h"
 #include "coordinator/restore.h"
+#include "coordinator/restores.h"
 #include "coordinator/service_counters.h"
+#include "coordinator/service_end.h"
 #include "coordinator/shard_pool.h"
 #include "coordinator/supervisor_link.h"
 #include "coordinator/upgrade.h"
@@ -44,25 +46,13 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   // The restore that shard `index` says something of. Refuses (forbidden) where it has not been asked to
   // serve that.
   std::shared_ptr<Restore> servedBy(std::uint64_t id, std::uint32_t index);
-  const std::map<std::uint64_t, std::shared_ptr<Restore>>& restores() const { return restores_; }
-  struct CountedRestore {
-    std::shared_ptr<Restore> restore;
-    shm::PageCounts counts;
-  };
-  using CountedRestores = std::shared_ptr<std::vector<CountedRestore>>;
+  const Restores& restores() const { return restores_; }
   // Every restore that is not over, by id, with its pages by state, which are counted in steps.
-  kj::Promise<CountedRestores> counted();
-  std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, SourceFiles source);
-  void closeListener(const std::string& name);
-  // Closes this listener if it is open: its name may be another's by now.
-  void close(const Listener& listener);
-  // Refused while pages are missing, unless forced; else as end().
-  kj::Promise<void> shutdown(bool force);
-  // Refuses new targets, fetches what is missing within the limits, lets every target go, and has run()
-  // return. Asked again, or `now`: fetches no more. What is missing then is poisoned, or its target killed.
-  void end(const std::string& why, bool now);
-  bool ending() const { return ending_.has_value(); }
+  kj::Promise<CountedRestores> counted() { return countEach(restores_, io_.provider->getTimer()); }
   kj::Promise<void> reshard(const std::string& name, std::uint32_t shards);
+  Listeners& listeners() { return listeners_; }
+  // The end of the service; run() returns when it is over.
+  ServiceEnd& end() { return end_; }
   Upgrade& upgrade() { return upgrade_; }
 
   const Options& options() const { return options_; }
@@ -79,21 +69,12 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
 
  private:
   void adoptFailpoints();
-  void adoptListeners();
-  void adoptListener(const process::KeptName& spec);
-  std::shared_ptr<Listener> makeListener(process::Origin origin, ListenerSpec spec, SourceFiles source);
   kj::Promise<void> adoptRestores();
-  void adoptConnections();
   bool killsOnLost(int source) const;
   void storeAgain(const process::KeptName& name);
   // Ends this process as if it had been killed: the supervisor starts another, which begins again.
   [[noreturn]] void giveUp(const kj::Exception& why);
   void sayReady();
-  void endAsked(bool now);
-  void fetchNoMore(const std::string& why);
-  kj::Promise<void> watchEnd();
-  kj::Promise<void> watchEnd(std::uint64_t missing);
-  void giveUpRestores();
   std::string statusLine() const;
   void leave(SupervisorLink::End why);
   void keep(const std::shared_ptr<Restore>& restore);
@@ -102,11 +83,9 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   void endIdleShards();
   void endFormerOwners(const std::shared_ptr<Restore>& restore);
   kj::Promise<void> pingSupervisor();
-  kj::Promise<void> countOn(CountedRestores restores, std::size_t next);
   void requireRoom() const;
   void requireNotServed(int uffd) const;
   std::string freeName(const std::string& wanted) const;
-  void connectionAccepted(const process::KeptName& name, kj::AutoCloseFd fd);
 
   void shardDied(std::uint32_t index, Death death) override;
   kj::Promise<void> shardUp(ShardHandle& shard, std::vector<std::uint64_t> has) override;
@@ -120,15 +99,6 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   std::uint64_t takeoverNs_ = 0;
   bool adopted_ = false;  // all that was inherited
   bool ready_ = false;    // faults can be served, and the supervisor knows
-  struct Ending {
-    std::string why;
-    std::uint64_t began;  // ns
-    std::uint64_t progressed = began, told = 0;
-    std::uint64_t missing = ~0ull;  // pages, the fewest so far; none counted yet
-    std::uint64_t lettingGo = 0;    // since when nothing is fetched any more; 0: it is
-  };
-  std::optional<Ending> ending_;
-  std::optional<bool> endAsked_;  // before everything was adopted; whether at once
   const Election election_;
   const Options options_;
   failpoints::Failpoints failpoints_;
@@ -140,14 +110,14 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   ReadingTurns turns_;
   RestoreContext context_;
   std::set<std::string> preparing_;  // names of restores that are not begun yet
-  std::map<std::uint64_t, std::shared_ptr<Restore>> restores_;
+  Restores restores_;
   LostRestores lost_;
   bool storingAgain_ = false;
   bool givingBack_ = false;
   std::uint32_t reshards_ = 0;  // under way
-  std::map<std::string, std::shared_ptr<Listener>> listeners_;
+  Listeners listeners_;
+  ServiceEnd end_;
   PageSuspects suspects_;
-  kj::Own<kj::PromiseFulfiller<void>> ended_;
   kj::TaskSet tasks_;
 };
 

@@ -113,9 +113,10 @@ kj::Promise<void> ShardAttachments::leaveInTime(ShardHandle& shard, const char* 
   auto end = [this, i = shard.index(), pid = shard.pid(), why] {
     if (pool_.lives(i, pid)) pool_.fence(i, "it does not let go of restore " + segment_.name() + why);
   };
+  // Moved: then() keeps a reference to a function that is a variable.
   return leave(shard)
       .catch_([end](kj::Exception&&) { end(); })
-      .exclusiveJoin(timer_.afterDelay(LEAVE_PATIENCE).then(end));
+      .exclusiveJoin(timer_.afterDelay(LEAVE_PATIENCE).then(kj::mv(end)));
 }
 
 kj::Promise<void> ShardAttachments::leaveAll() {

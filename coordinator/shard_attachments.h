@@ -24,7 +24,7 @@ class ShardAttachments {
     // Whether shards are to have the restore; asked anew whenever one has answered.
     virtual bool wantsShards() const = 0;
     virtual bool paused() const = 0;
-    // Each shard that owns a page of it is attached. May come more than once.
+    // All shards that own a page of it are attached. May come more than once.
     virtual void allAttached() = 0;
     // A shard lives and does not serve the restore, which would leave its pages without an answer for ever.
     virtual void shardRefuses(const std::string& why) = 0;
@@ -64,7 +64,7 @@ class ShardAttachments {
   kj::Promise<void> leaveAll();
   // All of them, waiting for none.
   void drop();
-  // No fault is handed to any: the restore has failed.
+  // Hands no fault to any: the restore has failed.
   void stop();
 
  private:

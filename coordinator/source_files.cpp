@@ -69,7 +69,7 @@ kj::Promise<SourceFiles> checkedStack(SourceFiles files, const std::vector<std::
     std::vector<image::StackFile> stack;
     for (std::size_t i = 0; i < own->size(); i++) {
       const int file = (*own)[i].get();
-      // What came by call has no path of ours but this one.
+      // A source that came by call has no path of ours but this one.
       stack.push_back({file, i < names.size() ? names[i] : "", "/proc/self/fd/" + std::to_string(file)});
     }
     *why = image::whyNotStack(stack);

@@ -19,7 +19,7 @@ using SourceFiles = std::vector<kj::AutoCloseFd>;
 
 SourceFiles duplicates(const SourceFiles& files);
 
-// What the layers of a call are called, the top one first.
+// The names of the layers of a call, the top one first.
 std::vector<std::string> namesOf(rpc::SourceSpec::Reader source);
 // The files of a call. Refuses (badInput, unsupported) what names none, too many, or something else.
 kj::Promise<SourceFiles> filesOf(rpc::SourceSpec::Reader source);
@@ -36,7 +36,7 @@ struct SourceLayer {
   process::FileIdentity identity;
 };
 
-// What they are now. None for a single file, which may change. Does not wait.
+// The layers as they are now. Empty for a single file, which may change. Does not wait.
 std::vector<SourceLayer> layersOf(const SourceFiles& files, const std::vector<std::string>& names);
 // Why they are not what they were; nothing: they are, as far as their identities tell. Does not wait.
 std::optional<std::string> whatChanged(const SourceFiles& files, const std::vector<SourceLayer>& were);
@@ -45,7 +45,8 @@ std::optional<std::string> whatChanged(const SourceFiles& files, const std::vect
 // is never taken for all. `owner`: any part of the restore or the listener ---
 void store(SupervisorLink& link, const process::KeptName& owner, const SourceFiles& files);
 void drop(SupervisorLink& link, const process::KeptName& owner, std::size_t files);
-// Those that are there in one row: how many of several there should be is to be compared. None where it is one of several.
+// The files that are there in one row: how many of several there should be is to be compared. Empty where it is one of
+// several.
 SourceFiles take(Inheritance& inherited, const process::KeptName& owner);
 
 // In memory that outlives us; and back. Throws where the message makes no sense.

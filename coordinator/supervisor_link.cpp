@@ -15,8 +15,8 @@ namespace {
 // While the supervisor takes nothing: more than it would keep.
 constexpr std::size_t MOST_EVENTS = 256;
 constexpr std::chrono::milliseconds LAST_WORDS{1000};
-// With one that is behind. One that takes nothing for so long stands still: it is not waited for again until it has taken
-// everything.
+// With one that is behind. A supervisor that takes nothing for so long stands still: it is not waited for again until it
+// has taken everything.
 constexpr std::chrono::milliseconds PATIENCE{100};
 
 }  // namespace
@@ -78,7 +78,7 @@ void SupervisorLink::drop(const process::KeptName& name) {
 }
 
 void SupervisorLink::alive() {
-  // One that is told later is none.
+  // A sign of life that is told later is none.
   if (!blocked()) send("alive");
 }
 
@@ -95,7 +95,7 @@ void SupervisorLink::shutdown() {
   }
 }
 
-// Where the supervisor has gone, what was to be kept would outlive us no more: receive() tells.
+// If the supervisor has gone, what was to be kept would outlive us no more: receive() tells.
 void SupervisorLink::send(const std::string& verb, const std::string& name, int fd) {
   if (waiting_.empty() && sendNow(verb, name, fd, PATIENCE)) return;
   const bool event = verb == "event";
@@ -106,7 +106,7 @@ void SupervisorLink::send(const std::string& verb, const std::string& name, int 
   if (first) flushing_ = flushLater().eagerlyEvaluate([](kj::Exception&&) {});
 }
 
-// False: it would have to wait. Nobody else sends, so what poll() says stays true (see CoordinatorProcess).
+// False: it would have to wait. The loop thread alone sends, so the answer of poll() stays true (see CoordinatorProcess).
 bool SupervisorLink::sendNow(const std::string& verb, const std::string& name, int fd,
                              std::chrono::milliseconds patience) {
   pollfd poll{channel_.fd(), POLLOUT, 0};

@@ -1,6 +1,6 @@
 // The coordinator's end of the channel to its supervisor, which holds what must outlive it.
 //
-// What is kept, by name (process/kept_name.h), is all that a successor begins with.
+// The fds that are kept, by name (process/kept_name.h), are all that a successor begins with.
 #pragma once
 
 #include <kj/async-unix.h>
@@ -51,8 +51,8 @@ class SupervisorLink {
   // half begun.
   Inheritance inherit();
 
-  // None of these waits for longer than a moment (100 ms), and once: a supervisor that stands still must not stop what is served. Once it returns, and
-  // unless blocked(), a message is safe even if we die then: it lies in the supervisor's queue. While
+  // The calls wait for a moment at most (100 ms), and once: a supervisor that stands still must not stop what is served.
+  // A message is safe even if we die after the return, unless blocked(): it lies in the supervisor's queue. While
   // blocked() it waits here, in its order; signs of life do not, and of many events the first are lost.
   void store(const process::KeptName& name, int fd);
   void drop(const process::KeptName& name);
@@ -76,7 +76,7 @@ class SupervisorLink {
   struct Words {
     // A connection that it has accepted; -1: there was no room for it here.
     std::function<void(const process::KeptName& name, kj::AutoCloseFd fd)> accepted;
-    // It had no room for the fd of this name.
+    // The supervisor had no room for the fd of this name.
     std::function<void(const process::KeptName& name)> lost;
     // The service is to end; `now`: without fetching what is missing.
     std::function<void(bool now)> end;

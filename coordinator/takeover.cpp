@@ -1,5 +1,4 @@
 // How the service takes over what a predecessor left, and what it does where something of that is missing.
-#include <capnp/serialize.h>
 #include <kj/debug.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -8,10 +7,8 @@
 #include <utility>
 
 #include "coordinator/armed_name.h"
-#include "coordinator/call_inputs.h"
 #include "coordinator/service.h"
 #include "process/duplicate.h"
-#include "process/file_identity.h"
 
 namespace faultline::coordinator {
 
@@ -36,31 +33,6 @@ void Service::adoptFailpoints() {
     arm->reached = kj::mv(reached);
     arm->resume = kj::mv(resume);
     failpoints_.arm(kj::mv(*arm));
-  }
-}
-
-void Service::adoptListeners() {
-  for (const Part part : {Part::specOfCommandLine, Part::specOfConfiguration, Part::specOfCall})
-    for (const KeptName& name : inherited_.names(Kind::listener, part)) adoptListener(name);
-  // The supervisor accepts: a socket that was open here as well would take connections after it was closed.
-  for (const KeptName& name : inherited_.names(Kind::listener, Part::listen)) inherited_.take(name);
-}
-
-void Service::adoptListener(const KeptName& name) {
-  auto specFd = inherited_.take(name);
-  SourceFiles source = coordinator::take(inherited_, name);
-  auto failure = kj::runCatchingExceptions([&] {
-    KJ_REQUIRE(listeners_.count(name.key) == 0, "another listener has this name already", name.key);
-    KJ_REQUIRE(!source.empty(), "the listener's source is not there");
-    KJ_SYSCALL(lseek(specFd.get(), 0, SEEK_SET));
-    capnp::StreamFdMessageReader message(specFd.get());
-    ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source);
-    spec.name = name.key;
-    requireName(spec.name);
-    makeListener(name.origin().value(), std::move(spec), kj::mv(source));
-  });
-  KJ_IF_MAYBE (e, failure) {
-    log_.add("listener " + name.key + " cannot be taken over: " + e->getDescription().cStr());
   }
 }
 
@@ -123,10 +95,7 @@ kj::Promise<void> Service::adoptRestores() {
 // What a lost restore says of itself cannot be believed: its policy is that of a listener that gives the same memory
 // file, by which it may have come.
 bool Service::killsOnLost(int source) const {
-  for (const auto& [name, listener] : listeners_)
-    if (listener->spec().policy.flags.killOnLost != 0 && process::sameFile(listener->source(), source))
-      return true;
-  return false;
+  return listeners_.killsOnLost(source);
 }
 
 // The supervisor had no room for it: perhaps it has in a while.
@@ -140,12 +109,6 @@ void Service::storeAgain(const KeptName& name) {
     for (std::uint32_t i = 0; i < pool_.size(); i++)
       if (ShardHandle* shard = pool_.process(i)) shard->keep(link_);
   }));
-}
-
-void Service::adoptConnections() {
-  adopted_ = true;
-  for (const KeptName& name : inherited_.names(Kind::listener, Part::conn))
-    connectionAccepted(name, inherited_.take(name));
 }
 
 }  // namespace faultline::coordinator

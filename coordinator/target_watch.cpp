@@ -113,7 +113,7 @@ kj::Promise<void> TargetWatch::watchMemory(kj::Duration pause) {
           const bool more = sight.more;
           return saw(std::move(sight)).then([more] { return more; });
         })
-        // No thread can be had just now; or the restore has failed meanwhile.
+        // A thread cannot be had just now; or the restore has failed meanwhile.
         .catch_([this](kj::Exception&& e) {
           spdlog::debug("restore {}: {}", segment_.name(), e.getDescription().cStr());
           return false;

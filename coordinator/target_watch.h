@@ -23,7 +23,7 @@ inline constexpr kj::Duration LOOK_EVERY = 1 * kj::SECONDS;
 struct TargetFds {
   int uffd;
   int process;     // pidfd of the process that connected
-  int connection;  // of the handshake
+  int connection;  // the handshake's
 };
 
 // Loop thread only.

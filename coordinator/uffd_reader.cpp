@@ -61,7 +61,7 @@ bool UffdReader::readsUnderLock() const {
   return gated_ && !made(Mistake::lockAfterRead);
 }
 
-// Whoever reads under the lock has nothing to take here.
+// The write side, where the mistake takes it after read(); else nothing.
 std::optional<shm::ExclusiveGuard> UffdReader::lockAfterRead() {
   if (!made(Mistake::lockAfterRead) || !gated_) return std::nullopt;
   writeSide_.close();

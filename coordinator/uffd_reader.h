@@ -3,7 +3,7 @@
 //   close the gate -> drain -> read() into the journal -> publish every REMOVE -> clear -> open -> hand faults out
 //
 // Where removals can come, the uffd is read only under the write side (write_side.h), so no commit section ever
-// spans a read(). What the events mean: event_publisher.h. See docs/protocol.md.
+// spans a read(). The meaning of the events: event_publisher.h. See docs/protocol.md.
 #pragma once
 
 #include <kj/async-io.h>
@@ -43,7 +43,7 @@ class UffdReader {
   // Returns why the restore cannot be trusted any more; nothing where it can.
   kj::Promise<std::optional<std::string>> recover();
 
-  // As WriteSide has it; nothing is read meanwhile.
+  // See WriteSide; nothing is read meanwhile.
   kj::Promise<void> exclusively(std::function<void(const shm::ExclusiveGuard&)> action) {
     return writeSide_.exclusively(std::move(action));
   }
@@ -53,10 +53,10 @@ class UffdReader {
   void resume();
   bool paused() const { return paused_; }
 
-  // As EventPublisher has it.
+  // See EventPublisher.
   void answerAlone() { events_.answerAlone(); }
 
-  // As WriteSide has it.
+  // See WriteSide.
   void setFencing(bool enabled) { writeSide_.setFencing(enabled); }
 
  private:
@@ -87,8 +87,8 @@ class UffdReader {
   const bool gated_;
   bool paused_ = false;
   bool flowing_ = false;                        // the last read() brought something
-  std::optional<shm::ExclusiveGuard> marking_;  // of a batch whose removals are marked in steps
-  std::size_t messages_ = 0;                    // of this batch
+  std::optional<shm::ExclusiveGuard> marking_;  // in a batch whose removals are marked in steps
+  std::size_t messages_ = 0;                    // in this batch
   std::uint64_t readAt_ = 0;                    // ns, of this batch
   kj::Own<kj::PromiseFulfiller<void>> resumed_;
 };

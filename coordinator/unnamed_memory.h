@@ -8,7 +8,7 @@
 
 namespace faultline::coordinator {
 
-// Unregisters it, once every region is, so that after the end of a restore nothing is left that nobody answers for. It is
+// Unregisters it, once every region is, so that no fault is left unanswered after the end of a restore. The memory is
 // found by the mappings of process `pid` (0: not known), where /proc shows them, and by addresses that have faulted; what is
 // registered with another userfaultfd stays as it is. Returns the bytes that were let go. Waits for the target's mmap_lock:
 // not for a loop. Any thread; wakes no thread of the target.

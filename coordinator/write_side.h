@@ -18,7 +18,7 @@
 
 namespace faultline::coordinator {
 
-// Loop thread only. One at a time holds it or drains: taken().
+// Loop thread only. A single caller holds it or drains: taken().
 class WriteSide {
  public:
   // Ends the process that uses this slot; true once it can do nothing more, false: not yet, ask again.
@@ -39,7 +39,7 @@ class WriteSide {
   void close();
   // Waits a moment for each section in flight. Empty: one takes longer, and the gate stays closed.
   std::optional<shm::ExclusiveGuard> tryDrain();
-  // As long as it takes; a section in flight at the deadline (Options::lockDeadline, from close() on) costs its
+  // Waits as long as it takes; a section in flight at the deadline (Options::lockDeadline, from close() on) costs its
   // process its life. Fails with shm::SegmentError where the lock is beyond repair.
   kj::Promise<shm::ExclusiveGuard> drained();
   // Opens the gate after a batch.

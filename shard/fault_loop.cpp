@@ -504,7 +504,7 @@ void FaultLoop::poisonNow(Attachment& restore, unsigned worker, shm::PageIndex p
   if (restore.killsOnLost() && (gone || state == shm::PageState::missing)) {
     // A fault of before it went is no sign that it was registered anew.
     if (gone && !registeredAnew(restore, page)) return requeue(restore, page);
-    // Whoever waits for it waits until the coordinator, or its successor, has killed the target.
+    // The thread that waits for the page waits until the coordinator, or its successor, has killed the target.
     return events_.pageLost(restore.id(), page, reason);
   }
   const Commit result = committer_.commitFault(restore, worker, page, {Content::Kind::poison});

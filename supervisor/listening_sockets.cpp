@@ -63,7 +63,7 @@ void ListeningSockets::added(const std::string& text) {
   if (name->part != KeptName::Part::listen) return;
   const SharedFd fd = kept_.find(text);
   sockets_[name->key].open = isListening(fd->get());
-  // What no connection can come by would be ready for ever, and the supervisor would do nothing else.
+  // A socket by which no connection can come would be ready for ever, and the supervisor would do nothing else.
   if (!isListening(fd->get()))
     return spdlog::error("{} is no listening socket: no target can connect by it", text);
   // Another process may hold the socket too, and take the connection that poll() told us of.

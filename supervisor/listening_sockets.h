@@ -1,7 +1,7 @@
 // The listening sockets among the fds that a supervisor keeps, and the connections that came by them.
 //
 // A handshake socket (process/kept_name.h: listener, listen) is accepted on; a connection is kept as "conn"
-// with a number until the coordinator has it dropped. So a connection that was accepted outlives every
+// with a number until the coordinator has it dropped. A connection that was accepted therefore outlives every
 // coordinator.
 #pragma once
 

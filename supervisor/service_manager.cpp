@@ -27,15 +27,15 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Of two fds of one file, as the service manager compares them (systemd's same_fd()). Where the kernel does
-// not say (kcmp(2) needs CONFIG_KCMP), two of one socket are the same, since a socket cannot be opened twice.
+// `one` and `other` are of one file, and are compared as the service manager does (systemd's same_fd()). If the kernel
+// does not say (kcmp(2) needs CONFIG_KCMP), two fds of one socket are the same: a socket cannot be opened twice.
 bool sameOpenFile(int one, int other) {
   const long order = syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, one, other);
   struct stat status {};
   return order < 0 ? fstat(one, &status) == 0 && S_ISSOCK(status.st_mode) : order == 0;
 }
 
-// What a service manager gives, as it stores it; and the index, which is not for anybody else.
+// The fds that a service manager gives, as it stores them; and the index, which is for this file alone.
 struct Given {
   std::vector<std::pair<std::string, kj::AutoCloseFd>> fds;
   kj::AutoCloseFd index;
@@ -93,7 +93,7 @@ void ServiceManager::giveBack(FdStore& kept) {
     }
     if (!first) twice.insert(stored);
   }
-  // Leftovers, and what a socket unit has made anew. What that gives is not stored, and stays.
+  // Leftovers, and what a socket unit has made anew. The unit's own fds are not stored, and stay.
   for (const std::string& stored : twice) removeStored(stored);
 }
 

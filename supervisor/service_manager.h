@@ -1,7 +1,7 @@
 // The service manager above the supervisor: systemd where it started us (sd_notify(3)), else none.
 //
 // Its fd store (FileDescriptorStoreMax= of the unit) outlives even the supervisor: what is kept here is kept
-// there as well and comes back by sd_listen_fds_with_names(3). What it has given is never sent back to it:
+// there as well and comes back by sd_listen_fds_with_names(3). An fd that it has given is never sent back to it:
 // each fd that is stored costs it a comparison with all that it has.
 #pragma once
 
@@ -21,8 +21,8 @@ class ServiceManager {
  public:
   ServiceManager();
 
-  // Puts into `kept` what it kept for a supervisor before us, or made for us (socket activation), by name. Of
-  // one name the first counts: a socket unit's comes before what is stored. Once, before anything else.
+  // Puts into `kept` what it kept for a supervisor before us, or made for us (socket activation), by name. The
+  // first of one name counts: a socket unit's comes before what is stored. To be called once, before anything else.
   void giveBack(FdStore& kept);
 
   // Whether restores are among what it has to give back. Before that is asked for.
@@ -39,7 +39,7 @@ class ServiceManager {
   void ready();
   void status(const std::string& line);
   void stopping();
-  // That an end which takes so long is meant (EXTEND_TIMEOUT_USEC=).
+  // Says that an end which takes so long is meant (EXTEND_TIMEOUT_USEC=).
   void extend(std::chrono::microseconds time);
   // Shows that we are alive, when that is due (WatchdogSec= of the unit).
   void beat();
@@ -51,7 +51,7 @@ class ServiceManager {
   void store(const std::string& stored, int fd) const;
   void removeStored(const std::string& stored) const;
   void storeIndex();
-  // Where the same open file description is stored already; empty: nowhere.
+  // The place where the same open file description is stored already; empty: nowhere.
   std::string placeOf(int fd) const;
   void remember(const std::string& name, const SharedFd& fd);
   void forget(const std::string& name);

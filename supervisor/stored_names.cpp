@@ -102,7 +102,7 @@ std::optional<std::string> StoredNames::remove(const std::string& name) {
   return left;
 }
 
-// What is stored where `name` was, if that has no name any more.
+// Returns the place of `name`, if what is stored there has no name any more.
 std::optional<std::string> StoredNames::unlink(const std::string& name) {
   const auto entry = stored_.find(name);
   if (entry == stored_.end()) return std::nullopt;

@@ -1,8 +1,8 @@
 // Under which names a service manager stores what is kept.
 //
 // A manager stores each open file description once: given it again under another name, systemd drops the
-// second without a word (core/service.c, service_add_fd_store, by kcmp(2)). So what is kept under several
-// names is stored under one, and an index says which names it has. The index is a file in memory that is
+// second without a word (core/service.c, service_add_fd_store, by kcmp(2)). An fd that is kept under several
+// names is therefore stored under one, and an index says which names it has. The index is a file in memory that is
 // stored as well (process/kept_name.h, names); it is written before the manager hears of a change, so that a
 // supervisor that is killed between any two instructions leaves nothing that its successor would not find. A
 // name of which the index says nothing is stored as itself.
@@ -28,7 +28,7 @@ class StoredNames {
   // The names that what a predecessor stored as `stored` has: those of the index, and its own unless that
   // says otherwise. None: it is a leftover.
   std::vector<std::string> namesOf(const std::string& stored) const;
-  // Where `name` is stored; nothing where it is not.
+  // The place where `name` is stored; nullopt where it is not.
   std::optional<std::string> storedAs(const std::string& name) const;
   bool isStored(const std::string& stored) const { return names_.count(stored) != 0; }
 
@@ -42,7 +42,7 @@ class StoredNames {
   std::optional<std::string> put(const std::string& name, const std::string& stored);
   std::optional<std::string> remove(const std::string& name);
 
-  // Where it has been made, or made anew, since this was asked for last: it is to be stored, borrowed. -1: it
+  // The index, which is to be stored, if it has been made, or made anew, since this was asked for last; borrowed. -1: it
   // was not.
   int takeFresh();
   std::size_t bytes() const { return bytes_; }
@@ -58,8 +58,8 @@ class StoredNames {
   std::size_t bytes_ = 0;
   std::map<std::string, std::string> stored_;              // by name
   std::map<std::string, std::vector<std::string>> names_;  // by where they are stored
-  std::map<std::string, std::string> noted_;               // what the index says, by name
-  std::multimap<std::string, std::string> left_;  // what it said at first, by where things are stored
+  std::map<std::string, std::string> noted_;               // entries of the index, by name
+  std::multimap<std::string, std::string> left_;           // its entries at first, by where things are stored
 };
 
 }  // namespace faultline::supervisor

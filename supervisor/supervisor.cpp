@@ -359,15 +359,15 @@ void Supervisor::onSignals() {
   reap();
 }
 
-// Until the coordinator has said that every target is let go, one that dies is replaced as ever.
+// A coordinator that dies before it has said that every target is let go is replaced as ever.
 void Supervisor::beginEnd() {
   if (std::exchange(ending_, true)) return;
   manager_.stopping();
   manager_.extend(PROGRESSING);
 }
 
-// The last resort, where no coordinator can be started: targets would read zeros for what they miss. They are waited
-// for, since until then even a system call of theirs could still read such zeros.
+// The last resort, where no coordinator can be started: targets would read zeros for what they miss. The targets
+// are waited for, since until then even a system call of theirs could still read such zeros.
 void Supervisor::killTargets() {
   std::vector<SharedFd> dying;
   for (const auto& entry : kept_.entries()) {

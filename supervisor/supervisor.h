@@ -122,11 +122,11 @@ class Supervisor {
   std::uint64_t deathNoticed_ = 0;  // ns, CLOCK_MONOTONIC
   std::string complaint_;           // why the present one is being killed; empty: it is not
   unsigned quickDeaths_ = 0;        // in a row
-  Clock::time_point startAt_;       // of the next one
+  Clock::time_point startAt_;       // the next one's
   bool everReady_ = false;
-  bool ending_ = false;        // it is to end, and so every restore
+  bool ending_ = false;        // to end, and so every restore
   bool done_ = false;          // every restore has ended
-  bool leaving_ = false;       // it is to end, and everything is left to the next one
+  bool leaving_ = false;       // to end, and everything is left to the next one
   unsigned terminations_ = 0;  // signals that asked for the end
   int exitCode_ = 0;
 };

@@ -136,7 +136,7 @@ TEST(Usage, WhatIsWrongIsNamedWithoutCommandsForTheTerminal) {
   }
 }
 
-// --- a server that does not answer: stopped, or a socket that nobody accepts on ---
+// --- a server that does not answer: stopped, or a socket on which no process accepts ---
 
 const std::vector<std::vector<std::string>> ASKING = {{"status"},
                                                       {"status", "--json"},

@@ -13,6 +13,8 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
 
 constexpr std::uint64_t MANY = 12 * EXTENT;
 
@@ -366,6 +368,7 @@ TEST(Reshard, AFormerOwnersFaultIsAnsweredByTheNewOne) {
   server.wait(barrier.waitHeldRequest().send());
   reshard(server, 1);
   EXPECT_EQ(held.get(), image.at(target.offset(page)));
+  EXPECT_THAT(server.eventWith({"shard 3", "is killed", "does not let go of restore vm"}), Not(IsEmpty()));
   await([&] { return server.status().getShards().size() == 1; });
   expectContent(target, {});
 }

@@ -1,4 +1,4 @@
-// A target that makes its userfaultfd blocking has nobody wait in read().
+// A target that makes its userfaultfd blocking makes no reader wait in read().
 
 #include "shmtracker/read_now.h"
 

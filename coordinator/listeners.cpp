@@ -1,0 +1,161 @@
+#include "coordinator/listeners.h"
+
+#include <capnp/serialize.h>
+#include <kj/debug.h>
+#include <spdlog/spdlog.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "coordinator/call_inputs.h"
+#include "process/file_identity.h"
+#include "rpc/kept.capnp.h"
+#include "rpc/refusal.h"
+
+namespace faultline::coordinator {
+
+using process::KeptName;
+using Kind = KeptName::Kind;
+using Part = KeptName::Part;
+
+namespace {
+
+// Tells sockets apart, whatever number they have here.
+ino_t inodeOf(int fd) {
+  struct stat status {};
+  return fd >= 0 && fstat(fd, &status) == 0 ? status.st_ino : 0;
+}
+
+// The spec in memory that outlives us.
+kj::AutoCloseFd keptSpec(const ListenerSpec& spec) {
+  int memory;
+  KJ_SYSCALL(memory = memfd_create("faultline-listener", MFD_CLOEXEC));
+  kj::AutoCloseFd fd(memory);
+  capnp::MallocMessageBuilder message;
+  fill(message.initRoot<rpc::KeptListener>(), spec);
+  capnp::writeMessageToFd(fd.get(), message);
+  return fd;
+}
+
+}  // namespace
+
+Listeners::Listeners(RestoreContext& context, const Restores& restores, Listener::Begin begin)
+    : context_(context), restores_(restores), begin_(std::move(begin)), tasks_(*this) {}
+
+void Listeners::adopt(Inheritance& inherited) {
+  for (const Part part : {Part::specOfCommandLine, Part::specOfConfiguration, Part::specOfCall})
+    for (const KeptName& name : inherited.names(Kind::listener, part)) adopt(inherited, name);
+  // The supervisor accepts: a socket that was open here as well would take connections after it was closed.
+  for (const KeptName& name : inherited.names(Kind::listener, Part::listen)) inherited.take(name);
+  for (const KeptName& name : inherited.names(Kind::listener, Part::conn))
+    early_[name] = inherited.take(name);
+}
+
+void Listeners::adopt(Inheritance& inherited, const KeptName& keptSpec) {
+  auto specFd = inherited.take(keptSpec);
+  SourceFiles source = take(inherited, keptSpec);
+  auto failure = kj::runCatchingExceptions([&] {
+    KJ_REQUIRE(listeners_.count(keptSpec.key) == 0, "another listener has this name already", keptSpec.key);
+    KJ_REQUIRE(!source.empty(), "the listener's source is not there");
+    KJ_SYSCALL(lseek(specFd.get(), 0, SEEK_SET));
+    capnp::StreamFdMessageReader message(specFd.get());
+    ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source);
+    spec.name = keptSpec.key;
+    requireName(spec.name);
+    make(keptSpec.origin().value(), std::move(spec), kj::mv(source));
+  });
+  KJ_IF_MAYBE (e, failure) {
+    context_.log.add("listener " + keptSpec.key + " cannot be taken over: " + e->getDescription().cStr());
+  }
+}
+
+void Listeners::serve() {
+  serving_ = true;
+  for (auto& [name, connection] : std::exchange(early_, {})) accepted(name, kj::mv(connection));
+}
+
+std::shared_ptr<Listener> Listeners::listen(ListenerSpec spec, kj::AutoCloseFd socket, SourceFiles source) {
+  requireName(spec.name);
+  if (ended_) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
+  if (listeners_.count(spec.name) != 0)
+    rpc::refuse(rpc::Reason::NAME_TAKEN,
+                "a listener called " + spec.name + " is being served: choose another name");
+  const kj::AutoCloseFd specFd = keptSpec(spec);
+  const KeptName kept = KeptName::listenerSpec(spec.name, process::Origin::call);
+  store(context_.link, kept, source);
+  context_.link.store(kept, specFd.get());
+  auto listener = make(process::Origin::call, std::move(spec), kj::mv(source));
+  context_.link.store(kept.with(Part::listen), socket.get());
+  return listener;
+}
+
+std::shared_ptr<Listener> Listeners::make(process::Origin origin, ListenerSpec spec, SourceFiles source) {
+  const std::string name = spec.name;
+  return listeners_[name] =
+             std::make_shared<Listener>(context_, origin, std::move(spec), kj::mv(source), begin_);
+}
+
+void Listeners::accepted(const KeptName& keptAs, kj::AutoCloseFd connection) {
+  // Before the takeover is complete it is not known which listener, or which restore, it belongs to.
+  if (!serving_) {
+    early_[keptAs] = kj::mv(connection);
+    return;
+  }
+  if (connection.get() < 0) {
+    context_.log.add(keptAs.text() +
+                     ": a target is turned away: there is no room for its connection's file descriptor");
+    return context_.link.drop(keptAs);
+  }
+  const auto found = listeners_.find(keptAs.key);
+  if (found == listeners_.end() || served(connection.get())) return context_.link.drop(keptAs);
+  KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] { found->second->accepted(keptAs, kj::mv(connection)); })) {
+    context_.log.add(keptAs.text() + ": a target is turned away: " + e->getDescription().cStr());
+    context_.link.drop(keptAs);
+  }
+}
+
+// True where the predecessor died between making the restore and saying so.
+bool Listeners::served(int connection) const {
+  for (const auto& [id, restore] : restores_)
+    if (inodeOf(restore->fds().conn.get()) == inodeOf(connection)) return true;
+  return false;
+}
+
+void Listeners::close(const Listener& listener) {
+  const auto found = listeners_.find(listener.spec().name);
+  if (found != listeners_.end() && found->second.get() == &listener) close(listener.spec().name);
+}
+
+void Listeners::close(const std::string& name) {
+  const auto found = listeners_.find(name);
+  if (found == listeners_.end())
+    rpc::refuse(rpc::Reason::NOT_FOUND, "no listener is called " + name.substr(0, 64));
+  const std::shared_ptr<Listener> listener = std::move(found->second);
+  const KeptName spec = KeptName::listenerSpec(name, listener->origin());
+  context_.link.drop(spec.with(Part::listen));
+  context_.link.drop(spec);
+  drop(context_.link, spec, listener->layers());
+  // Its connections are kept, and open, until the supervisor is told of each.
+  listeners_.erase(found);
+  tasks_.add(listener->close().attach(kj::cp(listener)));
+}
+
+void Listeners::end() {
+  ended_ = true;
+  while (!listeners_.empty()) close(std::string(listeners_.begin()->first));
+}
+
+bool Listeners::killsOnLost(int source) const {
+  for (const auto& [name, listener] : listeners_)
+    if (listener->spec().policy.flags.killOnLost != 0 && process::sameFile(listener->source(), source))
+      return true;
+  return false;
+}
+
+void Listeners::taskFailed(kj::Exception&& exception) {
+  spdlog::error("{}", exception.getDescription().cStr());
+}
+
+}  // namespace faultline::coordinator

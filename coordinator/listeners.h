@@ -1,0 +1,63 @@
+// The listeners of a service: made, taken over, found by name and closed, with what is kept of each.
+//
+// The supervisor has the sockets and accepts. A listener's kept names (process/kept_name.h) are its socket, its spec,
+// the files of its source, and each connection that is not served yet; they are stored and dropped here and in Listener.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "coordinator/listener.h"
+#include "coordinator/restores.h"
+#include "coordinator/source_files.h"
+#include "coordinator/supervisor_link.h"
+
+namespace faultline::coordinator {
+
+// Loop thread only.
+class Listeners final : private kj::TaskSet::ErrorHandler {
+ public:
+  // `restores`: all there are; a connection by which one of them came is not served again.
+  Listeners(RestoreContext& context, const Restores& restores, Listener::Begin begin);
+
+  // Takes over a predecessor's listeners, and those of the command line and of files that the service reads. A listener
+  // that cannot be taken over is logged. Connections are held until serve().
+  void adopt(Inheritance& inherited);
+  // Every restore that there was is taken over: connections that came before are served, as are all from now on.
+  void serve();
+
+  // Makes the listener that a call asks for, and has it kept. Refuses (nameTaken, ending) with a message for people.
+  std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, SourceFiles source);
+  // A connection that the supervisor accepted and keeps under `keptAs`; -1 where there was no room for its fd.
+  void accepted(const process::KeptName& keptAs, kj::AutoCloseFd connection);
+
+  // Closes the listener of this name, and has nothing of it kept. Refuses (notFound) where there is none.
+  void close(const std::string& name);
+  // Closes this listener if it is open: its name may be another's by now.
+  void close(const Listener& listener);
+  // Closes all, and refuses new ones.
+  void end();
+
+  // Whether a listener that gives this memory file kills the targets of restores that are lost.
+  bool killsOnLost(int source) const;
+
+ private:
+  void adopt(Inheritance& inherited, const process::KeptName& keptSpec);
+  std::shared_ptr<Listener> make(process::Origin origin, ListenerSpec spec, SourceFiles source);
+  bool served(int connection) const;
+  void taskFailed(kj::Exception&& exception) override;
+
+  RestoreContext& context_;
+  const Restores& restores_;
+  const Listener::Begin begin_;
+  std::map<std::string, std::shared_ptr<Listener>> listeners_;
+  std::map<process::KeptName, kj::AutoCloseFd> early_;  // connections that came before serve()
+  bool serving_ = false;
+  bool ended_ = false;
+  kj::TaskSet tasks_;  // listeners that close
+};
+
+}  // namespace faultline::coordinator
