@@ -188,7 +188,8 @@ SlowDisk::SlowDisk(const std::string& directory, std::uint64_t bytes, unsigned r
     : ext4_(std::make_unique<Ext4>(directory, bytes)),
       file_(directory, ext4_->path(), SlowFile::Cache::none, readMs) {
   const std::string at = std::filesystem::absolute(directory);
-  std::filesystem::remove(ext4_->path());  // the file system has it open: nothing stays, whatever ends this process
+  std::filesystem::remove(
+      ext4_->path());  // the file system has it open: nothing stays, whatever ends this process
   Pipe said = makePipe();
   const pid_t parent = getpid();
   pid_ = fork();
