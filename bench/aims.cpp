@@ -42,6 +42,8 @@ class Aims : public AimTable {
     populationAims(*this);
     holeAims(*this);
     layerAims(*this);
+    slowAims(*this);
+    beforeAims(*this);
     prefault();
     faultsDuringPrefault();
     beside5000Removals();

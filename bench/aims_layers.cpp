@@ -6,7 +6,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <stdexcept>
+#include <system_error>
 
 #include "bench/aim_table.h"
 
@@ -35,6 +37,76 @@ std::uint64_t indexBytesOf(pid_t process, std::uint64_t size) {
   return bytes;
 }
 
+// Files that go with the object.
+class Files {
+ public:
+  Files() = default;
+  Files(Files&&) = default;
+  ~Files() {
+    std::error_code ignored;
+    for (const std::string& path : paths_) std::filesystem::remove(path, ignored);
+  }
+  const std::string& add(std::string path) { return paths_.emplace_back(std::move(path)); }
+  const std::vector<std::string>& paths() const { return paths_; }
+
+ private:
+  std::vector<std::string> paths_;
+};
+
+// The first `bytes` of an image as a stack: its lowest layer is the image, and each 64 KiB is also in one of the layers,
+// at random.
+class Stack {
+ public:
+  Stack(const BenchImage& image, std::uint64_t bytes, const std::string& directory, unsigned layers)
+      : bytes_(bytes), layers_(layers) {
+    const std::uint64_t size = std::filesystem::file_size(image.path);
+    for (unsigned i = 0; i + 1 < layers; i++) {
+      const std::string& path = upper_.add(fmt::format("{}/layer-{}-{}", directory, layers, i));
+      opened_.emplace_back(open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+      if (opened_.back().get() < 0 || ftruncate(opened_.back().get(), static_cast<off_t>(size)) != 0)
+        throw std::runtime_error("cannot make " + path);
+    }
+    std::vector<std::uint64_t> words(CLUSTER / sizeof(std::uint64_t));
+    forEachCluster([&](unsigned layer, std::uint64_t at) {
+      for (std::uint64_t i = 0; i < words.size(); i++) words[i] = image.word(at + i * sizeof words[i]);
+      if (pwrite(opened_[layer].get(), words.data(), CLUSTER, static_cast<off_t>(at)) != CLUSTER)
+        throw std::runtime_error("cannot write " + upper_.paths()[layer]);
+    });
+    for (const kj::AutoCloseFd& file : opened_) fsync(file.get());
+    paths_ = upper_.paths();
+    paths_.push_back(image.path);
+  }
+
+  // The newest first.
+  const std::vector<std::string>& paths() const { return paths_; }
+
+  // Reads what the layers over the lowest have, and none of their holes: those would take as much of the page cache.
+  void makeWarm() const {
+    std::vector<char> cluster(CLUSTER);
+    forEachCluster([&](unsigned layer, std::uint64_t at) {
+      if (pread(opened_[layer].get(), cluster.data(), CLUSTER, static_cast<off_t>(at)) != CLUSTER)
+        throw std::runtime_error("cannot read " + upper_.paths()[layer]);
+    });
+  }
+
+ private:
+  static constexpr std::uint64_t CLUSTER = 16 * PAGE;
+
+  // Calls back for each of a layer over the lowest.
+  void forEachCluster(const std::function<void(unsigned layer, std::uint64_t at)>& visit) const {
+    for (std::uint64_t at = 0; at < bytes_; at += CLUSTER) {
+      const auto layer = static_cast<unsigned>((at / CLUSTER * 0x9e3779b97f4a7c15ull) >> 32) % layers_;
+      if (layer + 1 < layers_) visit(layer, at);
+    }
+  }
+
+  const std::uint64_t bytes_;
+  const unsigned layers_;
+  Files upper_;
+  std::vector<kj::AutoCloseFd> opened_;  // of those
+  std::vector<std::string> paths_;
+};
+
 class LayerAims {
  public:
   explicit LayerAims(AimTable& table) : table_(table) {}
@@ -48,30 +120,8 @@ class LayerAims {
   }
 
  private:
-  // The image as a stack: its lowest layer has all of it, and each 64 KiB is also in one of the layers, at random.
-  std::vector<std::string> stackOf(unsigned layers) const {
-    constexpr std::uint64_t CLUSTER = 16 * PAGE;
-    const BenchImage& image = table_.image();
-    const std::uint64_t size = std::filesystem::file_size(image.path);
-    std::vector<std::string> paths;
-    std::vector<kj::AutoCloseFd> files;
-    for (unsigned i = 0; i + 1 < layers; i++) {
-      paths.push_back(fmt::format("{}/layer-{}-{}", table_.directory(), layers, i));
-      files.emplace_back(open(paths.back().c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-      if (files.back().get() < 0 || ftruncate(files.back().get(), static_cast<off_t>(size)) != 0)
-        throw std::runtime_error("cannot make " + paths.back());
-    }
-    std::vector<std::uint64_t> words(CLUSTER / sizeof(std::uint64_t));
-    for (std::uint64_t at = 0; at < image.dataBytes; at += CLUSTER) {
-      const auto layer = static_cast<unsigned>((at / CLUSTER * 0x9e3779b97f4a7c15ull) >> 32) % layers;
-      if (layer + 1 == layers) continue;
-      for (std::uint64_t i = 0; i < words.size(); i++) words[i] = image.word(at + 8 * i);
-      if (pwrite(files[layer].get(), words.data(), CLUSTER, static_cast<off_t>(at)) != CLUSTER)
-        throw std::runtime_error("cannot write " + paths[layer]);
-    }
-    for (const kj::AutoCloseFd& file : files) fsync(file.get());
-    paths.push_back(image.path);
-    return paths;
+  Stack stackOf(unsigned layers, std::uint64_t bytes) const {
+    return {table_.image(), bytes, table_.directory(), layers};
   }
 
   std::unique_ptr<Faultline> serving(const std::vector<std::string>& paths) const {
@@ -79,56 +129,51 @@ class LayerAims {
                                        FaultlineOptions{.over = {paths.begin() + 1, paths.end()}});
   }
 
-  static void remove(const std::vector<std::string>& upper) {
-    for (const std::string& path : upper) std::filesystem::remove(path);
-  }
-
   void warmFault(unsigned layers, double aim) {
     const std::string what = fmt::format("{} layers: warm 4 KiB fault, p50, 1 thread", layers);
     if (!table_.wanted(what)) return;
-    auto paths = stackOf(layers);
-    const auto stack = serving(paths), flat = table_.faultline({});
     const Workload workload = table_.demand(Placement::free, 1);
+    const Stack files = stackOf(layers, workload.bytes);
+    const auto stack = serving(files.paths()), flat = table_.faultline({});
     const auto p50 = [&](const Faultline& server) {
-      for (std::size_t i = 0; i + 1 < paths.size(); i++)
-        makeWarm({paths[i], table_.image().dataBytes}, table_.image().dataBytes);
+      files.makeWarm();
       return table_.p50(workload, server.backing());
     };
     const Comparison result = compare(
         table_.rounds(), [&] { return p50(*stack); }, [&] { return p50(*flat); });
     table_.add({what, "us", result.ours, result.theirs, "one file", result.ratio, Aim::atMost, aim});
-    paths.pop_back();
-    remove(paths);
   }
 
   // When every page has come. Each shard has an index of its own, of the parts that it owns.
   void index() {
     const std::string what = "3 layers: memory of the index, all shards";
     if (!table_.wanted(what)) return;
-    auto paths = stackOf(3);
+    const std::uint64_t bytes = table_.image().dataBytes;
+    const Stack files = stackOf(3, bytes);
+    const std::vector<std::string>& paths = files.paths();
     const std::uint64_t pages = (std::filesystem::file_size(paths.back()) + PAGE - 1) / PAGE;
     const Faultline server(table_.directory(), paths.front(),
                            {.prefault = true, .over = {paths.begin() + 1, paths.end()}});
-    std::uint64_t bytes = 0;
-    prefault(server, {.bytes = table_.image().dataBytes}, 0, [&] {
-      for (const pid_t shard : server.shardPids()) bytes += indexBytesOf(shard, pages);
+    const std::vector<pid_t> shards = server.shardPids();
+    std::uint64_t resident = 0;
+    prefault(server, {.bytes = bytes}, 0, [&] {
+      for (const pid_t shard : shards) resident += indexBytesOf(shard, pages);
     });
-    const double percent = 100 * static_cast<double>(bytes) / static_cast<double>(table_.image().dataBytes);
+    const double percent = 100 * static_cast<double>(resident) / static_cast<double>(bytes);
     table_.add({what, "%", percent, 0, "", percent, Aim::atMost, 0.05});
-    paths.pop_back();
-    remove(paths);
   }
 
   // 64 GiB, extents of a page at equal distances in the two upper layers.
   void attach(std::uint64_t extents) {
     const std::string what = fmt::format("3 layers: attach to first page, 64 GiB, {} extents", extents);
     if (!table_.wanted(what)) return;
-    std::vector<std::string> paths;
+    Files files;
     for (unsigned i = 0; i < 3; i++) {
-      paths.push_back(fmt::format("{}/sparse-{}", table_.directory(), i));
-      makeImage(paths.back(), i == 2 ? 2 * MIB : 0, 0);
-      std::filesystem::resize_file(paths.back(), 64 * GIB);
+      const std::string& path = files.add(fmt::format("{}/sparse-{}", table_.directory(), i));
+      makeImage(path, i == 2 ? 2 * MIB : 0, 0);
+      std::filesystem::resize_file(path, 64 * GIB);
     }
+    const std::vector<std::string>& paths = files.paths();
     const std::uint64_t distance = 64 * GIB / extents / PAGE * PAGE;
     const std::vector<char> page(PAGE, 1);
     for (unsigned i = 0; i < 2; i++) {
@@ -146,7 +191,6 @@ class LayerAims {
     const Comparison result = compare(
         3 * table_.rounds(), [&] { return attached(*stack); }, [&] { return attached(*flat); });
     table_.add({what, "ms", result.ours, result.theirs, "one file", result.ratio, Aim::atMost, 2.0});
-    remove(paths);
   }
 
   AimTable& table_;

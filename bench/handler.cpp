@@ -4,12 +4,14 @@
 #include <fmt/format.h>
 #include <kj/debug.h>
 #include <sched.h>
+#include <seccomp.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <stdexcept>
 #include <thread>
@@ -30,9 +32,18 @@ std::string freshName(const std::string& directory, const std::string& kind) {
   return directory + "/" + kind + "-" + std::to_string(getpid()) + "-" + std::to_string(++number);
 }
 
+// For this process and those that it becomes.
+void refuseIoUring() {
+  const scmp_filter_ctx filter = seccomp_init(SCMP_ACT_ALLOW);
+  if (seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(io_uring_setup), 0) != 0 ||
+      seccomp_load(filter) != 0)
+    _exit(126);
+  seccomp_release(filter);
+}
+
 }  // namespace
 
-void Handler::start(std::vector<std::string> arguments, Placement placement) {
+void Handler::start(std::vector<std::string> arguments, Placement placement, bool ioUring) {
   const cpu_set_t cpus = handlerCpus(placement);
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
@@ -48,6 +59,7 @@ void Handler::start(std::vector<std::string> arguments, Placement placement) {
     const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
     dup2(null, STDERR_FILENO);
   }
+  if (!ioUring) refuseIoUring();
   execv(argv[0], argv.data());
   _exit(127);
 }
@@ -108,7 +120,7 @@ Faultline::Faultline(const std::string& directory, const std::string& memory, co
   if (!options.around.empty() && hasOption(program_, "--around")) add({"--around", options.around});
   if (!options.workingSet.empty()) add({"--working-set", options.workingSet});
   if (options.recordWorkingSet) add({"--record-working-set"});
-  start(std::move(arguments), options.placement);
+  start(std::move(arguments), options.placement, options.ioUring);
   // The socket is there a moment before it can be connected to.
   for (const std::uint64_t from = process::nowNs();; usleep(1000)) {
     const auto failure = kj::runCatchingExceptions([this] { connect(); });

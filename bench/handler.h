@@ -29,7 +29,8 @@ class Handler {
   explicit Handler(std::string socket) : socket_(std::move(socket)) {}
   // Runs `arguments` (argv[0] is a path) on the placement's CPUs; its log goes to /dev/null unless
   // FAULTLINE_BENCH_LOG is set.
-  void start(std::vector<std::string> arguments, Placement placement);
+  // `ioUring`: false refuses it to the processes.
+  void start(std::vector<std::string> arguments, Placement placement, bool ioUring = true);
   bool ended() const;
 
   pid_t pid_ = -1;
@@ -58,6 +59,7 @@ struct FaultlineOptions {
   std::string workingSet = {};  // --working-set: a file
   bool recordWorkingSet = false;
   std::vector<std::string> over = {};  // --over: the layers below the memory file, the newest first
+  bool ioUring = true;                 // false: refused, as container runtimes do it
   std::string build = {};              // the directory of another build's programs; empty: our own
 };
 

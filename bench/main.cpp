@@ -16,6 +16,7 @@
 #include "bench/image.h"
 #include "bench/matrix.h"
 #include "bench/rivals.h"
+#include "bench/slow_file.h"
 #include "bench/workload.h"
 
 namespace {
@@ -112,7 +113,7 @@ void addAims(CLI::App& app) {
   auto options = std::make_shared<AimOptions>();
   auto output = std::make_shared<std::string>();
   CLI::App* command = app.add_subcommand("aims", "The table of what is to be reached");
-  command->add_option("--directory", options->directory, "For the image; on a disk, with 2 GiB free")
+  command->add_option("--directory", options->directory, "For the image; on a disk, with 6 GiB free")
       ->required();
   command->add_option("--rounds", options->rounds, "Rounds of each comparison")->capture_default_str();
   command->add_option("--only", options->only, "Only lines whose name contains this");
@@ -157,6 +158,20 @@ void check(const Rival& rival, const std::string& what, Workload workload, const
   }
 }
 
+// With and without a page cache, and through a disk.
+void smokeSlowFiles(const std::string& directory, const BenchImage& image) {
+  if (!SlowFile::whyNot().empty()) return;
+  const Workload workload{.bytes = 64 << 12, .regionBytes = 4 << 20, .threads = 16};
+  const auto serve = [&](const std::string& what, const std::string& path, bool ioUring) {
+    const Faultline faultline(directory, path, {.around = "off", .ioUring = ioUring});
+    check({what, faultline.backing()}, "slow reads", workload, {path, image.dataBytes});
+    readsPerSecond(workload, {path, image.dataBytes});
+  };
+  for (const SlowFile::Cache cache : {SlowFile::Cache::pages, SlowFile::Cache::none})
+    serve("FUSE", SlowFile(directory, image.path, cache, 1).path(), true);
+  if (SlowDisk::whyNot().empty()) serve("ext4", SlowDisk(directory, 16 << 20, 1).path(), false);
+}
+
 // For correctness, not for time: every handler, every kind of touch, every pattern, every byte.
 void smoke(const std::string& directory) {
   const BenchImage image = makeImage(directory + "/image", 16 << 20, 16 << 20);
@@ -187,6 +202,7 @@ void smoke(const std::string& directory) {
         striped);
   check({"anonymous", {.kind = Backing::Kind::anonymous}}, "holes",
         {.bytes = 8 << 20, .touch = Touch::zeroWrite, .hugePages = true}, image);
+  smokeSlowFiles(directory, image);
   measureBulk(1, 8 << 20);
   measureRivals({.directory = directory, .rounds = 1, .bytes = 16 << 20});
   fmt::print("every byte right\n");

@@ -1,11 +1,18 @@
 #include "bench/workload.h"
 
+#include <fcntl.h>
+#include <kj/io.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <barrier>
+#include <csignal>
+#include <cstdio>
+#include <exception>
 #include <memory>
 #include <random>
 #include <stdexcept>
@@ -152,14 +159,21 @@ Shape shapeOf(const Workload& workload, const BenchImage& image) {
   return shape;
 }
 
+std::vector<std::uint32_t> orderFor(const Workload& workload, const Shape& shape, std::mt19937_64& random) {
+  std::vector<std::uint32_t> order = orderOf(workload.pattern, shape.regionPages, random);
+  order.resize(std::min(order.size(), shape.pagesEach));
+  return order;
+}
+
+constexpr std::uint64_t SEED = 7;
+
 // A thread of a target has a contiguous piece of the order.
 std::vector<Toucher> touchersOf(const Workload& workload, const Shape& shape,
                                 const std::vector<std::unique_ptr<Target>>& targets) {
   std::vector<Toucher> touchers(shape.threads);
-  std::mt19937_64 random(7);
+  std::mt19937_64 random(SEED);
   for (unsigned t = 0; t < shape.targets; t++) {
-    std::vector<std::uint32_t> order = orderOf(workload.pattern, shape.regionPages, random);
-    order.resize(std::min(order.size(), shape.pagesEach));
+    const std::vector<std::uint32_t> order = orderFor(workload, shape, random);
     const unsigned mine = shape.threads / shape.targets + (t < shape.threads % shape.targets ? 1 : 0);
     const auto cut = [&](unsigned i) {
       return order.begin() + static_cast<std::ptrdiff_t>(order.size() * i / mine);
@@ -192,6 +206,11 @@ Measured sumOf(const std::vector<Toucher>& touchers, std::uint64_t connectedFrom
 }
 
 }  // namespace
+
+std::vector<std::uint32_t> touchOrder(const Workload& workload, const BenchImage& image) {
+  std::mt19937_64 random(SEED);
+  return orderFor(workload, shapeOf(workload, image), random);
+}
 
 Measured run(const Workload& workload, const BenchImage& image, const Backing& backing,
              const RunHooks& hooks) {
@@ -257,14 +276,39 @@ double IdleTarget::giveAllBack() const {
   return static_cast<double>(nowNs() - before) * 1e-9;
 }
 
+namespace {
+// The child's side of attachSeconds(): tells the seconds, and ends with the memory still mapped.
+[[noreturn]] void attachInChild(const BenchImage& image, std::uint64_t bytes, const Backing& backing,
+                                int tell) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  try {
+    TargetMemory target(backing, image, {{bytes, 0, 4096}}, Removals::told);
+    const std::uint64_t before = nowNs();
+    target.connect();
+    const bool right = touch(target.address(0), false) == imageWord(0);
+    const double seconds = static_cast<double>(nowNs() - before) * 1e-9;
+    if (!right) throw std::runtime_error("the first page of " + image.path + " came with wrong bytes");
+    _exit(write(tell, &seconds, sizeof seconds) == sizeof seconds ? 0 : 1);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "attaching: %s\n", error.what());
+    _exit(1);
+  }
+}
+}  // namespace
+
 double attachSeconds(const BenchImage& image, std::uint64_t bytes, const Backing& backing) {
-  TargetMemory target(backing, image, {{bytes, 0, 4096}}, Removals::told);
-  const std::uint64_t before = nowNs();
-  target.connect();
-  const bool right = touch(target.address(0), false) == imageWord(0);
-  const std::uint64_t took = nowNs() - before;
-  if (!right) throw std::runtime_error("the first page of " + image.path + " came with wrong bytes");
-  return static_cast<double>(took) * 1e-9;
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) throw std::runtime_error("cannot make a pipe");
+  const kj::AutoCloseFd from(ends[0]);
+  kj::AutoCloseFd to(ends[1]);
+  const pid_t child = fork();
+  if (child == 0) attachInChild(image, bytes, backing, to.get());
+  to = nullptr;
+  double seconds = 0;
+  const bool told = child > 0 && read(from.get(), &seconds, sizeof seconds) == sizeof seconds;
+  if (child > 0) waitpid(child, nullptr, 0);
+  if (!told) throw std::runtime_error("a target could not attach");
+  return seconds;
 }
 
 }  // namespace faultline::bench

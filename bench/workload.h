@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "bench/backing.h"
 #include "bench/image.h"
@@ -72,6 +73,9 @@ struct RunHooks {
 Measured run(const Workload& workload, const BenchImage& image, const Backing& backing,
              const RunHooks& hooks = {});
 
+// The pages of one target in the order in which run() touches them; each thread has an equal piece of it.
+std::vector<std::uint32_t> touchOrder(const Workload& workload, const BenchImage& image);
+
 // Seconds until all is touched of `restores` targets, each a process of its own that does what `workload`
 // says from its handshake on, all begun at once. Throws as run() does. The calling process must have no other
 // thread.
@@ -99,7 +103,9 @@ class IdleTarget {
   TargetMemory target_;
 };
 
-// Seconds from before the handshake of a region of `bytes` to the end of the first touch.
+// Seconds from before the handshake of a region of `bytes` to the end of the first touch, of a target that is a process of
+// its own: its memory goes with it, and the server need not look at each page whether it is still there. The calling
+// process must have no other thread.
 double attachSeconds(const BenchImage& image, std::uint64_t bytes, const Backing& backing);
 
 }  // namespace faultline::bench

@@ -1,5 +1,5 @@
-// A file system of one file, "mem", whose reads stall and fail as the test says (fuse_file.h). Run by
-// FuseFile: test-fuse-file MOUNTPOINT BACKING CONTROL-FD READY-FD [direct]
+// A file system of one file, "mem", whose reads stall and fail as the test says (fuse_file.h), or each take a while. Run by
+// FuseFile, and by the benchmarks: test-fuse-file MOUNTPOINT BACKING CONTROL-FD|- READY-FD [direct|cached [DELAY-MS]]
 #define FUSE_USE_VERSION 31
 #include <errno.h>
 #include <fcntl.h>
@@ -11,22 +11,30 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstring>
+#include <new>
 #include <string>
+#include <thread>
 
 #include "tests/support/fuse_control.h"
 
 namespace {
+
+// At once; each takes a thread while it stalls.
+constexpr unsigned READS = 64;
 
 using faultline::test::FuseControl;
 
 int backing = -1;
 int ready = -1;
 bool direct = false;
+std::chrono::milliseconds delay{0};
 FuseControl* control = nullptr;
 
-void* begin(fuse_conn_info*, fuse_config* config) {
+void* begin(fuse_conn_info* connection, fuse_config* config) {
+  connection->max_background = READS;  // those that a loop device asks for are of this kind
   config->kernel_cache = direct ? 0 : 1;
   [[maybe_unused]] const ssize_t written = write(ready, "x", 1);
   close(ready);
@@ -60,6 +68,7 @@ int open(const char* path, fuse_file_info* info) {
 int read(const char*, char* buffer, size_t size, off_t offset, fuse_file_info*) {
   const auto from = static_cast<std::uint64_t>(offset);
   control->reads++;
+  std::this_thread::sleep_for(delay);
   if (control->slows(from, size)) {
     control->waiting++;
     while (control->slows(from, size)) control->awaitChange();
@@ -81,19 +90,22 @@ int main(int argc, char** argv) {
   // The mount is this process's own: it goes with it, whatever ends it.
   if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return 3;
   backing = ::open(argv[2], O_RDONLY | O_CLOEXEC);
+  const bool controlled = std::strcmp(argv[3], "-") != 0;
   void* shared =
-      mmap(nullptr, sizeof(FuseControl), PROT_READ | PROT_WRITE, MAP_SHARED, std::stoi(argv[3]), 0);
+      mmap(nullptr, sizeof(FuseControl), PROT_READ | PROT_WRITE,
+           controlled ? MAP_SHARED : MAP_SHARED | MAP_ANONYMOUS, controlled ? std::stoi(argv[3]) : -1, 0);
   if (backing < 0 || shared == MAP_FAILED) return 4;
-  control = static_cast<FuseControl*>(shared);
+  control = controlled ? static_cast<FuseControl*>(shared) : new (shared) FuseControl;
   ready = std::stoi(argv[4]);
-  direct = argc > 5;
+  direct = argc > 5 && std::strcmp(argv[5], "direct") == 0;
+  if (argc > 6) delay = std::chrono::milliseconds(std::stoi(argv[6]));
   fuse_operations operations{};
   operations.init = begin;
   operations.getattr = getattr;
   operations.open = open;
   operations.read = read;
-  // Many readers, since a read that stalls keeps its thread.
-  std::string options = "ro,max_idle_threads=64";
+  const std::string most = std::to_string(READS);
+  std::string options = "ro,max_threads=" + most + ",max_idle_threads=" + most;
   char* arguments[] = {argv[0], const_cast<char*>("-f"), const_cast<char*>("-o"), options.data(), argv[1],
                        nullptr};
   return fuse_main(5, arguments, &operations, nullptr);
