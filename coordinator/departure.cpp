@@ -30,8 +30,11 @@ class Departure {
   void go() {
     if (order_.poison != DepartureOrder::Poison::nothing) poisonAll();
     if (departed_.unsupported || gone_) return;
-    for (const shm::RegionEntry& region : order_.regions)
-      unregister({region.base, std::uint64_t{1} << region.pageShift, region.size >> region.pageShift});
+    if (order_.segment.get() >= 0)
+      unregisterByPages(shm::Segment::attach(order_.segment.get()).pages());
+    else
+      for (const shm::RegionEntry& region : order_.regions)
+        unregister({region.base, std::uint64_t{1} << region.pageShift, region.size >> region.pageShift});
     if (!gone_)
       departed_.unnamed = unregisterUnnamed(order_.uffd.get(),
                                             order_.target.get() < 0 ? 0 : process::pidOf(order_.target.get()),
@@ -63,6 +66,27 @@ class Departure {
   struct Run {
     std::uint64_t address, pageSize, pages;
   };
+
+  // Pages that were found registered no more, each by itself, are asked for as a run: once is enough, since something
+  // that is registered there again is unregistered by that, and nothing that is mapped there is refused as well.
+  void unregisterByPages(const shm::PageTable& pages) {
+    for (const shm::RegionEntry& region : order_.regions) {
+      const std::uint64_t pageSize = std::uint64_t{1} << region.pageShift;
+      const shm::PageRange all{region.firstPage, region.size >> region.pageShift};
+      if (uffd::unregister(order_.uffd.get(), region.base, region.size) == 0) continue;
+      for (shm::PageIndex page = all.first; page < all.end();) {
+        const std::uint64_t address = region.base + (page - all.first) * pageSize, left = all.end() - page;
+        std::uint64_t run = pages.find({page, left}, shm::PageState::released) - page;
+        if (run > 0) {
+          unregister({address, pageSize, run});
+        } else {
+          run = pages.runLength(page, left);
+          uffd::unregister(order_.uffd.get(), address, run * pageSize);
+        }
+        page += run;
+      }
+    }
+  }
 
   // The kernel refuses a range as a whole where a part of it has become something that it would not register (a file, say),
   // and where nothing is mapped there any more: halves are tried, down to single pages.

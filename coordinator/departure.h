@@ -26,7 +26,9 @@ struct DepartureOrder {
     unmapped,  // pages that are not in place, whatever a segment says: that of a restore that has failed cannot be
                // trusted
   } poison = Poison::nothing;
-  kj::AutoCloseFd segment{};  // of Poison::missing
+  // Needed for Poison::missing. Else -1, or one to be trusted: what it says is registered no more is not searched page by
+  // page for what may be.
+  kj::AutoCloseFd segment{};
   // For Poison::missing: a slot of the lock that no shard uses any more.
   unsigned slot = 0;
   // Places to look for memory that no region names: process behind the pidfd (-1: not known), and addresses there that

@@ -133,7 +133,8 @@ kj::Promise<void> Restore::departIncomplete() {
 DepartureOrder Restore::departure(DepartureOrder::Poison poison) const {
   DepartureOrder order{process::duplicate(fds_.uffd.get()), {}, poison};
   for (const shm::RegionEntry& region : segment_.regions().entries()) order.regions.push_back(region);
-  if (poison == DepartureOrder::Poison::missing) order.segment = process::duplicate(segment_.fd());
+  if (poison == DepartureOrder::Poison::missing || !failed())
+    order.segment = process::duplicate(segment_.fd());
   if (fds_.target.get() >= 0) order.target = process::duplicate(fds_.target.get());
   order.faultedOutside = outside_;
   return order;
