@@ -109,6 +109,8 @@ kj::Promise<void> Service::run() {
                  shards = pool_.begin(inherited_);
                  adoptListeners();
                  restores = adoptRestores();
+                 // Targets that have just come wait for no restore that is being recovered.
+                 adoptConnections();
                }))
     giveUp(*e);
   tasks_.add(link_
@@ -119,7 +121,7 @@ kj::Promise<void> Service::run() {
                  .then([this](SupervisorLink::End why) { leave(why); }));
   tasks_.add(restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); })
                  .then([this] {
-                   adoptConnections();
+                   adopted_ = true;
                    for (const auto& [id, restore] : restores_) {
                      restore->leaveFormerOwners();
                      endFormerOwners(restore);
@@ -214,11 +216,6 @@ kj::Promise<void> Service::pingSupervisor() {
 // --- targets ---
 
 void Service::connectionAccepted(const KeptName& name, kj::AutoCloseFd fd) {
-  // Before the takeover is complete nobody can tell which listener, or which restore, it belongs to.
-  if (!adopted_) {
-    inherited_.fds[name] = kj::mv(fd);
-    return;
-  }
   if (fd.get() < 0) {
     log_.add(name.text() +
              ": a target is turned away: there is no room for its connection's file descriptor");
@@ -470,7 +467,8 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
   for (const auto& [id, restore] : restores_) {
     const std::uint32_t index = shard.index();
     const auto hopeless = suspects_.takeHopeless(restore->segment(), index);
-    work.add(restore->shardUp(shard, hopeless).attach(kj::cp(restore)));
+    // Eagerly: joined, the last step of each would wait until all are ready.
+    work.add(restore->shardUp(shard, hopeless).attach(kj::cp(restore)).eagerlyEvaluate(nullptr));
     if (hopeless.empty()) continue;
     log_.add("restore " + restore->name() + ": page " + std::to_string(hopeless.front()) +
              " is poisoned: shard " + std::to_string(index) + " died at it " +

@@ -118,7 +118,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   SupervisorLink& link_;
   Inheritance inherited_;
   std::uint64_t takeoverNs_ = 0;
-  bool adopted_ = false;  // all that was inherited
+  bool adopted_ = false;  // all that was inherited: each restore is served, or lost
   bool ready_ = false;    // faults can be served, and the supervisor knows
   struct Ending {
     std::string why;

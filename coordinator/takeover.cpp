@@ -111,7 +111,8 @@ kj::Promise<void> Service::adoptRestores() {
     auto failure = kj::runCatchingExceptions([&] {
       const auto adopted = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
       keep(adopted);
-      recovered.add(adopted->recover().attach(kj::cp(adopted)));
+      // Eagerly: joined, the last step of each would wait until all are ready.
+      recovered.add(adopted->recover().attach(kj::cp(adopted)).eagerlyEvaluate(nullptr));
     });
     KJ_IF_MAYBE (e, failure) {
       lost_.lose(id, e->getDescription().cStr(), kj::mv(spare), segment.get(), kill);
@@ -142,8 +143,8 @@ void Service::storeAgain(const KeptName& name) {
   }));
 }
 
+// Once every listener and every restore is known by which a connection may have come.
 void Service::adoptConnections() {
-  adopted_ = true;
   for (const KeptName& name : inherited_.names(Kind::listener, Part::conn))
     connectionAccepted(name, inherited_.take(name));
 }
