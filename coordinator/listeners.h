@@ -26,7 +26,7 @@ class Listeners final : private kj::TaskSet::ErrorHandler {
   // Takes over a predecessor's listeners, and those of the command line and of files that the service reads. A listener
   // that cannot be taken over is logged. Connections are held until serve().
   void adopt(Inheritance& inherited);
-  // Every restore that there was is taken over: connections that came before are served, as are all from now on.
+  // Every restore that there was is known: connections that came before are served, as are all from now on.
   void serve();
 
   // Makes the listener that a call asks for, and has it kept. Refuses (nameTaken, ending) with a message for people.

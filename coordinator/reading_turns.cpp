@@ -19,4 +19,11 @@ void ReadingTurns::makeWay() {
   if (after - before > LIMIT) makeWayFrom_ = after + PAUSE;
 }
 
+// By the timer, since that has the loop look at its fds as well.
+kj::Promise<void> ReadingTurns::step(kj::Timer& timer) {
+  auto before = lastStep_.has_value() ? lastStep_->addBranch() : kj::Promise<void>(kj::READY_NOW);
+  lastStep_.emplace(before.then([&timer] { return timer.afterDelay(0 * kj::SECONDS); }).fork());
+  return lastStep_->addBranch();
+}
+
 }  // namespace faultline::coordinator

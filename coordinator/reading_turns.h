@@ -1,7 +1,11 @@
 // How the readers of one loop share its thread, and the thread its CPU.
 #pragma once
 
+#include <kj/async.h>
+#include <kj/timer.h>
+
 #include <cstdint>
+#include <optional>
 
 namespace faultline::coordinator {
 
@@ -18,11 +22,16 @@ class ReadingTurns {
   // yield took longer than LIMIT (a CPU-bound vCPU shares this CPU), yielding is suspended for PAUSE.
   void makeWay();
 
+  // For work of a restore that takes longer than others may wait. Resolves when the caller may do the next step of it:
+  // one step in each turn of the loop, however many restores have some to do.
+  kj::Promise<void> step(kj::Timer& timer);
+
  private:
   static constexpr unsigned IN_ONE_GO = 8;
 
   const void* last_ = nullptr;     // the reader that had faults last; never dereferenced
   std::uint64_t makeWayFrom_ = 0;  // ns
+  std::optional<kj::ForkedPromise<void>> lastStep_;
 };
 
 }  // namespace faultline::coordinator

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "coordinator/own_thread.h"
 #include "failpoints/mistakes.h"
 #include "rpc/fd.h"
 #include "shmtracker/error.h"
@@ -90,7 +91,7 @@ std::shared_ptr<Restore> Restore::begin(RestoreContext& context, const RestoreSp
   fds.layers = layersOf(fds.source, spec.layerNames);
   std::shared_ptr<Restore> restore(new Restore(context, kj::mv(fds), std::move(segment)));
   restore->useWorkingSet(spec.policy.workingSet);
-  if (restore->policy().recordWorkingSet != 0) restore->record(-1);
+  if (restore->policy().recordWorkingSet != 0) restore->record();
   restore->segment_.header().state.store(shm::SegmentState::ready, std::memory_order_release);
   restore->store();
   context.failpoints.hit(failpoints::Point::restoreStored);
@@ -99,7 +100,7 @@ std::shared_ptr<Restore> Restore::begin(RestoreContext& context, const RestoreSp
 }
 
 std::shared_ptr<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds, int fd, bool anyShardAlive) {
-  shm::Segment segment = shm::Segment::attach(fd, shm::Segment::Residency::resident);
+  shm::Segment segment = shm::Segment::attach(fd);
   // With no shard left alive the lock words are made anew, so damage to their bytes is forgotten.
   if (!anyShardAlive) segment.lock().initialise();
   segment.lock().close();
@@ -111,9 +112,7 @@ std::shared_ptr<Restore> Restore::adopt(RestoreContext& context, RestoreFds fds,
   }
   segment.header().incarnation.fetch_add(1);
   shm::count(segment.counters().adoptions);
-  const kj::AutoCloseFd touches = kj::mv(fds.touches);
   std::shared_ptr<Restore> restore(new Restore(context, kj::mv(fds), std::move(segment)));
-  if (touches.get() >= 0) restore->record(touches.get());
   if (restore->segment_.header().paused.load() == shm::YES) {
     restore->life_.become(Stage::paused);
     restore->reader_->pause();
@@ -177,12 +176,17 @@ void Restore::serveFromOwners() {
   tasks_.add(shards_.begin().then([this] { serve(); }));
 }
 
+// No other has the write side from here on until the gate opens.
 kj::Promise<void> Restore::recover() {
   return kj::evalNow([this] { return reader_->recover(); })
+      .then([recording = recordOn()](std::optional<std::string> why) mutable {
+        return recording.then([why = std::move(why)] { return why; });
+      })
       .then(
           [this](std::optional<std::string> why) {
             if (over()) return;
             target_.start();
+            if (failed()) return;
             if (why.has_value()) return fail(rpc::EndReason::SEGMENT_DAMAGED, *why);
             if (auto other = whatChanged(fds_.source, fds_.layers))
               return fail(rpc::EndReason::SOURCE_CHANGED, *other);
@@ -224,18 +228,46 @@ void Restore::useWorkingSet(const WorkingSet& set) {
   }
 }
 
-// Records on a predecessor's recording, or (-1) on a new one. Without a recording the restore goes on: it is
-// worth more.
-void Restore::record(int fd) {
-  const std::uint64_t pages = segment_.pages().pageCount();
-  auto failure = kj::runCatchingExceptions([&] {
-    touches_ = fd < 0 ? std::make_shared<TouchRecorder>(pages) : std::make_shared<TouchRecorder>(fd, pages);
-    router_.record(*touches_);
-  });
-  KJ_IF_MAYBE (e, failure) {
-    context_.log.add("restore " + name() + ": no working set is recorded: " + e->getDescription().cStr());
-    context_.link.drop(kept(Part::touches));
-  }
+void Restore::record() {
+  KJ_IF_MAYBE (e, kj::runCatchingExceptions(
+                      [&] { recordIn(std::make_shared<TouchRecorder>(segment_.pages().pageCount())); }))
+    recordsNothing(e->getDescription().cStr());
+}
+
+// On a predecessor's recording. To take it over is to look at all of it, and to make a bit for each page.
+kj::Promise<void> Restore::recordOn() {
+  if (fds_.touches.get() < 0) return kj::READY_NOW;
+  struct Taken {
+    kj::AutoCloseFd fd;
+    std::shared_ptr<TouchRecorder> recorder;
+    std::string why;
+  };
+  auto taken = std::make_shared<Taken>(Taken{kj::mv(fds_.touches), nullptr, {}});
+  auto take = [taken, pages = segment_.pages().pageCount()] {
+    KJ_IF_MAYBE (e, kj::runCatchingExceptions(
+                        [&] { taken->recorder = std::make_shared<TouchRecorder>(taken->fd.get(), pages); }))
+      taken->why = e->getDescription().cStr();
+  };
+  return kj::evalNow([&] { return inOwnThread("a recording cannot be taken over", take); })
+      .then(
+          [this, taken] {
+            if (taken->recorder != nullptr)
+              recordIn(std::move(taken->recorder));
+            else
+              recordsNothing(taken->why);
+          },
+          [this](kj::Exception&& e) { recordsNothing(e.getDescription().cStr()); });
+}
+
+void Restore::recordIn(std::shared_ptr<TouchRecorder> recorder) {
+  touches_ = std::move(recorder);
+  router_.record(*touches_);
+}
+
+// Without a recording the restore goes on: it is worth more.
+void Restore::recordsNothing(const std::string& why) {
+  context_.log.add("restore " + name() + ": no working set is recorded: " + why);
+  context_.link.drop(kept(Part::touches));
 }
 
 kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {

@@ -77,7 +77,8 @@ class Restore final : private ShardAttachments::Owner,
   // Attaches it to the shards that are up, then serves.
   void start();
   // For an adopted restore, instead of start(): recovers, attaches, serves, and wakes all waiting threads at
-  // the end. The caller keeps the restore alive until the promise resolves.
+  // the end. What takes as long as the restore is large is done in steps, or in a thread of its own. The caller keeps
+  // the restore alive until the promise resolves.
   kj::Promise<void> recover();
   // A shard is up (again): attaches to it, gives up on `hopeless` pages, wakes all waiting threads. If the
   // shard lives and does not attach, the restore fails. The caller keeps the restore alive until the promise
@@ -168,7 +169,10 @@ class Restore final : private ShardAttachments::Owner,
   void serve();
   void populateFromTheStart();
   void useWorkingSet(const WorkingSet& set);
-  void record(int fd);
+  void record();
+  kj::Promise<void> recordOn();
+  void recordIn(std::shared_ptr<TouchRecorder> recorder);
+  void recordsNothing(const std::string& why);
   bool killsOnLost() const { return policy().killOnLost != 0; }
   // Makes every waiting thread of the target fault again.
   void wake();

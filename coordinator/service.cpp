@@ -102,6 +102,8 @@ kj::Promise<void> Service::run() {
                  shards = pool_.begin(inherited_);
                  listeners_.adopt(inherited_);
                  restores = adoptRestores();
+                 // Targets that have just come wait for no restore that is being recovered.
+                 listeners_.serve();
                }))
     giveUp(*e);
   tasks_.add(link_
@@ -113,7 +115,6 @@ kj::Promise<void> Service::run() {
   tasks_.add(restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); })
                  .then([this] {
                    adopted_ = true;
-                   listeners_.serve();
                    for (const auto& [id, restore] : restores_) {
                      restore->leaveFormerOwners();
                      endFormerOwners(restore);
@@ -349,7 +350,8 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
   for (const auto& [id, restore] : restores_) {
     const std::uint32_t index = shard.index();
     const auto hopeless = suspects_.takeHopeless(restore->segment(), index);
-    work.add(restore->shardUp(shard, hopeless).attach(kj::cp(restore)));
+    // Eagerly: joined, the last step of each would wait until all are ready.
+    work.add(restore->shardUp(shard, hopeless).attach(kj::cp(restore)).eagerlyEvaluate(nullptr));
     if (hopeless.empty()) continue;
     log_.add("restore " + restore->name() + ": page " + std::to_string(hopeless.front()) +
              " is poisoned: shard " + std::to_string(index) + " died at it " +

@@ -70,7 +70,6 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
  private:
   void adoptFailpoints();
   kj::Promise<void> adoptRestores();
-  bool killsOnLost(int source) const;
   void storeAgain(const process::KeptName& name);
   // Ends this process as if it had been killed: the supervisor starts another, which begins again.
   [[noreturn]] void giveUp(const kj::Exception& why);
@@ -97,7 +96,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   SupervisorLink& link_;
   Inheritance inherited_;
   std::uint64_t takeoverNs_ = 0;
-  bool adopted_ = false;  // all that was inherited
+  bool adopted_ = false;  // all that was inherited: each restore is served, or lost
   bool ready_ = false;    // faults can be served, and the supervisor knows
   const Election election_;
   const Options options_;

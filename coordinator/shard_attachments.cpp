@@ -29,10 +29,14 @@ ShardAttachments::ShardAttachments(ShardPool& pool, kj::Timer& timer, shm::Segme
 kj::Promise<void> ShardAttachments::begin() {
   auto attaching = kj::Vector<kj::Promise<void>>();
   for (ShardHandle* shard : unattachedOwners())
-    attaching.add(attach(*shard).catch_([this](kj::Exception&& e) {
-      // A shard that dies just now comes back through up().
-      if (e.getType() != kj::Exception::Type::DISCONNECTED) owner_.shardRefuses(rpc::refusalOf(e).message);
-    }));
+    // Eagerly: joined, the last step of each would wait until all are ready.
+    attaching.add(attach(*shard)
+                      .catch_([this](kj::Exception&& e) {
+                        // A shard that dies just now comes back through up().
+                        if (e.getType() != kj::Exception::Type::DISCONNECTED)
+                          owner_.shardRefuses(rpc::refusalOf(e).message);
+                      })
+                      .eagerlyEvaluate(nullptr));
   return kj::joinPromises(attaching.releaseAsArray());
 }
 

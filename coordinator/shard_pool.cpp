@@ -62,7 +62,9 @@ kj::Promise<void> ShardPool::begin(Inheritance& inherited) {
     auto channel = inherited.take(KeptName::shard(index, KeptName::Part::channel));
     auto pidfd = inherited.take(KeptName::shard(index, KeptName::Part::pidfd));
     seats_[index].handle = ShardHandle::adopt(io_, index, kj::mv(channel), kj::mv(pidfd));
-    ready.add(seats_[index].handle == nullptr ? startSeat(index) : bringUp(index));
+    auto up = seats_[index].handle == nullptr ? startSeat(index) : bringUp(index);
+    // Eagerly: joined, the last step of each would wait until all are ready, and until that is asked for.
+    ready.add(up.eagerlyEvaluate(nullptr));
   }
   tasks_.add(pingAll());
   return kj::joinPromises(ready.finish());

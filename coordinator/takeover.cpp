@@ -40,7 +40,7 @@ kj::Promise<void> Service::adoptRestores() {
   std::set<std::uint64_t> ids;
   for (const auto& [name, fd] : inherited_.fds)
     if (name.kind == Kind::restore) ids.insert(name.id());
-  // A shard that nobody could tell us of may live as well.
+  // A shard whose fd was lost may live as well.
   bool anyShardAlive = !inherited_.lost.empty();
   for (std::uint32_t i = 0; i < pool_.size(); i++)
     if (ShardHandle* shard = pool_.process(i)) anyShardAlive |= shard->adopted();
@@ -66,7 +66,7 @@ kj::Promise<void> Service::adoptRestores() {
                    if (names.get() >= 0) fds.layers = layersFrom(names.get());
                  }))
       spdlog::error("restore {}: {}", id, e->getDescription().cStr());
-    const bool kill = !fds.source.empty() && killsOnLost(fds.source.front().get());
+    const bool kill = !fds.source.empty() && listeners_.killsOnLost(fds.source.front().get());
     // With fewer layers it would be another snapshot.
     if (segment.get() < 0 || fds.source.size() != std::max<std::size_t>(fds.layers.size(), 1)) {
       lost_.lose(id, "the supervisor had no room for its file descriptors", kj::mv(fds), segment.get(), kill);
@@ -83,19 +83,14 @@ kj::Promise<void> Service::adoptRestores() {
     auto failure = kj::runCatchingExceptions([&] {
       const auto adopted = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
       keep(adopted);
-      recovered.add(adopted->recover().attach(kj::cp(adopted)));
+      // Eagerly: joined, the last step of each would wait until all are ready.
+      recovered.add(adopted->recover().attach(kj::cp(adopted)).eagerlyEvaluate(nullptr));
     });
     KJ_IF_MAYBE (e, failure) {
       lost_.lose(id, e->getDescription().cStr(), kj::mv(spare), segment.get(), kill);
     }
   }
   return kj::joinPromises(recovered.releaseAsArray());
-}
-
-// What a lost restore says of itself cannot be believed: its policy is that of a listener that gives the same memory
-// file, by which it may have come.
-bool Service::killsOnLost(int source) const {
-  return listeners_.killsOnLost(source);
 }
 
 // The supervisor had no room for it: perhaps it has in a while.

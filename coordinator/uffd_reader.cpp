@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "coordinator/recovery.h"
 #include "failpoints/mistakes.h"
 #include "process/clock.h"
 
@@ -23,7 +24,8 @@ using shm::count;
 UffdReader::UffdReader(kj::AsyncIoContext& io, int uffd, shm::Segment& segment, FaultRouter& router,
                        failpoints::Failpoints& failpoints, const Options& options, ReadingTurns& turns,
                        UffdReaderHooks hooks)
-    : timer_(io.provider->getTimer()),
+    : io_(io),
+      timer_(io.provider->getTimer()),
       uffd_(uffd),
       segment_(segment),
       failpoints_(failpoints),
@@ -74,20 +76,6 @@ shm::Journal UffdReader::readBuffer() {
   if (!made(Mistake::privateReadBuffer)) return segment_.journal();
   static std::vector<uffd_msg> messages(shm::JOURNAL_MESSAGES);
   return shm::Journal(messages);
-}
-
-// The gate stays closed until the sections of before have ended, and from then on until all is replayed.
-kj::Promise<shm::ExclusiveGuard> UffdReader::drainedOfPredecessor() {
-  if (made(Mistake::openBeforeReplay) || made(Mistake::skipDrain)) segment_.lock().open();
-  writeSide_.close();
-  if (made(Mistake::skipDrain)) {
-    unsigned none = 0;
-    return std::move(*segment_.lock().drainFrom(none, 0, {}, {}));
-  }
-  return writeSide_.drained().then([this](shm::ExclusiveGuard guard) {
-    if (made(Mistake::openBeforeReplay)) segment_.lock().open();
-    return guard;
-  });
 }
 
 // --- the protocol ---
@@ -205,45 +193,9 @@ kj::Promise<void> UffdReader::markOn() {
 }
 
 kj::Promise<std::optional<std::string>> UffdReader::recover() {
-  return drainedOfPredecessor().then([this](shm::ExclusiveGuard guard) {
-    failpoints_.hit(Point::adoptDrained);
-    std::optional<std::string> why;
-    try {
-      why = replay(guard);
-    } catch (const std::exception& e) {
-      why = e.what();
-    }
-    // Said before the gate opens, so that no commit section believes what is doubtful.
-    if (why.has_value()) segment_.header().state.store(shm::SegmentState::failed);
-    guard.release();
-    if (!why.has_value()) failpoints_.hit(Point::adoptOpened);
-    return why;
-  });
-}
-
-// Publishes what the predecessor had read. Faults are not handed out: their threads are woken and fault again.
-// Returns why the segment cannot be believed.
-std::optional<std::string> UffdReader::replay(const shm::ExclusiveGuard& guard) {
-  if (!segment_.servable()) return "its segment says that it had failed, or makes no sense";
-  shm::Journal journal = segment_.journal();
-  for (const uffd_msg& message : journal.all()) {
-    if (message.event == 0 || message.event == UFFD_EVENT_PAGEFAULT) continue;
-    if (!events_.add(message))
-      return "the journal holds an event that cannot be: " + std::to_string(message.event);
-    count(segment_.counters().replayed);
-  }
-  events_.complete();
-  while (!events_.publishSome(guard)) continue;
-  failpoints_.hit(Point::adoptReplayed);
-  const shm::PageCheck check = segment_.pages().check(guard);
-  if (check.repaired > 0)
-    spdlog::warn("restore {}: the state of {} pages was repaired from its copy", segment_.name(),
-                 check.repaired);
-  if (check.doubtful > 0)
-    return "it is unknown whether " + std::to_string(check.doubtful) + " pages were given up, the first is " +
-           std::to_string(check.firstDoubtful);
-  journal.clear(journal.capacity());
-  return std::nullopt;
+  auto recovery = kj::heap<Recovery>(io_, segment_, writeSide_, events_, failpoints_, turns_);
+  auto recovered = recovery->run();
+  return recovered.attach(kj::mv(recovery));
 }
 
 }  // namespace faultline::coordinator

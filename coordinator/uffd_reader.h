@@ -39,8 +39,7 @@ class UffdReader {
   // beyond repair.
   kj::Promise<void> run();
 
-  // For a successor, before run(): drain, replay what the predecessor had read, check the page table, open.
-  // Returns why the restore cannot be trusted any more; nothing where it can.
+  // For a successor, before run(), with the gate closed: as Recovery::run(). No other has the write side meanwhile.
   kj::Promise<std::optional<std::string>> recover();
 
   // See WriteSide; nothing is read meanwhile.
@@ -73,9 +72,8 @@ class UffdReader {
   kj::Promise<void> publishOn();
   kj::Promise<void> markOn();
   void finishBatch(std::optional<shm::ExclusiveGuard> guard);
-  kj::Promise<shm::ExclusiveGuard> drainedOfPredecessor();
-  std::optional<std::string> replay(const shm::ExclusiveGuard& guard);
 
+  kj::AsyncIoContext& io_;
   kj::Timer& timer_;
   const int uffd_;
   shm::Segment& segment_;

@@ -48,6 +48,7 @@ enum class Point {
   adoptClaimed,   // fds taken over, gate closed
   adoptDrained,   // sections in flight: none
   adoptReplayed,  // journal published
+  adoptChecking,  // before each 64 pages that are checked: the work waits, not the thread (hold(), not hit())
   adoptOpened,    // gate open, no thread woken
 };
 

@@ -84,8 +84,9 @@ class ProcessHooksServer final : public ProcessHooks::Server {
     const kj::StringPtr name = params.getPoint();
     const auto point = failpoints::pointNamed({name.begin(), name.size()});
     KJ_REQUIRE(point.has_value(), "no failpoint has this name", name);
-    KJ_REQUIRE(params.getAction() == Action::PARK || *point != failpoints::Point::coldRead,
-               "a read under way can only be held: park it", name);
+    KJ_REQUIRE(params.getAction() == Action::PARK ||
+                   (*point != failpoints::Point::coldRead && *point != failpoints::Point::adoptChecking),
+               "work under way can only be held: park it", name);
     auto noFd = []() -> kj::Promise<kj::AutoCloseFd> { return kj::AutoCloseFd(); };
     auto reached = params.hasReached() ? optionalFd(params.getReached()) : noFd();
     auto resume = params.hasResume() ? optionalFd(params.getResume()) : noFd();

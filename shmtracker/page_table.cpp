@@ -122,9 +122,15 @@ PageCounts PageTable::counts(PageRange range) const {
   return counts;
 }
 
-PageCheck PageTable::check(const ExclusiveGuard&) {
+void PageCheck::add(const PageCheck& behind) {
+  if (doubtful == 0) firstDoubtful = behind.firstDoubtful;
+  repaired += behind.repaired;
+  doubtful += behind.doubtful;
+}
+
+PageCheck PageTable::check(const ExclusiveGuard&, PageRange range) {
   PageCheck result;
-  for (std::size_t index = 0; index < words_.size(); index++) {
+  for (std::size_t index = range.first / 64; index < (range.end() + 63) / 64; index++) {
     PageWord& word = words_[index];
     PageWord& copy = mirror_[index];
     const std::uint64_t faultedDiffers = word.faulted.load(RELAXED) ^ copy.faulted.load(RELAXED);
@@ -139,8 +145,8 @@ PageCheck PageTable::check(const ExclusiveGuard&) {
     result.repaired += std::popcount((faultedDiffers | removedDiffers | releasedDiffers) & ~doubtful);
     word.faulted.store(faulted, RELAXED);
     copy.faulted.store(faulted, RELAXED);
-    word.removed.fetch_or(removedDiffers, RELAXED);
-    copy.removed.fetch_or(removedDiffers, RELAXED);
+    word.removed.fetch_or(removedDiffers & ~doubtful, RELAXED);
+    copy.removed.fetch_or(removedDiffers & ~doubtful, RELAXED);
     word.released.store(released, RELAXED);
     copy.released.store(released, RELAXED);
   }

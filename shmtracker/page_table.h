@@ -41,6 +41,9 @@ struct PageCheck {
   std::uint64_t repaired = 0;  // the two copies differed and the truth follows from the rest
   std::uint64_t doubtful = 0;  // it is unknown whether the page was removed
   PageIndex firstDoubtful = 0;
+
+  // The findings of the pages behind, too.
+  void add(const PageCheck& behind);
 };
 
 // A view of the two planes in the segment. Any thread of any process; indexes must be < pageCount().
@@ -83,14 +86,15 @@ class PageTable {
 
   PageCounts counts(PageRange range) const;
   PageCounts counts() const { return counts({0, pageCount_}); }
-  // Compares the copies and repairs what can be: only for a successor that holds the write side, after replay.
+  // Compares the copies of these pages and repairs what can be: only for a successor that holds the write side, after
+  // replay. `range.first` is a multiple of 64.
   //  - `faulted` differs: a shard died between its two stores, or the bit rotted. Taken as not faulted: if the page
   //    is in place, a copy meets EEXIST; if it is not and was ever removed, `removed` says so.
   //  - `released` differs: a shard or a coordinator died between its two stores, or the bit rotted. Taken as
   //    released: a fault for the page then gets zeros or an error, never bytes of the source.
   //  - `removed` differs: harmless where the page is faulted or released, since neither reads the source; else
-  //    doubtful.
-  PageCheck check(const ExclusiveGuard&);
+  //    doubtful. What is doubtful stays as it is: a successor that dies now leaves it to be found by the next one.
+  PageCheck check(const ExclusiveGuard&, PageRange range);
 
  private:
   std::span<PageWord> words_;

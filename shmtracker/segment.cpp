@@ -59,13 +59,12 @@ T* at(void* start, std::size_t offset) {
   return reinterpret_cast<T*>(static_cast<char*>(start) + offset);
 }
 
-// In steps: each keeps other threads of this process from changing what is mapped, a stack of a new one included.
-void lockInMemory(void* start, std::size_t bytes) {
-  constexpr std::size_t STEP = 16 << 20;  // some ms
-  bool locked = true;
-  for (std::size_t done = 0; locked && done < bytes; done += STEP)
-    locked = mlock(static_cast<char*>(start) + done, std::min(STEP, bytes - done)) == 0;
-  if (locked) return;
+// Locks the next step of `bytes` bytes, `done` of which are locked. A step keeps other threads of this process from
+// changing what is mapped, a stack of a new one included. Returns how many are locked then.
+std::size_t lockStep(void* start, std::size_t done, std::size_t bytes) {
+  constexpr std::size_t STEP = 4 << 20;  // about 1 ms
+  const std::size_t step = std::min(STEP, bytes - done);
+  if (mlock(static_cast<char*>(start) + done, step) == 0) return done + step;
   const int error = errno;
   rlimit limit{};
   getrlimit(RLIMIT_MEMLOCK, &limit);
@@ -165,7 +164,7 @@ Segment Segment::create(const SegmentSpec& spec) {
   auto mapping = std::make_unique<Mapping>();
   mapping->region = ipc::mapped_region(MappableFd(fd.fd), ipc::read_write, 0, layout.end);
   void* start = mapping->region.get_address();
-  lockInMemory(start, layout.end);
+  for (std::size_t locked = 0; locked < layout.end;) locked = lockStep(start, locked, layout.end);
 
   std::span<RegionEntry> entries(at<RegionEntry>(start, layout.regions), spec.regions.size());
   RegionTable::build(spec.regions, entries);
@@ -183,7 +182,7 @@ Segment Segment::create(const SegmentSpec& spec) {
   return segment;
 }
 
-Segment Segment::attach(int fd, Residency residency) {
+Segment Segment::attach(int fd) {
   struct stat status {};
   if (fstat(fd, &status) != 0) throw SegmentError("segment refused: " + errorText(errno));
   const auto size = static_cast<std::uint64_t>(status.st_size);
@@ -205,8 +204,12 @@ Segment Segment::attach(int fd, Residency residency) {
       Layout::of(facts.regionCount, facts.extentCount, facts.pageCount, facts.workersPerShard);
   expect("size", size, layout.end);
   checkRegions(facts, {at<const RegionEntry>(start, layout.regions), facts.regionCount});
-  if (residency == Residency::resident) lockInMemory(start, size);
   return Segment(own.release(), std::move(mapping), layout, facts);
+}
+
+bool Segment::lockSome() {
+  locked_ = lockStep(header_, locked_, bytes());
+  return locked_ == bytes();
 }
 
 Segment::Segment(int fd, std::unique_ptr<Mapping> mapping, const Layout& layout, const Immutable& facts)
@@ -236,6 +239,7 @@ Segment& Segment::operator=(Segment&& other) noexcept {
   if (fd_ >= 0) ::close(fd_);
   fd_ = std::exchange(other.fd_, -1);
   mapping_ = std::move(other.mapping_);
+  locked_ = other.locked_;
   layout_ = other.layout_;
   facts_ = other.facts_;
   entries_ = std::move(other.entries_);

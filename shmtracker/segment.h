@@ -45,9 +45,10 @@ class Segment {
 
   // Maps an existing segment. Checks everything that cannot change: size, seals, magic, version, layout, CRC,
   // regions. Throws SegmentError naming what was found and what was expected. `fd` is borrowed.
-  // resident: lock the memory, as the process that reads into the journal must.
-  enum class Residency { demand, resident };
-  static Segment attach(int fd, Residency residency = Residency::demand);
+  static Segment attach(int fd);
+  // Locks the next part of an attached segment in memory, about 1 ms: all of it must be, before this process reads into
+  // the journal. False: there is more to lock. Throws SegmentError as create() does.
+  [[nodiscard]] bool lockSome();
 
   Segment(Segment&&) noexcept;
   Segment& operator=(Segment&&) noexcept;
@@ -97,6 +98,7 @@ class Segment {
 
   int fd_ = -1;
   std::unique_ptr<Mapping> mapping_;
+  std::size_t locked_ = 0;  // bytes
   Layout layout_{};
   Immutable facts_{};
   std::vector<RegionEntry> entries_;

@@ -89,6 +89,15 @@ struct Alone {
   std::optional<UffdReader> reader;
 };
 
+// What a predecessor leaves that has read the removal of all memory, and has died.
+void journalRemoval(Alone& alone, std::uint64_t size) {
+  uffd_msg removal{};
+  removal.event = UFFD_EVENT_REMOVE;
+  removal.arg.remove.start = alone.start();
+  removal.arg.remove.end = alone.start() + size;
+  const_cast<uffd_msg&>(alone.segment->journal().all().front()) = removal;
+}
+
 // The reader meets an event that it cannot follow, with a removal behind it that is read and not published.
 // From then on the page table must not be believed, and the failure itself opens the gate.
 TEST(UffdReader, ABatchThatFailsLeavesNoTableToBeBelieved) {
@@ -158,6 +167,50 @@ TEST(UffdReader, MarksAHugeRemovalInStepsBehindAClosedGate) {
   EXPECT_EQ(pages.counts().removed, LAST + 1);
   giving.join();
   running = nullptr;
+  munmap(alone.memory, SIZE);
+}
+
+// A predecessor has read that 64 GiB were given back, and marked none of it. Others have their turn while that is marked
+// and the page table is checked; its own gate opens when all of it is done.
+TEST(UffdReader, TakesAHugeRestoreOverInStepsBehindAClosedGate) {
+  constexpr std::uint64_t SIZE = 64ull << 30, LAST = SIZE / shm::SMALL_PAGE - 1;
+  Alone alone(UFFD_FEATURE_EVENT_REMOVE, SIZE);
+  journalRemoval(alone, SIZE);
+  alone.segment->lock().close();
+  bool over = false;
+  auto recovering = alone.reader->recover()
+                        .then([&](const std::optional<std::string>& why) {
+                          EXPECT_EQ(why, std::nullopt);
+                          over = true;
+                        })
+                        .eagerlyEvaluate(nullptr);
+  unsigned turns = 0;
+  for (; !over; turns++) {
+    ASSERT_TRUE(alone.segment->lock().closed());
+    ASSERT_FALSE(alone.segment->journal().empty());
+    alone.io.provider->getTimer().afterDelay(0 * kj::SECONDS).wait(alone.io.waitScope);
+  }
+  EXPECT_GE(turns, 12u);
+  EXPECT_FALSE(alone.segment->lock().closed());
+  EXPECT_TRUE(alone.segment->journal().empty());
+  EXPECT_TRUE(alone.segment->servable());
+  EXPECT_EQ(alone.segment->pages().counts().removed, LAST + 1);
+  recovering = nullptr;
+  munmap(alone.memory, SIZE);
+}
+
+// The target of a restore that is being taken over has gone.
+TEST(UffdReader, ATakeoverThatIsDroppedHalfWayLeavesNoTableToBeBelieved) {
+  constexpr std::uint64_t SIZE = 64ull << 30;
+  Alone alone(UFFD_FEATURE_EVENT_REMOVE, SIZE);
+  journalRemoval(alone, SIZE);
+  alone.segment->lock().close();
+  auto recovering = alone.reader->recover().ignoreResult().eagerlyEvaluate(nullptr);
+  while (alone.segment->pages().state(0) == shm::PageState::missing)
+    alone.io.provider->getTimer().afterDelay(0 * kj::SECONDS).wait(alone.io.waitScope);
+  recovering = nullptr;
+  EXPECT_FALSE(alone.segment->servable());
+  EXPECT_FALSE(alone.segment->lock().closed());
   munmap(alone.memory, SIZE);
 }
 

@@ -260,6 +260,26 @@ TEST(LockableMemory, WhereItRunsOutRestoresRunOn) {
   EXPECT_EQ(server.status().getRestores().size(), 1u);
 }
 
+// A successor that may lock less than its predecessor had locked: it must not read into memory that is not resident.
+TEST(LockableMemory, WhereASuccessorHasTooLittleItsRestoresFailLoudly) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizer makes mlock() do nothing";
+#endif
+  Image image(PAGES * 4096);
+  Server server(image, {.before = [] {
+                  if (geteuid() == 0 && prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK) != 0) _exit(126);
+                }});
+  const Target target(image, server.socket(), 4096);
+  server.restore(0);
+  EXPECT_TRUE(target.holdsImage(0));
+  limit(server.supervisor(), RLIMIT_MEMLOCK, 65536);
+  kill(server.coordinatorPid(), SIGKILL);
+  EXPECT_EQ(target.touch(1), Touch::sigbus);
+  EXPECT_TRUE(target.holdsImage(0));
+  server.reconnect();
+  EXPECT_NE(server.eventWith({"restore vm has failed", "cannot lock", "RLIMIT_MEMLOCK is 65536"}), "");
+}
+
 // A service that may lock next to nothing: its targets are refused, and it says what it needs.
 TEST(LockableMemory, TooLittleIsNamedAndTheTargetRefused) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

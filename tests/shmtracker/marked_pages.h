@@ -19,7 +19,7 @@ class MarkedPages : public testing::Test {
   void remove(PageRange range) { pages_.markRemoved(test::exclusive(segment_), range); }
   void release(PageRange range) { pages_.markReleased(test::exclusive(segment_), range); }
   void gone(PageIndex page) { pages_.markGone(segment_.lock().lockShared(0), page); }
-  PageCheck check() { return pages_.check(test::exclusive(segment_)); }
+  PageCheck check() { return pages_.check(test::exclusive(segment_), {0, COUNT}); }
 
   // The word of `page` in a copy of the table: `plane` is its place in the segment, `word` one in PageWord.
   std::uint64_t& wordOf(PageIndex page, std::size_t plane, std::size_t word) {
