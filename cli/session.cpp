@@ -83,14 +83,14 @@ Session::Came Session::within(milliseconds limit, kj::Promise<void> promise, kj:
 
 void Session::awaitSuccessor(const std::function<bool()>& hopeless) {
   using Clock = std::chrono::steady_clock;
+  const CommandError stopped(FAILED, "interrupted while the server was being replaced");
   auto deadline = Clock::now() + SUCCESSOR_PATIENCE;
   bool interrupted = false;
   // Whether it came in time. The first interrupt shortens the time of a command that sees to it.
   const auto came = [&](milliseconds limit, kj::Promise<void> promise) {
     const Came what = within(limit, kj::mv(promise), interrupted ? kj::NEVER_DONE : interrupts_.next());
     if (what == Came::interrupt) {
-      if (interrupted_ == Interrupted::ends)
-        throw CommandError(FAILED, "interrupted while the server was being replaced");
+      if (interrupted_ == Interrupted::ends) throw stopped;
       interrupted = true;
       deadline = std::min(deadline, Clock::now() + INTERRUPT_PATIENCE);
     }
@@ -105,8 +105,10 @@ void Session::awaitSuccessor(const std::function<bool()>& hopeless) {
         kj::throwFatalException(
             KJ_EXCEPTION(DISCONNECTED, "the coordinator has gone and no successor answers"));
     } catch (const kj::Exception& error) {
-      if (error.getType() != kj::Exception::Type::DISCONNECTED || Clock::now() >= deadline || hopeless())
+      if (error.getType() != kj::Exception::Type::DISCONNECTED || Clock::now() >= deadline || hopeless()) {
+        if (interrupted) throw stopped;
         throw;
+      }
     }
     came(RETRY, kj::NEVER_DONE);
   }

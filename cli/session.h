@@ -59,7 +59,7 @@ class Session {
 
   // After a DISCONNECTED: returns when the coordinator's successor answers. Capabilities have to be asked for
   // anew. Throws DISCONNECTED where none comes within half a minute or `hopeless` says that none will. An interrupt
-  // throws CommandError, or leaves a command that sees to it a second.
+  // throws CommandError, for a command that sees to it only where none comes in a second.
   void awaitSuccessor(const std::function<bool()>& hopeless);
 
  private:
