@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "shmtracker/region_table.h"
+#include "tests/support/own_addresses.h"
 #include "uffd/uffd.h"
 
 namespace faultline::coordinator {
@@ -33,8 +34,7 @@ struct Seen {
     api.api = UFFD_API;
     api.features = UFFD_FEATURE_EVENT_REMOVE;
     KJ_SYSCALL(ioctl(uffd.get(), UFFDIO_API, &api));
-    // Where nothing else comes to lie: a thread's stack would, in a hole among other mappings.
-    memory = reinterpret_cast<char*>(1ull << 43);
+    memory = reinterpret_cast<char*>(test::OWN_ADDRESSES);
     map(0, pages);
     enroll(0, pages);
     const shm::Region region{reinterpret_cast<std::uint64_t>(memory), bytes, 0, pageSize};
