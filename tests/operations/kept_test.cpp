@@ -33,6 +33,9 @@ class AllMappings {
 };
 
 TEST(Kept, WhatCannotBeUnregisteredIsServedUntilItCan) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizer needs mappings of its own";
+#endif
   constexpr std::uint64_t PAGES = 64;
   Image image(PAGES * SMALL);
   Server server(image, {.keepServing = false});

@@ -106,7 +106,10 @@ Server::~Server() {
     kill(-pid_, SIGKILL);
   }
   close(pidfd);
-  waitpid(pid_, nullptr, 0);
+  int status = 0;
+  waitpid(pid_, &status, 0);
+  // Where a test has killed it, its children end by themselves.
+  for (int ms = 0; WIFSIGNALED(status) && kill(-pid_, 0) == 0 && ms < END_PATIENCE_MS; ms++) usleep(1000);
   // The server must leave no socket file, and no process of its group.
   for (const std::string& path : {socket_, control_})
     if (access(path.c_str(), F_OK) == 0) ADD_FAILURE() << "the server left " << path << " behind";
