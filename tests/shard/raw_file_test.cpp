@@ -42,7 +42,9 @@ TEST_F(File, ThatIsInMemoryIsReadWithoutWaiting) {
 
 TEST_F(File, ThatIsColdIsNotWaitedFor) {
   if (!image_.makeCold()) GTEST_SKIP() << "the file system of " << image_.path() << " keeps files in memory";
-  EXPECT_EQ(tryRead(3 * PAGE).kind, Staged::Kind::cold);
+  // The kernel begins to read ahead, and a fast disk can be done before it looks again (mm/filemap.c, filemap_get_pages).
+  const Staged staged = tryRead(3 * PAGE);
+  if (staged.kind != Staged::Kind::cold) expectImage(staged, 3 * PAGE);
   EXPECT_EQ(source_->tryView(PIECE, PIECE).kind, Staged::Kind::cold);
 }
 
