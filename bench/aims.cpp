@@ -1,6 +1,7 @@
 #include "bench/aims.h"
 
 #include <fmt/format.h>
+#include <kj/exception.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,6 +9,8 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <stdexcept>
+#include <string>
 
 #include "bench/aim_table.h"
 #include "bench/bulk.h"
@@ -33,6 +36,7 @@ class Aims : public AimTable {
   using AimTable::AimTable;
 
   std::vector<Verdict> measureAll() {
+    requireEarlierBuild();
     printHead();
     oneThread();
     manyThreads();
@@ -57,6 +61,17 @@ class Aims : public AimTable {
   }
 
  private:
+  // An earlier build may have another control interface: that is said before the first minute has passed.
+  void requireEarlierBuild() const {
+    if (before().empty()) return;
+    try {
+      faultline({.build = before()})->shardPids();
+    } catch (const kj::Exception& error) {
+      throw std::runtime_error("the programs in " + before() + " cannot be measured by this bench (" +
+                               error.getDescription().cStr() + "): name those of a later build");
+    }
+  }
+
   void oneThread() {
     for (const Placement placement : PLACEMENTS) oneThread(placement, false);
     if (mayPollIdle()) oneThread(Placement::free, true);
