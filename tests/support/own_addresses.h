@@ -9,7 +9,7 @@ namespace faultline::test {
 // 256 GiB are free from here on; within what the sanitizers leave to programs (compiler-rt, tsan_platform.h and
 // asan_mapping.h).
 #ifdef __SANITIZE_THREAD__
-inline constexpr std::uint64_t OWN_ADDRESSES = 1ull << 39;
+inline constexpr std::uint64_t OWN_ADDRESSES = 1ull << 38;
 #else
 inline constexpr std::uint64_t OWN_ADDRESSES = 1ull << 45;
 #endif
