@@ -35,8 +35,8 @@ int acceptTarget(const char* path) {
   // Under its name only once it listens.
   const std::string made = std::string(path) + ".new";
   std::strncpy(address.sun_path, made.c_str(), sizeof address.sun_path - 1);
-  if (bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 || listen(listener, 1) != 0 ||
-      rename(made.c_str(), path) != 0)
+  if (bind(listener, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+      listen(listener, 1) != 0 || rename(made.c_str(), path) != 0)
     fail(path);
   return accept(listener, nullptr, nullptr);
 }

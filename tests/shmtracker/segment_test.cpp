@@ -67,7 +67,8 @@ class Damaged : public testing::Test {
 TEST_F(Damaged, AnotherVersionIsRefusedWithBothValues) {
   facts().version = 99;
   EXPECT_THAT(attaching(),
-              ThrowsMessage<SegmentError>(AllOf(HasSubstr("version is 99"), HasSubstr("expects " + std::to_string(LAYOUT_VERSION)))));
+              ThrowsMessage<SegmentError>(
+                  AllOf(HasSubstr("version is 99"), HasSubstr("expects " + std::to_string(LAYOUT_VERSION)))));
 }
 
 TEST_F(Damaged, AnotherLayoutIsRefusedWithBothValues) {
