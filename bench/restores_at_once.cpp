@@ -13,22 +13,13 @@
 #include <stdexcept>
 #include <vector>
 
+#include "bench/pipe.h"
 #include "bench/workload.h"
 #include "process/clock.h"
 
 namespace faultline::bench {
 
 namespace {
-
-struct Pipe {
-  kj::AutoCloseFd read, write;
-};
-
-Pipe makePipe() {
-  int fds[2];
-  if (pipe2(fds, O_CLOEXEC) != 0) throw std::runtime_error("cannot make a pipe");
-  return {kj::AutoCloseFd(fds[0]), kj::AutoCloseFd(fds[1])};
-}
 
 // Pipes that the parent and all its children share.
 struct Pipes {

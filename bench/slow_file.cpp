@@ -22,6 +22,7 @@
 #include <thread>
 #include <vector>
 
+#include "bench/pipe.h"
 #include "process/clock.h"
 #include "process/process.h"
 
@@ -44,16 +45,6 @@ void end(pid_t process) {
   if (process <= 0) return;
   kill(process, SIGKILL);
   waitpid(process, nullptr, 0);
-}
-
-struct Pipe {
-  kj::AutoCloseFd read, write;
-};
-
-Pipe makePipe() {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) throw std::runtime_error("cannot make a pipe");
-  return {kj::AutoCloseFd(ends[0]), kj::AutoCloseFd(ends[1])};
 }
 
 // All that is said until the other end is closed, or has said it all: a line.

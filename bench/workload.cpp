@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "bench/cpu_time.h"
+#include "bench/pipe.h"
 #include "bench/remover.h"
 #include "process/clock.h"
 
@@ -297,15 +298,12 @@ namespace {
 }  // namespace
 
 double attachSeconds(const BenchImage& image, std::uint64_t bytes, const Backing& backing) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) throw std::runtime_error("cannot make a pipe");
-  const kj::AutoCloseFd from(ends[0]);
-  kj::AutoCloseFd to(ends[1]);
+  Pipe pipe = makePipe();
   const pid_t child = fork();
-  if (child == 0) attachInChild(image, bytes, backing, to.get());
-  to = nullptr;
+  if (child == 0) attachInChild(image, bytes, backing, pipe.write.get());
+  pipe.write = nullptr;
   double seconds = 0;
-  const bool told = child > 0 && read(from.get(), &seconds, sizeof seconds) == sizeof seconds;
+  const bool told = child > 0 && read(pipe.read.get(), &seconds, sizeof seconds) == sizeof seconds;
   if (child > 0) waitpid(child, nullptr, 0);
   if (!told) throw std::runtime_error("a target could not attach");
   return seconds;
