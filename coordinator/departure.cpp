@@ -30,11 +30,7 @@ class Departure {
   void go() {
     if (order_.poison != DepartureOrder::Poison::nothing) poisonAll();
     if (departed_.unsupported || gone_) return;
-    if (order_.segment.get() >= 0)
-      unregisterByPages(shm::Segment::attach(order_.segment.get()).pages());
-    else
-      for (const shm::RegionEntry& region : order_.regions)
-        unregister({region.base, std::uint64_t{1} << region.pageShift, region.size >> region.pageShift});
+    for (const shm::RegionEntry& region : order_.regions) unregister(region);
     if (!gone_)
       departed_.unnamed = unregisterUnnamed(order_.uffd.get(),
                                             order_.target.get() < 0 ? 0 : process::pidOf(order_.target.get()),
@@ -67,24 +63,25 @@ class Departure {
     std::uint64_t address, pageSize, pages;
   };
 
-  // Pages that were found registered no more, each by itself, are asked for as a run: once is enough, since something
-  // that is registered there again is unregistered by that, and nothing that is mapped there is refused as well.
-  void unregisterByPages(const shm::PageTable& pages) {
-    for (const shm::RegionEntry& region : order_.regions) {
-      const std::uint64_t pageSize = std::uint64_t{1} << region.pageShift;
-      const shm::PageRange all{region.firstPage, region.size >> region.pageShift};
-      if (uffd::unregister(order_.uffd.get(), region.base, region.size) == 0) continue;
-      for (shm::PageIndex page = all.first; page < all.end();) {
-        const std::uint64_t address = region.base + (page - all.first) * pageSize, left = all.end() - page;
-        std::uint64_t run = pages.find({page, left}, shm::PageState::released) - page;
-        if (run > 0) {
-          unregister({address, pageSize, run});
-        } else {
-          run = pages.runLength(page, left);
-          uffd::unregister(order_.uffd.get(), address, run * pageSize);
-        }
-        page += run;
+  void unregister(const shm::RegionEntry& region) {
+    if (uffd::unregister(order_.uffd.get(), region.base, region.size) == 0) return;
+    const std::uint64_t pageSize = std::uint64_t{1} << region.pageShift;
+    const shm::PageRange all{region.firstPage, region.size >> region.pageShift};
+    if (order_.segment.get() < 0) return unregister(Run{region.base, pageSize, all.count});
+    // Pages that were found registered no more, each by itself, are asked for as a run: once is enough, since something
+    // that is registered there again is unregistered by that, and nothing that is mapped there is refused as well.
+    shm::Segment segment = shm::Segment::attach(order_.segment.get());
+    const shm::PageTable& pages = segment.pages();
+    for (shm::PageIndex page = all.first; page < all.end();) {
+      const std::uint64_t address = region.base + (page - all.first) * pageSize, left = all.end() - page;
+      std::uint64_t run = pages.find({page, left}, shm::PageState::released) - page;
+      if (run > 0) {
+        unregister(Run{address, pageSize, run});
+      } else {
+        run = pages.runLength(page, left);
+        uffd::unregister(order_.uffd.get(), address, run * pageSize);
       }
+      page += run;
     }
   }
 
@@ -94,8 +91,8 @@ class Departure {
     if (gone_ || uffd::unregister(order_.uffd.get(), run.address, run.pages * run.pageSize) == 0) return;
     if (run.pages > 1) {
       const std::uint64_t half = run.pages / 2;
-      unregister({run.address, run.pageSize, half});
-      return unregister({run.address + half * run.pageSize, run.pageSize, run.pages - half});
+      unregister(Run{run.address, run.pageSize, half});
+      return unregister(Run{run.address + half * run.pageSize, run.pageSize, run.pages - half});
     }
     switch (uffd::registrationOf(order_.uffd.get(), run.address, run.pageSize)) {
       case uffd::Registration::notRegistered:
