@@ -49,8 +49,11 @@ void Listeners::adopt(Inheritance& inherited) {
     for (const KeptName& name : inherited.names(Kind::listener, part)) adopt(inherited, name);
   // The supervisor accepts: a socket that was open here as well would take connections after it was closed.
   for (const KeptName& name : inherited.names(Kind::listener, Part::listen)) inherited.take(name);
+}
+
+void Listeners::adoptConnections(Inheritance& inherited) {
   for (const KeptName& name : inherited.names(Kind::listener, Part::conn))
-    early_[name] = inherited.take(name);
+    accepted(name, inherited.take(name));
 }
 
 void Listeners::adopt(Inheritance& inherited, const KeptName& keptSpec) {
@@ -69,11 +72,6 @@ void Listeners::adopt(Inheritance& inherited, const KeptName& keptSpec) {
   KJ_IF_MAYBE (e, failure) {
     context_.log.add("listener " + keptSpec.key + " cannot be taken over: " + e->getDescription().cStr());
   }
-}
-
-void Listeners::serve() {
-  serving_ = true;
-  for (auto& [name, connection] : std::exchange(early_, {})) accepted(name, kj::mv(connection));
 }
 
 std::shared_ptr<Listener> Listeners::listen(ListenerSpec spec, kj::AutoCloseFd socket, SourceFiles source) {
@@ -98,11 +96,6 @@ std::shared_ptr<Listener> Listeners::make(process::Origin origin, ListenerSpec s
 }
 
 void Listeners::accepted(const KeptName& keptAs, kj::AutoCloseFd connection) {
-  // Before the takeover is complete it is not known which listener, or which restore, it belongs to.
-  if (!serving_) {
-    early_[keptAs] = kj::mv(connection);
-    return;
-  }
   if (connection.get() < 0) {
     context_.log.add(keptAs.text() +
                      ": a target is turned away: there is no room for its connection's file descriptor");

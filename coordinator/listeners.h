@@ -24,14 +24,15 @@ class Listeners final : private kj::TaskSet::ErrorHandler {
   Listeners(RestoreContext& context, const Restores& restores, Listener::Begin begin);
 
   // Takes over a predecessor's listeners, and those of the command line and of files that the service reads. A listener
-  // that cannot be taken over is logged. Connections are held until serve().
+  // that cannot be taken over is logged.
   void adopt(Inheritance& inherited);
-  // Every restore that there was is known: connections that came before are served, as are all from now on.
-  void serve();
+  // Serves the connections that a predecessor had not. After adopt(), and once every restore that there was is known.
+  void adoptConnections(Inheritance& inherited);
 
   // Makes the listener that a call asks for, and has it kept. Refuses (nameTaken, ending) with a message for people.
   std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, SourceFiles source);
-  // A connection that the supervisor accepted and keeps under `keptAs`; -1 where there was no room for its fd.
+  // A connection that the supervisor accepted and keeps under `keptAs`; -1 where there was no room for its fd. Not before
+  // adoptConnections(), since one that came earlier may have been served.
   void accepted(const process::KeptName& keptAs, kj::AutoCloseFd connection);
 
   // Closes the listener of this name, and has nothing of it kept. Refuses (notFound) where there is none.
@@ -54,8 +55,6 @@ class Listeners final : private kj::TaskSet::ErrorHandler {
   const Restores& restores_;
   const Listener::Begin begin_;
   std::map<std::string, std::shared_ptr<Listener>> listeners_;
-  std::map<process::KeptName, kj::AutoCloseFd> early_;  // connections that came before serve()
-  bool serving_ = false;
   bool ended_ = false;
   kj::TaskSet tasks_;  // listeners that close
 };

@@ -103,7 +103,7 @@ kj::Promise<void> Service::run() {
                  listeners_.adopt(inherited_);
                  restores = adoptRestores();
                  // Targets that have just come wait for no restore that is being recovered.
-                 listeners_.serve();
+                 listeners_.adoptConnections(inherited_);
                }))
     giveUp(*e);
   tasks_.add(link_
