@@ -118,7 +118,7 @@ kj::Promise<SourceFiles> Listener::checkedSource() const {
 kj::Promise<void> Listener::lookAtLayer(std::size_t layer) {
   const std::string& path = spec_.layerNames[layer];
   auto looked = whatIsAt(path, process::duplicate(source_[layer].get()));
-  return looked.then([this, layer, path](std::shared_ptr<FileNow> now) {
+  return looked.then([this, layer, path](const std::shared_ptr<FileNow>& now) {
     switch (now->what) {
       case FileNow::What::same:
         return;

@@ -93,7 +93,7 @@ std::optional<std::uint64_t> LostRestores::withUserfaultfd(int uffd) const {
 }
 
 // Holds the lost restore until its target has gone.
-kj::Promise<void> LostRestores::watch(std::shared_ptr<Lost> lost) {
+kj::Promise<void> LostRestores::watch(const std::shared_ptr<Lost>& lost) {
   return context_.io.provider->getTimer()
       .afterDelay(LOOK_EVERY)
       .then([lost] { return look(lost->fds); })
@@ -116,7 +116,7 @@ void LostRestores::letGo() {
 }
 
 // A killed target, and one without a uffd of ours, has gone once watch() says so; allLetGo() waits for that.
-kj::Promise<void> LostRestores::letGo(std::shared_ptr<Lost> lost) {
+kj::Promise<void> LostRestores::letGo(const std::shared_ptr<Lost>& lost) {
   // The undertaker reads the events that are in flight.
   return lost->shardsEnded->addBranch()
       .then([lost]() -> kj::Promise<void> {

@@ -57,8 +57,8 @@ class LostRestores final : private kj::TaskSet::ErrorHandler {
     bool letGo = false;
   };
 
-  kj::Promise<void> watch(std::shared_ptr<Lost> lost);
-  kj::Promise<void> letGo(std::shared_ptr<Lost> lost);
+  kj::Promise<void> watch(const std::shared_ptr<Lost>& lost);
+  kj::Promise<void> letGo(const std::shared_ptr<Lost>& lost);
   void departed(Lost& lost, Departed how);
   void loseTarget(Lost& lost, const std::string& why);
   void taskFailed(kj::Exception&& exception) override;
