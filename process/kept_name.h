@@ -90,8 +90,8 @@ struct KeptName {
   // Whose spec it is; nothing where it is no spec.
   std::optional<Origin> origin() const;
 
-  // By kind, key (as text), part and number.
-  auto operator<=>(const KeptName&) const = default;
+  // By kind, key (as text), part and number. clang-tidy 14 takes the zero of such a comparison for a pointer.
+  auto operator<=>(const KeptName&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 
 // Every form of a name, with an example of a key and of a number: for tests and for people.
