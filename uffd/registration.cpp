@@ -14,9 +14,9 @@
 namespace faultline::uffd {
 
 Registration registrationOf(int uffd, std::uint64_t address, std::uint64_t length) {
-  // Low, since the kernel wants the end of what is to be copied below that of an address space too. It reads from the
-  // front, so what lies behind these bytes is never read.
-  static void* const unreadable = mmap(reinterpret_cast<void*>(1ull << 32), 2ul << 20, PROT_NONE,
+  // Low, since the kernel wants the end of what is to be copied below that of an address space too; 256 MiB, where no
+  // sanitizer has its shadow. The kernel reads from the front, so what lies behind these bytes is never read.
+  static void* const unreadable = mmap(reinterpret_cast<void*>(1ull << 28), 2ul << 20, PROT_NONE,
                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (unreadable == MAP_FAILED) return Registration::unknown;
   switch (copy(uffd, address, unreadable, length, Protect::no, Waiters::leave).outcome) {
