@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "coordinator/own_thread.h"
@@ -70,8 +71,7 @@ class Departure {
     if (order_.segment.get() < 0) return unregister(Run{region.base, pageSize, all.count});
     // Pages that were found registered no more, each by itself, are asked for as a run: once is enough, since something
     // that is registered there again is unregistered by that, and nothing that is mapped there is refused as well.
-    shm::Segment segment = shm::Segment::attach(order_.segment.get());
-    const shm::PageTable& pages = segment.pages();
+    const shm::PageTable& pages = segment().pages();
     for (shm::PageIndex page = all.first; page < all.end();) {
       const std::uint64_t address = region.base + (page - all.first) * pageSize, left = all.end() - page;
       std::uint64_t run = pages.find({page, left}, shm::PageState::released) - page;
@@ -122,15 +122,14 @@ class Departure {
   }
 
   void poisonMissing() {
-    shm::Segment segment = shm::Segment::attach(order_.segment.get());
-    const shm::PageTable& pages = segment.pages();
+    const shm::PageTable& pages = segment().pages();
     for (shm::PageIndex page = 0; !over();) {
       page = pages.find({page, pages.pageCount() - page}, shm::PageState::missing);
       if (page >= pages.pageCount()) return;
-      const shm::PageLocation at = segment.regions().locate(page);
+      const shm::PageLocation at = segment().regions().locate(page);
       std::uint64_t advanced = 0;
       {
-        const auto guard = segment.lock().lockShared(order_.slot);
+        const auto guard = segment().lock().lockShared(order_.slot);
         const std::uint64_t most = std::min(RUN, at.pagesBehind);
         std::uint64_t run = 0;
         while (run < most && pages.state(page + run) == shm::PageState::missing) run++;
@@ -170,6 +169,12 @@ class Departure {
     return run.pages;
   }
 
+  // Attached by the first who asks, and checked then: once, however many regions there are.
+  shm::Segment& segment() {
+    if (!segment_.has_value()) segment_.emplace(shm::Segment::attach(order_.segment.get()));
+    return *segment_;
+  }
+
   bool over() const { return gone_ || departed_.unsupported; }
 
   // Outside of the section.
@@ -179,6 +184,7 @@ class Departure {
   }
 
   DepartureOrder order_;
+  std::optional<shm::Segment> segment_;
   Departed departed_;
   bool gone_ = false;
   microseconds pause_ = FIRST_PAUSE;

@@ -34,18 +34,18 @@ std::string describe(std::size_t index, const Region& region) {
 
 std::optional<std::string> whyNotServable(std::size_t index, const Region& region,
                                           std::uint64_t sourceBytes) {
-  const std::string name = describe(index, region);
+  const auto refused = [&](const std::string& why) { return describe(index, region) + why; };
   if (region.pageSize != SMALL_PAGE && region.pageSize != HUGE_PAGE)
-    return name + ": this page size is not served; 4096 and 2097152 are";
-  if (region.size == 0) return name + ": the size is 0: leave the region out, or give its size in bytes";
+    return refused(": this page size is not served; 4096 and 2097152 are");
+  if (region.size == 0) return refused(": the size is 0: leave the region out, or give its size in bytes");
   const std::uint64_t mask = region.pageSize - 1;
   if ((region.base | region.size | region.offset) & mask)
-    return name + ": base, size and offset must be multiples of the page size";
+    return refused(": base, size and offset must be multiples of the page size");
   if (region.base + region.size < region.base)
-    return name + ": the range wraps around the end of the address space: give address and size as mapped";
+    return refused(": the range wraps around the end of the address space: give address and size as mapped");
   if (region.offset + region.size < region.offset || region.offset + region.size > sourceBytes)
-    return name + ": reaches past the end of the source, which has " + std::to_string(sourceBytes) +
-           " bytes: give this snapshot's own memory file, whole";
+    return refused(": reaches past the end of the source, which has " + std::to_string(sourceBytes) +
+                   " bytes: give this snapshot's own memory file, whole");
   return std::nullopt;
 }
 
