@@ -59,6 +59,9 @@ void addOptions(CLI::App& app, RunOptions& run, std::string& pageSize, std::stri
       ->capture_default_str();
   app.add_flag_callback(
       "--no-remove", [&run] { run.remove = false; }, "Do not ask for REMOVE events (not with --give-back)");
+  app.add_option("--stop-after", run.stopAfter,
+                 "Stop the whole process (SIGSTOP) once so many pages have been touched: time to look, or to "
+                 "break something; SIGCONT goes on");
   app.add_option("--seed", run.seed, "Of everything random: what is done, though not how threads interleave")
       ->capture_default_str();
 }

@@ -1,6 +1,8 @@
 #include "client/target_run.h"
 
+#include <signal.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -87,10 +89,16 @@ void Run::touchShare(unsigned thread, ThreadResult& result) {
     result.firstPageAt = std::min(result.firstPageAt, touch.end);
     if (planWrite(page, options_.writePercent, options_.seed) && !judge_.write(thread, page)) break;
     done++;
+    stopWhereAsked();
   }
   // Ended, however: the giving thread does not wait for this one any more.
   positions_[thread].pages.store(touches_[thread].size(), std::memory_order_release);
   positions_[thread].pages.notify_all();
+}
+
+// Other threads may touch a page or two more before they stand still.
+void Run::stopWhereAsked() {
+  if (options_.stopAfter != 0 && ++touched_ == options_.stopAfter) kill(getpid(), SIGSTOP);
 }
 
 // Tells the giving thread how far this one is; where it has an appointment, waits a little for the madvise.

@@ -27,6 +27,8 @@ struct RunOptions {
   double writePercent = 0;
   bool remove = true;  // ask for REMOVE events
   std::uint64_t seed = 1;
+  // Once so many pages have been touched the whole process stops, until SIGCONT; 0: never.
+  std::uint64_t stopAfter = 0;
   unsigned connectTimeoutMs = 10'000;
 };
 
@@ -78,6 +80,7 @@ class Run {
   void touchAll(RunResult& result);
   void touchShare(unsigned thread, ThreadResult& result);
   void tell(unsigned thread, std::uint64_t done);
+  void stopWhereAsked();
   void giveBack(RunResult& result);
   void await(const Removal& removal);
   bool giveBackOne(const Removal& removal, RunResult& result);
@@ -98,6 +101,7 @@ class Run {
     std::atomic<std::uint64_t> meetAt{NONE};  // the giving thread waits to meet it there
   };
   std::vector<Position> positions_;
+  std::atomic<std::uint64_t> touched_{0};  // pages, where the process is to stop
   std::atomic<bool> again_{false};
 };
 

@@ -64,6 +64,11 @@ void Command::signal(int number) const {
   KJ_SYSCALL(kill(pid_, number));
 }
 
+void Command::awaitStop() const {
+  siginfo_t seen;
+  KJ_SYSCALL(waitid(P_PID, static_cast<id_t>(pid_), &seen, WSTOPPED | WNOWAIT));
+}
+
 bool Command::readOn() {
   pollfd fds[] = {{out_.get(), POLLIN, 0}, {err_.get(), POLLIN, 0}};
   if (out_.get() < 0 && err_.get() < 0) return false;

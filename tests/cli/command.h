@@ -19,6 +19,8 @@ class Command {
 
   pid_t pid() const { return pid_; }
   void signal(int number) const;
+  // Returns when it has stopped (SIGSTOP).
+  void awaitStop() const;
   // Returns when it has printed `text`, to stdout or stderr.
   void await(const std::string& text);
 

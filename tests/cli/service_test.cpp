@@ -66,9 +66,16 @@ class Service : public ::testing::Test {
     command->await("waiting for a target");
     return command;
   }
-  std::unique_ptr<Command> target() {
-    return std::make_unique<Command>(std::vector<std::string>{"--socket", socket(), "--image", image_},
-                                     "faultline-target");
+  std::unique_ptr<Command> target(const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments{"--socket", socket(), "--image", image_};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return std::make_unique<Command>(arguments, "faultline-target");
+  }
+  // One that has touched a few pages and stands still until SIGCONT.
+  std::unique_ptr<Command> stoppedTarget() {
+    auto touching = target({"--threads", "1", "--stop-after", "16"});
+    touching->awaitStop();
+    return touching;
   }
   Command::Result ask(std::vector<std::string> arguments) {
     arguments.insert(arguments.end(), {"--control", control()});
@@ -139,12 +146,10 @@ TEST_F(Service, TellsOfDeaths) {
 }
 
 TEST_F(Service, ManagesARestore) {
-  image_ = directory_.image(64);  // takes longer than we take to pause it
   auto server = serve();
   auto restoring = restore({"--control", control(), "--no-prefault", "--keep-serving", "--name", "vm"});
-  auto touching = target();
+  auto touching = stoppedTarget();
   restoring->await("vm: ");
-  while (status()["restores"][0]["stats"]["faults"] == 0) sched_yield();
   ASSERT_EQ(ask({"pause", "vm"}).code, 0);
 
   const auto again = ask({"pause", "vm"});
@@ -163,12 +168,13 @@ TEST_F(Service, ManagesARestore) {
     pages += run["count"].get<std::uint64_t>();
     if (run["state"] == "missing") missing += run["count"].get<std::uint64_t>();
   }
-  EXPECT_EQ(pages, 16384u);
+  EXPECT_EQ(pages, 1024u);
   EXPECT_GT(missing, 0u);
   EXPECT_EQ(ask({"detach", "vm"}).code, cli::REFUSED);
   EXPECT_EQ(ask({"shutdown"}).code, cli::REFUSED);
 
   EXPECT_EQ(ask({"resume", "vm"}).code, 0);
+  touching->signal(SIGCONT);
   EXPECT_EQ(touching->finish().code, 0);
   EXPECT_EQ(restoring->finish().code, 0);
   EXPECT_EQ(ask({"shutdown"}).code, 0);
@@ -176,20 +182,20 @@ TEST_F(Service, ManagesARestore) {
 }
 
 TEST_F(Service, PrefaultWaits) {
-  image_ = directory_.image(64);
   auto server = serve();
   auto restoring = restore({"--control", control(), "--no-prefault", "--keep-serving"});
-  auto touching = target();
+  auto touching = stoppedTarget();
   restoring->await("restore: ");
   ASSERT_EQ(ask({"pause", "restore"}).code, 0);
-  ASSERT_EQ(ask({"prefault", "restore", "--range", "16000:384"}).code, 0);
-  const auto bad = ask({"prefault", "restore", "--range", "16000:385"});
+  ASSERT_EQ(ask({"prefault", "restore", "--range", "1000:24"}).code, 0);
+  const auto bad = ask({"prefault", "restore", "--range", "1000:25"});
   EXPECT_EQ(bad.code, cli::USAGE);
   EXPECT_THAT(bad.err, IsOneLine());
   ASSERT_EQ(ask({"resume", "restore"}).code, 0);
 
-  EXPECT_THAT(ask({"prefault", "restore", "--range", "0:512", "--range", "4096:1", "--wait"}).out,
+  EXPECT_THAT(ask({"prefault", "restore", "--range", "0:512", "--range", "600:1", "--wait"}).out,
               HasSubstr("0 of 513 pages are still missing"));
+  touching->signal(SIGCONT);
   EXPECT_EQ(touching->finish().code, 0);
   EXPECT_EQ(restoring->finish().code, 0);
 }
@@ -240,12 +246,13 @@ TEST_F(Service, RestoreTellsProgramsInJsonWhateverBytesItSpeaksOf) {
 }
 
 TEST_F(Service, RestoreSurvivesTheCoordinatorBeforeATargetComes) {
-  image_ = directory_.image(64);  // takes longer than the tool takes to see it
   auto server = serve();
   auto restoring = restore({"--control", control()});
   killCoordinator();
   restoring->await("waiting for its successor");
-  auto touching = target();
+  auto touching = stoppedTarget();
+  restoring->await("restore: ");
+  touching->signal(SIGCONT);
 
   EXPECT_EQ(touching->finish().code, 0);
   EXPECT_EQ(restoring->finish().code, 0);
@@ -253,12 +260,13 @@ TEST_F(Service, RestoreSurvivesTheCoordinatorBeforeATargetComes) {
 
 // Its listener goes with it, whichever coordinator serves that: the name is free for the next one.
 TEST_F(Service, RestoreLeavesNoListenerWithASuccessor) {
-  image_ = directory_.image(64);
   auto server = serve();
   auto restoring = restore({"--control", control(), "--keep-serving"});
   killCoordinator();
   restoring->await("waiting for its successor");
-  auto touching = target();
+  auto touching = stoppedTarget();
+  restoring->await("restore: ");
+  touching->signal(SIGCONT);
   EXPECT_EQ(touching->finish().code, 0);
   EXPECT_EQ(restoring->finish().code, 0);
 
@@ -299,15 +307,15 @@ TEST_F(Service, RestoreInterruptedWhileThereIsNoCoordinatorLeavesNoListener) {
 }
 
 TEST_F(Service, RestoreSurvivesTheCoordinatorWhileItServes) {
-  image_ = directory_.image(64);
   auto server = serve();
   auto restoring = restore({"--control", control(), "--no-prefault"});
-  auto touching = target();
+  auto touching = stoppedTarget();
   restoring->await("restore: ");
   ASSERT_EQ(ask({"pause", "restore"}).code, 0);
   killCoordinator();
   restoring->await("waiting for its successor");
   ASSERT_EQ(ask({"resume", "restore"}).code, 0);
+  touching->signal(SIGCONT);
 
   EXPECT_EQ(touching->finish().code, 0);
   const auto result = restoring->finish();
@@ -317,11 +325,12 @@ TEST_F(Service, RestoreSurvivesTheCoordinatorWhileItServes) {
 
 // A service of its own takes the missing pages with it.
 TEST_F(Service, RestoreInterruptedFetchesWhatIsMissingFirst) {
-  image_ = directory_.image(64);
   auto restoring = restore({"--no-prefault", "--keep-serving"});
-  auto touching = target();
+  auto touching = stoppedTarget();
   restoring->await("restore: ");
   restoring->signal(SIGINT);
+  restoring->await("are fetched first");
+  touching->signal(SIGCONT);
 
   const auto result = restoring->finish();
   EXPECT_EQ(result.code, 0) << result.err;
