@@ -323,7 +323,8 @@ TEST(ControlSocket, IsNotHeldUpByWhatIsNoCall) {
 // Peers that may use the control socket take every fd that the coordinator may open. When they have gone, it is back.
 TEST(ControlSocket, IsBackWhenFilesCanBeOpenedAgain) {
 #ifdef __SANITIZE_ADDRESS__
-  GTEST_SKIP() << "UBSan looks at an object's type through a pipe, and finds it wrong where none can be opened";
+  GTEST_SKIP()
+      << "UBSan looks at an object's type through a pipe, and finds it wrong where none can be opened";
 #endif
   constexpr std::size_t FILES = 256;
   const Image image(PAGES * 4096);
