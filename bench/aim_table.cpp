@@ -42,7 +42,7 @@ std::unique_ptr<Handler> AimTable::around() const {
   return std::make_unique<PlainHandler>("around", options_.directory, image_.path, Placement::free);
 }
 
-std::unique_ptr<Faultline> AimTable::faultline(FaultlineOptions options) const {
+std::unique_ptr<Faultline> AimTable::faultline(const FaultlineOptions& options) const {
   return std::make_unique<Faultline>(options_.directory, image_.path, options);
 }
 

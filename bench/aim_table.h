@@ -49,7 +49,7 @@ class AimTable {
 
   std::unique_ptr<Handler> floorAt(Placement placement) const;
   std::unique_ptr<Handler> around() const;
-  std::unique_ptr<Faultline> faultline(FaultlineOptions options) const;
+  std::unique_ptr<Faultline> faultline(const FaultlineOptions& options) const;
 
  private:
   const AimOptions options_;

@@ -22,8 +22,8 @@ double fioReads(const BenchImage& image, unsigned depth, std::uint64_t bytes) {
   FILE* pipe = popen(command.c_str(), "re");
   if (pipe == nullptr) throw std::runtime_error("cannot start fio");
   std::string text;
-  for (char buffer[4096]; const std::size_t got = fread(buffer, 1, sizeof buffer, pipe);)
-    text.append(buffer, got);
+  char buffer[4096];
+  while (const std::size_t got = fread(buffer, 1, sizeof buffer, pipe)) text.append(buffer, got);
   if (pclose(pipe) != 0) throw std::runtime_error("fio failed: " + text.substr(0, 200));
   return nlohmann::json::parse(text).at("jobs").at(0).at("read").at("iops");
 }

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "rpc/refusal.h"
+#include "threads/hand_over.h"
 
 namespace faultline::coordinator {
 
@@ -37,10 +38,12 @@ kj::Promise<void> inOwnThread(const char* failure, std::function<void()> work) {
   auto paf = kj::newPromiseAndCrossThreadFulfiller<void>();
   // By a pointer that a thread may drop whatever its destructor throws.
   auto fulfiller = std::make_shared<decltype(paf.fulfiller)>(kj::mv(paf.fulfiller));
+  const auto way = std::make_shared<char>();  // back from that thread
   try {
-    std::thread([failure, work = std::move(work), fulfiller]() mutable {
+    std::thread([failure, work = std::move(work), fulfiller, way]() mutable {
       try {
         work();
+        threads::handOver(way.get());
         (*fulfiller)->fulfill();
       } catch (const std::exception& error) {
         (*fulfiller)
@@ -52,7 +55,7 @@ kj::Promise<void> inOwnThread(const char* failure, std::function<void()> work) {
   } catch (const std::system_error& error) {
     KJ_FAIL_REQUIRE("no thread can be made", failure, error.what());
   }
-  return kj::mv(paf.promise);
+  return paf.promise.then([way] { threads::takeOver(way.get()); });
 }
 
 kj::Promise<void> lookInOwnThread(std::function<void()> look) {

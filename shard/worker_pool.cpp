@@ -1,11 +1,10 @@
 #include "shard/worker_pool.h"
 
-#ifdef __SANITIZE_THREAD__
-#include <sanitizer/tsan_interface.h>
-#endif
 #include <tbb/global_control.h>
 #include <tbb/parallel_for.h>
 #include <tbb/task_arena.h>
+
+#include "threads/hand_over.h"
 
 namespace faultline::shard {
 
@@ -21,19 +20,6 @@ struct WorkerPool::State {
 };
 
 namespace {
-#ifdef __SANITIZE_THREAD__
-// oneTBB is not instrumented: ThreadSanitizer is told that what was done before a task is handed over comes before it.
-void handOver(void* by) {
-  __tsan_release(by);
-}
-void takeOver(void* by) {
-  __tsan_acquire(by);
-}
-#else
-void handOver(void*) {}
-void takeOver(void*) {}
-#endif
-
 unsigned workerHere() {
   return 1 + static_cast<unsigned>(tbb::this_task_arena::current_thread_index());
 }
@@ -46,9 +32,9 @@ WorkerPool::WorkerPool(unsigned threads) : state_(std::make_unique<State>(thread
 WorkerPool::~WorkerPool() = default;
 
 void WorkerPool::enqueue(std::function<void(unsigned)> task) {
-  handOver(state_.get());
+  threads::handOver(state_.get());
   state_->arena.enqueue([state = state_.get(), task = std::move(task)] {
-    takeOver(state);
+    threads::takeOver(state);
     task(workerHere());
   });
 }
