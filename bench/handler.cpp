@@ -46,6 +46,7 @@ void refuseIoUring() {
 void Handler::start(std::vector<std::string> arguments, Placement placement, bool ioUring) {
   const cpu_set_t cpus = handlerCpus(placement);
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
   const pid_t parent = getpid();
