@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "process/clock.h"
+#include "shard/pace.h"
 #include "shard/source/content_run.h"
 #include "shard/source/readers.h"
 
@@ -21,16 +22,13 @@ using shm::PageState;
 
 namespace {
 
-// Pages in one section: while faults flow, while nothing else happens, and where no removal can come.
-constexpr std::uint64_t SHORT_SECTION = 4;
-constexpr std::uint64_t LONG_SECTION = 32;
-constexpr std::uint64_t FREE_SECTION = 512;
-constexpr std::uint64_t WINDOW = 2u << 20;  // bytes of the source that are staged at once
+constexpr std::uint64_t FREE_SECTION = 512;  // pages in one section where no removal can come
+constexpr std::uint64_t WINDOW = 2u << 20;   // bytes of the source that are staged at once
+constexpr PageIndex NO_WINDOW = ~0ull;
 constexpr long PAUSE_NS = 1'000'000;
 constexpr std::uint64_t LAST_BACK_OFF = 1'000'000;  // ns; a run that has waited so long makes way for others
 // Tries for one page, some 1 s; then the page is left to the thread that touches it.
 constexpr unsigned UNCLEAR_TRIES = 1000;
-constexpr std::uint64_t FLOWING = 5'000'000;  // ns after a fault, in which more are expected
 
 void nap(long ns) {
   const timespec time{0, ns};
@@ -46,16 +44,18 @@ struct Prefaulter::Job {
 
   const AttachmentRef restore;
   const std::uint64_t number;
-  const std::vector<PageRange> ranges;
+  const std::vector<PageRange> ranges;  // none: all pages, those around the latest fault first
   const std::function<void()> done;
   std::atomic<bool> cancelled{false};
 
-  std::atomic<unsigned> unclear{0};                        // tries in a row that were
-  std::atomic<std::uint64_t> faultsSeen{0}, quietFrom{0};  // faults of the restore, as makeWay() saw them; ns
+  std::atomic<unsigned> unclear{0};  // tries in a row that were
+  Pace pace;
 
   threads::Mutex mutex;
   std::size_t range GUARDED_BY(mutex) = 0;  // position
   PageIndex next GUARDED_BY(mutex) = 0;
+  PageIndex followed GUARDED_BY(mutex) =
+      NO_WINDOW;  // the first page of the last window that a fault has called for
   std::vector<PageRange> again GUARDED_BY(mutex);  // taken, and given back
   unsigned tasks GUARDED_BY(mutex);                // under way
   unsigned reading GUARDED_BY(mutex) = 0;          // those of them that wait for the source
@@ -71,28 +71,55 @@ struct Prefaulter::Job {
   // The next pages to look at: of one extent that this shard owns and one window of the source.
   std::optional<PageRange> take() {
     const threads::Lock lock(mutex);
-    const auto& regions = restore->segment().regions();
-    if (!again.empty() && !over()) {
+    if (over()) return std::nullopt;
+    if (!again.empty()) {
       const PageRange first = again.back();
       again.pop_back();
       return first;
     }
-    while (!over() && range < ranges.size()) {
-      const PageRange whole = ranges[range];
+    if (const auto window = windowOfLatestFault()) return window;
+    const PageRange all{0, restore->segment().pages().pageCount()};
+    while (range < std::max<std::size_t>(1, ranges.size())) {
+      const PageRange whole = ranges.empty() ? all : ranges[range];
       const PageIndex first = std::max(next, whole.first);
       if (first >= whole.end()) {
         range++;
         next = 0;
         continue;
       }
-      const PageRange extent = regions.pagesOfExtent(regions.extentOf(first));
-      const auto at = regions.locate(first);
-      const std::uint64_t window = std::max<std::uint64_t>(1, WINDOW / at.pageSize);
-      const PageIndex end = std::min({whole.end(), extent.end(), first + window});
+      const PageRange extent = extentOf(first);
+      const PageIndex end = std::min({whole.end(), extent.end(), first + windowAt(first)});
       next = restore->owns(first) ? end : std::min(whole.end(), extent.end());
       if (restore->owns(first)) return PageRange{first, end - first};
     }
     return std::nullopt;
+  }
+
+ private:
+  PageRange extentOf(PageIndex page) const {
+    const shm::RegionTable& regions = restore->segment().regions();
+    return regions.pagesOfExtent(regions.extentOf(page));
+  }
+  // Pages of a window of the source.
+  std::uint64_t windowAt(PageIndex page) const {
+    return std::max<std::uint64_t>(1, WINDOW / restore->segment().regions().locate(page).pageSize);
+  }
+  // What is missing there is likely to be touched next. Given once, until a fault comes from another window. The slot of
+  // the fault thread names the pages that it was busy with last.
+  std::optional<PageRange> windowOfLatestFault() REQUIRES(mutex) {
+    const shm::Slot& slot = restore->segment().slot(restore->slot(WorkerPool::FAULT_THREAD));
+    const PageIndex page = slot.inflightPage.load(std::memory_order_relaxed);
+    if (!ranges.empty() || page >= restore->segment().pages().pageCount() || !restore->owns(page))
+      return std::nullopt;
+    const PageRange extent = extentOf(page);
+    const std::uint64_t pages = windowAt(page);
+    const PageIndex first = page - (page - extent.first) % pages;
+    if (first == followed) return std::nullopt;
+    followed = first;
+    const PageRange window{first, std::min(extent.end(), first + pages) - first};
+    const PageIndex missing = restore->segment().pages().find(window, PageState::missing);
+    if (missing == window.end()) return std::nullopt;
+    return PageRange{missing, window.end() - missing};
   }
 };
 
@@ -130,7 +157,6 @@ Prefaulter::~Prefaulter() {
 
 void Prefaulter::start(AttachmentRef restore, std::uint64_t number, std::vector<PageRange> ranges,
                        std::function<void()> done) {
-  if (ranges.empty()) ranges.push_back({0, restore->segment().pages().pageCount()});
   const auto job =
       std::make_shared<Job>(std::move(restore), number, std::move(ranges), parallel_, std::move(done));
   {
@@ -329,25 +355,13 @@ void Prefaulter::commitRuns(Job& job, unsigned worker, PageRange range, const ch
   }
 }
 
-// Outside any section. A fault's way goes through three threads, and where each finds a worker of ours on its
-// CPU it would wait for the worker's slice, some ms, to end. While faults flow, every section therefore ends
-// with a yield to them.
-void Prefaulter::makeWay(Job& job) {
-  const std::uint64_t faults = job.restore->segment().counters().faults.load(std::memory_order_relaxed);
-  const std::uint64_t now = process::nowNs();
-  if (job.faultsSeen.exchange(faults, std::memory_order_relaxed) != faults)
-    job.quietFrom.store(now + FLOWING, std::memory_order_relaxed);
-  if (now < job.quietFrom.load(std::memory_order_relaxed)) sched_yield();
-}
-
 // `run` becomes what is left of it. over: the job is to stop, or its source has gone. later: the kernel or the gate holds
 // this restore up, and others want the worker as well.
 Prefaulter::Run Prefaulter::commitRun(Job& job, unsigned worker, PageRange& run, Content content) {
   Attachment& restore = *job.restore;
   shm::RwLock& lock = restore.segment().lock();
   const std::uint64_t pageSize = restore.segment().regions().locate(run.first).pageSize;
-  const std::uint64_t most = restore.removeNegotiated() ? LONG_SECTION : FREE_SECTION;
-  std::uint64_t limit = restore.removeNegotiated() ? SHORT_SECTION : FREE_SECTION;
+  std::uint64_t limit = restore.removeNegotiated() ? job.pace.sections().shortest : FREE_SECTION;
   std::uint64_t backOff = 1'000;
   while (run.count > 0) {
     if (job.over()) return Run::over;
@@ -376,15 +390,18 @@ Prefaulter::Run Prefaulter::commitRun(Job& job, unsigned worker, PageRange& run,
     } else {
       return Run::over;
     }
-    makeWay(job);
+    if (job.pace.yields(advanced, restore.counters().faultsTaken.load(std::memory_order_relaxed), nowNs()))
+      sched_yield();  // outside any section
     // What went by one page goes on so: where one is registered no more, its neighbours often are not.
     if (result == Commit::unregistered) continue;
     if (result == Commit::parted)
       limit = std::max<std::uint64_t>(1, std::min(limit, run.count) / 2);
-    else if (!restore.removeNegotiated() || lock.epoch() == epoch)
-      limit = std::min(limit * 2, most);
+    else if (!restore.removeNegotiated())
+      limit = std::min(limit * 2, FREE_SECTION);
+    else if (lock.epoch() == epoch)
+      limit = std::min(limit * 2, job.pace.sections().longest);
     else
-      limit = SHORT_SECTION;
+      limit = job.pace.sections().shortest;
   }
   return Run::done;
 }

@@ -5,7 +5,8 @@
 //
 // Demand comes first: before each section a worker looks whether the coordinator has closed the gate since
 // the last one, which it does for every batch of faults; while it does, sections stay short, and they grow as
-// long as nothing else happens.
+// long as nothing else happens. How short and how long, and when a worker yields: pace.h. A population of all
+// pages does those around the latest fault first.
 #pragma once
 
 #include <atomic>
@@ -56,7 +57,6 @@ class Prefaulter {
   void brought(const std::weak_ptr<Job>& job, Brought what);
   void place(Job& job, unsigned worker, shm::PageRange run, const Staged& staged);
   void commitRuns(Job& job, unsigned worker, shm::PageRange range, const char* bytes);
-  static void makeWay(Job& job);
   enum class Run { done, later, over };
   Run commitRun(Job& job, unsigned worker, shm::PageRange& run, Content content);
   void finish(const JobRef& job);
