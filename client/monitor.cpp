@@ -8,8 +8,6 @@
 
 namespace faultline::target {
 
-using process::nowNs;
-
 namespace {
 
 constexpr std::chrono::milliseconds TICK{200};

@@ -34,7 +34,7 @@ static int readFile(char* entry, MemoryFile* file, char* why, size_t why_size) {
     snprintf(why, why_size, "FAULTLINE_PRELOAD_MEMORY: '%s' must be a file's full path, from / on", entry);
     return -1;
   }
-  strcpy(file->path, entry);
+  memcpy(file->path, entry, strlen(entry) + 1);
   return 0;
 }
 
@@ -84,7 +84,7 @@ int readSettings(Settings* settings, char* why, size_t why_size) {
     snprintf(why, why_size, "FAULTLINE_PRELOAD_SOCKET: '%s' is not a socket's path", socket);
     return -1;
   }
-  strcpy(settings->socket, socket);
+  memcpy(settings->socket, socket, strlen(socket) + 1);
   if (readFiles(memory, settings, why, why_size) != 0) return -1;
   if (settings->count > 0) return 0;
   snprintf(why, why_size,

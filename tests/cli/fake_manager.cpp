@@ -15,7 +15,7 @@ FakeManager::FakeManager() : directory_(std::filesystem::temp_directory_path() /
   socket_ = kj::AutoCloseFd(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  std::strcpy(address.sun_path, path().c_str());
+  path().copy(address.sun_path, sizeof address.sun_path - 1);
   KJ_SYSCALL(bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address));
 }
 

@@ -38,7 +38,7 @@ class Http {
   explicit Http(const std::string& path) : fd_(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     sockaddr_un to{};
     to.sun_family = AF_UNIX;
-    strcpy(to.sun_path, path.c_str());
+    path.copy(to.sun_path, sizeof to.sun_path - 1);
     EXPECT_EQ(connect(fd_.get(), reinterpret_cast<sockaddr*>(&to), sizeof to), 0);
   }
 

@@ -42,7 +42,7 @@ FakeSystemd::FakeSystemd(std::vector<std::string> arguments)
   stop_ = kj::AutoCloseFd(eventfd(0, EFD_CLOEXEC));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  std::strcpy(address.sun_path, (directory_ + "/notify").c_str());
+  (directory_ + "/notify").copy(address.sun_path, sizeof address.sun_path - 1);
   KJ_SYSCALL(bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address));
   // All the time: a full queue would hold the service up.
   hearing_ = std::thread([this] {

@@ -64,7 +64,7 @@ void RawVmm::connect(const std::string& socket) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   KJ_REQUIRE(socket.size() < sizeof address.sun_path);
-  std::strcpy(address.sun_path, socket.c_str());
+  socket.copy(address.sun_path, sizeof address.sun_path - 1);
   KJ_SYSCALL(::connect(connection_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address));
 }
 
