@@ -26,5 +26,7 @@ void addUpgrade(CLI::App& app, Result& chosen);
 void addInfo(CLI::App& app, Result& chosen);
 void addVerify(CLI::App& app, Result& chosen);
 void addFlatten(CLI::App& app, Result& chosen);
+void addPack(CLI::App& app, Result& chosen);
+void addUnpack(CLI::App& app, Result& chosen);
 
 }  // namespace faultline::cli

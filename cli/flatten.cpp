@@ -2,18 +2,14 @@
 
 #include "image/flatten.h"
 
-#include <sys/stat.h>
-
 #include <memory>
-#include <optional>
-#include <stdexcept>
 
 #include "cli/commands.h"
 #include "cli/errors.h"
 #include "cli/format.h"
 #include "cli/image_stack.h"
+#include "cli/output_file.h"
 #include "cli/work_progress.h"
-#include "image/new_file.h"
 #include "process/plain_text.h"
 
 namespace faultline::cli {
@@ -26,28 +22,15 @@ struct FlattenOptions {
   bool force = false;
 };
 
-// As open to others as the least open of the layers: a snapshot's memory has what its guest keeps secret.
-mode_t modeOf(const std::vector<image::StackFile>& layers) {
-  mode_t mode = 0666;
-  for (const image::StackFile& layer : layers) {
-    struct stat status {};
-    if (fstat(layer.file, &status) == 0) mode &= status.st_mode;
-  }
-  return mode | 0600;
-}
-
 int flatten(const FlattenOptions& options) {
   const ImageStack stack(options.stack);
-  std::optional<image::NewFile> out;
-  try {
-    out.emplace(options.output, modeOf(stack.layers()), options.force);
-  } catch (const std::runtime_error& error) {
-    throw CommandError(USAGE, error.what());
-  }
+  std::vector<int> files;
+  for (const image::StackFile& layer : stack.layers()) files.push_back(layer.file);
+  image::NewFile out = outputFile(options.output, files, options.force);
   std::uint64_t data = 0;
   {
     WorkProgress progress("writing " + options.output, stack.bytes());
-    data = image::flatten(stack.layers(), stack.bytes(), *out,
+    data = image::flatten(stack.layers(), stack.bytes(), out,
                           [&](std::uint64_t offset) { progress.reached(offset); });
   }
   printf("%s: %s, %s of it data\n", process::plainText(options.output).c_str(),

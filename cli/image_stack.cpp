@@ -1,6 +1,7 @@
 #include "cli/image_stack.h"
 
 #include "cli/errors.h"
+#include "cli/packed_file.h"
 #include "process/content_size.h"
 
 namespace faultline::cli {
@@ -20,6 +21,7 @@ ImageStack::ImageStack(const StackOptions& options)
     : memory_(openLayers(pathsOf(options.top, options.over))),
       layers_(layersOf(memory_)),
       bytes_(process::contentBytes(layers_.front().file).value_or(0)) {
+  for (const image::StackFile& layer : layers_) requirePlain(layer.file, layer.name);
   if (bytes_ % PAGE != 0)
     throw CommandError(
         USAGE, options.top + " has " + std::to_string(bytes_) +

@@ -10,7 +10,9 @@
 #include "cli/commands.h"
 #include "cli/errors.h"
 #include "cli/format.h"
+#include "cli/layer_content.h"
 #include "cli/memory_file.h"
+#include "cli/packed_file.h"
 #include "cli/snapshot_identity.h"
 #include "cli/work_progress.h"
 #include "image/extent_walk.h"
@@ -31,15 +33,31 @@ struct InfoOptions {
   bool zeros = false, asJson = false;
 };
 
+// What is told of a packed image.
+struct PackedFacts {
+  std::uint64_t bytes = 0, frames = 0, largestFrame = 0;  // bytes: of the file
+  bool described = false;                                 // by faultline
+  std::optional<std::uint64_t> base;                      // fingerprint of the base of a differential one
+};
+
 struct Facts {
   std::string path, kind, fileSystem, fingerprint;
   std::uint64_t bytes = 0, data = 0, extents = 0;  // extents: of data
   std::optional<std::uint64_t> zeros;              // bytes of data, in whole pages of 4096 bytes
   std::optional<std::string> whyNotUpper;
+  std::optional<PackedFacts> packed;
 };
 
+constexpr std::size_t PAGE = 4096;
+
+std::uint64_t zeroPages(std::span<const std::byte> bytes) {
+  std::uint64_t zeros = 0;
+  for (; bytes.size() >= PAGE; bytes = bytes.subspan(PAGE))
+    if (image::isZero(bytes.first(PAGE))) zeros += PAGE;
+  return zeros;
+}
+
 std::uint64_t zerosIn(const image::StackFile& layer, std::uint64_t bytes) {
-  constexpr std::size_t PAGE = 4096;
   WorkProgress progress("reading " + layer.name, bytes);
   std::uint64_t zeros = 0;
   image::ExtentWalk walk(layer.file, 0, bytes);
@@ -47,15 +65,57 @@ std::uint64_t zerosIn(const image::StackFile& layer, std::uint64_t bytes) {
     if (extent->hole) continue;
     image::readData(layer, *extent, [&](std::uint64_t offset, std::span<const std::byte> piece) {
       progress.reached(offset);
-      for (; piece.size() >= PAGE; piece = piece.subspan(PAGE))
-        if (image::isZero(piece.first(PAGE))) zeros += PAGE;
+      zeros += zeroPages(piece);
     });
   }
   return zeros;
 }
 
+// Zeros among the pages that are the image's own.
+std::uint64_t zerosIn(const packed::Image& image) {
+  WorkProgress progress("reading " + image.name(), image.bytes());
+  packed::FrameReader reader;
+  std::vector<std::byte> content(image.table().largest());
+  std::uint64_t zeros = 0;
+  for (std::size_t index = 0; index < image.table().frames(); index++) {
+    const packed::Frame frame = image.table().frame(index);
+    const std::span<std::byte> bytes = std::span(content).first(frame.bytes);
+    image.read(index, reader, bytes);
+    image.map().forEach(frame.offset, frame.end(), [&](const packed::Extent& extent) {
+      if (extent.kind != image.hole())
+        zeros += zeroPages(bytes.subspan(extent.offset - frame.offset, extent.size));
+    });
+    progress.reached(frame.end());
+  }
+  return zeros;
+}
+
+Facts factsOf(const PackedFile& file, const std::string& path, bool zeros) {
+  const packed::Image& image = file.image;
+  Facts facts;
+  facts.path = path;
+  facts.kind = image.base().has_value() ? "packed diff" : "packed image";
+  facts.bytes = image.bytes();
+  facts.fileSystem = image::fileSystemOf(file.file.get());
+  PackedContent content(image);
+  facts.fingerprint = fingerprintText(identityOf(content));
+  bool afterHole = true;
+  image.map().forEach(0, image.bytes(), [&](const packed::Extent& extent) {
+    const bool hole = extent.kind == image.hole();
+    if (!hole) facts.data += extent.size;
+    if (!hole && afterHole) facts.extents++;
+    afterHole = hole;
+  });
+  if (zeros) facts.zeros = zerosIn(image);
+  facts.packed = {image.fileBytes(), image.table().frames(), image.table().largest(), image.isDescribed(),
+                  image.base()};
+  facts.whyNotUpper = "it is packed; unpack it to serve it (faultline unpack)";
+  return facts;
+}
+
 Facts factsOf(const std::string& path, bool zeros) {
-  const kj::AutoCloseFd file = openMemory(path);
+  kj::AutoCloseFd file = openMemory(path);
+  if (isPacked(file.get(), path)) return factsOf(packedFile(kj::mv(file), path), path, zeros);
   Facts facts;
   facts.path = path;
   facts.bytes = process::contentBytes(file.get()).value_or(0);
@@ -76,6 +136,15 @@ Facts factsOf(const std::string& path, bool zeros) {
   return facts;
 }
 
+json toJson(const PackedFacts& packed) {
+  return {{"bytes", packed.bytes},
+          {"frames", packed.frames},
+          {"largest_frame_bytes", packed.largestFrame},
+          {"by_faultline", packed.described},
+          {"differential", packed.base.has_value()},
+          {"base_fingerprint", packed.base.has_value() ? json(fingerprintText(*packed.base)) : json()}};
+}
+
 json toJson(const Facts& facts) {
   return {{"path", facts.path},
           {"kind", facts.kind},
@@ -86,9 +155,31 @@ json toJson(const Facts& facts) {
           {"extents", facts.extents},
           {"fingerprint", facts.fingerprint},
           {"file_system", facts.fileSystem},
-          {"lowest_layer", true},
+          {"packed", facts.packed.has_value() ? toJson(*facts.packed) : json()},
+          {"lowest_layer", !facts.packed.has_value()},
           {"upper_layer", !facts.whyNotUpper.has_value()},
           {"why_no_upper_layer", facts.whyNotUpper.has_value() ? json(*facts.whyNotUpper) : json()}};
+}
+
+const char* servedAs(const Facts& facts) {
+  if (facts.packed.has_value()) return "unpacked";
+  return facts.whyNotUpper.has_value() ? "lowest layer" : "any layer";
+}
+
+// Prints what the table has no column for.
+void printNotes(const Facts& facts) {
+  std::string note;
+  if (facts.packed.has_value()) {
+    const PackedFacts& packed = *facts.packed;
+    note = facts.path + " is packed: " + humanBytes(packed.bytes) + ", " + std::to_string(packed.frames) +
+           " frames of at most " + humanBytes(packed.largestFrame) +
+           (packed.described ? "" : ", by another program than faultline");
+    if (packed.base.has_value()) note += "; it lies over " + fingerprintText(*packed.base);
+    note += "; unpack it to serve it (faultline unpack)";
+  } else if (facts.whyNotUpper.has_value()) {
+    note = facts.path + " can't be an upper layer: " + *facts.whyNotUpper;
+  }
+  if (!note.empty()) printf("%s\n", process::plainText(note).c_str());
 }
 
 void printTable(const std::vector<Facts>& all, bool zeros) {
@@ -120,13 +211,10 @@ void printTable(const std::vector<Facts>& all, bool zeros) {
     cell(std::to_string(facts.extents));
     cell(facts.fileSystem);
     cell(facts.fingerprint);
-    cell(facts.whyNotUpper.has_value() ? "lowest layer" : "any layer");
+    cell(servedAs(facts));
   }
   scols_print_table(table.get());
-  for (const Facts& facts : all)
-    if (facts.whyNotUpper.has_value())
-      printf("%s\n",
-             process::plainText(facts.path + " can't be an upper layer: " + *facts.whyNotUpper).c_str());
+  for (const Facts& facts : all) printNotes(facts);
 }
 
 int info(const InfoOptions& options) {

@@ -46,6 +46,8 @@ int main(int argc, char** argv) {
   addInfo(app, chosen);
   addVerify(app, chosen);
   addFlatten(app, chosen);
+  addPack(app, chosen);
+  addUnpack(app, chosen);
   addDemo(app, chosen);
   try {
     app.parse(argc, argv);

@@ -1,18 +1,13 @@
 #include "cli/snapshot_identity.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <boost/crc.hpp>
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
-#include <string>
+#include <span>
 #include <utility>
 
-#include "cli/errors.h"
-#include "process/content_size.h"
+#include "cli/layer_content.h"
 
 namespace faultline::cli {
 
@@ -23,23 +18,11 @@ constexpr std::uint64_t BLOCK = 4096, SAMPLES = 256;
 // CRC-64/XZ.
 using Crc = boost::crc_optimal<64, 0x42F0E1EBA9EA3693, ~0ull, ~0ull, true, true>;
 
-CommandError failure(const std::string& why) {
-  return {FAILED, "the memory file can't be read to tell which snapshot it is: " + why};
-}
-
-std::uint64_t bytesOf(int memory) {
-  const auto size = process::contentBytes(memory);
-  if (!size.has_value()) throw failure(std::strerror(errno));
-  return *size;
-}
-
-void addBlock(Crc& crc, int memory, std::uint64_t offset) {
-  std::array<char, BLOCK> data;
-  const ssize_t got = pread(memory, data.data(), data.size(), static_cast<off_t>(offset));
-  if (got <= 0)
-    throw failure("at offset " + std::to_string(offset) + ": " +
-                  (got < 0 ? std::strerror(errno) : "it has become shorter"));
-  crc.process_bytes(data.data(), static_cast<std::size_t>(got));
+void addBlock(Crc& crc, LayerContent& layer, std::uint64_t offset) {
+  std::array<std::byte, BLOCK> room;
+  const std::span<std::byte> data = std::span(room).first(std::min(BLOCK, layer.bytes() - offset));
+  layer.read(offset, data);
+  crc.process_bytes(data.data(), data.size());
 }
 
 void addNumber(Crc& crc, std::uint64_t number) {
@@ -64,38 +47,51 @@ void atPlaces(std::uint64_t bytes, Use use) {
 }
 
 // Mostly holes: what is looked at is the data behind each place.
-void addUpper(Crc& crc, int layer, std::uint64_t bytes) {
+void addUpper(Crc& crc, LayerContent& layer) {
   std::uint64_t before = ~0ull;
-  atPlaces(bytes, [&](std::uint64_t place) {
-    const off_t data = lseek(layer, static_cast<off_t>(place), SEEK_DATA);
-    if (data < 0 && errno != ENXIO) throw failure(std::strerror(errno));
-    const std::uint64_t offset = data < 0 ? bytes : static_cast<std::uint64_t>(data);
+  atPlaces(layer.bytes(), [&](std::uint64_t place) {
+    const std::uint64_t offset = layer.dataFrom(place);
     addNumber(crc, offset);
-    if (offset < bytes && std::exchange(before, offset) != offset) addBlock(crc, layer, offset);
+    if (offset < layer.bytes() && std::exchange(before, offset) != offset) addBlock(crc, layer, offset);
   });
 }
 
 }  // namespace
 
-SnapshotIdentity identityOf(int memory) {
-  const std::uint64_t bytes = bytesOf(memory);
+SnapshotIdentity identityOf(LayerContent& memory) {
   Crc crc;
-  atPlaces(bytes, [&](std::uint64_t place) { addBlock(crc, memory, place); });
-  return {bytes, crc.checksum()};
+  atPlaces(memory.bytes(), [&](std::uint64_t place) { addBlock(crc, memory, place); });
+  return {memory.bytes(), crc.checksum()};
 }
 
-SnapshotIdentity identityOf(const std::vector<kj::AutoCloseFd>& layers) {
-  const SnapshotIdentity base = identityOf(layers.back().get());
+SnapshotIdentity identityOf(const std::vector<std::unique_ptr<LayerContent>>& layers) {
+  const SnapshotIdentity base = identityOf(*layers.back());
   if (layers.size() == 1) return base;
   Crc crc;
   addNumber(crc, base.fingerprint);
-  for (std::size_t i = layers.size() - 1; i-- > 0;) addUpper(crc, layers[i].get(), bytesOf(layers[i].get()));
+  for (std::size_t i = layers.size() - 1; i-- > 0;) addUpper(crc, *layers[i]);
   return {base.bytes, crc.checksum()};
 }
 
+SnapshotIdentity identityOf(int memory) {
+  PlainContent content(memory);
+  return identityOf(content);
+}
+
+SnapshotIdentity identityOf(const std::vector<kj::AutoCloseFd>& layers) {
+  std::vector<std::unique_ptr<LayerContent>> contents;
+  contents.reserve(layers.size());
+  for (const kj::AutoCloseFd& layer : layers) contents.push_back(std::make_unique<PlainContent>(layer.get()));
+  return identityOf(contents);
+}
+
 std::string fingerprintText(const SnapshotIdentity& identity) {
+  return fingerprintText(identity.fingerprint);
+}
+
+std::string fingerprintText(std::uint64_t fingerprint) {
   char text[20];
-  snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(identity.fingerprint));
+  snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(fingerprint));
   return text;
 }
 

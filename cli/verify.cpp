@@ -7,9 +7,11 @@
 #include "cli/errors.h"
 #include "cli/format.h"
 #include "cli/image_stack.h"
+#include "cli/packed_file.h"
 #include "cli/work_progress.h"
 #include "image/read_data.h"
 #include "image/stack_walk.h"
+#include "packed/unpack.h"
 #include "process/file_identity.h"
 #include "process/plain_text.h"
 
@@ -43,7 +45,31 @@ std::uint64_t readAll(const image::StackFile& layer, std::uint64_t bytes) {
   return data;
 }
 
+// Unpacks every frame, and compares its checksum.
+int verifyPacked(const VerifyOptions& options, const packed::Image& image) {
+  {
+    WorkProgress progress("reading " + image.name(), image.bytes());
+    packed::check(image, [&](std::uint64_t offset) { progress.reached(offset); });
+  }
+  if (options.asJson)
+    printf("%s\n", json{{"bytes", image.bytes()},
+                        {"layers",
+                         {{{"path", image.name()}, {"data_bytes", image.map().bytesOf(packed::Kind::data)}}}}}
+                       .dump(-1, ' ', true, json::error_handler_t::replace)
+                       .c_str());
+  else
+    printf("%s: each of its %zu frames has the bytes that were packed, %s\n",
+           process::plainText(image.name()).c_str(), image.table().frames(),
+           humanBytes(image.bytes()).c_str());
+  return OK;
+}
+
 int verify(const VerifyOptions& options) {
+  if (options.stack.over.empty()) {
+    kj::AutoCloseFd file = openMemory(options.stack.top);
+    if (isPacked(file.get(), options.stack.top))
+      return verifyPacked(options, packedFile(kj::mv(file), options.stack.top).image);
+  }
   const ImageStack stack(options.stack);
   auto layers = json::array();
   for (const image::StackFile& layer : stack.layers()) {
@@ -70,7 +96,9 @@ void addVerify(CLI::App& app, Result& chosen) {
       "whole "
       "pages and\nagree, the holes of upper layers are to be believed, and nothing has changed meanwhile. A "
       "raw file "
-      "has no checksums:\nwhether its bytes are those that were written cannot be told.\n\n"
+      "has no checksums:\nwhether its bytes are those that were written cannot be told. Of a packed image it "
+      "can: "
+      "each frame has one.\n\n"
       "Examples:\n"
       "  faultline verify vm.mem\n"
       "  faultline verify diff.mem --over base.mem");
