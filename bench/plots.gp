@@ -6,45 +6,61 @@ named(title) = title."\n{/*0.75 ".machine."}"
 # A CSV file's rows for which awk's `condition` holds, as awk's `columns` say; c["NAME"] is the number of a column.
 rows(file, condition, columns) = sprintf("< awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next } %s { print %s }' '%s/%s'", condition, columns, data, file)
 
-# --- rivals.svg: how long until it has been touched ---
+# --- rivals.svg, at a glance, and rivals-all.svg: how long until it has been touched ---
 
-set terminal svg size 1000,1240 font small background 'white'
-set output data.'/rivals.svg'
 stats rows('rivals.csv', '1', '$c["mib"]') using 1 name 'MIB' nooutput
-patterns = "'random' 'sequential' 'clusters of 64 KiB' 'one page in 16' '5 % one by one' '5 % in runs of 8 to 64'"
-titles = "'every page, at random' 'every page, in order' 'every page, 64 KiB after 64 KiB at random' 'one page in 16' '5 % of the pages, one by one' '5 % of the pages, in runs of 8 to 64'"
-rivals = "'mapped file (reads)' 'mapped file (writes)' 'faultline' 'faultline (lazily)' '64 KiB around' 'single pages'"
-array colour[6] = ["0x9a9a9a", "0xc4c4c4", "0x1f5fbf", "0x7fb0ee", "0xe08a2e", "0xf2c48d"]
-set multiplot layout 6,2 title named(sprintf('Seconds until four threads have touched what they want of %d MiB (shorter is better)', MIB_max)) margins 0.17,0.985,0.03,0.92 spacing 0.03,0.045
-unset key
-unset xtics
-set border 2
-set style fill solid 1.0 noborder
-do for [p=1:6] {
-  # One scale for both pictures of a line, so that the bars of warm and cold can be compared.
-  of = sprintf('$c["pattern"] == "%s"', word(patterns, p))
-  set xrange [*:*]
-  set yrange [*:*]
-  stats rows('rivals.csv', of, '$c["most_seconds"]') using 1 name 'ROW' nooutput
-  do for [source in "warm cold"] {
-    set title '{/:Bold '.word(titles, p).'}, '.(source eq 'warm' ? 'in the page cache' : 'from the disk') offset 0,-0.6
-    if (source eq 'warm') { set ytics out nomirror; set ytics ("mapped file (reads)" 1, "mapped file (writes)" 2, "{/:Bold faultline}" 3, "faultline (lazily)" 4, "handler, 64 KiB around" 5, "handler, single pages" 6) } else { unset ytics }
-    bars = of.sprintf(' && $c["source"] == "%s"', source)
+array pattern[6] = ["random", "sequential", "5 % in runs of 8 to 64", "clusters of 64 KiB", "one page in 16", "5 % one by one"]
+array heading[6] = ["every page, at random", "every page, in order", "5 % of the pages, in runs", "every page, in clusters of 64 KiB", "one page in 16", "5 % of the pages, one by one"]
+# The rows of rivals.csv of one pattern and source: as they are named there, as they are named here, and their colour.
+array rival[6] = ["mapped file (reads)", "mapped file (writes)", "faultline", "faultline (lazily)", "64 KiB around", "single pages"]
+array called[6] = ["mapped file, read", "mapped file, written", "{/:Bold faultline}", "faultline, lazily", "handler, 64 KiB around", "handler, single pages"]
+array colour[6] = ["#9a9a9a", "#c4c4c4", "#1f5fbf", "#7fb0ee", "#e08a2e", "#f2c48d"]
+do for [picture in "rivals rivals-all"] {
+  few = picture eq 'rivals'
+  panels = few ? 3 : 6
+  shown = few ? "1 2 3 5" : "1 2 3 4 5 6"
+  bars = words(shown)
+  set terminal svg size (few ? 900 : 1000),(few ? 470 : 1240) font small background 'white'
+  set output data.'/'.picture.'.svg'
+  set multiplot layout panels,2 title named(sprintf('Seconds until four threads have touched what they want of %d MiB (shorter is better)', MIB_max)) margins (few ? 0.215 : 0.195),0.985,0.03,(few ? 0.83 : 0.92) spacing 0.03,(few ? 0.1 : 0.045)
+  unset key
+  unset xtics
+  set border 2
+  set style fill solid 1.0 noborder
+  do for [p=1:panels] {
+    # One scale for both pictures of a line, so that the bars of warm and cold can be compared.
+    of = sprintf('$c["pattern"] == "%s"', pattern[p])
+    wanted = ''
+    do for [r in shown] { wanted = wanted.(wanted eq '' ? '' : ' || ').sprintf('$c["rival"] == "%s"', rival[int(r)]) }
+    of = of.' && ('.wanted.')'
     set xrange [*:*]
     set yrange [*:*]
-    stats rows('rivals.csv', bars, '$c["seconds"]') using 1 name 'PANEL' nooutput
-    set xrange [0:ROW_max * 1.42]
-    set yrange [6.6:0.4]
-    values = rows('rivals.csv', bars, '$c["seconds"] "," $c["least_seconds"] "," $c["most_seconds"]')
-    label(s) = (s < 0.0995 ? sprintf('%.0f ms', 1000 * s) : sprintf('%.2f s', s)).(s == PANEL_min ? '  {/:Bold fastest}' : '')
-    plot values using (0):($0+1):(0):1:($0+0.6):($0+1.4):(int(colour[int($0)+1])) with boxxyerror linecolor rgb variable, \
-         values using 1:($0+1):2:3 with xerrorbars pointtype 0 linecolor rgb '#404040', \
-         values using 3:($0+1):(label($1)) with labels left offset 0.8,0
+    stats rows('rivals.csv', of, '$c["most_seconds"]') using 1 name 'ROW' nooutput
+    do for [source in "warm cold"] {
+      set title '{/:Bold '.heading[p].'}, '.(source eq 'warm' ? 'in the page cache' : 'from the disk') offset 0,-0.6
+      if (source eq 'warm') {
+        set ytics out nomirror
+        set ytics ()
+        do for [n=1:bars] { set ytics add (called[int(word(shown, n))] n) }
+      } else { unset ytics }
+      one = of.sprintf(' && $c["source"] == "%s"', source)
+      set xrange [*:*]
+      set yrange [*:*]
+      stats rows('rivals.csv', one, '$c["seconds"]') using 1 name 'PANEL' nooutput
+      set xrange [0:ROW_max * 1.42]
+      set yrange [bars + 0.6:0.4]
+      values = rows('rivals.csv', one, '$c["seconds"] "," $c["least_seconds"] "," $c["most_seconds"]')
+      shade(n) = int('0x'.substr(colour[int(word(shown, n))], 2, 7))
+      label(s) = (s < 0.0995 ? sprintf('%.0f ms', 1000 * s) : sprintf('%.2f s', s)).(s == PANEL_min ? '  {/:Bold fastest}' : '')
+      plot values using (0):($0+1):(0):1:($0+0.6):($0+1.4):(shade(int($0)+1)) with boxxyerror linecolor rgb variable, \
+           values using 1:($0+1):2:3 with xerrorbars pointtype 0 linecolor rgb '#404040', \
+           values using 3:($0+1):(label($1)) with labels left offset 0.8,0
+    }
   }
+  unset multiplot
+  reset
+  set datafile separator ','
 }
-unset multiplot
-reset
-set datafile separator ','
 
 # --- By shards: throughput.svg, latency.svg ---
 
