@@ -86,7 +86,7 @@ class Aims : public AimTable {
     const std::string what = "4 KiB fault, p50, 1 thread, " + placed(placement, pollIdle);
     if (!wanted(what)) return;
     const auto floor = floorAt(placement);
-    const auto ours = faultline({.placement = placement, .pollIdle = pollIdle});
+    const auto ours = faultline({.placement = placement, .pollIdle = pollIdle, .around = "off"});
     const Workload workload = demand(placement, 1);
     const Comparison result = compare(
         rounds(), [&] { return p50(workload, ours->backing()); },
