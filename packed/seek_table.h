@@ -47,7 +47,7 @@ class SeekTable {
   std::uint32_t largestPacked() const { return largestPacked_; }
   std::uint32_t largest() const { return largest_; }
   const std::vector<EmptyFrame>& empty() const { return empty_; }
-  // XXH64 of all entries as they are in the file: two images whose hashes are equal have the same bytes.
+  // XXH64 of all entries as they are in the file: of the sizes and checksums of all frames.
   std::uint64_t hash() const { return hash_; }
 
  private:

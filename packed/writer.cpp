@@ -1,5 +1,6 @@
 #include "packed/writer.h"
 
+#include <limits>
 #include <stdexcept>
 #include <utility>
 
@@ -31,6 +32,9 @@ void Writer::add(const PackedFrame& frame) {
 }
 
 void Writer::finish(LayerMap map, std::optional<std::uint64_t> base) {
+  if (descriptionBytes(map) > std::numeric_limits<std::uint32_t>::max())
+    throw std::runtime_error(name_ + " is not written: its map of holes has " + std::to_string(map.size()) +
+                             " parts, more than a packed image can have; flatten it over its base");
   // Its own entry as well is in the hash of the table.
   table_.add(static_cast<std::uint32_t>(descriptionBytes(map)), 0, checksumOf({}));
   put(formatDescription({base, table_.hash(), std::move(map)}));
