@@ -63,6 +63,7 @@ void patternAims(
 void populationAims(AimTable& table);  // with the background population
 void holeAims(AimTable& table);        // holes of the source
 void layerAims(AimTable& table);       // stacks of layers
+void packedAims(AimTable& table);      // packed images, beside zstd itself
 void slowAims(AimTable& table);        // sources whose every read takes long
 void beforeAims(AimTable& table);      // one flat file, beside the build before
 

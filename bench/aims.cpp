@@ -46,6 +46,7 @@ class Aims : public AimTable {
     populationAims(*this);
     holeAims(*this);
     layerAims(*this);
+    packedAims(*this);
     slowAims(*this);
     beforeAims(*this);
     prefault();
