@@ -69,6 +69,7 @@ class Writer {
 std::uint64_t flatten(const std::vector<StackFile>& layers, std::uint64_t bytes, NewFile& out,
                       const std::function<void(std::uint64_t)>& progress) {
   std::vector<process::FileIdentity> before;
+  before.reserve(layers.size());
   for (const StackFile& layer : layers) before.push_back(process::identityByServer(layer.file));
   // Its size first: xfs would else allocate behind its end, and keep that as space that was never written.
   if (ftruncate(out.fd(), static_cast<off_t>(bytes)) != 0)
