@@ -28,5 +28,8 @@ void addVerify(CLI::App& app, Result& chosen);
 void addFlatten(CLI::App& app, Result& chosen);
 void addPack(CLI::App& app, Result& chosen);
 void addUnpack(CLI::App& app, Result& chosen);
+void addWait(CLI::App& app, Result& chosen);
+void addCompletion(CLI::App& app, Result& chosen);
+void addCheck(CLI::App& app, Result& chosen);
 
 }  // namespace faultline::cli

@@ -35,8 +35,12 @@ int metrics(const MetricsOptions& options) {
   MetricsSocket socket = listenForMetrics(io, options.listen);
   std::optional<OwnFile> file;
   if (options.listen.starts_with("unix:")) file.emplace(options.listen.substr(5));
-  MetricsServer server(io.provider->getTimer(), source);
+  WatchSource watch(io, options.control);
+  MapSource maps(io, options.control);
+  const bool local = options.listen.starts_with("unix:");
+  MetricsServer server(io.provider->getTimer(), source, watch, maps, local);
   printf("metrics at %s\n", socket.address.c_str());
+  if (!local) printf("to watch: %s\n", socket.address.substr(0, socket.address.rfind("metrics")).c_str());
   fflush(stdout);
   Interrupts interrupts(io.unixEventPort);
   server.serve(*socket.receiver).exclusiveJoin(interrupts.next()).wait(io.waitScope);
@@ -52,6 +56,8 @@ void addMetrics(CLI::App& app, Result& chosen) {
       "Serve the figures of a running service in Prometheus's text format, at /metrics: faults by how they "
       "ended,\n"
       "latencies, removals, deaths and recoveries, progress, by restore.\n\n"
+      "At / it serves a page to watch: restores, what is stalled and why, and the pages of a restore as they "
+      "come.\n\n"
       "A process of its own: it asks by the control socket, waits for a coordinator's successor, and the "
       "service has no\n"
       "port open.\n\n"

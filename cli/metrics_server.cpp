@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <kj/debug.h>
+#include <kj/encoding.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
@@ -9,22 +10,36 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
 
 #include "cli/errors.h"
+#include "cli/status_json.h"
+#include "cli/status_screen.h"
 #include "process/clock.h"
 #include "process/message.h"
+#include "process/plain_text.h"
 #include "rpc/connection.h"
 
 namespace faultline::cli {
 
+using nlohmann::json;
+
 namespace {
 
-constexpr const char* CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
+constexpr const char* METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
+constexpr const char* JSON_TYPE = "application/json";
+constexpr const char* PAGE_TYPE = "text/html; charset=utf-8";
+// Nothing of the page comes from elsewhere, and nothing goes there.
+constexpr const char* PAGE_POLICY =
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri "
+    "'none'; "
+    "frame-ancestors 'none'";
 constexpr kj::Duration ACCEPT_AGAIN = 100 * kj::MILLISECONDS;  // after fds ran out
 
-constexpr std::uint64_t REST = 9, LONGEST_REST = 5'000'000'000;  // times as long as an answer took; ns
+constexpr std::uint64_t REST_OF_METRICS = 9, REST_OF_WATCH = 19,
+                        LONGEST_REST = 5'000'000'000;  // times as long as an answer took; ns
 
 kj::HttpServerSettings settings(kj::HttpServerErrorHandler& errors) {
   kj::HttpServerSettings settings;
@@ -62,13 +77,36 @@ struct Look {
         });
   }
 
-  std::string text(Detail detail) {
+  std::string text(const LookSource::Render& render) {
     std::vector<RestoreFigures> figures;
     figures.reserve(restores.size());
     for (const Answer& answer : restores) figures.push_back({answer.info, answer.stats.getStats()});
-    return metricsText(KJ_ASSERT_NONNULL(status).getService(), figures, detail);
+    return render(KJ_ASSERT_NONNULL(status).getService(), figures);
   }
 };
+
+// A name that no other machine can give to this one.
+bool isOfThisMachine(kj::Maybe<kj::StringPtr> host) {
+  KJ_IF_MAYBE (given, host) {
+    std::string name = given->cStr();
+    const std::size_t port = name.rfind(':');
+    if (port != std::string::npos && name.find(']', port) == std::string::npos) name.resize(port);
+    in_addr four{};
+    return name == "localhost" || name == "[::1]" ||
+           (inet_pton(AF_INET, name.c_str(), &four) == 1 && ntohl(four.s_addr) >> 24 == 127);
+  }
+  return false;
+}
+
+// "/map.json?restore=NAME", percent-encoded.
+std::optional<std::string> restoreIn(const std::string& url) {
+  constexpr const char* QUERY = "?restore=";
+  const std::size_t begin = url.find(QUERY);
+  if (begin == std::string::npos) return std::nullopt;
+  auto decoded = kj::decodeUriComponent(kj::StringPtr(url.c_str() + begin + std::strlen(QUERY)));
+  if (decoded.hadErrors || !process::isRestoreName(decoded.cStr())) return std::nullopt;
+  return std::string(decoded.cStr());
+}
 
 [[noreturn]] void refuse(const std::string& where, const std::string& why) {
   throw CommandError(
@@ -112,7 +150,7 @@ kj::AutoCloseFd listenAtPort(const std::string& where) {
 
 }  // namespace
 
-kj::Promise<std::string> MetricsSource::text() {
+kj::Promise<std::string> LookSource::text() {
   if (!asking_) {
     asking_ = true;
     const std::uint64_t now = process::nowNs();
@@ -128,21 +166,21 @@ kj::Promise<std::string> MetricsSource::text() {
   return answer_.addBranch();
 }
 
-kj::Promise<std::string> MetricsSource::answer() {
+kj::Promise<std::string> LookSource::answer() {
   const std::uint64_t began = process::nowNs();
-  auto late = io_.provider->getTimer().afterDelay(PATIENCE).then(
-      []() -> std::string { return metricsTextOfNobody(); });
+  auto late =
+      io_.provider->getTimer().afterDelay(PATIENCE).then([this]() -> std::string { return ofNobody_; });
   return kj::evalNow([this] { return ask(); })
       .then([this, began](std::string text) {
         const std::uint64_t now = process::nowNs();
-        askAgain_ = now + std::min((now - began) * REST, LONGEST_REST);
+        askAgain_ = now + std::min((now - began) * rest_, LONGEST_REST);
         return text;
       })
-      .catch_([](kj::Exception&&) { return metricsTextOfNobody(); })
+      .catch_([this](kj::Exception&&) { return ofNobody_; })
       .exclusiveJoin(kj::mv(late));
 }
 
-kj::Promise<std::string> MetricsSource::ask() {
+kj::Promise<std::string> LookSource::ask() {
   auto look = kj::heap<Look>(io_, control_);
   auto& l = *look;
   return l.coordinator.statusRequest()
@@ -154,12 +192,128 @@ kj::Promise<std::string> MetricsSource::ask() {
         for (auto info : restores) answers.add(l.askFor(info));
         return kj::joinPromises(answers.finish());
       })
-      .then([this, &l] { return l.text(detail_); })
+      .then([this, &l] { return l.text(render_); })
       .attach(kj::mv(look));
 }
 
-MetricsServer::MetricsServer(kj::Timer& timer, MetricsSource& source)
-    : timer_(timer), source_(source), server_(timer, table_, *this, settings(*this)), tasks_(*this) {}
+MetricsSource::MetricsSource(kj::AsyncIoContext& io, std::string control, Detail detail)
+    : LookSource(
+          io, std::move(control), REST_OF_METRICS,
+          [detail](rpc::ServiceInfo::Reader service, const std::vector<RestoreFigures>& restores) {
+            return metricsText(service, restores, detail);
+          },
+          metricsTextOfNobody()) {}
+
+struct WatchSource::Memory {
+  StatusHistory history;
+  json before;
+};
+
+WatchSource::WatchSource(kj::AsyncIoContext& io, std::string control)
+    : WatchSource(io, std::move(control), std::make_shared<Memory>()) {}
+
+WatchSource::WatchSource(kj::AsyncIoContext& io, std::string control, std::shared_ptr<Memory> memory)
+    : LookSource(
+          io, std::move(control), REST_OF_WATCH,
+          [memory = std::move(memory)](rpc::ServiceInfo::Reader service,
+                                       const std::vector<RestoreFigures>& restores) {
+            json now = memory->history.look(service, restores);
+            now["up"] = true;
+            now["stalls"] = stallsOf(memory->before, now);
+            memory->before = std::move(now);
+            return memory->before.dump(-1, ' ', true, json::error_handler_t::replace);
+          },
+          R"({"up": false})") {}
+
+// --- maps ---
+
+kj::Promise<std::string> MapSource::map(std::string restore) {
+  const auto found = maps_.find(restore);
+  if (found != maps_.end() &&
+      (found->second->looking || process::nowNs() - found->second->lookedAt < INTERVAL))
+    return kj::evalLater([restore, map = found->second] { return textOf(restore, *map); });
+  auto late =
+      io_.provider->getTimer().afterDelay(LookSource::PATIENCE).then([]() -> std::string { return ""; });
+  return kj::evalNow([&] { return look(restore); })
+      .catch_([this, restore](kj::Exception&&) -> std::string {
+        maps_.erase(restore);
+        return "";
+      })
+      .exclusiveJoin(kj::mv(late));
+}
+
+kj::Promise<std::shared_ptr<MapSource::Map>> MapSource::open(rpc::Coordinator::Client coordinator,
+                                                             const std::string& restore) {
+  const auto found = maps_.find(restore);
+  if (found != maps_.end()) return found->second;
+  auto request = coordinator.restoreRequest();
+  request.setName(restore.c_str());
+  return request.send().getRestore().infoRequest().send().then(
+      [this, restore](capnp::Response<rpc::Restore::InfoResults>&& response) {
+        auto info = response.getInfo();
+        std::uint64_t bytes = 0;
+        for (auto region : info.getRegions()) bytes += region.getSize();
+        if (maps_.size() >= MOST) {
+          auto oldest = maps_.begin();
+          for (auto each = maps_.begin(); each != maps_.end(); ++each)
+            if (each->second->lookedAt < oldest->second->lookedAt) oldest = each;
+          maps_.erase(oldest);
+        }
+        return maps_[restore] = std::make_shared<Map>(info.getId(), info.getPages(), bytes);
+      });
+}
+
+kj::Promise<std::string> MapSource::look(const std::string& restore) {
+  auto connection = kj::heap<rpc::Connection>(*io_.lowLevelProvider, rpc::connectTo(control_));
+  auto coordinator = connection->bootstrap().castAs<rpc::Coordinator>();
+  auto opened = open(coordinator, restore);
+  return opened
+      .then([coordinator, restore](std::shared_ptr<Map> map) mutable {
+        map->looking = true;
+        auto done = kj::defer([map] { map->looking = false; });
+        auto request = coordinator.restoreRequest();
+        request.setName(restore.c_str());
+        auto states = request.send().getRestore().pageStatesRequest();
+        states.initPages().setFirst(map->cells.from());
+        states.getPages().setCount(map->cells.count());
+        return states.send()
+            .then([map, restore](capnp::Response<rpc::Restore::PageStatesResults>&& response) {
+              map->cells.take(response.getRuns());
+              map->lookedAt = process::nowNs();
+              return textOf(restore, *map);
+            })
+            .attach(kj::mv(done));
+      })
+      .attach(kj::mv(coordinator), kj::mv(connection));
+}
+
+std::string MapSource::textOf(const std::string& restore, const Map& map) {
+  const PageCells& cells = map.cells;
+  const std::uint64_t pageBytes = cells.pages() == 0 ? 0 : map.bytes / cells.pages();
+  return json{{"restore", restore},
+              {"pages", cells.pages()},
+              {"cell_pages", cells.pagesPerCell()},
+              {"cell_bytes", cells.pagesPerCell() * pageBytes},
+              {"side", cells.side()},
+              {"cells", cells.text()}}
+      .dump(-1, ' ', true, json::error_handler_t::replace);
+}
+
+// --- HTTP ---
+
+MetricsServer::MetricsServer(kj::Timer& timer, MetricsSource& source, WatchSource& watch, MapSource& maps,
+                             bool anyHost)
+    : timer_(timer),
+      source_(source),
+      watch_(watch),
+      maps_(maps),
+      anyHost_(anyHost),
+      policy_(names_.add("Content-Security-Policy")),
+      sniffing_(names_.add("X-Content-Type-Options")),
+      caching_(names_.add("Cache-Control")),
+      table_(names_.build()),
+      server_(timer, *table_, *this, settings(*this)),
+      tasks_(*this) {}
 
 kj::Promise<void> MetricsServer::serve(kj::ConnectionReceiver& receiver) {
   return receiver.accept()
@@ -174,29 +328,52 @@ kj::Promise<void> MetricsServer::serve(kj::ConnectionReceiver& receiver) {
       .then([this, &receiver] { return serve(receiver); });
 }
 
-kj::Promise<void> MetricsServer::request(kj::HttpMethod method, kj::StringPtr url, const kj::HttpHeaders&,
-                                         kj::AsyncInputStream&, Response& response) {
-  kj::HttpHeaders headers(table_);
-  const kj::StringPtr path = url;
-  if (path != "/metrics" && !path.startsWith("/metrics?"))
-    return response.sendError(404, "Not Found", headers);
+kj::Promise<void> MetricsServer::request(kj::HttpMethod method, kj::StringPtr url,
+                                         const kj::HttpHeaders& headers, kj::AsyncInputStream&,
+                                         Response& response) {
+  kj::HttpHeaders plain(*table_);
+  if (!anyHost_ && !isOfThisMachine(headers.get(kj::HttpHeaderId::HOST)))
+    return response.sendError(403, "Forbidden", plain);
+  const std::string whole = url.cStr();
+  const std::string path = whole.substr(0, whole.find('?'));
+  const bool known = path == "/metrics" || path == "/" || path == "/watch.json" || path == "/map.json";
+  if (!known) return response.sendError(404, "Not Found", plain);
   if (method != kj::HttpMethod::GET && method != kj::HttpMethod::HEAD)
-    return response.sendError(405, "Method Not Allowed", headers);
-  return source_.text().then([this, method, &response](std::string text) -> kj::Promise<void> {
-    kj::HttpHeaders headers(table_);
-    headers.set(kj::HttpHeaderId::CONTENT_TYPE, CONTENT_TYPE);
-    auto body = kj::heap<std::string>(std::move(text));
-    auto stream = response.send(200, "OK", headers, body->size());
-    if (method == kj::HttpMethod::HEAD) return kj::READY_NOW;
-    auto written = stream->write(body->data(), body->size());
-    auto late = timer_.afterDelay(REQUEST_LIMIT).then([] { KJ_FAIL_REQUIRE("the answer is not taken"); });
-    return written.exclusiveJoin(kj::mv(late)).attach(kj::mv(stream), kj::mv(body));
+    return response.sendError(405, "Method Not Allowed", plain);
+  if (path == "/") return answer(method, response, PAGE_TYPE, watchPage());
+  if (path == "/map.json") {
+    const auto restore = restoreIn(whole);
+    if (!restore.has_value()) return response.sendError(400, "Bad Request", plain);
+    return maps_.map(*restore).then([this, method, &response](std::string text) {
+      if (!text.empty()) return answer(method, response, JSON_TYPE, std::move(text));
+      return response.sendError(404, "Not Found", kj::HttpHeaders(*table_));
+    });
+  }
+  const bool metrics = path == "/metrics";
+  auto text = metrics ? source_.text() : watch_.text();
+  return text.then([this, method, &response, metrics](std::string text) {
+    return answer(method, response, metrics ? METRICS_TYPE : JSON_TYPE, std::move(text));
   });
+}
+
+kj::Promise<void> MetricsServer::answer(kj::HttpMethod method, Response& response, const char* type,
+                                        std::string text) {
+  kj::HttpHeaders headers(*table_);
+  headers.set(kj::HttpHeaderId::CONTENT_TYPE, type);
+  headers.set(policy_, PAGE_POLICY);
+  headers.set(sniffing_, "nosniff");
+  headers.set(caching_, "no-store");
+  auto body = kj::heap<std::string>(std::move(text));
+  auto stream = response.send(200, "OK", headers, body->size());
+  if (method == kj::HttpMethod::HEAD) return kj::READY_NOW;
+  auto written = stream->write(body->data(), body->size());
+  auto late = timer_.afterDelay(REQUEST_LIMIT).then([] { KJ_FAIL_REQUIRE("the answer is not taken"); });
+  return written.exclusiveJoin(kj::mv(late)).attach(kj::mv(stream), kj::mv(body));
 }
 
 kj::Promise<void> MetricsServer::handleApplicationError(kj::Exception, kj::Maybe<Response&> response) {
   KJ_IF_MAYBE (open, response) {
-    return open->sendError(500, "Internal Server Error", table_);
+    return open->sendError(500, "Internal Server Error", *table_);
   }
   return kj::READY_NOW;
 }

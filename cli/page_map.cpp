@@ -1,14 +1,19 @@
 #include "cli/page_map.h"
 
 #include <kj/debug.h>
+#include <kj/encoding.h>
 #include <png.h>
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <sstream>
+#include <stdexcept>
 
 #include "cli/errors.h"
+#include "cli/format.h"
+#include "process/plain_text.h"
 
 namespace faultline::cli {
 
@@ -177,7 +182,7 @@ std::vector<Colour> PageDrawing::Cells::colours() const {
   return result;
 }
 
-PageDrawing::PageDrawing(std::uint64_t pages) {
+PageDrawing::PageDrawing(std::uint64_t pages) : pages_(pages) {
   // A power of two, so that extents begin with a cell.
   constexpr std::uint64_t MOST = std::uint64_t{MAX_SIDE} * MAX_SIDE;
   pagesPerCell_ = std::bit_ceil(std::max<std::uint64_t>(1, (pages + MOST - 1) / MOST));
@@ -187,14 +192,30 @@ PageDrawing::PageDrawing(std::uint64_t pages) {
   const std::size_t count = std::size_t{side_} * side_;
   states_.reset(count, pagesPerCell_);
   owners_.reset(count, pagesPerCell_);
+  kinds_.resize(count);
+}
+
+void PageDrawing::add(const StateRun& run) {
+  const auto kind = static_cast<std::size_t>(run.state);
+  states_.add(run.first, run.count, colourOf(run.state));
+  byState_[kind] += run.count;
+  for (std::uint64_t page = run.first, left = run.count; left > 0;) {
+    const std::uint64_t cell = page / pagesPerCell_;
+    if (cell >= kinds_.size()) return;
+    const std::uint64_t part = std::min(left, (cell + 1) * pagesPerCell_ - page);
+    kinds_[cell][kind] += static_cast<std::uint32_t>(part);
+    page += part;
+    left -= part;
+  }
 }
 
 void PageDrawing::add(const OwnerRange& run) {
   shards_ = std::max(shards_, run.shard + 1);
+  byOwner_[run.shard] += run.count;
   owners_.add(run.first, run.count, colourOfShard(run.shard));
 }
 
-void PageDrawing::write(const std::string& path) const {
+std::vector<Colour> PageDrawing::points() const {
   const std::vector<Colour> left = states(), right = owners();
   std::vector<Colour> points(std::size_t{width()} * height(), EMPTY);
   for (std::uint32_t y = 0; y < height(); y++)
@@ -204,15 +225,162 @@ void PageDrawing::write(const std::string& path) const {
       row[x] = left[cell];
       row[x + (side_ + 1) * pixels_] = right[cell];
     }
+  return points;
+}
+
+namespace {
+
+png_image imageOf(std::uint32_t width, std::uint32_t height) {
+  static_assert(sizeof(Colour) == 3);
   png_image image{};
   image.version = PNG_IMAGE_VERSION;
-  image.width = width();
-  image.height = height();
+  image.width = width;
+  image.height = height;
   image.format = PNG_FORMAT_RGB;
-  static_assert(sizeof(Colour) == 3);
-  if (png_image_write_to_file(&image, path.c_str(), 0, points.data(), 0, nullptr) == 0)
+  return image;
+}
+
+}  // namespace
+
+void PageDrawing::write(const std::string& path) const {
+  png_image image = imageOf(width(), height());
+  if (png_image_write_to_file(&image, path.c_str(), 0, points().data(), 0, nullptr) == 0)
     throw CommandError(USAGE, "--png " + path + " cannot be written: " + image.message +
                                   "; give a file in a folder that is there and that you may write to");
+}
+
+namespace {
+
+std::string escaped(const std::string& text) {
+  std::string result;
+  for (const char each : process::plainText(text)) {
+    if (each == '<')
+      result += "&lt;";
+    else if (each == '&')
+      result += "&amp;";
+    else
+      result += each;
+  }
+  return result;
+}
+
+std::string hex(Colour colour) {
+  char text[8];
+  snprintf(text, sizeof text, "#%02x%02x%02x", colour.red, colour.green, colour.blue);
+  return text;
+}
+
+std::string share(std::uint64_t pages, std::uint64_t all) {
+  char text[64];
+  snprintf(text, sizeof text, "%llu pages, %.1f %%", static_cast<unsigned long long>(pages),
+           all == 0 ? 0 : 100 * static_cast<double>(pages) / static_cast<double>(all));
+  return text;
+}
+
+}  // namespace
+
+std::string PageDrawing::svg(const std::string& restore, std::uint64_t bytes) const {
+  // A square's side, and its place, in points.
+  constexpr unsigned SQUARE = 480, LEFT = 90, TOP = 60, GAP = 40, LINE = 20, TICKS = 4;
+  png_image image = imageOf(width(), height());
+  const auto cells = points();
+  png_alloc_size_t size = 0;
+  if (png_image_write_to_memory(&image, nullptr, &size, 0, cells.data(), 0, nullptr) == 0)
+    throw std::runtime_error(std::string("a picture cannot be made: ") + image.message);
+  std::vector<kj::byte> png(size);
+  if (png_image_write_to_memory(&image, png.data(), &size, 0, cells.data(), 0, nullptr) == 0)
+    throw std::runtime_error(std::string("a picture cannot be made: ") + image.message);
+
+  const double cell = static_cast<double>(SQUARE) / side_;
+  const double wide = (2 * side_ + 1) * cell;
+  const std::uint64_t pageBytes = pages_ == 0 ? 0 : bytes / pages_,
+                      rowBytes = side_ * pagesPerCell_ * pageBytes;
+  const unsigned rows = static_cast<unsigned>(std::max<std::size_t>(4, byOwner_.size()));
+  std::ostringstream out;
+  out << "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" << LEFT + wide + GAP << "\" height=\""
+      << TOP + SQUARE + 70 + rows * LINE << "\" font-family=\"sans-serif\" font-size=\"13\" fill=\"#222\">\n"
+      << "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
+      << "<text x=\"" << LEFT << "\" y=\"24\" font-size=\"16\">" << escaped(restore) << ": " << pages_
+      << " pages, " << humanBytes(bytes) << "</text>\n";
+  const double right = LEFT + (side_ + 1) * cell;
+  out << "<text x=\"" << LEFT << "\" y=\"" << TOP - 10 << "\">states</text>\n<text x=\"" << right << "\" y=\""
+      << TOP - 10 << "\">owners</text>\n";
+  out << "<image x=\"" << LEFT << "\" y=\"" << TOP << "\" width=\"" << wide << "\" height=\"" << SQUARE
+      << "\" style=\"image-rendering:pixelated\" preserveAspectRatio=\"none\" href=\"data:image/png;base64,"
+      << kj::encodeBase64(kj::arrayPtr(png.data(), size)).cStr() << "\"/>\n";
+  for (unsigned tick = 0; tick <= TICKS; tick++) {
+    const std::uint64_t row = std::uint64_t{side_} * tick / TICKS;
+    const double y = TOP + static_cast<double>(row) * cell;
+    out << "<line x1=\"" << LEFT - 5 << "\" y1=\"" << y << "\" x2=\"" << LEFT << "\" y2=\"" << y
+        << "\" stroke=\"#222\"/><text x=\"" << LEFT - 8 << "\" y=\"" << y + 4 << "\" text-anchor=\"end\">"
+        << humanBytes(row * rowBytes) << "</text>\n";
+  }
+  const double below = TOP + SQUARE + LINE;
+  out << "<text x=\"" << LEFT << "\" y=\"" << below << "\">row by row, a row is " << humanBytes(rowBytes)
+      << "; a square is " << pagesPerCell_ << (pagesPerCell_ == 1 ? " page" : " pages")
+      << ", in the mean of its colours</text>\n";
+  const auto key = [&](double x, double y, Colour colour, const std::string& text) {
+    out << "<rect x=\"" << x << "\" y=\"" << y - 11 << "\" width=\"13\" height=\"13\" fill=\"" << hex(colour)
+        << "\"/><text x=\"" << x + 20 << "\" y=\"" << y << "\">" << text << "</text>\n";
+  };
+  constexpr const char* NAMES[] = {"missing", "faulted", "removed", "released"};
+  for (unsigned state = 0; state < byState_.size(); state++)
+    key(LEFT, below + 30 + state * LINE, colourOf(static_cast<PageKind>(state)),
+        std::string(NAMES[state]) + ": " + share(byState_[state], pages_));
+  unsigned line = 0;
+  for (const auto& [shard, count] : byOwner_)
+    key(right, below + 30 + line++ * LINE, colourOfShard(shard),
+        "shard " + std::to_string(shard) + ": " + share(count, pages_));
+  out << "</svg>\n";
+  return out.str();
+}
+
+std::string PageDrawing::text(std::uint32_t columns, bool colours) const {
+  constexpr char SIGNS[] = {'.', '#', 'o', '-'};
+  // Each place is a square of cells.
+  const std::uint32_t step = std::max(1u, (side_ + columns - 1) / std::max(1u, columns));
+  const std::uint32_t across = (side_ + step - 1) / step;
+  const auto counts = [&](std::uint32_t column, std::uint32_t row) {
+    std::array<std::uint64_t, 4> sum{};
+    for (std::uint32_t y = row * step; y < std::min(side_, (row + 1) * step); y++)
+      for (std::uint32_t x = column * step; x < std::min(side_, (column + 1) * step); x++)
+        for (unsigned kind = 0; kind < 4; kind++) sum[kind] += kinds_[std::size_t{y} * side_ + x][kind];
+    return sum;
+  };
+  const auto colour = [&](std::uint32_t column, std::uint32_t row) {
+    const auto sum = counts(column, row);
+    const std::uint64_t all = sum[0] + sum[1] + sum[2] + sum[3];
+    std::array<std::uint64_t, 3> mean{};
+    for (unsigned kind = 0; kind < 4; kind++) {
+      const Colour of = colourOf(static_cast<PageKind>(kind));
+      mean[0] += sum[kind] * of.red;
+      mean[1] += sum[kind] * of.green;
+      mean[2] += sum[kind] * of.blue;
+    }
+    std::string text;
+    for (const std::uint64_t channel : mean) text += ";" + std::to_string(all == 0 ? 0 : channel / all);
+    return text;
+  };
+  std::string out;
+  if (!colours) {
+    for (std::uint32_t row = 0; row < across; row++) {
+      for (std::uint32_t column = 0; column < across; column++) {
+        const auto sum = counts(column, row);
+        const auto most = std::max_element(sum.begin(), sum.end());
+        out += *most == 0 ? ' ' : SIGNS[most - sum.begin()];
+      }
+      out += '\n';
+    }
+    return out;
+  }
+  for (std::uint32_t row = 0; row < across; row += 2) {
+    for (std::uint32_t column = 0; column < across; column++)
+      // An upper half block: its own colour above, the background below.
+      out += "\033[38;2" + colour(column, row) + "m\033[48;2" +
+             (row + 1 < across ? colour(column, row + 1) : ";0;0;0") + "m\u2580";
+    out += "\033[0m\n";
+  }
+  return out;
 }
 
 }  // namespace faultline::cli

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -45,7 +46,7 @@ class PageDrawing {
  public:
   explicit PageDrawing(std::uint64_t pages);
 
-  void add(const StateRun& run) { states_.add(run.first, run.count, colourOf(run.state)); }
+  void add(const StateRun& run);
   void add(const OwnerRange& run);
 
   std::uint32_t side() const { return side_; }
@@ -55,8 +56,13 @@ class PageDrawing {
   std::uint32_t shards() const { return shards_; }                  // the highest owner's number, and one
   std::vector<Colour> states() const { return states_.colours(); }  // side * side each
   std::vector<Colour> owners() const { return owners_.colours(); }
-  // Throws CommandError(USAGE) where it cannot be written.
+  // A PNG: the two squares alone. Throws CommandError(USAGE) where it cannot be written.
   void write(const std::string& path) const;
+  // The same squares with a title, axes, and a legend that says how many pages each colour is. `bytes`: of the memory.
+  std::string svg(const std::string& restore, std::uint64_t bytes) const;
+  // The states for a terminal, at most `columns` wide: two rows of cells a line. Without colours a sign for each cell:
+  // '.' missing, '#' faulted, 'o' removed, '-' released, by what most of its pages are.
+  std::string text(std::uint32_t columns, bool colours) const;
 
  private:
   // Sums of colours over the pages of each cell.
@@ -71,8 +77,14 @@ class PageDrawing {
     std::uint64_t pagesPerCell_ = 1;
   };
 
-  std::uint64_t pagesPerCell_ = 1;
+  // Row by row, with a gap of one cell between the squares.
+  std::vector<Colour> points() const;
+
+  std::uint64_t pages_ = 0, pagesPerCell_ = 1;
   std::uint32_t side_ = 1, pixels_ = 1, shards_ = 0;
+  std::array<std::uint64_t, 4> byState_{};  // pages, by PageKind
+  std::map<std::uint32_t, std::uint64_t> byOwner_;
+  std::vector<std::array<std::uint32_t, 4>> kinds_;  // of each cell, pages by PageKind
   Cells states_, owners_;
 };
 

@@ -1,6 +1,13 @@
 // faultline pages: the states and owners of a restore's pages.
 
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
@@ -17,8 +24,8 @@ namespace {
 using nlohmann::json;
 
 struct PagesOptions {
-  std::string control = DEFAULT_CONTROL, name, png;
-  bool owners = false, asJson = false;
+  std::string control = DEFAULT_CONTROL, name, png, svg;
+  bool owners = false, asJson = false, map = false;
 };
 
 const char* nameOf(PageKind state) {
@@ -74,20 +81,56 @@ void printLegend(const PageDrawing& drawing, const std::string& path) {
   printf("\n");
 }
 
-void draw(Session& session, rpc::Restore::Client restore, const std::string& path) {
-  PageDrawing drawing(pagesOf(session, restore));
+// All of it, whole or not at all.
+void writeText(const std::string& path, const std::string& text) {
+  std::ofstream out(path, std::ios::binary);
+  out << text;
+  out.close();
+  if (!out)
+    throw CommandError(USAGE, "--svg " + path + " cannot be written: " + std::strerror(errno) +
+                                  "; give a file in a folder that is there and that you may write to");
+}
+
+// For a terminal, under which there is room for the legend.
+void printMap(const PageDrawing& drawing) {
+  winsize size{};
+  const bool colours = isTerminal();
+  const bool known =
+      colours && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 8 && size.ws_row > 8;
+  const std::uint32_t columns =
+      known ? std::min<std::uint32_t>(size.ws_col - 1u, 2 * (size.ws_row - 4u)) : 64;
+  fputs(drawing.text(columns, colours).c_str(), stdout);
+  if (!colours) {
+    printf(". missing, # faulted, o removed, - released; row by row\n");
+    return;
+  }
+  for (const PageKind kind : {PageKind::missing, PageKind::faulted, PageKind::removed, PageKind::released}) {
+    const Colour c = colourOf(kind);
+    printf("\033[48;2;%d;%d;%dm  \033[0m %s  ", c.red, c.green, c.blue, nameOf(kind));
+  }
+  printf("\n");
+}
+
+void draw(Session& session, rpc::Restore::Client restore, const PagesOptions& options) {
+  auto response = session.wait(restore.infoRequest().send());
+  std::uint64_t bytes = 0;
+  for (auto region : response.getInfo().getRegions()) bytes += region.getSize();
+  PageDrawing drawing(response.getInfo().getPages());
   takeStates(session, restore, [&drawing](const StateRun& run) { drawing.add(run); });
-  takeOwners(session, restore, [&drawing](const OwnerRange& run) { drawing.add(run); });
-  drawing.write(path);
-  printLegend(drawing, path);
+  if (!options.map) takeOwners(session, restore, [&drawing](const OwnerRange& run) { drawing.add(run); });
+  if (options.map) printMap(drawing);
+  if (!options.svg.empty()) writeText(options.svg, drawing.svg(options.name, bytes));
+  if (options.png.empty()) return;
+  drawing.write(options.png);
+  printLegend(drawing, options.png);
 }
 
 int pages(const PagesOptions& options) {
   Interrupts::capture();
   Session session(options.control);
   auto restore = session.restore(options.name);
-  if (!options.png.empty()) {
-    draw(session, restore, options.png);
+  if (!options.png.empty() || !options.svg.empty() || options.map) {
+    draw(session, restore, options);
     return OK;
   }
   Printer printer(options.asJson, options.owners ? "shard" : "state");
@@ -111,14 +154,22 @@ void addPages(CLI::App& app, Result& chosen) {
       "removed or released).\n\n"
       "Examples:\n"
       "  faultline pages vm1 | awk '$3 == \"removed\" {n += $2} END {print n}'\n"
-      "  faultline pages vm1 --png vm1.png      its working set, and who is asked for it, at a glance");
+      "  faultline pages vm1 --svg vm1.svg      its working set, and who is asked for it, at a glance\n"
+      "  faultline pages vm1 --map              the same in a terminal");
   addControl(*command, options->control);
   command->add_option("RESTORE", options->name, "The restore's name; `faultline status` lists them")
       ->required();
   command->add_flag("--owners", options->owners,
                     "The number of the shard that is asked for them, instead of the state");
-  CLI::Option* png = command->add_option("--png", options->png, "Draw them there: states left, owners right");
-  command->add_flag("--json", options->asJson, "Print one JSON array")->excludes(png);
+  CLI::Option* svg = command->add_option(
+      "--svg", options->svg, "Draw them there: states left, owners right, with axes and a legend");
+  CLI::Option* png =
+      command->add_option("--png", options->png, "Draw the two squares there alone, for programs");
+  CLI::Option* map = command->add_flag("--map", options->map, "Draw the states in the terminal");
+  command->add_flag("--json", options->asJson, "Print one JSON array")
+      ->excludes(png)
+      ->excludes(svg)
+      ->excludes(map);
   command->footer(EXIT_CODES);
   command->callback([options, &chosen] { chosen = [options] { return pages(*options); }; });
 }

@@ -1,14 +1,18 @@
+#include <sys/ioctl.h>
+#include <unistd.h>
+
 #include <ctime>
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "cli/commands.h"
 #include "cli/errors.h"
 #include "cli/format.h"
 #include "cli/restore_options.h"
-#include "cli/restore_view.h"
 #include "cli/session.h"
+#include "cli/status_json.h"
+#include "cli/status_screen.h"
 #include "process/plain_text.h"
 #include "rpc/refusal.h"
 
@@ -18,78 +22,7 @@ namespace {
 
 using nlohmann::json;
 
-json latencyJson(rpc::Latency::Reader latency) {
-  return {{"samples", latency.getSamples()},
-          {"p50_ns", latency.getP50()},
-          {"p99_ns", latency.getP99()},
-          {"p999_ns", latency.getP999()}};
-}
-
-json statsJson(rpc::RestoreStats::Reader stats) {
-  json out{{"batches", stats.getBatches()},
-           {"faults", stats.getFaults()},
-           {"removes", stats.getRemoves()},
-           {"removed_pages", stats.getRemovedPages()},
-           {"replayed", stats.getReplayed()},
-           {"fences", stats.getFences()},
-           {"adoptions", stats.getAdoptions()},
-           {"wakes", stats.getWakes()},
-           {"outside_faults", stats.getOutsideFaults()},
-           {"slots_recovered", stats.getSlotsRecovered()},
-           {"drain", latencyJson(stats.getDrain())},
-           {"gate_closed", latencyJson(stats.getClosed())}};
-  for (auto s : stats.getShards())
-    out["shards"].push_back({{"shard", s.getShard()},
-                             {"faults", s.getFaultsTaken()},
-                             {"copied", s.getCopied()},
-                             {"zeroed", s.getZeroed()},
-                             {"zeroed_removed", s.getZeroedRemoved()},
-                             {"already_present", s.getAlreadyPresent()},
-                             {"refused", s.getRefused()},
-                             {"requeued", s.getRequeued()},
-                             {"poisoned", s.getPoisoned()},
-                             {"dropped", s.getDropped()},
-                             {"out_of_memory", s.getOutOfMemory()},
-                             {"prefaulted", s.getPrefaulted()},
-                             {"around", s.getAround()},
-                             {"cold_reads", s.getColdReads()},
-                             {"source_bytes", s.getSourceBytes()},
-                             {"source_errors", s.getSourceErrors()},
-                             {"extents", s.getExtents()},
-                             {"event_to_done", latencyJson(s.getEventToDone())},
-                             {"gate_wait", latencyJson(s.getGateWait())},
-                             {"source", latencyJson(s.getStaging())},
-                             {"copy", latencyJson(s.getCopying())}});
-  return out;
-}
-
-json restoreJson(rpc::RestoreInfo::Reader r) {
-  const bool failed = r.getPhase() == rpc::Phase::FAILED;
-  return {{"name", r.getName().cStr()},
-          {"phase", phaseName(r.getPhase())},
-          {"source", r.getSourceName().cStr()},
-          {"target_pid", r.getTargetPid()},
-          {"pages", r.getPages()},
-          {"missing", r.getMissing()},
-          {"faulted", r.getFaulted()},
-          {"removed", r.getRemoved()},
-          {"released", r.getReleased()},
-          {"failure", r.getFailureText().cStr()},
-          {"failure_reason", failed ? rpc::nameOf(r.getFailure()) : ""},
-          {"prefaulting", r.getPrefaulting()},
-          {"waiting_threads", r.getWaitingThreads()},
-          {"segment_bytes", r.getSegmentBytes()},
-          {"remove_negotiated", r.getRemoveNegotiated()},
-          {"age_ns", r.getAgeNs()}};
-}
-
-json shardJson(rpc::ShardInfo::Reader s) {
-  return {{"index", s.getIndex()},           {"pid", s.getPid()},    {"alive", s.getAlive()},
-          {"restarts", s.getRestarts()},     {"up_ns", s.getUpNs()}, {"restores", s.getRestores()},
-          {"version", s.getVersion().cStr()}};
-}
-
-// Looks at a service, again and again: rates are between two looks.
+// Asks a service, again and again.
 class Observer {
  public:
   explicit Observer(const std::string& control) : session_(control) {}
@@ -99,50 +32,23 @@ class Observer {
   json look() {
     auto response = session_.wait(session_.coordinator().statusRequest().send());
     auto service = response.getService();
-    json out{{"version", service.getVersion().cStr()},
-             {"coordinator_pid", service.getCoordinatorPid()},
-             {"incarnation", service.getIncarnation()},
-             {"workers_per_shard", service.getWorkersPerShard()},
-             {"lock_deadline_ns", service.getLockDeadlineNs()},
-             {"test_hooks", service.getTestHooks()},
-             {"shards", json::array()},
-             {"restores", json::array()},
-             {"events", json::array()}};
-    for (auto shard : service.getShards()) out["shards"].push_back(shardJson(shard));
-    std::map<std::string, RestoreView> views;
-    for (auto info : service.getRestores()) out["restores"].push_back(lookAt(info, views));
-    before_ = std::move(views);
-    for (auto event : service.getEvents())
-      out["events"].push_back({{"unix_ns", event.getUnixNs()}, {"text", event.getText().cStr()}});
-    return out;
+    std::vector<capnp::Response<rpc::Restore::StatsResults>> stats;
+    std::vector<RestoreFigures> figures;
+    for (auto info : service.getRestores()) {
+      try {
+        stats.push_back(session_.wait(session_.restore(info.getName().cStr()).statsRequest().send()));
+        figures.push_back({info, stats.back().getStats()});
+      } catch (const kj::Exception& error) {
+        if (error.getType() == kj::Exception::Type::DISCONNECTED) throw;
+        // The restore ended between the two calls: there are no figures any more.
+      }
+    }
+    return history_.look(service, figures);
   }
 
  private:
-  json lookAt(rpc::RestoreInfo::Reader info, std::map<std::string, RestoreView>& views) {
-    json restore = restoreJson(info);
-    const std::string name = info.getName().cStr();
-    try {
-      auto response = session_.wait(session_.restore(name).statsRequest().send());
-      RestoreView& view = views[name];
-      view.take(info);
-      view.take(response.getStats());
-      const auto before = before_.find(name);
-      const Rates rates = ratesBetween(before == before_.end() ? nullptr : &before->second, view);
-      restore["stats"] = statsJson(response.getStats());
-      restore["faults_per_second"] = rates.faults;
-      restore["pages_per_second"] = rates.pages;
-      restore["bytes_per_second"] = rates.bytes;
-      restore["fault_p50_ns"] = view.latency.quantile(0.5);
-      restore["fault_p99_ns"] = view.latency.quantile(0.99);
-    } catch (const kj::Exception& error) {
-      if (error.getType() == kj::Exception::Type::DISCONNECTED) throw;
-      // The restore ended between the two calls: there are no figures any more.
-    }
-    return restore;
-  }
-
   Session session_;
-  std::map<std::string, RestoreView> before_;
+  StatusHistory history_;
 };
 
 // --- for people ---
@@ -214,18 +120,42 @@ void printPeople(const json& status) {
 // --- the command ---
 
 struct StatusOptions {
-  std::string control = DEFAULT_CONTROL;
+  std::string control = DEFAULT_CONTROL, name;
+  RestoreChoice choice;
   bool asJson = false;
   double watch = 0;  // seconds; 0: once
 };
 
-void print(const json& status, const StatusOptions& options) {
-  if (options.watch > 0 && !options.asJson && isTerminal()) printf("\033[H\033[2J");
+// The restores that are asked for, in their order.
+json narrowed(json look, const StatusOptions& options) {
+  look["restores"] = chosenOf(look, options.choice);
+  if (options.name.empty()) return look;
+  json named = json::array();
+  for (json& restore : look["restores"])
+    if (restore["name"] == options.name) named.push_back(std::move(restore));
+  if (named.empty()) rpc::refuse(rpc::Reason::NOT_FOUND, "no restore is called " + options.name);
+  look["restores"] = std::move(named);
+  return look;
+}
+
+// Rewrites the lines of the one before, so that nothing flickers.
+void printScreen(const json& before, const json& now, const StatusOptions& options) {
+  winsize size{};
+  const bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 && size.ws_row > 2;
+  std::istringstream screen(
+      screenOf(before, now, options.choice, known ? size.ws_col : 80u, known ? size.ws_row - 1u : 23u));
+  std::string text = "\033[H";
+  for (std::string line; std::getline(screen, line);) text += line + "\033[K\n";
+  fputs((text + "\033[J").c_str(), stdout);
+}
+
+void print(const json& before, const json& now, const StatusOptions& options) {
   if (options.asJson)
-    printf("%s\n",
-           status.dump(options.watch > 0 ? -1 : 2, ' ', true, json::error_handler_t::replace).c_str());
+    printf("%s\n", now.dump(options.watch > 0 ? -1 : 2, ' ', true, json::error_handler_t::replace).c_str());
+  else if (options.watch > 0 && isTerminal())
+    printScreen(before, now, options);
   else
-    printPeople(status);
+    printPeople(now);
   fflush(stdout);
 }
 
@@ -234,9 +164,12 @@ int status(const StatusOptions& options) {
   Observer observer(options.control);
   Session& session = observer.session();
   const std::chrono::milliseconds interval(static_cast<std::int64_t>(options.watch * 1000));
+  json before;
   for (;;) {
     try {
-      print(observer.look(), options);
+      json now = narrowed(observer.look(), options);
+      print(before, now, options);
+      before = std::move(now);
     } catch (const kj::Exception& error) {
       if (options.watch <= 0 || error.getType() != kj::Exception::Type::DISCONNECTED) throw;
       session.awaitSuccessor([] { return false; });
@@ -261,9 +194,15 @@ void addStatus(CLI::App& app, Result& chosen) {
       "events: what died, why, and how long recovery took.\n\n"
       "Examples:\n"
       "  faultline status\n"
-      "  faultline status --watch 5\n"
+      "  faultline status vm1\n"
+      "  faultline status --watch 5 --sort p99      # a screen: stalls by cause first, then a table\n"
       "  faultline status --json | jq '.restores[] | {name, missing, fault_p99_ns}'");
+  command->add_option("RESTORE", options->name, "Only this restore");
   addControl(*command, options->control);
+  command->add_option("--filter", options->choice.filter, "Only restores whose names have this in them");
+  command->add_option("--sort", options->choice.sort, "By name, or by a figure, from the highest down")
+      ->check(CLI::IsMember(SORTS))
+      ->capture_default_str();
   command->add_flag("--json", options->asJson, "Print one JSON object; with --watch one a line");
   command
       ->add_option(

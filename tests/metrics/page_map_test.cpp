@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 #include <png.h>
 
+#include <algorithm>
+
 #include "cli/errors.h"
 #include "tests/cli/command.h"
 #include "tests/support/server.h"
@@ -77,6 +79,33 @@ TEST(PageDrawing, ACellIsTheMeanOfItsPagesWhereThereAreMany) {
 TEST(PageDrawing, ShardsDiffer) {
   for (std::uint32_t a = 0; a < 16; a++)
     for (std::uint32_t b = 0; b < a; b++) EXPECT_NE(colourOfShard(a), colourOfShard(b)) << a << " " << b;
+}
+
+TEST(PageDrawing, AnSvgHasATitleAxesAndALegendWithNumbers) {
+  const PageDrawing drawing = drawingOf(
+      1024, {{0, 256, PageKind::faulted}, {256, 128, PageKind::removed}, {384, 640, PageKind::missing}},
+      {{0, 512, 0}, {512, 512, 3}});
+  const std::string svg = drawing.svg("a<b>&c", 1024 * 4096);
+  for (const char* words :
+       {"a&lt;b>&amp;c: 1024 pages, 4.0 MiB", "missing: 640 pages, 62.5 %", "faulted: 256 pages, 25.0 %",
+        "removed: 128 pages, 12.5 %", "released: 0 pages, 0.0 %", "shard 0: 512 pages, 50.0 %",
+        "shard 3: 512 pages, 50.0 %", ">0 B<", ">1.0 MiB<", ">4.0 MiB<",
+        "a row is 128.0 KiB; a square is 1 page,", "data:image/png;base64,iVBOR"})
+    EXPECT_NE(svg.find(words), std::string::npos) << words;
+}
+
+TEST(PageDrawing, ATerminalGetsASignForEachSquare) {
+  const PageDrawing drawing = drawingOf(16,
+                                        {{0, 3, PageKind::faulted},
+                                         {3, 1, PageKind::removed},
+                                         {4, 4, PageKind::released},
+                                         {8, 8, PageKind::missing}},
+                                        {});
+  EXPECT_EQ(drawing.text(64, false), "###o\n----\n....\n....\n");
+  EXPECT_EQ(drawing.text(2, false), "#-\n..\n") << "what most of its pages are, the first of equals";
+  const std::string coloured = drawing.text(64, true);
+  EXPECT_NE(coloured.find("\033[38;2;66;133;244m"), std::string::npos);
+  EXPECT_EQ(std::count(coloured.begin(), coloured.end(), '\n'), 2);
 }
 
 TEST(PageDrawing, AFileThatCannotBeWrittenIsNamed) {

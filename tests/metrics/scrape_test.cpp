@@ -11,6 +11,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
 #include "cli/errors.h"
 #include "cli/metrics_server.h"
 #include "tests/cli/command.h"
@@ -51,8 +53,9 @@ class Http {
     return text;
   }
   // Asks, and returns one answer; the connection stays open.
-  std::string ask(const std::string& method, const std::string& path) const {
-    send(method + " " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
+  std::string ask(const std::string& method, const std::string& path,
+                  const std::string& host = "localhost") const {
+    send(method + " " + path + " HTTP/1.1\r\nHost: " + host + "\r\n\r\n");
     std::string text;
     char part[4096];
     while (!whole(text)) {
@@ -203,7 +206,8 @@ TEST_F(Scrape, SaysSoWhereTheServiceHasGone) {
 }
 
 TEST_F(Scrape, RefusesWhatIsNoScrape) {
-  EXPECT_THAT(connect().ask("GET", "/"), StartsWith("HTTP/1.1 404"));
+  EXPECT_THAT(connect().ask("GET", "/other"), StartsWith("HTTP/1.1 404"));
+  EXPECT_THAT(connect().ask("POST", "/"), StartsWith("HTTP/1.1 405"));
   EXPECT_THAT(connect().ask("DELETE", "/metrics"), StartsWith("HTTP/1.1 405"));
   const Http nonsense = connect();
   nonsense.send("\x16\x03\x01 nonsense\r\n\r\n");
@@ -212,6 +216,59 @@ TEST_F(Scrape, RefusesWhatIsNoScrape) {
   for (unsigned i = 0; i < 64; i++) endless.send("GET /metrics HTTP/1.1\r\nX: " + std::string(65536, 'x'));
   EXPECT_THAT(endless.readAll(), ::testing::Not(HasSubstr("200 OK")));
   EXPECT_EQ(valueOf(scrape(), "faultline_up"), 1);
+}
+
+TEST_F(Scrape, ShowsAPageOfWhichNothingComesFromElsewhere) {
+  const std::string page = connect().ask("GET", "/");
+  EXPECT_THAT(page, StartsWith("HTTP/1.1 200 OK"));
+  EXPECT_THAT(page, HasSubstr("Content-Security-Policy: default-src 'none'"));
+  EXPECT_THAT(page, HasSubstr("<title>faultline</title>"));
+  for (const char* elsewhere : {"http://", "https://", "src=", "@import", "url("})
+    EXPECT_THAT(page, ::testing::Not(HasSubstr(elsewhere)));
+}
+
+TEST_F(Scrape, TellsThePageWhatIsServedAndTheStatesOfAMapsCells) {
+  const Target target(image_, server_.socket(), 4096);
+  server_.restore();
+  for (std::uint64_t page = 0; page < 10; page++) ASSERT_TRUE(target.holdsImage(page));
+  target.giveBack(20, 5);
+  const auto body = [](const std::string& answer) {
+    return nlohmann::json::parse(answer.substr(answer.find("\r\n\r\n") + 4), nullptr, false);
+  };
+  const auto watch = body(connect().ask("GET", "/watch.json"));
+  EXPECT_EQ(watch["up"], true);
+  EXPECT_EQ(watch["restores"][0]["name"], "vm");
+  EXPECT_EQ(watch["restores"][0]["removed"], 5);
+  EXPECT_EQ(watch["stalls"].size(), 0u);
+  std::string cells;
+  await([&] {
+    const auto map = body(connect().ask("GET", "/map.json?restore=vm"));
+    EXPECT_EQ(map["pages"], PAGES);
+    EXPECT_EQ(map["cell_pages"], 1);
+    EXPECT_EQ(map["side"], 8);
+    cells = map["cells"];
+    return cells.substr(27, 3) == "900";
+  });
+  EXPECT_EQ(cells.size(), PAGES * 3);
+  for (std::uint64_t page = 0; page < PAGES; page++)
+    EXPECT_EQ(cells.substr(page * 3, 3), page < 10 ? "900" : page >= 20 && page < 25 ? "090" : "000") << page;
+  EXPECT_THAT(connect().ask("GET", "/map.json?restore=other"), StartsWith("HTTP/1.1 404"));
+  for (const char* wrong :
+       {"/map.json", "/map.json?restore=", "/map.json?restore=a%2", "/map.json?restore=a/b"})
+    EXPECT_THAT(connect().ask("GET", wrong), StartsWith("HTTP/1.1 400")) << wrong;
+}
+
+// A page of another host may have its name lead here, and read what we answer.
+TEST_F(Scrape, AnswersOnlyWhoAsksThisMachineByAName) {
+  for (const char* path : {"/", "/metrics", "/watch.json", "/map.json?restore=vm"}) {
+    for (const char* host :
+         {"evil.example", "evil.example:9464", "127.0.0.1.evil.example", "1.2.3.4", "[::2]:80", ""})
+      EXPECT_THAT(connect().ask("GET", path, host), StartsWith("HTTP/1.1 403")) << path << " " << host;
+    for (const char* host :
+         {"localhost", "localhost:9464", "127.0.0.1:9464", "127.3.2.1", "[::1]:9464", "[::1]"})
+      EXPECT_THAT(connect().ask("GET", path, host), ::testing::Not(StartsWith("HTTP/1.1 403")))
+          << path << " " << host;
+  }
 }
 
 // All places are taken by connections that say nothing. Further ones are turned away, and these in the end,

@@ -1,0 +1,45 @@
+#include "cli/root_help.h"
+
+#include <memory>
+#include <sstream>
+
+namespace faultline::cli {
+
+namespace {
+
+struct Group {
+  const char* commands;
+  const char* what;
+};
+constexpr Group GROUPS[] = {
+    {"check", "Whether this machine can run a service: begin here"},
+    {"demo", "Serve 1 GiB of this machine's own files, and compare every byte"},
+    {"restore", "Serve one target, and end when it has everything"},
+    {"serve", "Run the page server as a daemon"},
+    {"status, wait, pages", "What is being served, how far and how fast"},
+    {"metrics", "The figures of a service, for Prometheus"},
+    {"prefault, pause, resume, detach, reshard", "Steer a restore"},
+    {"shutdown, upgrade", "End a service, or have another build take over"},
+    {"info, verify, flatten, working-set", "Files of snapshots"},
+    {"pack, unpack", "Compressed files of snapshots"},
+    {"completion", "Completions for bash, zsh and fish"},
+};
+
+class RootHelp final : public CLI::Formatter {
+  std::string make_help(const CLI::App* app, std::string, CLI::AppFormatMode) const override {
+    std::ostringstream text;
+    text << "faultline brings a snapshot's memory back lazily, in parallel, through userfaultfd.\n\n"
+         << "Usage: faultline COMMAND [OPTIONS]; faultline COMMAND --help says more\n\nCommands:\n";
+    for (const Group& group : GROUPS) CLI::detail::format_help(text, group.commands, group.what, 44);
+    text << make_groups(app, CLI::AppFormatMode::Normal) << "\n" << app->get_footer() << "\n";
+    return text.str();
+  }
+};
+
+}  // namespace
+
+void helpInGroups(CLI::App& app) {
+  app.formatter(std::make_shared<RootHelp>());
+}
+
+}  // namespace faultline::cli

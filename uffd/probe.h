@@ -1,0 +1,26 @@
+// What the kernel lets this process do with userfaultfd, found out by doing it.
+#pragma once
+
+#include <cstdint>
+
+namespace faultline::uffd {
+
+struct Abilities {
+  enum class Faults {
+    none,     // no userfaultfd is to be had: `error` says why
+    ownOnly,  // only faults of user code are told, not those of system calls (UFFD_USER_MODE_ONLY)
+    all,
+  };
+  Faults faults = Faults::none;
+  bool byDevice = false;       // by /dev/userfaultfd; else by the system call
+  int error = 0;               // errno of the system call, where `faults` is not `all`
+  std::uint64_t features = 0;  // UFFD_FEATURE_* of the kernel; 0 where it does not tell
+  bool populates =
+      false;  // a page was registered, filled by UFFDIO_COPY and by UFFDIO_ZEROPAGE, and given back
+  bool poisons = false;  // UFFDIO_POISON was done
+};
+
+// Makes a userfaultfd, and tries each call on memory of this process. Nothing of it is left.
+Abilities probe();
+
+}  // namespace faultline::uffd
