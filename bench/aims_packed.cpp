@@ -68,6 +68,7 @@ class ProgramBytes {
 // Runs a program to its end, its output thrown away.
 void finish(const std::vector<std::string>& command) {
   std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
   for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
   argv.push_back(nullptr);
   posix_spawn_file_actions_t actions;

@@ -89,6 +89,7 @@ MadeFrame changed(MadeFrame frame, const std::function<void(MadeFrame&)>& change
 
 std::vector<MadeFrame> pages(unsigned count) {
   std::vector<MadeFrame> frames;
+  frames.reserve(count);
   for (unsigned i = 0; i < count; i++) frames.push_back(frameOf(textOf(PAGE, i)));
   return frames;
 }
