@@ -92,7 +92,9 @@ std::string quoted(const std::string& text) {
   return result + "'";
 }
 
-constexpr const char* NAMES = "$(faultline completion restores 2>/dev/null)";
+constexpr const char* NAMES = "faultline completion restores 2>/dev/null";
+
+// A restore's name may hold what a shell would run or replace: in no shell is one made a part of what that evaluates.
 
 // --- bash ---
 
@@ -100,7 +102,7 @@ std::string bashOf(Value value, const std::vector<std::string>& words) {
   if (!words.empty()) return "COMPREPLY=($(compgen -W '" + joined(words) + "' -- \"$cur\"))";
   switch (value) {
     case Value::restore:
-      return std::string("COMPREPLY=($(compgen -W \"") + NAMES + "\" -- \"$cur\"))";
+      return "_faultline_restores \"$cur\"";
     case Value::file:
       return "compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$cur\"))";
     default:
@@ -113,6 +115,15 @@ std::string bash(const std::vector<CommandView>& commands) {
   std::vector<std::string> names;
   for (const CommandView& command : commands) names.push_back(command.name);
   out << "# Completions of faultline for bash: made by `faultline completion bash`.\n"
+         "_faultline_restores() {\n"
+         "  local name\n"
+         "  COMPREPLY=()\n"
+         "  while IFS= read -r name; do\n"
+         "    case $name in \"$1\"*) COMPREPLY+=(\"$(printf %q \"$name\")\") ;; esac\n"
+         "  done < <("
+      << NAMES
+      << ")\n"
+         "}\n"
          "_faultline() {\n"
          "  local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= word\n"
          "  for word in \"${COMP_WORDS[@]:1:COMP_CWORD-1}\"; do case $word in -*) ;; *) command=$word; break "
@@ -143,7 +154,7 @@ std::string zshOf(Value value, const std::vector<std::string>& words) {
   if (!words.empty()) return "(" + joined(words) + ")";
   switch (value) {
     case Value::restore:
-      return std::string("($names)");
+      return "compadd -a names";
     case Value::file:
       return "_files";
     default:
@@ -168,7 +179,7 @@ std::string zsh(const std::vector<CommandView>& commands) {
          "  shift words; (( CURRENT-- ))\n  case $command in\n";
   for (const CommandView& command : commands) {
     out << "    " << command.name << ")\n";
-    if (command.positional == Value::restore) out << "      names=(" << NAMES << ")\n";
+    if (command.positional == Value::restore) out << "      names=(\"${(@f)$(" << NAMES << ")}\")\n";
     out << "      _arguments";
     for (const OptionView& option : command.options)
       for (const std::string& name : option.names)
@@ -176,11 +187,7 @@ std::string zsh(const std::vector<CommandView>& commands) {
             << quoted("*" + name + "[" + zshText(option.what) + "]" +
                       (option.value == Value::none ? "" : ":value:" + zshOf(option.value, option.words)));
     const std::string positional = zshOf(command.positional, command.inner);
-    // Names are put in as they are now.
-    if (positional == "($names)")
-      out << " \\\n        \"*:name:($names)\"";
-    else if (positional != " ")
-      out << " \\\n        " << quoted("*:value:" + positional);
+    if (positional != " ") out << " \\\n        " << quoted("*:value:" + positional);
     out << " ;;\n";
   }
   out << "  esac\n}\nif [ \"$funcstack[1]\" = _faultline ]; then _faultline; else compdef _faultline "
