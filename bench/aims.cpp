@@ -195,7 +195,7 @@ class Aims : public AimTable {
       if (!wanted(what)) continue;
       const auto ours = faultline({.prefault = true});
       const Comparison result = compare(
-          rounds(), [&] { return prefaultOnce(*ours, remove); },
+          rounds(), [&, removals = remove] { return prefaultOnce(*ours, removals); },
           [&, size = call] { return bulkCopy(2, size, image().dataBytes, 4096, Placement::free); });
       add({what, "GiB/s", result.ours, result.theirs, fmt::format("bulk, {} KiB calls", call >> 10),
            result.ratio, Aim::atLeast, 0.95});

@@ -113,6 +113,7 @@ std::string bashOf(Value value, const std::vector<std::string>& words) {
 std::string bash(const std::vector<CommandView>& commands) {
   std::ostringstream out;
   std::vector<std::string> names;
+  names.reserve(commands.size());
   for (const CommandView& command : commands) names.push_back(command.name);
   out << "# Completions of faultline for bash: made by `faultline completion bash`.\n"
          "_faultline_restores() {\n"

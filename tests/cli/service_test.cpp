@@ -247,7 +247,7 @@ TEST_F(Service, RestoreTellsProgramsInJsonWhateverBytesItSpeaksOf) {
 
 TEST_F(Service, RestoreSurvivesTheCoordinatorBeforeATargetComes) {
   auto server = serve();
-  auto restoring = restore({"--control", control()});
+  auto restoring = restore({"--control", control(), "--no-prefault"});
   killCoordinator();
   restoring->await("waiting for its successor");
   auto touching = stoppedTarget();
