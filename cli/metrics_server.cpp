@@ -268,7 +268,7 @@ kj::Promise<std::string> MapSource::look(const std::string& restore) {
   auto coordinator = connection->bootstrap().castAs<rpc::Coordinator>();
   auto opened = open(coordinator, restore);
   return opened
-      .then([coordinator, restore](std::shared_ptr<Map> map) mutable {
+      .then([coordinator, restore](const std::shared_ptr<Map>& map) mutable {
         map->looking = true;
         auto done = kj::defer([map] { map->looking = false; });
         auto request = coordinator.restoreRequest();
