@@ -1,7 +1,5 @@
 // `faultline check`: whether this machine can run a service, and what it would go without.
 
-#include <libsmartcols/libsmartcols.h>
-
 #include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -10,8 +8,8 @@
 #include "cli/errors.h"
 #include "cli/memory_file.h"
 #include "cli/preflight.h"
+#include "cli/table.h"
 #include "process/content_size.h"
-#include "process/plain_text.h"
 
 namespace faultline::cli {
 
@@ -27,21 +25,17 @@ struct CheckOptions {
 };
 
 void printTable(const std::vector<Finding>& findings) {
-  const std::unique_ptr<libscols_table, void (*)(libscols_table*)> table(scols_new_table(),
-                                                                         scols_unref_table);
-  if (table == nullptr) throw std::bad_alloc();
-  scols_table_enable_noheadings(table.get(), 1);
-  for (const int flags : {0, 0, static_cast<int>(SCOLS_FL_WRAP)})
-    scols_table_new_column(table.get(), "", 0, flags);
+  using Column = Table::Column;
+  Table table;
+  table.noHeadings();
+  for (const Column column : {Column::left, Column::left, Column::wrapped}) table.column("", column);
   for (const Finding& finding : findings) {
-    libscols_line* line = scols_table_new_line(table.get(), nullptr);
-    if (line == nullptr) throw std::bad_alloc();
-    std::size_t at = 0;
-    for (const std::string& cell :
-         {std::string(nameOf(finding.state)), finding.what, process::plainText(finding.text)})
-      if (scols_line_set_data(line, at++, cell.c_str()) != 0) throw std::bad_alloc();
+    table.line();
+    table.cell(nameOf(finding.state));
+    table.cell(finding.what);
+    table.cell(finding.text);
   }
-  scols_print_table(table.get());
+  table.print();
 }
 
 int check(CheckOptions options) {

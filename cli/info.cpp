@@ -1,6 +1,5 @@
 // `faultline info`: what files of snapshots are, and as what they can be served.
 
-#include <libsmartcols/libsmartcols.h>
 #include <sys/stat.h>
 
 #include <memory>
@@ -14,6 +13,7 @@
 #include "cli/memory_file.h"
 #include "cli/packed_file.h"
 #include "cli/snapshot_identity.h"
+#include "cli/table.h"
 #include "cli/work_progress.h"
 #include "image/extent_walk.h"
 #include "image/file_system.h"
@@ -183,37 +183,28 @@ void printNotes(const Facts& facts) {
 }
 
 void printTable(const std::vector<Facts>& all, bool zeros) {
-  const std::unique_ptr<libscols_table, void (*)(libscols_table*)> table(scols_new_table(),
-                                                                         scols_unref_table);
-  if (table == nullptr) throw std::bad_alloc();
-  const auto column = [&](const char* name, int flags) {
-    scols_table_new_column(table.get(), name, 0, flags);
-  };
-  column("IMAGE", 0);
-  column("KIND", 0);
-  for (const char* name : {"SIZE", "DATA", "HOLES"}) column(name, SCOLS_FL_RIGHT);
-  if (zeros) column("ZEROS", SCOLS_FL_RIGHT);
-  column("EXTENTS", SCOLS_FL_RIGHT);
-  for (const char* name : {"FILE SYSTEM", "FINGERPRINT", "SERVED AS"}) column(name, 0);
+  using Column = Table::Column;
+  Table table;
+  table.column("IMAGE");
+  table.column("KIND");
+  for (const char* name : {"SIZE", "DATA", "HOLES"}) table.column(name, Column::right);
+  if (zeros) table.column("ZEROS", Column::right);
+  table.column("EXTENTS", Column::right);
+  for (const char* name : {"FILE SYSTEM", "FINGERPRINT", "SERVED AS"}) table.column(name);
   for (const Facts& facts : all) {
-    libscols_line* line = scols_table_new_line(table.get(), nullptr);
-    std::size_t at = 0;
-    const auto cell = [&](const std::string& text) {
-      if (line == nullptr || scols_line_set_data(line, at++, process::plainText(text).c_str()) != 0)
-        throw std::bad_alloc();
-    };
-    cell(facts.path);
-    cell(facts.kind);
-    cell(humanBytes(facts.bytes));
-    cell(humanBytes(facts.data));
-    cell(humanBytes(facts.bytes - facts.data));
-    if (zeros) cell(humanBytes(facts.zeros.value_or(0)));
-    cell(std::to_string(facts.extents));
-    cell(facts.fileSystem);
-    cell(facts.fingerprint);
-    cell(servedAs(facts));
+    table.line();
+    table.cell(facts.path);
+    table.cell(facts.kind);
+    table.cell(humanBytes(facts.bytes));
+    table.cell(humanBytes(facts.data));
+    table.cell(humanBytes(facts.bytes - facts.data));
+    if (zeros) table.cell(humanBytes(facts.zeros.value_or(0)));
+    table.cell(std::to_string(facts.extents));
+    table.cell(facts.fileSystem);
+    table.cell(facts.fingerprint);
+    table.cell(servedAs(facts));
   }
-  scols_print_table(table.get());
+  table.print();
   for (const Facts& facts : all) printNotes(facts);
 }
 

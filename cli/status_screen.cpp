@@ -1,16 +1,12 @@
 #include "cli/status_screen.h"
 
-#include <libsmartcols/libsmartcols.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <map>
-#include <memory>
-#include <new>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "cli/format.h"
+#include "cli/table.h"
 #include "process/plain_text.h"
 
 namespace faultline::cli {
@@ -79,32 +75,28 @@ std::string whole(double value) {
 }
 
 std::string tableOf(const json& restores, unsigned width) {
-  const std::unique_ptr<libscols_table, void (*)(libscols_table*)> table(scols_new_table(),
-                                                                         scols_unref_table);
-  if (table == nullptr) throw std::bad_alloc();
-  scols_table_set_termforce(table.get(), SCOLS_TERMFORCE_ALWAYS);
-  scols_table_set_termwidth(table.get(), width);
-  scols_table_new_column(table.get(), "RESTORE", 0, SCOLS_FL_TRUNC);
-  scols_table_new_column(table.get(), "PHASE", 0, 0);
+  using Column = Table::Column;
+  Table table;
+  table.width(width);
+  table.column("RESTORE", Column::cut);
+  table.column("PHASE");
   for (const char* name : {"DONE %", "MISSING", "FAULTS/s", "BYTES/s", "P50", "P99", "WAIT"})
-    scols_table_new_column(table.get(), name, 0, SCOLS_FL_RIGHT);
-  scols_table_new_column(table.get(), "SOURCE", 0, SCOLS_FL_TRUNC);
+    table.column(name, Column::right);
+  table.column("SOURCE", Column::cut);
   for (const json& r : restores) {
-    libscols_line* line = scols_table_new_line(table.get(), nullptr);
-    if (line == nullptr) throw std::bad_alloc();
-    std::size_t at = 0;
-    for (const std::string& cell :
-         {process::plainText(r["name"].get<std::string>()), r["phase"].get<std::string>(), percent(r),
-          std::to_string(number(r, "missing")), whole(r.value("faults_per_second", 0.0)),
-          humanBytes(static_cast<std::uint64_t>(r.value("bytes_per_second", 0.0))),
-          humanNs(number(r, "fault_p50_ns")), humanNs(number(r, "fault_p99_ns")),
-          std::to_string(number(r, "waiting_threads")), process::plainText(r["source"].get<std::string>())})
-      if (scols_line_set_data(line, at++, cell.c_str()) != 0) throw std::bad_alloc();
+    table.line();
+    table.cell(r["name"].get<std::string>());
+    table.cell(r["phase"].get<std::string>());
+    table.cell(percent(r));
+    table.cell(std::to_string(number(r, "missing")));
+    table.cell(whole(r.value("faults_per_second", 0.0)));
+    table.cell(humanBytes(static_cast<std::uint64_t>(r.value("bytes_per_second", 0.0))));
+    table.cell(humanNs(number(r, "fault_p50_ns")));
+    table.cell(humanNs(number(r, "fault_p99_ns")));
+    table.cell(std::to_string(number(r, "waiting_threads")));
+    table.cell(r["source"].get<std::string>());
   }
-  char* text = nullptr;
-  if (scols_print_table_to_string(table.get(), &text) != 0) throw std::bad_alloc();
-  const std::unique_ptr<char, void (*)(void*)> owned(text, free);
-  return text;
+  return table.text();
 }
 
 std::string headOf(const json& look, std::size_t shown) {
