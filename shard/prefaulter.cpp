@@ -361,7 +361,10 @@ Prefaulter::Run Prefaulter::commitRun(Job& job, unsigned worker, PageRange& run,
   Attachment& restore = *job.restore;
   shm::RwLock& lock = restore.segment().lock();
   const std::uint64_t pageSize = restore.segment().regions().locate(run.first).pageSize;
-  std::uint64_t limit = restore.removeNegotiated() ? job.pace.sections().shortest : FREE_SECTION;
+  const auto sections = [&] {
+    return restore.removeNegotiated() ? job.pace.sections() : Pace::Sections{FREE_SECTION, FREE_SECTION};
+  };
+  std::uint64_t limit = sections().shortest;
   std::uint64_t backOff = 1'000;
   while (run.count > 0) {
     if (job.over()) return Run::over;
@@ -396,12 +399,10 @@ Prefaulter::Run Prefaulter::commitRun(Job& job, unsigned worker, PageRange& run,
     if (result == Commit::unregistered) continue;
     if (result == Commit::parted)
       limit = std::max<std::uint64_t>(1, std::min(limit, run.count) / 2);
-    else if (!restore.removeNegotiated())
-      limit = std::min(limit * 2, FREE_SECTION);
-    else if (lock.epoch() == epoch)
-      limit = std::min(limit * 2, job.pace.sections().longest);
+    else if (!restore.removeNegotiated() || lock.epoch() == epoch)
+      limit = std::min(limit * 2, sections().longest);
     else
-      limit = job.pace.sections().shortest;
+      limit = sections().shortest;
   }
   return Run::done;
 }
