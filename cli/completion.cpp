@@ -92,9 +92,9 @@ std::string quoted(const std::string& text) {
   return result + "'";
 }
 
+// Prints the names of restores, for every shell. A name may hold what a shell would run or replace, so none is made a part
+// of what the shell evaluates.
 constexpr const char* NAMES = "faultline completion restores 2>/dev/null";
-
-// A restore's name may hold what a shell would run or replace: in no shell is one made a part of what that evaluates.
 
 // --- bash ---
 
@@ -221,7 +221,7 @@ std::string fish(const std::vector<CommandView>& commands) {
     if (!command.inner.empty())
       out << seen << " -a " << quoted(joined(command.inner)) << "\n";
     else if (command.positional == Value::restore)
-      out << seen << " -a '(faultline completion restores 2>/dev/null)'\n";
+      out << seen << " -a '(" << NAMES << ")'\n";
     else if (command.positional == Value::file)
       out << seen << " -F\n";
   }

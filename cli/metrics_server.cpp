@@ -259,7 +259,7 @@ kj::Promise<std::shared_ptr<MapSource::Map>> MapSource::open(rpc::Coordinator::C
             if (each->second->lookedAt < oldest->second->lookedAt) oldest = each;
           maps_.erase(oldest);
         }
-        return maps_[restore] = std::make_shared<Map>(info.getId(), info.getPages(), bytes);
+        return maps_[restore] = std::make_shared<Map>(info.getPages(), bytes);
       });
 }
 

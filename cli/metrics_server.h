@@ -85,8 +85,8 @@ class MapSource {
   static constexpr std::uint64_t INTERVAL = 200'000'000;  // ns
   static constexpr std::size_t MOST = 8;
   struct Map {
-    Map(std::uint64_t id, std::uint64_t pages, std::uint64_t bytes) : id(id), bytes(bytes), cells(pages) {}
-    const std::uint64_t id, bytes;
+    Map(std::uint64_t pages, std::uint64_t bytes) : bytes(bytes), cells(pages) {}
+    const std::uint64_t bytes;
     PageCells cells;
     std::uint64_t lookedAt = 0;  // ns, CLOCK_MONOTONIC
     bool looking = false;
