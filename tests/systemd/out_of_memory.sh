@@ -17,12 +17,17 @@ show() { systemctl show -P "$1" $unit; }
 pid_of() { pgrep -o -x "$1"; }  # the comm, cut to 15 bytes
 active() { [ "$(show ActiveState)" = active ]; }
 
+# adjust BY GROUP: how readily the kernel kills each process of the group; -1000: never.
+adjust() { for each in $(cat "$2/cgroup.procs"); do echo "$1" >/proc/$each/oom_score_adj; done 2>/dev/null; }
+
 # The kernel kills the one of the unit whose adjustment says so, since for a moment what the unit may take is less than what
 # it has: by as little as makes the kernel kill one, which gives caches of its own back first.
 killed() { sed -n 's/^oom_kill //p' "$1/memory.events"; }
 starve() {  # PID
-  local group before less
+  local group before less usual
   group=/sys/fs/cgroup$(show ControlGroup)
+  usual=$(cat /proc/$1/oom_score_adj)
+  adjust -1000 "$group"  # no other one, however little memory this one gives back
   echo 1000 >/proc/$1/oom_score_adj
   before=$(killed "$group")
   # A group whose main process was killed is made anew.
@@ -32,6 +37,7 @@ starve() {  # PID
     echo max >"$group/memory.max"
   done 2>/dev/null
   until_ "! kill -0 $1 2>/dev/null" "the kernel to kill process $1"
+  adjust "$usual" "$group"
 }
 
 mkdir -p $work
