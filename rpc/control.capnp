@@ -123,6 +123,8 @@ struct RestoreInfo {
   segmentBytes @18 :UInt64;   # memory that tracker, journal and counters take
   ageNs @19 :UInt64;          # since the restore began
   waitingThreads @20 :UInt64; # of the target, that wait for a page now; 0 where the kernel does not tell
+  populationHeld @21 :Text;   # why pages are not populated in the background though that was asked for; empty: they are,
+                              # or it was not
 }
 
 struct Latency {
@@ -176,6 +178,7 @@ struct RestoreStats {
   closed @10 :Latency;        # from closing the gate to opening it
   shards @11 :List(ShardStats);  # by index: those that own a part of the restore, or have done something for it
   outsideFaults @12 :UInt64;  # faults at addresses that no region covers
+  firstPageNs @14 :UInt64;    # from the restore's begin to its first page in place for a fault; 0: none as yet
   readTimes @13 :UInt64;      # when the faults were read, ns of CLOCK_MONOTONIC: the sum, modulo 2^64. A target on
                               # the same machine that has the sum of when it touched knows how long they waited
 }
@@ -251,6 +254,43 @@ struct ListenSpec {
   name @0 :Text;              # not empty, and no other listener's; restores are called NAME, NAME-2, NAME-3, ...
   policy @1 :RestorePolicy;   # of the restore of each target
   anyUser @2 :Bool;           # accept peers of any uid; otherwise only root's and the server's own
+  keepRefused @3 :Bool;       # a target that is refused waits where it faults, and may try again with the same userfaultfd;
+                              # otherwise it gets an error (SIGBUS) on every page that it named
+}
+
+struct SocketFile {
+  # A Unix stream socket that the server makes. It is removed with what is served there.
+  path @0 :Text;   # absolute. A socket that is there and that no process serves is replaced; another file is not
+  owner @1 :Text;  # a user's name or number; empty: the server's. Set, as the two below, before anyone can connect
+  group @2 :Text;  # a group's name or number; empty: the server's
+  mode @3 :UInt16; # permission bits; 0 means 0600
+}
+
+struct PlacedListener {
+  # A handshake socket by the paths of what belongs to it.
+  spec @0 :ListenSpec;      # as for listen
+  socket @1 :SocketFile;    # where targets come
+  layers @2 :List(Text);    # absolute paths of memory files, or URIs: top first, as SourceSpec.layers
+}
+
+enum ListenerOrigin {
+  # Who made a listener. What one of them changes or removes is its own, never another's.
+  commandLine @0;    # an option of `faultline serve`
+  configuration @1;  # a file that the service reads
+  call @2;           # a call at run time
+}
+
+struct ListenerInfo {
+  name @0 :Text;            # its restores are called NAME, NAME-2, ...
+  origin @1 :ListenerOrigin; # who made it
+  path @2 :Text;            # of its socket; empty where it has none in the file system
+  layers @3 :List(Text);    # what its targets are restored from, top first
+  policy @4 :RestorePolicy; # of the restores of new targets, without the working set
+  anyUser @5 :Bool;         # peers of any uid are accepted
+  begun @6 :UInt64;         # restores that came by it, under this coordinator
+  refused @7 :UInt64;       # handshakes that were refused, under this coordinator
+  lastRefusal @8 :Text;     # why the last of them was; empty: none was
+  lastReason @9 :Reasons.Reason; # the same for programs
 }
 
 interface Listener {
@@ -279,6 +319,48 @@ struct ServiceEvent {
   # Something an operator wants to know afterwards.
   unixNs @0 :UInt64;     # wall clock
   text @1 :Text;         # one line: what, why, how long it took
+  number @2 :UInt64;     # 1 for the service's first, +1 for each, whatever coordinator it has
+  restore @3 :Text;      # the restore that it is about; empty: none, or several
+  level @4 :EventLevel;  # whether somebody should look
+}
+
+enum EventLevel {
+  info @0;     # was asked for, or is planned
+  warning @1;  # was not; the service has dealt with it
+  error @2;    # a target has lost something
+}
+
+struct EndedRestore {
+  # The last figures of a restore that is over.
+  info @0 :RestoreInfo;            # as it ended
+  stats @1 :RestoreStats;          # as it ended
+  reason @2 :Reasons.EndReason;    # why it ended
+  text @3 :Text;                   # the same for people
+  endedUnixNs @4 :UInt64;          # wall clock
+}
+
+struct EngineInfo {
+  # What one kind of source that is fetched has cost (docs/fetcher.md), since the fetcher began.
+  name @0 :Text;            # packed, nbd, ...
+  requests @1 :UInt64;      # answered
+  bytes @2 :UInt64;         # fetched, as they came: compressed where they are
+  latency @3 :Latency;      # of a request
+  reconnects @4 :UInt64;    # connections made anew
+  errors @5 :UInt64;        # requests that failed and were asked again
+  givenUp @6 :UInt64;       # chunks whose patience ran out
+}
+
+struct FetcherInfo {
+  # The process that fetches what no file of this host has, and its cache.
+  pid @0 :UInt32;           # 0 where none runs: nothing is fetched, or it is being replaced
+  restarts @1 :UInt32;      # its processes that died and were replaced
+  engines @2 :List(EngineInfo); # those that were used
+  hits @3 :UInt64;          # chunks that were asked for and were in the cache
+  misses @4 :UInt64;        # chunks that had to be fetched
+  cachedBytes @5 :UInt64;   # taken on disk
+  cacheLimit @6 :UInt64;    # bytes that it may take
+  evicted @7 :UInt64;       # files that were dropped for room
+  notKept @8 :UInt64;       # chunks that were served without being kept: no room
 }
 
 struct ServiceTotals {
@@ -305,6 +387,7 @@ struct ServiceInfo {
   takeoverNs @9 :UInt64;     # from the last coordinator's end, as it was noticed, to this one serving; 0: it is the
                              # supervisor's first
   totals @10 :ServiceTotals;   # since the service began
+  fetcher @11 :FetcherInfo;  # of sources that are no local files
 }
 
 interface Coordinator {
@@ -336,4 +419,20 @@ interface Coordinator {
   waitUpgraded @9 () -> (version :Text, replaced :UInt32);
   # Returns when every shard is of the coordinator's own build, and how many had to be replaced for that. Fails
   # where the last upgrade was given up; the build that was there before serves on then.
+  listenAt @10 (placed :PlacedListener) -> (listener :Listener);
+  # As listen, where socket and files are given by path: the server makes the one and opens the others.
+  events @11 (after :UInt64) -> (events :List(ServiceEvent), lost :UInt64);
+  # The events behind number `after`, oldest first, as soon as there is one. `lost`: how many of them are kept no more.
+  # Ask on with the number of the last one.
+  ended @12 (name :Text) -> (restores :List(EndedRestore));
+  # Restores that are over: of this name, or with an empty name all; the latest first, at most 64, under former
+  # coordinators as well.
+  listeners @13 () -> (listeners :List(ListenerInfo));
+  # All that are served, by name.
+  configure @14 (listeners :List(PlacedListener)) -> (added :UInt32, changed :UInt32, removed :UInt32);
+  # Makes these the listeners of the configuration, for new targets; restores that run keep what they began with.
+  # Fails, with nothing changed, where one of them cannot be served.
+  drain @15 () -> ();
+  # Ends the service when every restore is complete: no new targets, everything is populated. Returns when that is
+  # done. Fails (pagesMissing) with the service as it was where a limit keeps a restore from being populated.
 }
