@@ -37,7 +37,7 @@ struct RestoreOptions {
   std::string workingSet, record;  // files
   std::string ofService;           // an option of `service` that was given; empty: none was
   PolicyOptions policy;
-  bool anyUser = false, json = false;
+  bool anyUser = false, keepRefused = false, json = false;
 };
 
 // How often the server is asked, more often than it is shown: the last figures are taken before the end.
@@ -111,6 +111,7 @@ class RestoreCommand {
     spec.setName(options_.name.c_str());
     fill(spec.initPolicy(), options_.policy, workingSet_.has_value() ? &*workingSet_ : nullptr);
     spec.setAnyUser(options_.anyUser);
+    spec.setKeepRefused(options_.keepRefused);
     socket_ = process::duplicate(socket.get());
     request.setSocket(rpc::makeFd(kj::mv(socket)));
     fill(request.initSource(), memory_);
@@ -426,6 +427,10 @@ void addRestore(CLI::App& app, Result& chosen) {
                    "interrupted;\nwithout background population unless --prefault is given")
       ->excludes(workingSet);
   command->add_flag("--any-user", options->anyUser, "Accept a target of any user, not only root and our own");
+  command->add_flag(
+      "--keep-refused", options->keepRefused,
+      "Let the threads of a target that is refused wait, so that it can try again with the same "
+      "userfaultfd; otherwise\nthey get SIGBUS");
   command->add_flag("--json", options->json, "Print JSON, an object a line");
   const std::size_t own = command->get_options().size();
   addServiceOptions(*command, options->service);

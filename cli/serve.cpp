@@ -36,7 +36,7 @@ struct ServeOptions {
   std::vector<std::string> sockets, names, workingSets;
   std::vector<std::vector<std::string>> memories;  // of each socket, the layers, the top one first
   bool overNothing = false;                        // an --over came before any --memory
-  bool anyUser = false, checkOnly = false;
+  bool anyUser = false, keepRefused = false, checkOnly = false;
   std::string refused;  // why these are not the options that were given: what is kept is served, and no more
 
   std::string name(std::size_t i) const { return i < names.size() ? names[i] : "vm" + std::to_string(i + 1); }
@@ -88,6 +88,7 @@ kj::AutoCloseFd listenSpec(const ServeOptions& options, const ServedListener& li
   auto spec = kept.initSpec();
   spec.setName(listener.name.c_str());
   spec.setAnyUser(options.anyUser);
+  spec.setKeepRefused(options.keepRefused);
   std::optional<WorkingSet> workingSet;
   if (withWorkingSet && !listener.workingSet.empty())
     workingSet = readWorkingSetFor(listener.workingSet, memory);
@@ -216,6 +217,10 @@ void addServe(CLI::App& app, Result& chosen) {
                     "--no-prefault as well, else\n"
                     "pages that are populated before they are touched are not seen");
   command->add_flag("--any-user", options->anyUser, "Accept targets of any user, not only root and our own");
+  command->add_flag(
+      "--keep-refused", options->keepRefused,
+      "Let the threads of a target that is refused wait, so that it can try again with the same "
+      "userfaultfd; otherwise\nthey get SIGBUS");
   command->add_flag("--check", options->checkOnly,
                     "Only say what is wrong with these options, as before a restart (exit code 2), and end");
   command->footer(

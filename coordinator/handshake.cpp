@@ -12,6 +12,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "process/duplicate.h"
 #include "uffd/registration.h"
 #include "uffd/uffd.h"
 
@@ -220,7 +221,13 @@ Handshake HandshakeReader::take() {
   if (!uffd::isUserfaultfd(uffd))
     throw HandshakeError("the file descriptor is no userfaultfd, it is " + describeFd(uffd));
   const std::uint64_t features = uffdFeatures(uffd);
-  return {std::move(parsed.regions), parsed.socketOutlivesHandshake, kj::mv(fds_[0]), features};
+  return {std::move(parsed.regions), parsed.socketOutlivesHandshake, process::duplicate(uffd), features};
+}
+
+int HandshakeReader::userfaultfd() const {
+  for (const kj::AutoCloseFd& fd : fds_)
+    if (uffd::isUserfaultfd(fd.get())) return fd.get();
+  return -1;
 }
 
 void HandshakeReader::consume() {
@@ -248,10 +255,15 @@ Received receiveMore(int socket, int uffd) {
   message.msg_iovlen = 1;
   message.msg_control = control;
   message.msg_controllen = sizeof control;
-  if (recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) <= 0) return Received::nothing;
-  bool another = (message.msg_flags & MSG_CTRUNC) != 0;
-  for (const kj::AutoCloseFd& fd : fdsOf(message)) another |= !uffd::sameUserfaultfd(fd.get(), uffd);
-  return another ? Received::anotherHandshake : Received::more;
+  using What = Received::What;
+  if (recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) <= 0) return {What::nothing};
+  Received received{(message.msg_flags & MSG_CTRUNC) != 0 ? What::anotherHandshake : What::more};
+  for (kj::AutoCloseFd& fd : fdsOf(message)) {
+    if (uffd::sameUserfaultfd(fd.get(), uffd)) continue;
+    received.what = What::anotherHandshake;
+    if (uffd::isUserfaultfd(fd.get())) received.userfaultfd = kj::mv(fd);
+  }
+  return received;
 }
 
 std::uint64_t uffdFeatures(int uffd) {

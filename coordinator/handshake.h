@@ -57,8 +57,10 @@ class HandshakeReader {
   enum class Progress { needMore, complete, nothingCame };  // the last: closed without a word
   // Looks at what has come. Throws HandshakeError where it can't become a handshake any more.
   Progress advance();
-  // After `complete`, once: checks and hands over the result. Throws HandshakeError.
+  // After `complete`: checks and hands over the result. Throws HandshakeError.
   Handshake take();
+  // A userfaultfd among the fds that have come, borrowed; -1: there is none.
+  int userfaultfd() const;
   // Receives for good what was looked at, once the restore is durable.
   void consume();
 
@@ -79,7 +81,10 @@ class HandshakeReader {
   bool ended_ = false;
 };
 
-enum class Received { nothing, more, anotherHandshake };
+struct Received {
+  enum class What { nothing, more, anotherHandshake } what;
+  kj::AutoCloseFd userfaultfd{};  // of another handshake, if one came with it
+};
 
 // Receives for good one piece of what a peer says after its handshake. Words are allowed and mean nothing; an fd
 // is another handshake, unless it is `uffd`: then it is what a predecessor that died had read and not yet

@@ -28,7 +28,7 @@ struct Listener::Pending {
 ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, std::vector<std::string> layerNames,
                               const SourceFiles& source) {
   return {reader.getName().cStr(), std::move(layerNames), policyFrom(reader.getPolicy(), source.back().get()),
-          reader.getAnyUser()};
+          reader.getAnyUser(), reader.getKeepRefused()};
 }
 
 ListenerSpec listenerSpecFrom(rpc::KeptListener::Reader reader, const SourceFiles& source) {
@@ -44,6 +44,7 @@ void fill(rpc::KeptListener::Builder to, const ListenerSpec& spec) {
   auto listen = to.initSpec();
   listen.setName(spec.name.c_str());
   listen.setAnyUser(spec.anyUser);
+  listen.setKeepRefused(spec.keepRefused);
   fill(listen.initPolicy(), spec.policy);
   to.setSourceName(spec.layerNames.front().c_str());
   auto layers = to.initLayers(static_cast<unsigned>(spec.layerNames.size()));
@@ -69,7 +70,11 @@ void Listener::accepted(const process::KeptName& keptAs, kj::AutoCloseFd connect
                          " ms: send it as soon as connected, or raise --handshake-timeout-ms");
   });
   tasks_.add(pending_.wrap(handshake(pending).exclusiveJoin(kj::mv(late)))
-                 .catch_([this](kj::Exception&& e) { refuse(e); })
+                 .catch_([this, pending](kj::Exception&& e) {
+                   refuse(e);
+                   return tell(*pending).then(
+                       [this] { context_.failpoints.hit(failpoints::Point::targetRefused); });
+                 })
                  .then([this, pending] { context_.link.drop(pending->keptAs); }));
 }
 
@@ -194,6 +199,21 @@ void Listener::refuse(const kj::Exception& why) {
   shm::count(context_.totals.targetsRefused);
   lastError_ = rpc::refusalOf(rpc::because(rpc::Reason::BAD_TARGET, kj::cp(why)));
   spdlog::warn("listener {}: a target is refused: {}", spec_.name, lastError_.message);
+}
+
+// A handshake that did not come as far as its userfaultfd has no memory to speak of.
+kj::Promise<void> Listener::tell(Pending& refused) {
+  const std::string name = "listener " + spec_.name;
+  return kj::evalNow([&]() -> kj::Promise<void> {
+           KJ_IF_MAYBE (reader, refused.reader)
+             if (!spec_.keepRefused && (*reader)->userfaultfd() >= 0)
+               return context_.refused.tell(name, (*reader)->userfaultfd(),
+                                            peerOf(refused.connection.get()).pidfd.get());
+           return kj::READY_NOW;
+         })
+      .catch_([name](kj::Exception&& e) {
+        spdlog::warn("{}: a refused target waits for its pages: {}", name, e.getDescription().cStr());
+      });
 }
 
 void Listener::taskFailed(kj::Exception&& exception) {

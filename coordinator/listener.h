@@ -25,6 +25,7 @@ struct ListenerSpec {
   std::vector<std::string> layerNames;  // layers of the source, the top one first
   RestorePolicy policy;
   bool anyUser = false;
+  bool keepRefused = false;  // a target that is refused is left as it is
 };
 
 // Throws where the policy does not fit the source.
@@ -57,7 +58,7 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   void accepted(const process::KeptName& keptAs, kj::AutoCloseFd connection);
 
   // Refuses targets whose handshake is not complete. To be called once; the caller keeps the listener alive
-  // until the promise resolves.
+  // until the promise resolves: when each of them has been told.
   kj::Promise<void> close();
 
   // Names of the restores that came by here, in order; grows.
@@ -79,6 +80,7 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> complete(const std::shared_ptr<Pending>& pending, SourceFiles source);
   void begin(Pending& pending, PreparedRestore prepared, RestoreFds fds);
   void refuse(const kj::Exception& why);
+  kj::Promise<void> tell(Pending& refused);
   void taskFailed(kj::Exception&& exception) override;
 
   RestoreContext& context_;

@@ -17,6 +17,7 @@
 #include "coordinator/options.h"
 #include "coordinator/page_counting.h"
 #include "coordinator/population.h"
+#include "coordinator/refused_targets.h"
 #include "coordinator/restore_spec.h"
 #include "coordinator/service_counters.h"
 #include "coordinator/shard_attachments.h"
@@ -43,6 +44,7 @@ struct RestoreContext {
   ServiceTotals& totals;
   CpuLatency* latency;  // null: none is asked for
   ReadingTurns& turns;
+  RefusedTargets& refused;
 };
 
 // The fds of a restore; uffd and source always, the others where known (-1).
@@ -189,6 +191,7 @@ class Restore final : private ShardAttachments::Owner,
   // Of TargetWatch.
   void targetGone(const std::string& how) override;
   kj::Promise<void> pagesGone(std::vector<shm::PageRange> pages) override;
+  kj::Promise<void> refused(kj::AutoCloseFd userfaultfd) override;
   void nothingLeft() override;
   void anotherKilled() override;
   void watchFailed(const kj::Exception& exception) override { failOf(exception); }

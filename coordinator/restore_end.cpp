@@ -42,6 +42,11 @@ kj::Promise<void> Restore::pagesGone(std::vector<shm::PageRange> pages) {
       }));
 }
 
+kj::Promise<void> Restore::refused(kj::AutoCloseFd userfaultfd) {
+  if (userfaultfd.get() < 0 || fds_.target.get() < 0) return kj::READY_NOW;
+  return context_.refused.tell("restore " + name(), userfaultfd.get(), fds_.target.get());
+}
+
 void Restore::nothingLeft() {
   end(rpc::EndReason::TARGET_GONE, NOTHING_LEFT, Release::yes);
 }

@@ -70,7 +70,8 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
       pool_(io, link, log_, failpoints_, options_, *counters_, *this),
       upgrade_(io, link, log_, pool_, options_, inherited_.upgradeGivenUp),
       latency_(latencyOf(options_, io)),
-      context_{io, link, log_, failpoints_, options_, pool_, *counters_, latency_.get(), turns_},
+      refused_(io, options_, [this](int uffd) { return servedAs(uffd).has_value(); }),
+      context_{io, link, log_, failpoints_, options_, pool_, *counters_, latency_.get(), turns_, refused_},
       lost_(context_),
       listeners_(context_, restores_,
                  {[this](RestoreSpec spec, int file) { return prepare(std::move(spec), file); },
@@ -209,17 +210,23 @@ std::string Service::freeName(const std::string& wanted) const {
   return name;
 }
 
+std::optional<std::string> Service::servedAs(int uffd) const {
+  for (const auto& [id, restore] : restores_)
+    if (!restore->over() && uffd::sameUserfaultfd(uffd, restore->fds().uffd.get())) return restore->name();
+  if (const auto id = lost_.withUserfaultfd(uffd)) return std::to_string(*id);
+  return std::nullopt;
+}
+
 // Two readers of one userfaultfd would each get a part of its events, and miss the removals of the other.
 void Service::requireNotServed(int uffd) const {
-  const auto refuse = [](const std::string& as) {
+  if (const auto as = servedAs(uffd))
     rpc::refuse(rpc::Reason::BAD_TARGET,
-                "this userfaultfd is served already, as restore " + as +
+                "this userfaultfd is served already, as restore " + *as +
                     ": hand each over once, and connect anew only after that restore "
                     "has ended");
-  };
-  for (const auto& [id, restore] : restores_)
-    if (!restore->over() && uffd::sameUserfaultfd(uffd, restore->fds().uffd.get())) refuse(restore->name());
-  if (const auto id = lost_.withUserfaultfd(uffd)) refuse(std::to_string(*id));
+  if (refused_.has(uffd))
+    rpc::refuse(rpc::Reason::BAD_TARGET,
+                "a target with this userfaultfd was refused, and gets errors: begin with another");
 }
 
 void Service::requireRoom() const {

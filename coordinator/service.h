@@ -16,6 +16,7 @@
 #include "coordinator/lost_restores.h"
 #include "coordinator/options.h"
 #include "coordinator/page_suspects.h"
+#include "coordinator/refused_targets.h"
 #include "coordinator/restore.h"
 #include "coordinator/restores.h"
 #include "coordinator/service_counters.h"
@@ -83,6 +84,8 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   void endFormerOwners(const std::shared_ptr<Restore>& restore);
   kj::Promise<void> pingSupervisor();
   void requireRoom() const;
+  // The restore as which this userfaultfd is served.
+  std::optional<std::string> servedAs(int uffd) const;
   void requireNotServed(int uffd) const;
   std::string freeName(const std::string& wanted) const;
 
@@ -107,6 +110,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   Upgrade upgrade_;
   kj::Own<CpuLatency> latency_;  // null: none is asked for
   ReadingTurns turns_;
+  RefusedTargets refused_;
   RestoreContext context_;
   std::set<std::string> preparing_;  // names of restores that are not begun yet
   Restores restores_;

@@ -83,21 +83,23 @@ kj::Promise<void> TargetWatch::watchConnection() {
   return kj::evalLater([this]() -> kj::Promise<void> {
     if (owner_.over()) return kj::READY_NOW;
     KJ_IF_MAYBE (observer, connection_) {
-      switch (receiveMore(fds_.connection, fds_.uffd)) {
-        case Received::more:
+      Received received = receiveMore(fds_.connection, fds_.uffd);
+      switch (received.what) {
+        case Received::What::more:
           return timer_.afterDelay(0 * kj::SECONDS).then([this] { return watchConnection(); });
-        case Received::nothing:
+        case Received::What::nothing:
           if (!hungUp(fds_.connection))
             return (*observer)->whenBecomesReadable().then([this] { return watchConnection(); });
           if (fds_.process < 0 && segment_.header().watchSocket.load() != 0) return peerGone();
           return kj::READY_NOW;
-        case Received::anotherHandshake:
+        case Received::What::anotherHandshake:
           shm::count(totals_.targetsRefused);
           log_.add("restore " + segment_.name() +
                    ": another handshake came on its connection and is refused: each userfaultfd "
                    "needs a connection of its own; this one is closed, the restore goes on");
-          ::shutdown(fds_.connection, SHUT_RDWR);
-          return kj::READY_NOW;
+          return owner_.refused(kj::mv(received.userfaultfd)).then([this] {
+            ::shutdown(fds_.connection, SHUT_RDWR);
+          });
       }
     }
     return kj::READY_NOW;

@@ -35,6 +35,8 @@ class TargetWatch final : private kj::TaskSet::ErrorHandler {
     virtual void targetGone(const std::string& how) = 0;
     // Pages that are registered no more; each is told once. Resolves when that is known to the shards.
     virtual kj::Promise<void> pagesGone(std::vector<shm::PageRange> pages) = 0;
+    // The target tries to have another userfaultfd served by its connection, which is refused. Resolves when it has been told.
+    virtual kj::Promise<void> refused(kj::AutoCloseFd userfaultfd) = 0;
     // Every page has been found gone.
     virtual void nothingLeft() = 0;
     // The process that connected was killed, and was not the one that has the memory.

@@ -11,11 +11,11 @@ namespace faultline::failpoints {
 
 namespace {
 
-constexpr std::array<std::string_view, 21> NAMES = {
-    "beforeStage",       "coldRead",      "beforeReadLock", "beforeCopy",    "afterCopy",    "afterStore",
-    "gateClosed",        "beforeRead",    "afterRead",      "midMark",       "beforeOpen",   "beforeHandout",
-    "handshakeAccepted", "handshakeRead", "restoreStored",  "shardStarting", "adoptClaimed", "adoptDrained",
-    "adoptReplayed",     "adoptChecking", "adoptOpened"};
+constexpr std::array<std::string_view, 22> NAMES = {
+    "beforeStage",       "coldRead",      "beforeReadLock", "beforeCopy",    "afterCopy",     "afterStore",
+    "gateClosed",        "beforeRead",    "afterRead",      "midMark",       "beforeOpen",    "beforeHandout",
+    "handshakeAccepted", "handshakeRead", "targetRefused",  "restoreStored", "shardStarting", "adoptClaimed",
+    "adoptDrained",      "adoptReplayed", "adoptChecking",  "adoptOpened"};
 static_assert(NAMES.size() == static_cast<std::size_t>(Point::adoptOpened) + 1);
 
 void signalEvent(int fd) {

@@ -42,6 +42,7 @@ enum class Point {
   // coordinator, in the order of a restore's beginning
   handshakeAccepted,  // the supervisor has handed over a connection
   handshakeRead,      // regions and uffd are known, nothing is stored
+  targetRefused,      // a refused target has been told, its connection is kept yet
   restoreStored,      // the restore is durable, no shard knows of it
   shardStarting,      // a shard process was started and is not connected yet
   // coordinator, in the order of an adoption

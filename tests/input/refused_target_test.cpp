@@ -250,15 +250,17 @@ TEST_F(HugeRefusedTarget, WithSharedHugePages) {
   ASSERT_EQ(ftruncate(file.get(), 4l << 20), 0);
   const RawVmm huge({4ul << 20}, 2ul << 20, UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING,
                     file.get());
+  const RawVmm other({4ul << 20}, 2ul << 20, UFFD_FEATURE_EVENT_REMOVE, UFFDIO_REGISTER_MODE_MISSING,
+                     file.get());
   const std::string says = "region 0: this is shared memory of 2 MiB pages";
   expectRefused(huge.body(",\"page_size\":2097152"), {huge.uffd()}, says);
 
   auto request = server_.client().coordinator().attachRequest();
   auto attached = request.initSpec().initRegions(1)[0];
-  attached.setBase(reinterpret_cast<std::uint64_t>(huge.at(0)));
+  attached.setBase(reinterpret_cast<std::uint64_t>(other.at(0)));
   attached.setSize(4ul << 20);
   attached.setPageSize(2ul << 20);
-  request.setUffd(rpc::makeFdFrom(huge.uffd()));
+  request.setUffd(rpc::makeFdFrom(other.uffd()));
   request.setTarget(rpc::makeFd(kj::AutoCloseFd(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)))));
   fill(request.initSource(), image_.path());
   try {

@@ -2,7 +2,9 @@
 
 #include <sys/eventfd.h>
 
+#include "client/sigbus.h"
 #include "tests/recovery/recovery_test.h"
+#include "tests/support/raw_vmm.h"
 
 namespace faultline::test {
 namespace {
@@ -100,6 +102,38 @@ std::vector<Death> everyHandshakeDeath() {
 }
 
 INSTANTIATE_TEST_SUITE_P(At, HandshakeDeath, testing::ValuesIn(everyHandshakeDeath()), deathName);
+
+class RefusalDeath : public testing::TestWithParam<Death> {};
+
+// The coordinator dies before it refuses a target, or as it has; its successor refuses it as well.
+TEST_P(RefusalDeath, TheTargetGetsAnErrorAllTheSame) {
+  const auto [place, action] = GetParam();
+  target::installSigbusHandler();
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS, .watchdogMs = WATCHDOG_MS});
+  auto barrier = arm(server, coordinatorHooks(server), place.point, action);
+  RawVmm vmm({PAGES * SMALL});
+  vmm.connect(server.socket());
+  vmm.send("[{\"base_host_virt_addr\":4096,\"size\":4096,\"offset\":100,\"page_size\":4096}]", {vmm.uffd()});
+  vmm.awaitHangUp();
+  for (std::uint64_t page = 0; page < PAGES; page++) {
+    auto touch = [&] { (void)*vmm.at(0, page * SMALL); };
+    EXPECT_TRUE(target::guarded(touch).has_value()) << page;
+  }
+  server.reconnect();
+  EXPECT_EQ(server.status().getIncarnation(), 2u);
+  EXPECT_EQ(server.status().getRestores().size(), 0u);
+}
+
+std::vector<Death> everyRefusalDeath() {
+  std::vector<Death> deaths;
+  for (const char* point : {"handshakeAccepted", "handshakeRead", "targetRefused"})
+    for (const rpc::Action action : {rpc::Action::KILL, rpc::Action::STOP, rpc::Action::PARK})
+      deaths.push_back({{point, 0}, action});
+  return deaths;
+}
+
+INSTANTIATE_TEST_SUITE_P(At, RefusalDeath, testing::ValuesIn(everyRefusalDeath()), deathName);
 
 class ShardStartDeath : public testing::TestWithParam<Death> {};
 
