@@ -49,7 +49,11 @@ TEST_P(Cold, PagesComeFromTheDiskAndAreRight) {
   Target target(image, server.socket(), pageSize());
   server.restore();
   COLD_OR_SKIP(image);
-  for (std::uint64_t n = 0; n < 8; n++) EXPECT_EQ(target.read(apart(n)), expected(apart(n))) << apart(n);
+  for (std::uint64_t n = 0; n < 8; n++) {
+    EXPECT_EQ(target.read(apart(n)), expected(apart(n))) << apart(n);
+    // A fast disk has what is read ahead, all of a small file, in place before the next page is looked for.
+    image.makeCold();
+  }
   EXPECT_GT(coldReads(server), 0u);
   expectContent(target, {});
 }
