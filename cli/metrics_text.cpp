@@ -182,6 +182,8 @@ std::string stateText(const std::vector<RestoreFigures>& restores) {
   Metric pages("faultline_restore_pages", GAUGE, "Pages of the restore, by state.");
   Metric prefaulting("faultline_restore_prefaulting", GAUGE,
                      "1 while pages are populated in the background.");
+  Metric held("faultline_restore_population_held", GAUGE,
+              "1 while pages are not populated in the background though that was asked for.");
   Metric waiting("faultline_restore_waiting_threads", GAUGE, "Threads of the target that wait for a page.");
   Metric tracker("faultline_restore_tracker_bytes", GAUGE, "Memory that tracker, journal and counters take.");
   for (const RestoreFigures& restore : restores) {
@@ -189,6 +191,7 @@ std::string stateText(const std::vector<RestoreFigures>& restores) {
     const auto r = restore.info;
     age.addNs(labels, r.getAgeNs());
     prefaulting.add(labels, r.getPrefaulting() ? 1 : 0);
+    held.add(labels, r.getPopulationHeld().size() > 0 ? 1 : 0);
     waiting.add(labels, r.getWaitingThreads());
     tracker.add(labels, r.getSegmentBytes());
     const std::pair<const char*, std::uint64_t> states[] = {{"missing", r.getMissing()},
@@ -205,7 +208,8 @@ std::string stateText(const std::vector<RestoreFigures>& restores) {
     labels.emplace_back("phase", phaseName(r.getPhase()));
     info.add(labels, 1);
   }
-  return info.text() + age.text() + pages.text() + prefaulting.text() + waiting.text() + tracker.text();
+  return info.text() + age.text() + pages.text() + prefaulting.text() + held.text() +
+         waiting.text() + tracker.text();
 }
 
 // Of the durations that a fault's is made of.

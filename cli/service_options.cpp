@@ -72,6 +72,9 @@ std::vector<std::string> ServiceOptions::coordinatorArguments() const {
                                         "--log-level",
                                         logLevel};
   if (!cpus.empty()) arguments.insert(arguments.end(), {"--cpus", cpus});
+  if (populationRate != 0)
+    arguments.insert(arguments.end(), {"--population-rate", std::to_string(populationRate)});
+  if (populations != 0) arguments.insert(arguments.end(), {"--populations", std::to_string(populations)});
   if (cpuLatencyUs.has_value()) {
     arguments.emplace_back("--cpu-latency-us");
     arguments.push_back(std::to_string(*cpuLatencyUs));
@@ -132,6 +135,19 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
           "--stop-limit-s", options.stopLimitS,
           "How long the end of the service may take to fetch what targets miss, while that progresses")
       ->check(CLI::Range(0u, 86'400u))
+      ->capture_default_str();
+  command
+      .add_option(
+          "--population-rate", options.populationRate,
+          "Bytes a second that all background population together may bring, as in 200MiB; 0: as many as\n"
+          "there are. Faults are not held back, nor is the end of the service")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  command
+      .add_option(
+          "--populations", options.populations,
+          "Restores that are populated in the background at once, in the order of their coming; 0: all")
+      ->check(CLI::Range(0u, 100'000u))
       ->capture_default_str();
   command
       .add_option("--cpu-latency-us", options.cpuLatencyUs,

@@ -29,6 +29,8 @@ struct ServiceOptions {
   std::uint64_t sourcePatienceMs = 30'000;
   std::uint32_t maxRestores = 1024;
   std::uint64_t stopLimitS = 300;
+  std::uint64_t populationRate = 0;  // bytes a second; 0: any
+  std::uint32_t populations = 0;     // 0: all
   std::optional<std::uint32_t> cpuLatencyUs;
   bool testHooks = false;
   std::string logLevel = "warn";

@@ -95,6 +95,8 @@ void printRestore(const json& r) {
          100 * (pages - r["missing"].get<double>()) / pages, pages, number(r, "missing"),
          number(r, "removed"), number(r, "target_pid"), text(r, "source").c_str());
   if (!text(r, "failure").empty()) printf("    %s\n", text(r, "failure").c_str());
+  if (!text(r, "population_held").empty())
+    printf("    not populated in the background: %s\n", text(r, "population_held").c_str());
   if (r.contains("stats")) printFigures(r);
 }
 

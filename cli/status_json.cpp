@@ -69,6 +69,7 @@ json restoreJson(rpc::RestoreInfo::Reader r) {
           {"failure", r.getFailureText().cStr()},
           {"failure_reason", failed ? rpc::nameOf(r.getFailure()) : ""},
           {"prefaulting", r.getPrefaulting()},
+          {"population_held", r.getPopulationHeld().cStr()},
           {"waiting_threads", r.getWaitingThreads()},
           {"segment_bytes", r.getSegmentBytes()},
           {"remove_negotiated", r.getRemoveNegotiated()},

@@ -67,6 +67,9 @@ int main(int argc, char** argv) {
   app.add_option("--stop-limit-s", stopLimit,
                  "How long the end of the service may take to fetch what is missing");
   app.add_option("--max-restores", options.maxRestores, "Restores at the same time");
+  app.add_option("--population-rate", options.populationRate,
+                 "Bytes a second of background population, in all; 0: any");
+  app.add_option("--populations", options.populations, "Restores that are populated at once; 0: all");
   app.add_option("--cpu-latency-us", options.cpuLatencyUs, "What CPUs may take to wake while faults flow");
   app.add_flag("--test-hooks", options.testHooks, "Offer the test hooks");
   app.add_option("--log-level", options.logLevel, "trace, debug, info, warn, error");

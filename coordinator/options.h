@@ -18,6 +18,8 @@ struct Options {
   std::chrono::milliseconds sourcePatience{30'000};  // time that reads of a page may go on failing
   std::uint32_t maxRestores = 1024;                  // at the same time
   std::chrono::seconds stopLimit{300};               // time that an end may take to fetch what is missing
+  std::uint64_t populationRate = 0;                  // bytes a second of all background population; 0: any
+  std::uint32_t populations = 0;                     // restores that are populated at once; 0: all
   std::optional<std::uint32_t> cpuLatencyUs;         // time that CPUs may take to wake while faults flow
   bool testHooks = false;
   std::string logLevel = "info";

@@ -23,6 +23,8 @@ class PrefaultJob {
   // Shards that have not finished, and the number of the run that each was asked for last, or NOT_ASKED.
   // After a reshard the answer of an earlier run says nothing: the shard owns other pages now.
   std::map<std::uint32_t, std::uint64_t> pending;
+  // Runs that were to end before they were finished and have not answered yet, and their shards.
+  std::map<std::uint64_t, std::uint32_t> ending;
   bool cancelled = false;
 
   kj::Promise<void> whenFinished() { return finished_.addBranch(); }

@@ -53,7 +53,8 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
       fds_(kj::mv(fds)),
       segment_(std::move(segment)),
       router_(context.pool, segment_, context.latency),
-      population_(context.pool, router_, segment_),
+      population_(timer(), context.populations, context.pool, router_, segment_, fds_.source,
+                  fds_.target.get()),
       answerer_(fds_.uffd.get(), -1, ""),
       shards_(context.pool, timer(), segment_, fds_.uffd.get(), fds_.source, fds_.layers, router_,
               population_, *this),
@@ -283,14 +284,14 @@ void Restore::pause() {
   life_.become(Stage::paused);
   segment_.header().paused.store(shm::YES);
   reader_->pause();
-  population_.hold(true);
+  population_.pause(true);
 }
 
 void Restore::resume() {
   if (!paused()) rpc::refuse(rpc::Reason::WRONG_PHASE, "restore " + name() + " is not paused");
   life_.become(Stage::serving);
   segment_.header().paused.store(0);
-  population_.hold(false);
+  population_.pause(false);
   reader_->resume();
 }
 

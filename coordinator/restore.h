@@ -17,6 +17,7 @@
 #include "coordinator/options.h"
 #include "coordinator/page_counting.h"
 #include "coordinator/population.h"
+#include "coordinator/populations.h"
 #include "coordinator/refused_targets.h"
 #include "coordinator/restore_spec.h"
 #include "coordinator/service_counters.h"
@@ -45,6 +46,7 @@ struct RestoreContext {
   CpuLatency* latency;  // null: none is asked for
   ReadingTurns& turns;
   RefusedTargets& refused;
+  Populations& populations;
 };
 
 // The fds of a restore; uffd and source always, the others where known (-1).
@@ -175,6 +177,7 @@ class Restore final : private ShardAttachments::Owner,
   kj::Promise<void> recordOn();
   void recordIn(std::shared_ptr<TouchRecorder> recorder);
   void recordsNothing(const std::string& why);
+  bool paused() const { return life_.stage() == Life::Stage::paused; }
   bool killsOnLost() const { return policy().killOnLost != 0; }
   // Makes every waiting thread of the target fault again.
   void wake();
@@ -184,7 +187,6 @@ class Restore final : private ShardAttachments::Owner,
   bool wantsShards() const override {
     return life_.served() || (life_.stage() == Life::Stage::kept && !life_.failed());
   }
-  bool paused() const override { return life_.stage() == Life::Stage::paused; }
   void allAttached() override { readyFulfiller_->fulfill(); }
   void shardRefuses(const std::string& why) override { fail(rpc::EndReason::NOT_SERVABLE, why); }
   void sourceHasChanged(const std::string& why) override { fail(rpc::EndReason::SOURCE_CHANGED, why); }

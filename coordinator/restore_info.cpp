@@ -45,6 +45,7 @@ void Restore::fill(rpc::RestoreInfo::Builder info, const shm::PageCounts& counts
   }
   info.setWaitingThreads(uffd::waitingThreads(fds_.uffd.get()).value_or(0));
   info.setPrefaulting(population_.underWay());
+  info.setPopulationHeld(population_.whyHeld().c_str());
   info.setSegmentBytes(segment_.bytes());
   info.setWorkingSetRefused(workingSetRefused_.c_str());
   info.setRecording(touches_ != nullptr);

@@ -111,6 +111,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::Own<CpuLatency> latency_;  // null: none is asked for
   ReadingTurns turns_;
   RefusedTargets refused_;
+  Populations populations_;
   RestoreContext context_;
   std::set<std::string> preparing_;  // names of restores that are not begun yet
   Restores restores_;

@@ -66,7 +66,7 @@ kj::Promise<void> ShardAttachments::attach(ShardHandle& shard, std::vector<shm::
         // From here on the shard sees each change: what it was attached with is what the restore began with.
         if (auto why = whatChanged(source_, layers_)) return owner_.sourceHasChanged(*why);
         router_.setAttached(index, true);
-        population_.shardUp(shard, owner_.paused());
+        population_.shardUp();
         const auto shares = segment_.shares();
         bool all = true;
         for (std::uint32_t i = 0; i < segment_.activeShards(); i++) all &= attached(i) || shares[i] == 0;

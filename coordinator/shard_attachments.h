@@ -23,7 +23,6 @@ class ShardAttachments {
    public:
     // Whether shards are to have the restore; asked anew whenever one has answered.
     virtual bool wantsShards() const = 0;
-    virtual bool paused() const = 0;
     // All shards that own a page of it are attached. May come more than once.
     virtual void allAttached() = 0;
     // A shard lives and does not serve the restore, which would leave its pages without an answer for ever.

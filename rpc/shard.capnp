@@ -51,8 +51,8 @@ interface Shard {
   # Gives the pages up: an error for the target where they are still missing.
   hooks @8 () -> (hooks :Hooks.ProcessHooks);
   # Fails unless the shard was started for tests.
-  setPaused @9 (restore :UInt64, paused :Bool) -> ();
-  # Holds background population.
+  populateAtMost @9 (bytesPerSecond :UInt64) -> ();
+  # How fast the background populations of all its restores together may be; 0, as in the beginning: as fast as they can.
   ping @10 () -> ();
   # Answered by way of the fault thread: no answer means that faults are not being served.
 }

@@ -26,7 +26,6 @@ Attachment::Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoClose
   KJ_REQUIRE(workers <= segment_.facts().workersPerShard,
              "the segment has too few slots for this shard's workers", segment_.facts().workersPerShard,
              workers);
-  paused_.store(segment_.header().paused.load() == shm::YES);
 }
 
 void Attachment::fail(rpc::EndReason why, std::string text) {

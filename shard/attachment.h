@@ -78,8 +78,6 @@ class Attachment {
   void fail(rpc::EndReason why, std::string text);
   // Why it cannot be served; nothing: it can, or its target has gone, or it was detached.
   std::optional<std::string> failure() const;
-  bool paused() const { return paused_.load(std::memory_order_relaxed); }
-  void setPaused(bool paused) { paused_.store(paused, std::memory_order_relaxed); }
 
  private:
   const std::uint32_t index_;
@@ -92,7 +90,6 @@ class Attachment {
   std::atomic<bool> ended_{false};
   mutable threads::Mutex mutex_;
   std::optional<std::string> failure_ GUARDED_BY(mutex_);
-  std::atomic<bool> paused_{false};
   Neighbourhood neighbourhood_;
 };
 

@@ -26,7 +26,8 @@ constexpr std::uint64_t FREE_SECTION = 512;  // pages in one section where no re
 constexpr std::uint64_t WINDOW = 2u << 20;   // bytes of the source that are staged at once
 constexpr PageIndex NO_WINDOW = ~0ull;
 constexpr long PAUSE_NS = 1'000'000;
-constexpr std::uint64_t LAST_BACK_OFF = 1'000'000;  // ns; a run that has waited so long makes way for others
+constexpr std::uint64_t LONGEST_WAIT = 100'000'000;  // ns; then it is asked whether the limit has changed
+constexpr std::uint64_t LAST_BACK_OFF = 1'000'000;   // ns; a run that has waited so long makes way for others
 // Tries for one page, some 1 s; then the page is left to the thread that touches it.
 constexpr unsigned UNCLEAR_TRIES = 1000;
 
@@ -56,10 +57,11 @@ struct Prefaulter::Job {
   PageIndex next GUARDED_BY(mutex) = 0;
   PageIndex followed GUARDED_BY(mutex) =
       NO_WINDOW;  // the first page of the last window that a fault has called for
-  std::vector<PageRange> again GUARDED_BY(mutex);  // taken, and given back
-  unsigned tasks GUARDED_BY(mutex);                // under way
-  unsigned reading GUARDED_BY(mutex) = 0;          // those of them that wait for the source
-  bool ended GUARDED_BY(mutex) = false;            // `done` has been called
+  std::vector<PageRange> again GUARDED_BY(mutex);   // taken, and given back
+  std::uint64_t window GUARDED_BY(mutex) = WINDOW;  // bytes of the source that a task takes at once
+  unsigned tasks GUARDED_BY(mutex);                 // under way
+  unsigned waiting GUARDED_BY(mutex) = 0;  // those of them that wait for the source or for their time
+  bool ended GUARDED_BY(mutex) = false;    // `done` has been called
 
   bool over() const { return cancelled.load(std::memory_order_relaxed) || restore->ended(); }
 
@@ -68,16 +70,18 @@ struct Prefaulter::Job {
     again.push_back(pages);
   }
 
-  // The next pages to look at: of one extent that this shard owns and one window of the source.
-  std::optional<PageRange> take() {
+  // The next pages to look at: of one extent that this shard owns and one window of the source, which has at most
+  // `portion` bytes where a page has not more.
+  std::optional<PageRange> take(std::uint64_t portion) {
     const threads::Lock lock(mutex);
     if (over()) return std::nullopt;
+    window = std::min(WINDOW, portion);
     if (!again.empty()) {
       const PageRange first = again.back();
       again.pop_back();
       return first;
     }
-    if (const auto window = windowOfLatestFault()) return window;
+    if (const auto latest = windowOfLatestFault()) return latest;
     const PageRange all{0, restore->segment().pages().pageCount()};
     while (range < std::max<std::size_t>(1, ranges.size())) {
       const PageRange whole = ranges.empty() ? all : ranges[range];
@@ -101,8 +105,8 @@ struct Prefaulter::Job {
     return regions.pagesOfExtent(regions.extentOf(page));
   }
   // Pages of a window of the source.
-  std::uint64_t windowAt(PageIndex page) const {
-    return std::max<std::uint64_t>(1, WINDOW / restore->segment().regions().locate(page).pageSize);
+  std::uint64_t windowAt(PageIndex page) const REQUIRES(mutex) {
+    return std::max<std::uint64_t>(1, window / restore->segment().regions().locate(page).pageSize);
   }
   // What is missing there is likely to be touched next. Given once, until a fault comes from another window. The slot of
   // the fault thread names the pages that it was busy with last.
@@ -116,10 +120,10 @@ struct Prefaulter::Job {
     const PageIndex first = page - (page - extent.first) % pages;
     if (first == followed) return std::nullopt;
     followed = first;
-    const PageRange window{first, std::min(extent.end(), first + pages) - first};
-    const PageIndex missing = restore->segment().pages().find(window, PageState::missing);
-    if (missing == window.end()) return std::nullopt;
-    return PageRange{missing, window.end() - missing};
+    const PageRange around{first, std::min(extent.end(), first + pages) - first};
+    const PageIndex missing = restore->segment().pages().find(around, PageState::missing);
+    if (missing == around.end()) return std::nullopt;
+    return PageRange{missing, around.end() - missing};
   }
 };
 
@@ -144,11 +148,12 @@ Prefaulter::~Prefaulter() {
     for (auto& [key, job] : jobs_) jobs.push_back(job);
   }
   for (auto& job : jobs) job->cancelled.store(true);
+  later_.stop();
   for (auto& job : jobs) {
     for (;;) {
       {
         const threads::Lock lock(job->mutex);
-        if (job->tasks == job->reading) break;
+        if (job->tasks == job->waiting) break;
       }
       nap(PAUSE_NS);
     }
@@ -187,13 +192,13 @@ void Prefaulter::cancelAll(std::uint64_t restore) {
   stop(jobs);
 }
 
-// A job all of whose tasks wait for the source ends at once: what they bring is dropped.
+// A job all of whose tasks wait ends at once: what they bring is dropped.
 void Prefaulter::stop(const std::vector<JobRef>& jobs) {
   for (const JobRef& job : jobs) {
     job->cancelled.store(true);
     {
       const threads::Lock lock(job->mutex);
-      if (job->ended || job->tasks != job->reading) continue;
+      if (job->ended || job->tasks != job->waiting) continue;
       job->ended = true;
     }
     end(job);
@@ -202,9 +207,10 @@ void Prefaulter::stop(const std::vector<JobRef>& jobs) {
 
 // A task does one window, so that workers come by the arena's other work in between.
 void Prefaulter::work(const JobRef& job, unsigned worker) {
-  if (job->restore->paused() && !job->over()) {
+  if (const std::uint64_t ns = job->over() ? 0 : rate_.wait(nowNs()); ns > 0) {
+    if (goOnAfter(job, std::min(ns, LONGEST_WAIT))) return;
     nap(PAUSE_NS);
-  } else if (const auto range = job->take()) {
+  } else if (const auto range = job->take(rate_.portion())) {
     if (!populate(job, worker, *range)) return;  // continued in brought()
   } else {
     return finish(job);
@@ -212,11 +218,36 @@ void Prefaulter::work(const JobRef& job, unsigned worker) {
   workers_.enqueue([this, job](unsigned next) { work(job, next); });
 }
 
+// False where there is no thread that could call it.
+bool Prefaulter::goOnAfter(const JobRef& job, std::uint64_t ns) {
+  {
+    const threads::Lock lock(job->mutex);
+    job->waiting++;
+  }
+  if (later_.after(ns, [this, weak = std::weak_ptr<Job>(job)] {
+        if (const JobRef waited = comesBack(weak))
+          workers_.enqueue([this, waited](unsigned worker) { work(waited, worker); });
+      }))
+    return true;
+  const threads::Lock lock(job->mutex);
+  job->waiting--;
+  return false;
+}
+
+// A task has waited. Null where its job has ended meanwhile, and so has the task.
+Prefaulter::JobRef Prefaulter::comesBack(const std::weak_ptr<Job>& waiting) {
+  JobRef job = waiting.lock();
+  if (job == nullptr) return job;
+  const threads::Lock lock(job->mutex);
+  job->waiting--;
+  return job->ended ? nullptr : job;
+}
+
 void Prefaulter::finish(const JobRef& job) {
   {
     const threads::Lock lock(job->mutex);
     job->tasks--;
-    const bool last = job->tasks == 0 || (job->over() && job->tasks == job->reading);
+    const bool last = job->tasks == 0 || (job->over() && job->tasks == job->waiting);
     if (!last || job->ended) return;
     job->ended = true;
   }
@@ -254,7 +285,7 @@ bool Prefaulter::handOver(const JobRef& job, PageRange run) {
   const auto at = job->restore->segment().regions().locate(run.first);
   {
     const threads::Lock lock(job->mutex);
-    job->reading++;
+    job->waiting++;
   }
   const auto source = job->restore->source().shared_from_this();
   const bool begun = source->readFrom(at.offset, run.count * at.pageSize)
@@ -268,7 +299,7 @@ bool Prefaulter::handOver(const JobRef& job, PageRange run) {
   if (begun) return true;
   {
     const threads::Lock lock(job->mutex);
-    job->reading--;
+    job->waiting--;
   }
   job->giveBack(run);
   nap(PAUSE_NS);
@@ -297,13 +328,8 @@ Prefaulter::Brought Prefaulter::bring(const PageSource& source, std::uint64_t of
 
 // In a reader thread; the task that waited goes on in a worker.
 void Prefaulter::brought(const std::weak_ptr<Job>& waiting, Brought what) {
-  const JobRef job = waiting.lock();
+  const JobRef job = comesBack(waiting);
   if (job == nullptr) return;
-  {
-    const threads::Lock lock(job->mutex);
-    job->reading--;
-    if (job->ended) return;
-  }
   workers_.enqueue([this, job, what = std::move(what)](unsigned worker) {
     if (!job->over()) {
       const Inflight inflight(*job->restore, worker, what.run);
@@ -383,6 +409,7 @@ Prefaulter::Run Prefaulter::commitRun(Job& job, unsigned worker, PageRange& run,
     if (content.kind == Content::Kind::bytes) {
       content.data = static_cast<const char*>(content.data) + advanced * pageSize;
       shm::count(restore.counters().sourceBytes, advanced * pageSize);
+      rate_.took(advanced * pageSize, nowNs());
     }
     if (result == Commit::retry || result == Commit::unclear) {
       nap(static_cast<long>(backOff));

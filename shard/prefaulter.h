@@ -1,7 +1,8 @@
 // Background population of the extents that a shard owns, on its worker pool.
 //
 // The workers are shared by all restores, so they wait for no source: bytes that are not in memory are
-// brought by reader threads of the source, and the task goes on when it has come.
+// brought by reader threads of the source, and the task goes on when it has come. Nor do they wait where populations
+// have a rate: the task goes on when its time has come.
 //
 // Demand comes first: before each section a worker looks whether the coordinator has closed the gate since
 // the last one, which it does for every batch of faults; while it does, sections stay short, and they grow as
@@ -17,6 +18,8 @@
 #include <vector>
 
 #include "shard/committer.h"
+#include "shard/later.h"
+#include "shard/population_rate.h"
 #include "shard/source/staging_buffer.h"
 #include "shard/worker_pool.h"
 #include "threads/mutex.h"
@@ -36,6 +39,8 @@ class Prefaulter {
   // `done` of the job still comes, and waits for no source. Unknown jobs are ignored. Any thread.
   void cancel(std::uint64_t restore, std::uint64_t job);
   void cancelAll(std::uint64_t restore);
+  // How fast all of them together may be. Any thread.
+  PopulationRate& rate() { return rate_; }
 
  private:
   struct Job;
@@ -59,6 +64,8 @@ class Prefaulter {
   void commitRuns(Job& job, unsigned worker, shm::PageRange range, const char* bytes);
   enum class Run { done, later, over };
   Run commitRun(Job& job, unsigned worker, shm::PageRange& run, Content content);
+  bool goOnAfter(const JobRef& job, std::uint64_t ns);
+  static JobRef comesBack(const std::weak_ptr<Job>& waiting);
   void finish(const JobRef& job);
   void stop(const std::vector<JobRef>& jobs);
   void end(const JobRef& job);
@@ -67,6 +74,8 @@ class Prefaulter {
   WorkerPool& workers_;
   const unsigned parallel_;  // tasks a job
   const std::shared_ptr<Door> door_;
+  PopulationRate rate_;
+  Later later_;
   threads::Mutex mutex_;
   std::map<std::pair<std::uint64_t, std::uint64_t>, JobRef> jobs_ GUARDED_BY(mutex_);
 };

@@ -203,8 +203,8 @@ class ShardServer final : public rpc::Answering<rpc::Shard> {
     return answered([&](std::function<void()> done) { service_.faults_.ping(std::move(done)); });
   }
 
-  kj::Promise<void> setPaused(SetPausedContext context) override {
-    require(context.getParams().getRestore())->setPaused(context.getParams().getPaused());
+  kj::Promise<void> populateAtMost(PopulateAtMostContext context) override {
+    service_.prefaulter_.rate().limit(context.getParams().getBytesPerSecond());
     return kj::READY_NOW;
   }
 

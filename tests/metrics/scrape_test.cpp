@@ -173,17 +173,20 @@ TEST_F(Scrape, TellsHowFarAPopulationIs) {
   const Target target(image_, server_.socket(), 4096);
   auto restore = server_.restore();
   const std::string populating = "faultline_restore_prefaulting{restore=\"vm\"}";
+  const std::string held = "faultline_restore_population_held{restore=\"vm\"}";
   const std::string missing = "faultline_restore_pages{restore=\"vm\",state=\"missing\"}";
   EXPECT_EQ(valueOf(scrape(), populating), 0);
   server_.wait(restore.pauseRequest().send());
   auto prefault = server_.wait(restore.prefaultRequest().send()).getPrefault();
   std::string text = scrape();
   EXPECT_EQ(valueOf(text, populating), 1);
+  EXPECT_EQ(valueOf(text, held), 1);
   EXPECT_EQ(valueOf(text, missing), PAGES);
   server_.wait(restore.resumeRequest().send());
   server_.wait(prefault.waitRequest().send());
   text = scrape();
   EXPECT_EQ(valueOf(text, populating), 0);
+  EXPECT_EQ(valueOf(text, held), 0);
   EXPECT_EQ(valueOf(text, missing), 0);
 }
 

@@ -35,7 +35,7 @@ class Liar final : public rpc::Shard::Server {
   kj::Promise<void> useRing(UseRingContext) override { return kj::READY_NOW; }
   kj::Promise<void> attach(AttachContext) override { return kj::READY_NOW; }
   kj::Promise<void> detach(DetachContext) override { return kj::READY_NOW; }
-  kj::Promise<void> setPaused(SetPausedContext) override { return kj::READY_NOW; }
+  kj::Promise<void> populateAtMost(PopulateAtMostContext) override { return kj::READY_NOW; }
   kj::Promise<void> ping(PingContext) override { return kj::READY_NOW; }
 
   kj::Promise<void> lie(const std::string& verb, std::uint64_t restore) {

@@ -1,0 +1,79 @@
+// The watch over the memory that targets may take: what is populated in the background must not be the reason that the
+// kernel kills one.
+//
+// A page that is populated counts for the control group of its target, which the kernel kills where the group has no more.
+// Touched pages are the target's own affair. But a page that it may never touch must not take the room of one that it will.
+// So a restore is populated where all that would be populated fits below each limit of the group and of those above it, with
+// a margin, and not at all otherwise. What restores of one group would be populated with is added up.
+//
+// It is looked at in a thread of its own, again and again while something is populated or held: MEMORY_LOOK_LIMITED apart
+// where a limit is set, MEMORY_LOOK where none is.
+#pragma once
+
+#include <kj/async.h>
+#include <kj/timer.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator/control_groups.h"
+
+namespace faultline::coordinator {
+
+inline constexpr kj::Duration MEMORY_LOOK_LIMITED = 100 * kj::MILLISECONDS;
+inline constexpr kj::Duration MEMORY_LOOK = 1 * kj::SECONDS;
+
+// Bytes below a limit that population leaves alone; one that is held goes on where twice as many would be left.
+constexpr std::uint64_t marginOf(std::uint64_t limit) {
+  constexpr std::uint64_t MOST = 32u << 20;
+  return limit / 8 < MOST ? limit / 8 : MOST;
+}
+
+// Loop thread only.
+class MemoryWatch {
+ public:
+  // A population of a restore.
+  class Member {
+   public:
+    virtual int target() const = 0;  // pidfd
+    // It waits until it fits; otherwise it populates, or is about to.
+    virtual bool held() const = 0;
+    // Bytes that it would add at most, without a look at any page.
+    virtual std::uint64_t mostBytes() const = 0;
+    // The same, looking at the pages. Fails where the restore ends meanwhile.
+    virtual kj::Promise<std::uint64_t> missingBytes() = 0;
+    // What it would add fits below all limits; does not, for this reason. May watch and leave.
+    virtual void fits() = 0;
+    virtual void doesNotFit(const std::string& why) = 0;
+
+   protected:
+    ~Member() = default;
+  };
+
+  explicit MemoryWatch(kj::Timer& timer) : timer_(timer) {}
+
+  // Has it looked at soon, and from then on until it leaves.
+  void watch(Member& member);
+  void leave(Member& member) { members_.erase(&member); }
+
+ private:
+  struct Looked;
+  struct Round;
+  kj::Promise<void> look();
+  kj::Promise<void> judge(const std::shared_ptr<Round>& round);
+  void judge(Round& round, const Looked& looked, std::uint64_t bytes);
+  kj::Promise<void> pause(const Round& round);
+
+  kj::Timer& timer_;
+  std::map<Member*, std::uint64_t> members_;  // each with a number of its own
+  std::uint64_t lastNumber_ = 0;
+  bool again_ = false;  // one has come since the last look began
+  kj::Own<kj::PromiseFulfiller<void>> hurry_;
+  kj::Promise<void> looking_ = nullptr;
+  bool looks_ = false;
+};
+
+}  // namespace faultline::coordinator
