@@ -42,7 +42,7 @@ struct RestoreOptions {
 
 // How often the server is asked, more often than it is shown: the last figures are taken before the end.
 constexpr std::chrono::milliseconds LOOK{100};
-// Interval of looks at the list of restores: a restore that comes and goes in between is missed.
+// Interval of looks at the restores that there are, and were.
 constexpr std::chrono::milliseconds LOOK_AT_LIST{10};
 
 bool isDisconnect(const kj::Exception& error) {
@@ -97,15 +97,41 @@ class RestoreCommand {
     return own_->control();
   }
 
-  std::set<std::string> restoreNames() {
-    std::set<std::string> names;
-    auto response = session_->wait(session_->coordinator().listRequest().send());
-    for (auto info : response.getRestores()) names.insert(info.getName().cStr());
-    return names;
+  // A restore that the server knows: it is served, or is over.
+  struct Known {
+    std::uint64_t id = 0;
+    std::string name;
+    bool over = false;
+  };
+
+  // What is served is asked for first: a restore that is over by then is among those that are over.
+  std::vector<Known> knownRestores() {
+    std::vector<Known> known;
+    auto served = session_->wait(session_->coordinator().listRequest().send());
+    for (auto info : served.getRestores()) known.push_back({info.getId(), info.getName().cStr(), false});
+    ended([&](rpc::EndedRestore::Reader restore) {
+      known.push_back({restore.getInfo().getId(), restore.getInfo().getName().cStr(), true});
+    });
+    return known;
+  }
+
+  // Those that are over, the latest first. A server of an earlier version tells of none.
+  void ended(const std::function<void(rpc::EndedRestore::Reader)>& each) {
+    auto told = session_->wait(session_->coordinator().endedRequest().send().then(
+        [](capnp::Response<rpc::Coordinator::EndedResults> response) {
+          return kj::Maybe<capnp::Response<rpc::Coordinator::EndedResults>>(kj::mv(response));
+        },
+        [](kj::Exception&& error) -> kj::Maybe<capnp::Response<rpc::Coordinator::EndedResults>> {
+          if (error.getType() != kj::Exception::Type::UNIMPLEMENTED) kj::throwFatalException(kj::mv(error));
+          return nullptr;
+        }));
+    KJ_IF_MAYBE (response, told) {
+      for (auto restore : response->getRestores()) each(restore);
+    }
   }
 
   void listen(kj::AutoCloseFd socket) {
-    before_ = restoreNames();
+    for (const Known& restore : knownRestores()) before_.insert(restore.id);
     auto request = session_->coordinator().listenRequest();
     auto spec = request.initSpec();
     spec.setName(options_.name.c_str());
@@ -176,11 +202,12 @@ class RestoreCommand {
     }
   }
 
-  // A restore of our name that was not there before is our target's. Empty: there is none.
+  // A restore of our name that was not there before is our target's; it may be over by now. Empty: there is none.
   std::string ourRestore() {
-    for (const std::string& name : restoreNames())
-      if (before_.count(name) == 0 && (name == options_.name || name.starts_with(options_.name + "-")))
-        return name;
+    for (const Known& restore : knownRestores())
+      if (before_.count(restore.id) == 0 &&
+          (restore.name == options_.name || restore.name.starts_with(options_.name + "-")))
+        return restore.name;
     return "";
   }
 
@@ -216,6 +243,12 @@ class RestoreCommand {
 
   // --- until it is over ---
 
+  struct End {
+    rpc::EndReason reason = rpc::EndReason::NOT_ENDED;
+    std::string text;
+    std::uint64_t missing = 0;  // pages
+  };
+
   int follow(const std::string& name) {
     view_.name = name;
     for (;;) {
@@ -224,24 +257,47 @@ class RestoreCommand {
       } catch (const kj::Exception& error) {
         if (!isDisconnect(error)) throw;
         comeBack();
-        if (restoreNames().count(name) == 0)
-          throw CommandError(DISCONNECTED,
-                             "restore " + name +
-                                 " ended while its coordinator was being replaced: whether it was "
-                                 "complete is not known");
       }
     }
   }
 
-  struct End {
-    rpc::EndReason reason = rpc::EndReason::NOT_ENDED;
-    std::string text;
-    std::uint64_t missing = 0;  // pages
-  };
+  bool isServed(const std::string& name) {
+    for (const Known& restore : knownRestores())
+      if (restore.name == name && !restore.over) return true;
+    return false;
+  }
+
+  // Of a restore that was over before it could be followed, or followed to its end.
+  int tellEnd(const std::string& name) {
+    std::optional<End> end;
+    ended([&](rpc::EndedRestore::Reader restore) {
+      if (end.has_value() || name != restore.getInfo().getName().cStr() ||
+          before_.count(restore.getInfo().getId()) != 0)
+        return;
+      view_.take(restore.getInfo());
+      view_.take(restore.getStats());
+      end = {restore.getReason(), restore.getText().cStr(), restore.getInfo().getMissing()};
+    });
+    if (!end.has_value())
+      throw CommandError(DISCONNECTED, "restore " + name +
+                                           " ended while its coordinator was being replaced: whether it was "
+                                           "complete is not known");
+    if (!options_.record.empty() && !saved_ && recordFailure_.empty())
+      recordFailure_ = "working set " + options_.record +
+                       " is not written: the restore ended while its coordinator was being replaced";
+    return conclude(*end);
+  }
 
   // With one coordinator.
   int followOnce(const std::string& name) {
-    if (restore_ == nullptr) restore_ = session_->restore(name);
+    while (restore_ == nullptr) {
+      if (!isServed(name)) return tellEnd(name);
+      try {
+        restore_ = session_->restore(name);
+      } catch (const kj::Exception& error) {
+        if (rpc::refusalOf(error).reason != rpc::Reason::NOT_FOUND) throw;  // over since
+      }
+    }
     auto& restore = KJ_ASSERT_NONNULL(restore_);
     // Now, since a restore that is over cannot be asked for it.
     if (!options_.record.empty() && !saved_)
@@ -378,9 +434,9 @@ class RestoreCommand {
   kj::Maybe<rpc::Restore::Client> restore_;
   std::optional<WorkingSet> workingSet_;
   kj::Maybe<rpc::RecordedWorkingSet::Client> recorded_;
-  std::set<std::string> before_;  // restores that were there before we listened
-  RestoreView view_;              // the last look
-  bool finishing_ = false;        // interrupted, and fetching what is missing
+  std::set<std::uint64_t> before_;  // ids of the restores that the server knew before we listened
+  RestoreView view_;                // the last look
+  bool finishing_ = false;          // interrupted, and fetching what is missing
   bool toldFailure_ = false;
   bool toldRefusal_ = false;
   bool saved_ = false;  // the recording

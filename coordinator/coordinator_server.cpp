@@ -121,8 +121,9 @@ class ShardEventsServer final : public rpc::Answering<rpc::ShardEvents> {
       rpc::refuse(rpc::Reason::BAD_INPUT,
                   "restore " + restore.name() + " has no page " + std::to_string(page));
     shm::count(service_.totals().pagesLost);
-    service_.note("restore " + restore.name() + ": page " + std::to_string(page) + " " + what + " (shard " +
-                  std::to_string(index_) + "): " + saidByShard(why));
+    service_.lost("restore " + restore.name() + ": page " + std::to_string(page) + " " + what + " (shard " +
+                      std::to_string(index_) + "): " + saidByShard(why),
+                  restore.name());
   }
 
   Service& service_;
@@ -209,6 +210,20 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
     });
   }
 
+  // Each event ends the wait of all; what waits goes with its connection.
+  kj::Promise<void> events(EventsContext context) override {
+    const std::uint64_t after = context.getParams().getAfter();
+    context.allowCancellation();
+    return service_.events().whenBehind(after).then(
+        [this, context, after]() mutable { service_.events().fill(context.getResults(), after); });
+  }
+
+  // The latest first.
+  kj::Promise<void> ended(EndedContext context) override {
+    service_.ended().fill(context.getResults(), context.getParams().getName().cStr());
+    return kj::READY_NOW;
+  }
+
   kj::Promise<void> waitUpgraded(WaitUpgradedContext context) override {
     return service_.upgrade().whenOver().then([context](std::uint32_t replaced) mutable {
       context.getResults().setVersion(process::version());
@@ -263,10 +278,7 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
     fillRestores(info.initRestores(static_cast<unsigned>(restores->size())), restores);
     const auto& latest = service_.events().latest();
     auto events = info.initEvents(static_cast<unsigned>(latest.size()));
-    for (unsigned i = 0; i < latest.size(); i++) {
-      events[i].setUnixNs(latest[i].unixNs);
-      events[i].setText(latest[i].text.c_str());
-    }
+    for (unsigned i = 0; i < latest.size(); i++) coordinator::fill(events[i], latest[i]);
   }
 
   void fillShards(capnp::List<rpc::ShardInfo>::Builder list) {

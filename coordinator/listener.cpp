@@ -148,8 +148,8 @@ void Listener::replaceLayer(std::size_t layer, kj::AutoCloseFd file) {
   if (!spec_.policy.workingSet.ranges.empty())
     more = "; the working set is of the one before, and is not used";
   spec_.policy.workingSet = {};
-  context_.log.add("listener " + spec_.name + ": memory file " + spec_.layerNames[layer] +
-                   " was replaced: targets that come from now on get the new one" + more);
+  context_.log.planned("listener " + spec_.name + ": memory file " + spec_.layerNames[layer] +
+                       " was replaced: targets that come from now on get the new one" + more);
 }
 
 kj::Promise<void> Listener::complete(const std::shared_ptr<Pending>& pending, SourceFiles source) {

@@ -1,5 +1,6 @@
 #include "coordinator/lost_restores.h"
 
+#include <capnp/message.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 
@@ -8,6 +9,7 @@
 #include "coordinator/look.h"
 #include "coordinator/own_thread.h"
 #include "coordinator/registered_memory.h"
+#include "process/clock.h"
 #include "process/duplicate.h"
 #include "process/process.h"
 #include "shmtracker/error.h"
@@ -36,8 +38,8 @@ kj::Promise<Presence> look(const RestoreFds& fds) {
 
 LostRestores::~LostRestores() noexcept(false) = default;
 
-void LostRestores::lose(std::uint64_t id, const std::string& why, RestoreFds fds, int segment,
-                        bool killOnLost) {
+void LostRestores::lose(std::uint64_t id, rpc::EndReason reason, const std::string& why, RestoreFds fds,
+                        int segment, bool killOnLost) {
   shm::count(context_.totals.restoresFailed);
   auto lost = std::make_shared<Lost>();
   lost->id = id;
@@ -55,7 +57,9 @@ void LostRestores::lose(std::uint64_t id, const std::string& why, RestoreFds fds
   const bool killed = killOnLost && kill(lost->fds);
   context_.log.lost(
       "restore " + lost->name + " cannot be taken over: " + why + "; its target " +
-      (killed ? "is killed, as --on-lost kill wants it" : "gets SIGBUS on every page it still misses"));
+          (killed ? "is killed, as --on-lost kill wants it" : "gets SIGBUS on every page it still misses"),
+      lost->name);
+  noteEnd(*lost, reason, "it cannot be taken over: " + why);
   // A predecessor's shards may be inside a section of it, and there is no lock to tell: before an event is read,
   // and its caller goes on, they have to be gone.
   lost->shardsEnded =
@@ -80,10 +84,29 @@ void LostRestores::abandon(std::uint64_t id, RestoreFds fds) {
   lost->name = std::to_string(id);
   lost->fds = kj::mv(fds);
   context_.log.lost("restore " + lost->name +
-                    " cannot be taken over: there was no room for its file descriptors; its target " +
-                    (kill(lost->fds) ? "is killed" : "waits for its pages for ever: kill it"));
+                        " cannot be taken over: there was no room for its file descriptors; its target " +
+                        (kill(lost->fds) ? "is killed" : "waits for its pages for ever: kill it"),
+                    lost->name);
+  noteEnd(*lost, rpc::EndReason::SERVER_FAILED,
+          "it cannot be taken over: there was no room for its file descriptors");
   lost_[id] = lost;
   tasks_.add(watch(lost));
+}
+
+// No server has it any more. What it had come to is not known.
+void LostRestores::noteEnd(const Lost& lost, rpc::EndReason reason, const std::string& text) {
+  capnp::MallocMessageBuilder message;
+  auto ended = message.initRoot<rpc::EndedRestore>();
+  auto info = ended.initInfo();
+  info.setId(lost.id);
+  info.setName(lost.name.c_str());
+  info.setPhase(rpc::Phase::FAILED);
+  info.setFailure(reason);
+  info.setFailureText(text.c_str());
+  ended.setReason(reason);
+  ended.setText(text.c_str());
+  ended.setEndedUnixNs(process::unixNs());
+  context_.ended.note(ended, EndedRestores::Fds::held);
 }
 
 std::optional<std::uint64_t> LostRestores::withUserfaultfd(int uffd) const {
@@ -149,8 +172,9 @@ void LostRestores::departed(Lost& lost, Departed how) {
   shm::count(context_.totals.pagesLost, how.poisoned);
   if (how.poisoned > 0)
     context_.log.lost("restore " + lost.name +
-                      ", which could not be taken over: " + std::to_string(how.poisoned) +
-                      " pages are not in place, and the service ends: its target gets SIGBUS on them");
+                          ", which could not be taken over: " + std::to_string(how.poisoned) +
+                          " pages are not in place, and the service ends: its target gets SIGBUS on them",
+                      lost.name);
 }
 
 // Pages that it misses would read as zeros.
@@ -158,8 +182,9 @@ void LostRestores::loseTarget(Lost& lost, const std::string& why) {
   const bool killed = kill(lost.fds);
   lost.letGo = !killed;
   context_.log.lost("restore " + lost.name + ", which could not be taken over: " + why +
-                    ", and the service ends: its target " +
-                    (killed ? "is killed" : "waits for missing pages, or reads zeros: kill it"));
+                        ", and the service ends: its target " +
+                        (killed ? "is killed" : "waits for missing pages, or reads zeros: kill it"),
+                    lost.name);
 }
 
 bool LostRestores::allLetGo() const {

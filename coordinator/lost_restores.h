@@ -27,7 +27,8 @@ class LostRestores final : private kj::TaskSet::ErrorHandler {
   // Begins to answer the faults of restore `id` with errors; or kills its target, where that is what the operator
   // wants. `segment`: -1 where it is not there; it is asked for regions and policy only where its header can be
   // believed, and the policy is `killOnLost` where it cannot. Needs fds.uffd.
-  void lose(std::uint64_t id, const std::string& why, RestoreFds fds, int segment, bool killOnLost);
+  void lose(std::uint64_t id, rpc::EndReason reason, const std::string& why, RestoreFds fds, int segment,
+            bool killOnLost);
   // The restore lacks its uffd, which shards may hold: they keep it, and its target is killed.
   void abandon(std::uint64_t id, RestoreFds fds);
 
@@ -61,6 +62,7 @@ class LostRestores final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> letGo(const std::shared_ptr<Lost>& lost);
   void departed(Lost& lost, Departed how);
   void loseTarget(Lost& lost, const std::string& why);
+  void noteEnd(const Lost& lost, rpc::EndReason reason, const std::string& text);
   void taskFailed(kj::Exception&& exception) override;
 
   RestoreContext& context_;

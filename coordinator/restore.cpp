@@ -136,15 +136,18 @@ UffdReaderHooks Restore::readerHooks() {
     if (outside_.size() < OUTSIDE_NOTED) outside_.push_back(fault.arg.pagefault.address);
     if (outside_.size() > 1) return;
     const std::uint64_t address = fault.arg.pagefault.address;
-    context_.log.add("restore " + name() + ": the target faulted at " + fmt::format("{:#x}", address) +
-                     ", which it registered but did not name in its regions; it gets SIGBUS there, and "
-                     "wherever else it does so");
+    context_.log.lost("restore " + name() + ": the target faulted at " + fmt::format("{:#x}", address) +
+                          ", which it registered but did not name in its regions; it gets SIGBUS there, and "
+                          "wherever else it does so",
+                      name());
   };
   hooks.partRemoved = [this](shm::PageIndex page) {
     shm::count(context_.totals.pagesLost);
     if (std::exchange(partTold_, true)) return;
-    context_.log.lost("restore " + name() + ": the target gave up a part of page " + std::to_string(page) +
-                      ", of 2 MiB, which had not come: it gets an error there, and wherever else it does so");
+    context_.log.lost(
+        "restore " + name() + ": the target gave up a part of page " + std::to_string(page) +
+            ", of 2 MiB, which had not come: it gets an error there, and wherever else it does so",
+        name());
   };
   return hooks;
 }
@@ -223,7 +226,7 @@ void Restore::useWorkingSet(const WorkingSet& set) {
   const auto regions = segment_.regions().regions();
   if (auto why = whyNotUsable(set, regions)) {
     workingSetRefused_ = *why;
-    context_.log.add("restore " + name() + ": the working set is not used: " + *why);
+    context_.log.add("restore " + name() + ": the working set is not used: " + *why, name());
   } else {
     workingSet_ = pagesOf(set, regions);
   }
@@ -267,7 +270,7 @@ void Restore::recordIn(std::shared_ptr<TouchRecorder> recorder) {
 
 // Without a recording the restore goes on: it is worth more.
 void Restore::recordsNothing(const std::string& why) {
-  context_.log.add("restore " + name() + ": no working set is recorded: " + why);
+  context_.log.add("restore " + name() + ": no working set is recorded: " + why, name());
   context_.link.drop(kept(Part::touches));
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "coordinator/departure.h"
+#include "coordinator/ended_restores.h"
 #include "coordinator/event_log.h"
 #include "coordinator/fault_answerer.h"
 #include "coordinator/fault_router.h"
@@ -39,6 +40,7 @@ struct RestoreContext {
   kj::AsyncIoContext& io;
   SupervisorLink& link;
   EventLog& log;
+  EndedRestores& ended;
   failpoints::Failpoints& failpoints;
   const Options& options;
   ShardPool& pool;
@@ -167,7 +169,8 @@ class Restore final : private ShardAttachments::Owner,
   kj::Promise<void> poisonMissing();
   kj::Promise<void> departed(Departed how);
   kj::Promise<void> keepOn(const std::string& why);
-  void finish();
+  void finish(const shm::PageCounts& counts);
+  void noteEnd(const shm::PageCounts& counts);
   kj::Promise<void> bury();
   kj::Promise<void> watchCompletion();
   void serve();

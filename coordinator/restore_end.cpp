@@ -64,9 +64,9 @@ void Restore::end(rpc::EndReason reason, const std::string& text, Release releas
     life_.become(Stage::releasing);
   }
   if (release == Release::no) {
-    tasks_.add(missing().then([this](std::uint64_t missing) {
-      life_.misses(missing);
-      finish();
+    tasks_.add(counts().then([this](const shm::PageCounts& counts) {
+      life_.misses(counts.missing);
+      finish(counts);
     }));
     return;
   }
@@ -149,7 +149,8 @@ kj::Promise<void> Restore::loseMissing() {
   const std::string missing = std::to_string(life_.end().missing);
   if (killsOnLost() && target_.kill(missing + " pages are missing, and the restore ends")) {
     context_.log.lost("restore " + name() + ": " + missing + " pages could not be fetched before its end (" +
-                      life_.end().text + "); its target is killed");
+                          life_.end().text + "); its target is killed",
+                      name());
     // If another process has the memory, that one gets errors.
     return context_.io.provider->getTimer().afterDelay(KILL_PATIENCE).then([this] {
       return over() ? kj::Promise<void>(kj::READY_NOW) : poisonMissing();
@@ -175,15 +176,17 @@ kj::Promise<void> Restore::departed(Departed how) {
   shm::count(context_.totals.pagesLost, how.poisoned);
   if (how.poisoned > 0)
     context_.log.lost("restore " + name() + ": " + std::to_string(how.poisoned) +
-                      " pages could not be fetched before its end (" + life_.end().text +
-                      "); its target gets SIGBUS on them");
+                          " pages could not be fetched before its end (" + life_.end().text +
+                          "); its target gets SIGBUS on them",
+                      name());
   if (how.unsupported) {
     const std::string pages = std::to_string(life_.end().missing);
     const bool killed =
         fds_.target.get() >= 0 && target_.kill("this kernel cannot poison pages (Linux 6.6 can)");
     context_.log.lost("restore " + name() + ": " + pages + " pages could not be fetched before its end (" +
-                      life_.end().text + "), and this kernel cannot poison them: its target " +
-                      (killed ? "is killed" : "waits for them, or reads zeros: kill it"));
+                          life_.end().text + "), and this kernel cannot poison them: its target " +
+                          (killed ? "is killed" : "waits for them, or reads zeros: kill it"),
+                      name());
   }
   if (how.unnamed > 0)
     spdlog::info("restore {}: {} bytes that were registered, and named in no region, are registered no more",
@@ -199,8 +202,9 @@ kj::Promise<void> Restore::keepOn(const std::string& why) {
   if (over()) return kj::READY_NOW;
   if (life_.may(Stage::kept)) life_.become(Stage::kept);
   if (!std::exchange(keptTold_, true))
-    context_.log.add("restore " + name() +
-                     ": its target's memory cannot be let go, and is served until it can: " + why);
+    context_.log.add(
+        "restore " + name() + ": its target's memory cannot be let go, and is served until it can: " + why,
+        name());
   // If the shards have it no more, a fault there gets an error.
   if (life_.stage() == Stage::departing && reader_.get() != nullptr) reader_->answerAlone();
   return context_.io.provider->getTimer().afterDelay(LOOK_EVERY).then([this] {
@@ -216,12 +220,14 @@ kj::Promise<void> Restore::leave(std::uint64_t deadline) {
     return context_.io.provider->getTimer().afterDelay(LEAVE_CHECK).then([this, deadline] {
       return leave(deadline);
     });
-  finish();
-  return kj::READY_NOW;
+  return counts().then([this](const shm::PageCounts& counts) { finish(counts); });
 }
 
-void Restore::finish() {
+// Its end is noted before anything of it is given back: a successor that finds it noted gives the rest back.
+void Restore::finish(const shm::PageCounts& counts) {
   if (over()) return;
+  noteEnd(counts);
+  context_.failpoints.hit(failpoints::Point::endNoted);
   life_.become(Stage::over);
   shards_.drop();
   drop(context_.link, id(), fds_.source.size());
@@ -242,8 +248,9 @@ void Restore::fail(rpc::EndReason reason, const std::string& text) {
   segment_.header().state.store(shm::SegmentState::failed);
   // Killed before a fault is answered: no thread goes on without its page.
   const bool killing = killsOnLost() && target_.kill(text);
-  context_.log.add("restore " + name() + " has failed: " + text +
-                   (killing ? "" : "; the target gets SIGBUS on every page it still misses"));
+  context_.log.lost("restore " + name() + " has failed: " + text +
+                        (killing ? "" : "; the target gets SIGBUS on every page it still misses"),
+                    name());
   shards_.stop();
   population_.giveUp();
   // Not from within the promise that has just failed.

@@ -1,6 +1,8 @@
 // The facts that a restore tells of itself.
+#include <capnp/message.h>
 #include <linux/userfaultfd.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "coordinator/restore.h"
@@ -11,6 +13,17 @@
 namespace faultline::coordinator {
 
 namespace {
+
+// From the restore's begin to the first page that a shard put in place for a fault; 0: none has.
+std::uint64_t firstPageNs(shm::Segment& segment) {
+  std::uint64_t first = ~0ull;
+  for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++)
+    if (const std::uint64_t at = segment.shardCounters(i).firstDoneAt.load(std::memory_order_relaxed);
+        at != 0)
+      first = std::min(first, at);
+  const std::uint64_t begun = segment.header().attachedAt.load();
+  return first == ~0ull || first < begun ? 0 : first - begun;
+}
 
 // Whether the shard has ever had to do with the restore.
 bool hasWorked(const shm::ShardCounters& c) {
@@ -52,8 +65,20 @@ void Restore::fill(rpc::RestoreInfo::Builder info, const shm::PageCounts& counts
   info.setAgeNs(process::nowNs() - segment_.header().attachedAt.load());
 }
 
+void Restore::noteEnd(const shm::PageCounts& counts) {
+  capnp::MallocMessageBuilder message;
+  auto ended = message.initRoot<rpc::EndedRestore>();
+  fill(ended.initInfo(), counts);
+  fill(ended.initStats());
+  ended.setReason(life_.end().reason);
+  ended.setText(life_.end().text.c_str());
+  ended.setEndedUnixNs(process::unixNs());
+  context_.ended.note(ended, EndedRestores::Fds::givenBack);
+}
+
 void Restore::fill(rpc::RestoreStats::Builder stats) {
   rpc::fill(stats, segment_.counters());
+  stats.setFirstPageNs(firstPageNs(segment_));
   const auto shares = segment_.shares();
   std::vector<std::uint32_t> parts;
   for (std::uint32_t i = 0; i < shm::MAX_SHARDS; i++)

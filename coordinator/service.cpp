@@ -65,15 +65,16 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
       inherited_(kj::mv(inherited)),
       election_(inherited_.take(KeptName::service(KeptName::Part::election))),
       options_(fitting(std::move(options), inherited_)),
-      log_(link, inherited_.events),
       counters_(inherited_.take(KeptName::service(KeptName::Part::counters))),
+      log_(link, inherited_.events, counters_.lastEvent()),
+      ended_(inherited_.take(KeptName::service(KeptName::Part::ended))),
       pool_(io, link, log_, failpoints_, options_, *counters_, *this),
       upgrade_(io, link, log_, pool_, options_, inherited_.upgradeGivenUp),
       latency_(latencyOf(options_, io)),
       refused_(io, options_, [this](int uffd) { return servedAs(uffd).has_value(); }),
       populations_(io.provider->getTimer(), pool_, options_),
-      context_{io,         link,           log_,   failpoints_, options_,    pool_,
-               *counters_, latency_.get(), turns_, refused_,    populations_},
+      context_{io,    link,       log_,           ended_, failpoints_, options_,
+               pool_, *counters_, latency_.get(), turns_, refused_,    populations_},
       lost_(context_),
       listeners_(context_, restores_,
                  {[this](RestoreSpec spec, int file) { return prepare(std::move(spec), file); },
@@ -91,11 +92,12 @@ kj::Promise<void> Service::run() {
     link_.store(KeptName::service(KeptName::Part::counters), counters_.fresh());
   else
     shm::count(counters_->takeovers);
+  if (ended_.fresh() >= 0) link_.store(KeptName::service(KeptName::Part::ended), ended_.fresh());
   for (const std::string& name : inherited_.foreign)
     log_.add("\"" + name + "\" is kept and is no name of this build's: it is left as it is");
   if (!inherited_.death.empty())
-    log_.add("coordinator " + inherited_.death + "; its successor " + std::to_string(getpid()) +
-             " takes over");
+    noteTakeover("coordinator " + inherited_.death + "; its successor " + std::to_string(getpid()) +
+                 " takes over");
   if (inherited_.end.has_value()) end_.ask(*inherited_.end);
   kj::Promise<void> shards = nullptr, restores = nullptr;
   KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] {
@@ -137,13 +139,21 @@ kj::Promise<void> Service::run() {
                      char text[96];
                      snprintf(text, sizeof text, "coordinator %d serves %zu restores again after %.1f ms",
                               getpid(), restores_.size(), ms);
-                     log_.add(text);
+                     noteTakeover(text);
                    }
                    tasks_.add(upgrade_.replaceShards());
                  })
                  .catch_([this](kj::Exception&& e) { giveUp(e); }));
   tasks_.add(pingSupervisor());
   return end_.whenOver();
+}
+
+// A predecessor that left as it was told to is no reason to look.
+void Service::noteTakeover(const std::string& text) {
+  if (inherited_.asked)
+    log_.planned(text);
+  else
+    log_.add(text);
 }
 
 // Faults can be served once one shard can. Which are not up yet is in the status line.
@@ -314,7 +324,7 @@ kj::Promise<void> Service::reshard(const std::string& name, std::uint32_t shards
   return pool_.grow(shards)
       .then([restore, shards] { return restore->reshard(shards).attach(kj::cp(restore)); })
       .then([this, name, shards, restore] {
-        log_.add("restore " + name + " is served by " + std::to_string(shards) + " shards now");
+        log_.planned("restore " + name + " is served by " + std::to_string(shards) + " shards now", name);
         endFormerOwners(restore);
       })
       .attach(kj::defer([this] { reshards_--; }));
@@ -362,9 +372,10 @@ kj::Promise<void> Service::shardUp(ShardHandle& shard, std::vector<std::uint64_t
     // Eagerly: joined, the last step of each would wait until all are ready.
     work.add(restore->shardUp(shard, hopeless).attach(kj::cp(restore)).eagerlyEvaluate(nullptr));
     if (hopeless.empty()) continue;
-    log_.add("restore " + restore->name() + ": page " + std::to_string(hopeless.front()) +
-             " is poisoned: shard " + std::to_string(index) + " died at it " +
-             std::to_string(PageSuspects::LIMIT) + " times");
+    log_.lost("restore " + restore->name() + ": page " + std::to_string(hopeless.front()) +
+                  " is poisoned: shard " + std::to_string(index) + " died at it " +
+                  std::to_string(PageSuspects::LIMIT) + " times",
+              restore->name());
   }
   // Also before what is attached now is answered: the shard serves.
   sayReady();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "coordinator/election.h"
+#include "coordinator/ended_restores.h"
 #include "coordinator/event_log.h"
 #include "coordinator/listeners.h"
 #include "coordinator/lost_restores.h"
@@ -57,9 +58,11 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   Upgrade& upgrade() { return upgrade_; }
 
   const Options& options() const { return options_; }
-  const EventLog& events() const { return log_; }
+  EventLog& events() { return log_; }
+  const EndedRestores& ended() const { return ended_; }
   ServiceTotals& totals() { return *counters_; }
-  void note(const std::string& event) { log_.add(event); }
+  // Notes that the target of a restore has lost something.
+  void lost(const std::string& event, const std::string& restore) { log_.lost(event, restore); }
   ShardPool& pool() { return pool_; }
   failpoints::Failpoints& failpoints() { return failpoints_; }
   SupervisorLink& link() { return link_; }
@@ -75,6 +78,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   // Ends this process as if it had been killed: the supervisor starts another, which begins again.
   [[noreturn]] void giveUp(const kj::Exception& why);
   void sayReady();
+  void noteTakeover(const std::string& text);
   std::string statusLine() const;
   void leave(SupervisorLink::End why);
   void keep(const std::shared_ptr<Restore>& restore);
@@ -104,8 +108,9 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   const Election election_;
   const Options options_;
   failpoints::Failpoints failpoints_;
-  EventLog log_;
   const ServiceCounters counters_;
+  EventLog log_;
+  EndedRestores ended_;
   ShardPool pool_;
   Upgrade upgrade_;
   kj::Own<CpuLatency> latency_;  // null: none is asked for

@@ -16,8 +16,15 @@ constexpr int SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
 struct Shared {
   std::uint64_t magic;
+  // In what a former build has as padding, and 0 where that made the memory.
+  shm::Counter lastEvent;
   alignas(128) ServiceTotals totals;
 };
+static_assert(offsetof(Shared, totals) == 128);
+
+Shared& sharedOf(ServiceTotals* totals) {
+  return *reinterpret_cast<Shared*>(reinterpret_cast<std::byte*>(totals) - offsetof(Shared, totals));
+}
 
 bool fits(int fd) {
   struct stat status {};
@@ -43,7 +50,11 @@ kj::AutoCloseFd make() {
 }  // namespace
 
 void ServiceCounters::Unmap::operator()(ServiceTotals* totals) const {
-  munmap(reinterpret_cast<std::byte*>(totals) - offsetof(Shared, totals), sizeof(Shared));
+  munmap(&sharedOf(totals), sizeof(Shared));
+}
+
+shm::Counter& ServiceCounters::lastEvent() const {
+  return sharedOf(totals_.get()).lastEvent;
 }
 
 ServiceCounters::ServiceCounters(kj::AutoCloseFd inherited) {

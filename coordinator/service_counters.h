@@ -32,6 +32,8 @@ class ServiceCounters {
 
   ServiceTotals& operator*() const { return *totals_; }
   ServiceTotals* operator->() const { return totals_.get(); }
+  // The number of the service's last event.
+  shm::Counter& lastEvent() const;
   // To be kept for a successor: borrowed. -1 where the inherited ones go on.
   int fresh() const { return fresh_.get(); }
 

@@ -127,8 +127,9 @@ void ServiceEnd::giveUpRestores() {
     const int target = restore->fds().target.get();
     const bool killed = target >= 0 && process::sendSignal(target, SIGKILL);
     context_.log.lost("restore " + restore->name() +
-                      ": its target holds its memory locked, and the service ends: it " +
-                      (killed ? "is killed" : "waits for missing pages, or reads zeros: kill it"));
+                          ": its target holds its memory locked, and the service ends: it " +
+                          (killed ? "is killed" : "waits for missing pages, or reads zeros: kill it"),
+                      restore->name());
     restore->end(rpc::EndReason::LOST_AT_SHUTDOWN, "the service ends", Restore::Release::no);
   }
   lost_.giveUp();

@@ -62,6 +62,7 @@ Inheritance SupervisorLink::inherit() {
       left.incarnation = static_cast<std::uint32_t>(std::stoul(message.name));
     if (message.verb == "died") left.death = message.name;
     if (message.verb == "diedat") left.deathNoticed = std::stoull(message.name);
+    if (message.verb == "asked") left.asked = true;
     if (message.verb == "upgradegivenup") left.upgradeGivenUp = message.name;
     if (message.verb == "managed") left.managed = true;
     if (message.verb == "end") left.end = message.name == "now";

@@ -9,6 +9,7 @@
 #include "coordinator/armed_name.h"
 #include "coordinator/service.h"
 #include "process/duplicate.h"
+#include "rpc/refusal.h"
 
 namespace faultline::coordinator {
 
@@ -53,8 +54,9 @@ kj::Promise<void> Service::adoptRestores() {
     const kj::AutoCloseFd names = inherited_.take(name.with(Part::names));
     kj::AutoCloseFd segment = inherited_.take(name);
     const bool kept = segment.get() >= 0 || inherited_.lost.count(name) != 0;
-    if (!kept) {
-      // Died before it was durable; the connection is there still and the handshake begins again.
+    if (!kept || ended_.givenBack(id)) {
+      // Died before it was durable: the connection is there still and the handshake begins again. Or after its end was
+      // noted.
       Restore::drop(link_, id, process::MOST_LAYERS);
       continue;
     }
@@ -69,7 +71,8 @@ kj::Promise<void> Service::adoptRestores() {
     const bool kill = !fds.source.empty() && listeners_.killsOnLost(fds.source.front().get());
     // With fewer layers it would be another snapshot.
     if (segment.get() < 0 || fds.source.size() != std::max<std::size_t>(fds.layers.size(), 1)) {
-      lost_.lose(id, "the supervisor had no room for its file descriptors", kj::mv(fds), segment.get(), kill);
+      lost_.lose(id, rpc::EndReason::SERVER_FAILED, "the supervisor had no room for its file descriptors",
+                 kj::mv(fds), segment.get(), kill);
       continue;
     }
     const int uffd = fds.uffd.get();
@@ -87,7 +90,8 @@ kj::Promise<void> Service::adoptRestores() {
       recovered.add(adopted->recover().attach(kj::cp(adopted)).eagerlyEvaluate(nullptr));
     });
     KJ_IF_MAYBE (e, failure) {
-      lost_.lose(id, e->getDescription().cStr(), kj::mv(spare), segment.get(), kill);
+      lost_.lose(id, rpc::EndReason::SEGMENT_DAMAGED, rpc::refusalOf(*e).message, kj::mv(spare),
+                 segment.get(), kill);
     }
   }
   return kj::joinPromises(recovered.releaseAsArray());

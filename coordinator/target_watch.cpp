@@ -95,8 +95,9 @@ kj::Promise<void> TargetWatch::watchConnection() {
         case Received::What::anotherHandshake:
           shm::count(totals_.targetsRefused);
           log_.add("restore " + segment_.name() +
-                   ": another handshake came on its connection and is refused: each userfaultfd "
-                   "needs a connection of its own; this one is closed, the restore goes on");
+                       ": another handshake came on its connection and is refused: each userfaultfd "
+                       "needs a connection of its own; this one is closed, the restore goes on",
+                   segment_.name());
           return owner_.refused(kj::mv(received.userfaultfd)).then([this] {
             ::shutdown(fds_.connection, SHUT_RDWR);
           });
@@ -151,13 +152,14 @@ bool TargetWatch::kill(const std::string& reason) {
   const bool sent = process::sendSignal(fds_.process, SIGKILL);
   const int error = errno;
   if (!sent && error != ESRCH) {
-    log_.add("restore " + segment_.name() + ": the target cannot be killed: " + std::strerror(error));
+    log_.add("restore " + segment_.name() + ": the target cannot be killed: " + std::strerror(error),
+             segment_.name());
     return false;
   }
   // It had ended before, so watchProcess() has been over it: what it found counts for something else now.
   if (!sent) tasks_.add(kj::evalLater([this] { return peerGone(); }));
   killed_ = "the target was killed, as --on-lost kill wants it: " + reason;
-  log_.add("restore " + segment_.name() + ": " + *killed_);
+  log_.lost("restore " + segment_.name() + ": " + *killed_, segment_.name());
   return true;
 }
 

@@ -85,8 +85,8 @@ kj::Promise<void> Upgrade::handOver(const std::string& directory) {
   auto& opened = *build;
   return checkOpen(opened)
       .then([this, &opened](const process::BuildFacts& next) -> kj::Promise<void> {
-        log_.add("upgrade: build " + next.version + " of " + opened.directory + " takes over from " +
-                 process::version());
+        log_.planned("upgrade: build " + next.version + " of " + opened.directory + " takes over from " +
+                     process::version());
         // The programs that were checked, whatever is in the directory by now.
         link_.upgrade(opened.directory, opened.coordinator.get(), opened.shard.get());
         return kj::NEVER_DONE;
@@ -100,8 +100,8 @@ kj::Promise<void> Upgrade::replaceShards() {
   return replaceFrom(0).then(
       [this] {
         if (replaced_ != 0)
-          log_.add("upgrade: every shard is of build " + std::string(process::version()) + " now, " +
-                   std::to_string(replaced_) + " were replaced");
+          log_.planned("upgrade: every shard is of build " + std::string(process::version()) + " now, " +
+                       std::to_string(replaced_) + " were replaced");
         overFulfiller_->fulfill();
       },
       [this](kj::Exception&& e) {

@@ -11,12 +11,12 @@ namespace faultline::failpoints {
 
 namespace {
 
-constexpr std::array<std::string_view, 22> NAMES = {
+constexpr std::array<std::string_view, 23> NAMES = {
     "beforeStage",       "coldRead",      "beforeReadLock", "beforeCopy",    "afterCopy",     "afterStore",
     "gateClosed",        "beforeRead",    "afterRead",      "midMark",       "beforeOpen",    "beforeHandout",
     "handshakeAccepted", "handshakeRead", "targetRefused",  "restoreStored", "shardStarting", "adoptClaimed",
-    "adoptDrained",      "adoptReplayed", "adoptChecking",  "adoptOpened"};
-static_assert(NAMES.size() == static_cast<std::size_t>(Point::adoptOpened) + 1);
+    "adoptDrained",      "adoptReplayed", "adoptChecking",  "adoptOpened",   "endNoted"};
+static_assert(NAMES.size() == static_cast<std::size_t>(Point::endNoted) + 1);
 
 void signalEvent(int fd) {
   const std::uint64_t one = 1;

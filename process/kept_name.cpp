@@ -37,6 +37,7 @@ struct Form {
 constexpr Form FORMS[] = {
     {Kind::service, Part::control, "control"},
     {Kind::service, Part::counters, "counters"},
+    {Kind::service, Part::ended, "ended"},
     {Kind::service, Part::election, "election"},
     {Kind::service, Part::names, "names", true},
     {Kind::listener, Part::listen, "listen"},

@@ -3,9 +3,9 @@
 // A name is KIND.KEY.PART or KIND.KEY.PART.NUMBER; what there is one of in a service is PART alone. The table
 // in kept_name.cpp has every form there is; a new thing to keep is a line there and a value of Part. The
 // kinds:
-//   (service)   control: the listening control socket; counters: of the service; election: the lock that no
-//               two coordinators hold; names.N: what a service manager has stored (supervisor/stored_names.h),
-//               never told to a coordinator
+//   (service)   control: the listening control socket; counters: of the service; ended: its restores that are
+//               over; election: the lock that no two coordinators hold; names.N: what a service manager has
+//               stored (supervisor/stored_names.h), never told to a coordinator
 //   listener    by its name. listen: the handshake socket, on which the supervisor accepts; conn.N: a target
 //               that was accepted and is not yet served; source.N: what its targets are restored from: 0, or
 //               of several layers the lowest is 1; spec-...: what its targets are given (rpc::ListenSpec), the
@@ -40,6 +40,7 @@ struct KeptName {
   enum class Part {
     control,
     counters,
+    ended,
     election,
     names,
     listen,

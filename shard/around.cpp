@@ -50,7 +50,7 @@ bool populateAround(const Committer& committer, const Fault& fault, unsigned wor
   std::uint64_t brought =
       bring(committer, restore, worker, {fault.page, fault.around.end() - fault.page}, bytesOf(fault.page));
   if (restore.segment().pages().state(fault.page) != shm::PageState::faulted) return false;
-  restore.counters().eventToDone.record(process::nowNs() - fault.readAt);
+  shm::countDone(restore.counters(), fault.readAt, process::nowNs());
   const PageRange behind{fault.around.first, fault.page - fault.around.first};
   brought += bring(committer, restore, worker, behind, bytesOf(behind.first));
   if (brought > 1) count(restore.counters().around, brought - 1);

@@ -380,7 +380,7 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
   Attachment& restore = *fault.restore;
   switch (committer_.commitFault(restore, worker, fault.page, content)) {
     case Commit::done: {
-      restore.counters().eventToDone.record(process::nowNs() - fault.readAt);
+      shm::countDone(restore.counters(), fault.readAt, process::nowNs());
       const auto at = restore.segment().regions().locate(fault.page);
       if (content.kind == Content::Kind::bytes) count(restore.counters().sourceBytes, at.pageSize);
       if (worker != WorkerPool::FAULT_THREAD) return Committer::wake(restore, fault.page);

@@ -24,6 +24,8 @@ class Histogram {
     count(sum_, ns);
   }
 
+  bool empty() const { return sum_.load(std::memory_order_relaxed) == 0; }
+
   static std::size_t bucketOf(std::uint64_t ns);
   // The upper bound of a bucket, in ns, exclusive.
   static std::uint64_t upperBound(std::size_t bucket);
@@ -66,7 +68,19 @@ struct alignas(128) ShardCounters {
   Histogram gateWait;      // a section's way into the read side
   Histogram source;        // staging of source bytes
   Histogram copy;          // the ioctl
+  Counter
+      firstDoneAt;  // ns, CLOCK_MONOTONIC: its first fault's page was in place; 0: none was, or a build answered
+                    // it that did not note that. In what was padding: the layout is the same
 };
+
+// A fault that was read at `readAt` has its page in place at `now`, both ns of CLOCK_MONOTONIC.
+inline void countDone(ShardCounters& counters, std::uint64_t readAt, std::uint64_t now) {
+  if (counters.firstDoneAt.load(std::memory_order_relaxed) == 0 && counters.eventToDone.empty()) {
+    std::uint64_t none = 0;
+    counters.firstDoneAt.compare_exchange_strong(none, now, std::memory_order_relaxed);
+  }
+  counters.eventToDone.record(now - readAt);
+}
 
 // Written by the coordinator, for one restore.
 struct alignas(128) RestoreCounters {

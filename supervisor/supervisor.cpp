@@ -114,6 +114,7 @@ void Supervisor::startCoordinator() {
 // Perhaps its file is just being replaced, or the machine is short of processes: it is tried again.
 void Supervisor::notStarted(const std::string& why) {
   death_ = "could not be started: " + why;
+  leftAsAsked_ = false;
   deathNoticed_ = process::nowNs();
   spdlog::error("the coordinator {}", death_);
   if (programs_.starting()) return goBack(death_);
@@ -136,6 +137,7 @@ void Supervisor::introduce() {
     if (!death_.empty()) {
       say("died", death_);
       say("diedat", std::to_string(deathNoticed_));
+      if (leftAsAsked_) say("asked");
     }
     say("start");
   } catch (const kj::Exception& error) {
@@ -153,6 +155,7 @@ void Supervisor::coordinatorEnded() {
   // A coordinator that served was fit to serve, however short: a guest waits for its successor.
   const bool quick = !coordinator_->ready();
   const bool asked = leaveBy_.has_value();
+  leftAsAsked_ = asked && exit.code == 0;
   leaveBy_.reset();
   coordinator_.reset();
   // Orphans that were hidden behind it (see reap()).

@@ -11,7 +11,7 @@
 //   start another), program coordinator|shard + fd and then upgrade DIRECTORY (start these in my place)
 // supervisor to coordinator, at each start:
 //   fd NAME + fd (all that is kept), event TEXT (the latest), incarnation N, died WHY and diedat NS (if
-//   another was there before), upgradegivenup WHY (if the last one was), lost NAME (see below), start; then
+//   another was there before) and asked (if that left because it was told to), upgradegivenup WHY (if the last one was), lost NAME (see below), start; then
 //   conn NAME + fd for each accepted connection; lost NAME (there was no room for the fd that was to be kept
 //   under it: store it again, and do not take what is missing for what never was); managed (a service manager
 //   is there), end [now] (the service is to end: let every target go; now: without fetching what it misses);
@@ -120,6 +120,7 @@ class Supervisor {
   std::uint32_t incarnation_ = 0;
   std::string death_;               // why the last one died
   std::uint64_t deathNoticed_ = 0;  // ns, CLOCK_MONOTONIC
+  bool leftAsAsked_ = false;        // the last one did
   std::string complaint_;           // why the present one is being killed; empty: it is not
   unsigned quickDeaths_ = 0;        // in a row
   Clock::time_point startAt_;       // the next one's

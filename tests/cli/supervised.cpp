@@ -113,6 +113,8 @@ Incarnation::Introduction Incarnation::introduction() {
       result.died = word.name;
     } else if (word.verb == "diedat") {
       result.diedAt = std::stoull(word.name);
+    } else if (word.verb == "asked") {
+      result.asked = true;
     } else if (word.verb == "upgradegivenup") {
       result.upgradeGivenUp = word.name;
     } else if (word.verb == "end") {

@@ -54,7 +54,7 @@ class Incarnation {
     std::vector<std::string> events, lost;
     std::string number, died, upgradeGivenUp;
     std::optional<std::string> end;
-    bool managed = false;
+    bool managed = false, asked = false;
     std::uint64_t diedAt = 0;
   };
   Introduction introduction();

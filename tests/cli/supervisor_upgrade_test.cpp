@@ -39,11 +39,14 @@ TEST(SupervisorUpgrade, StartsThePrograms) {
   EXPECT_EQ(contentOf(introduction.fds["program.shard"].get()), "the next shard");
   EXPECT_EQ(introduction.upgradeGivenUp, "");
   EXPECT_THAT(introduction.died, HasSubstr("left for build /next"));
+  EXPECT_TRUE(introduction.asked);
   next.say("ready");
 
   // A coordinator that dies after it has served is followed by its own build.
   next.kill();
-  EXPECT_THAT(supervised.next().introduction().names, Contains("program.shard"));
+  introduction = supervised.next().introduction();
+  EXPECT_THAT(introduction.names, Contains("program.shard"));
+  EXPECT_FALSE(introduction.asked);
 }
 
 TEST(SupervisorUpgrade, GoesBackWhereTheNextOneDoesNotServe) {
@@ -56,6 +59,7 @@ TEST(SupervisorUpgrade, GoesBackWhereTheNextOneDoesNotServe) {
 
   auto introduction = supervised.next().introduction();
   EXPECT_THAT(introduction.names, Not(Contains("program.shard")));
+  EXPECT_FALSE(introduction.asked);
   EXPECT_THAT(introduction.upgradeGivenUp, AllOf(HasSubstr("/next/"), HasSubstr("killed by signal 9")));
 }
 

@@ -36,7 +36,8 @@ TEST(ShardPool, AShardCanBeUsedAsSoonAsItsOwnerIsAskedToAttach) {
   auto io = kj::setupAsyncIo();
   auto [ours, theirs] = process::FdChannel::pair();
   SupervisorLink link(kj::mv(ours), io.unixEventPort);
-  EventLog log(link, {});
+  shm::Counter lastEvent{0};
+  EventLog log(link, {}, lastEvent);
   failpoints::Failpoints failpoints;
   Options options;
   options.shards = 1;

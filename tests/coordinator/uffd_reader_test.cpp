@@ -76,7 +76,8 @@ struct Alone {
   kj::AsyncIoContext io = kj::setupAsyncIo();
   std::pair<kj::AutoCloseFd, kj::AutoCloseFd> channel = process::FdChannel::pair();
   SupervisorLink link{kj::mv(channel.first), io.unixEventPort};
-  EventLog log{link, {}};
+  shm::Counter lastEvent{0};
+  EventLog log{link, {}, lastEvent};
   failpoints::Failpoints failpoints;
   const Options options;
   NoOwner owner;

@@ -24,7 +24,7 @@ std::vector<std::string> texts() {
 // Written out: the next build must understand what this one has left.
 TEST(KeptName, TheseAreAll) {
   EXPECT_THAT(texts(), UnorderedElementsAre(
-                           "control", "counters", "election", "names.3", "listener.vm-1.listen",
+                           "control", "counters", "ended", "election", "names.3", "listener.vm-1.listen",
                            "listener.vm-1.conn.3", "listener.vm-1.source.3", "listener.vm-1.spec-options",
                            "listener.vm-1.spec-file", "listener.vm-1.spec-call", "restore.7.uffd",
                            "restore.7.source.3", "restore.7.names", "restore.7.conn", "restore.7.target",
