@@ -20,6 +20,7 @@
 #include "cli/socket_file.h"
 #include "cli/working_set_file.h"
 #include "process/kept_name.h"
+#include "process/log_about.h"
 #include "rpc/kept.capnp.h"
 #include "supervisor/supervisor.h"
 
@@ -161,7 +162,10 @@ int serve(const ServeOptions& options) {
   parent.arguments = options.service.coordinatorArguments();
   parent.watchdog = std::chrono::milliseconds(options.service.watchdogMs);
   parent.startLimit = 5 * parent.watchdog;
-  parent.whenReady = [&] { spdlog::info("serving; control socket {}", options.control); };
+  parent.whenReady = [&] {
+    const process::LogAbout about({.messageId = process::message::SERVING});
+    spdlog::info("serving; control socket {}", options.control);
+  };
   const int code = supervisor::Supervisor(std::move(parent), kj::mv(kept), kj::mv(manager)).run();
   // The service manager holds the sockets and gives them to the next service.
   if (code != OK && getenv("NOTIFY_SOCKET") != nullptr)

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "process/clock.h"
+#include "process/log_about.h"
 #include "rpc/refusal.h"
 
 namespace faultline::coordinator {
@@ -22,10 +23,12 @@ struct Level {
   rpc::EventLevel level;
   std::string_view word;
   spdlog::level::level_enum logged;
+  const char* message;  // MESSAGE_ID
 };
-constexpr Level LEVELS[] = {{rpc::EventLevel::INFO, "info", spdlog::level::info},
-                            {rpc::EventLevel::WARNING, "warning", spdlog::level::warn},
-                            {rpc::EventLevel::ERROR, "error", spdlog::level::err}};
+constexpr Level LEVELS[] = {
+    {rpc::EventLevel::INFO, "info", spdlog::level::info, process::message::PLANNED},
+    {rpc::EventLevel::WARNING, "warning", spdlog::level::warn, process::message::HEALED},
+    {rpc::EventLevel::ERROR, "error", spdlog::level::err, process::message::TARGET_LOST}};
 
 const Level& levelOf(rpc::EventLevel level) {
   return *std::find_if(std::begin(LEVELS), std::end(LEVELS),
@@ -94,6 +97,7 @@ void EventLog::lost(const std::string& text, const std::string& restore) {
 
 void EventLog::add(rpc::EventLevel level, const std::string& text, const std::string& restore) {
   const Level& its = levelOf(level);
+  const process::LogAbout about({.restore = restore, .messageId = its.message});
   spdlog::log(its.logged, "{}", text);
   std::string line = text.substr(0, MAX_TEXT);
   std::replace(line.begin(), line.end(), '\n', ' ');

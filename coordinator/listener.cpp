@@ -8,6 +8,7 @@
 #include "coordinator/door.h"
 #include "coordinator/replaced_file.h"
 #include "process/duplicate.h"
+#include "process/log_about.h"
 #include "shmtracker/error.h"
 
 namespace faultline::coordinator {
@@ -198,6 +199,7 @@ void Listener::refuse(const kj::Exception& why) {
   refused_++;
   shm::count(context_.totals.targetsRefused);
   lastError_ = rpc::refusalOf(rpc::because(rpc::Reason::BAD_TARGET, kj::cp(why)));
+  const process::LogAbout about({.restore = spec_.name, .messageId = process::message::TARGET_REFUSED});
   spdlog::warn("listener {}: a target is refused: {}", spec_.name, lastError_.message);
 }
 

@@ -9,6 +9,7 @@
 
 #include "coordinator/own_thread.h"
 #include "coordinator/page_counting.h"
+#include "process/log_about.h"
 #include "rpc/convert.h"
 
 namespace faultline::coordinator {
@@ -63,6 +64,7 @@ void Population::look() {
 
 void Population::fits() {
   if (stage_ == Stage::held) {
+    const process::LogAbout about({.restore = segment_.name()});
     spdlog::info("restore {}: there is room for what is missing, it is populated again", segment_.name());
     stage_ = Stage::queued;
     if (!shared_.turns.ask(*this)) return;
@@ -77,6 +79,7 @@ void Population::doesNotFit(const std::string& why) {
   noRoom_ = why;
   measureSource();
   if (stage_ == Stage::held) return;
+  const process::LogAbout about({.restore = segment_.name()});
   spdlog::info("restore {}: nothing is populated in the background: {}", segment_.name(), why);
   suspend();
   stage_ = Stage::held;

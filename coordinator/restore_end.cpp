@@ -10,6 +10,7 @@
 #include "coordinator/restore.h"
 #include "process/clock.h"
 #include "process/duplicate.h"
+#include "process/log_about.h"
 #include "process/process.h"
 #include "uffd/uffd.h"
 
@@ -59,6 +60,7 @@ void Restore::end(rpc::EndReason reason, const std::string& text, Release releas
   // A target that has gone ends a release that is under way.
   if (over() || (life_.ending() && release == Release::yes)) return;
   if (!life_.ending()) {
+    const process::LogAbout about({.restore = name()});
     spdlog::info("restore {}: {}", name(), text);
     life_.ends(reason, text);
     life_.become(Stage::releasing);

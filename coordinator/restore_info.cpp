@@ -1,12 +1,15 @@
 // The facts that a restore tells of itself.
 #include <capnp/message.h>
 #include <linux/userfaultfd.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <vector>
 
 #include "coordinator/restore.h"
+#include "coordinator/summary.h"
 #include "process/clock.h"
+#include "process/log_about.h"
 #include "rpc/convert.h"
 #include "uffd/uffd.h"
 
@@ -74,6 +77,8 @@ void Restore::noteEnd(const shm::PageCounts& counts) {
   ended.setText(life_.end().text.c_str());
   ended.setEndedUnixNs(process::unixNs());
   context_.ended.note(ended, EndedRestores::Fds::givenBack);
+  const process::LogAbout about({.restore = name(), .messageId = process::message::RESTORE_ENDED});
+  spdlog::info("restore {} is over after {}", name(), summaryOf(ended));
 }
 
 void Restore::fill(rpc::RestoreStats::Builder stats) {

@@ -15,6 +15,7 @@
 #include "process/clock.h"
 #include "process/duplicate.h"
 #include "process/log.h"
+#include "process/log_about.h"
 #include "rpc/fd.h"
 #include "rpc/refusal.h"
 #include "shmtracker/error.h"
@@ -270,6 +271,7 @@ std::string Service::begin(PreparedRestore prepared, RestoreFds fds) {
   const RestoreSpec& spec = prepared.spec;
   const auto restore = Restore::begin(context_, spec, std::move(prepared.segment), kj::mv(fds));
   Restore& begun = *restore;
+  const process::LogAbout about({.restore = begun.name(), .messageId = process::message::RESTORE_BEGUN});
   spdlog::info("restore {} ({}): {} pages in {} regions from {}, target pid {}", begun.name(), begun.id(),
                begun.segment().pages().pageCount(), spec.regions.size(), begun.segment().sourceName(),
                spec.targetPid);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "process/clock.h"
+#include "process/log_about.h"
 #include "process/process.h"
 #include "rpc/refusal.h"
 
@@ -64,6 +65,7 @@ void ServiceEnd::begin(const std::string& why, bool now) {
     why_ = why;
     began_ = progressed_ = process::nowNs();
     context_.link.ending();
+    const process::LogAbout about({.messageId = process::message::SERVICE_ENDS});
     spdlog::info("the service ends ({}): {} restores", why, restores_.size());
     listeners_.end();
     context_.populations.hurry();

@@ -38,8 +38,8 @@ kj::Own<rpc::Connection> connect(kj::AsyncIoContext& io, process::FdChannel& cha
 process::ChildProcess startShard(const Options& options, std::uint32_t index, bool careful, int channel) {
   std::vector<std::string> arguments = {"--threads",
                                         std::to_string(threadsOf(options)),
-                                        "--name",
-                                        "shard-" + std::to_string(index),
+                                        "--index",
+                                        std::to_string(index),
                                         "--log-level",
                                         options.logLevel,
                                         "--source-patience-ms",

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "process/clock.h"
+#include "process/log_about.h"
 #include "process/process.h"
 
 namespace faultline::coordinator {
@@ -143,6 +144,7 @@ kj::Promise<void> ShardPool::bringUp(std::uint32_t index) {
         if (seat.diedAt == 0) return;
         seat.recoveryNs = process::nowNs() - seat.diedAt;
         totals_.shardRecovery.record(seat.recoveryNs);
+        const process::LogAbout about({.shard = index});
         log_.add("shard " + std::to_string(index) + " " + seat.death + "; its successor " +
                  std::to_string(process(index)->pid()) + " serves again after " +
                  milliseconds(seat.recoveryNs));
@@ -264,6 +266,7 @@ void ShardPool::died(std::uint32_t index) {
   ShardHandle& handle = *process(index);
   const std::uint64_t now = process::nowNs();
   seat.death = "(pid " + std::to_string(handle.pid()) + ") " + process::describeExit(handle.pidfd());
+  const process::LogAbout about({.shard = index});
   spdlog::warn("shard {} {}", index, seat.death);
   seat.quickDeaths = now - handle.startedAt() < QUICK_DEATH ? seat.quickDeaths + 1 : 0;
   shm::count(totals_.shardRestarts[index]);
@@ -292,6 +295,7 @@ bool ShardPool::fence(std::uint32_t index, const std::string& why) {
 void ShardPool::kill(std::uint32_t index, const std::string& why) {
   ShardHandle& handle = *process(index);
   seats_[index].killed = handle.pid();
+  const process::LogAbout about({.shard = index});
   log_.add("shard " + std::to_string(index) + " (pid " + std::to_string(handle.pid()) +
            ") is killed: " + why);
   process::sendSignal(handle.pidfd(), SIGKILL);

@@ -14,6 +14,8 @@
 #include <thread>
 #include <utility>
 
+#include "process/journal_sink.h"
+#include "process/log_about.h"
 #include "process/plain_text.h"
 
 namespace faultline::process {
@@ -59,7 +61,11 @@ struct QueuedSink::Shared {
   const std::size_t room;
   threads::Mutex mutex;
   threads::Condition changed;
-  std::deque<spdlog::details::log_msg_buffer> queue GUARDED_BY(mutex);
+  struct Line {
+    spdlog::details::log_msg_buffer message;
+    LogSubject about;
+  };
+  std::deque<Line> queue GUARDED_BY(mutex);
   std::uint64_t dropped GUARDED_BY(mutex) = 0;
   bool writing GUARDED_BY(mutex) = false, ending GUARDED_BY(mutex) = false;
 
@@ -104,10 +110,10 @@ void QueuedSink::log(const spdlog::details::log_msg& message) {
         std::to_string(shared_->dropped) + " lines were dropped: the log was not being read";
     spdlog::details::log_msg told(message);
     told.payload = text;
-    shared_->queue.emplace_back(told);
+    shared_->queue.push_back({spdlog::details::log_msg_buffer(told), {}});
     shared_->dropped = 0;
   }
-  shared_->queue.emplace_back(message);
+  shared_->queue.push_back({spdlog::details::log_msg_buffer(message), logSubject()});
   shared_->changed.notifyAll();
 }
 
@@ -124,12 +130,13 @@ void QueuedSink::run(const std::shared_ptr<Shared>& shared) {
   for (;;) {
     while (shared->queue.empty() && !shared->ending) shared->changed.wait(shared->mutex);
     if (shared->queue.empty()) return;
-    const spdlog::details::log_msg_buffer message(std::move(shared->queue.front()));
+    const Shared::Line line(std::move(shared->queue.front()));
     shared->queue.pop_front();
     shared->writing = true;
     lock.unlock();
     try {
-      shared->to->log(message);
+      const LogAbout about(line.about);
+      shared->to->log(line.message);
       shared->to->flush();
     } catch (const std::exception&) {  // a full disk, a closed pipe: there is no place to say so
     }
@@ -146,7 +153,10 @@ void flushLog(std::chrono::milliseconds limit) {
 void setUpLog(const std::string& name, LogStream stream) {
   const int fd = stream == LogStream::err ? STDERR_FILENO : STDOUT_FILENO;
   std::shared_ptr<spdlog::sinks::sink> to;
-  if (stream == LogStream::err)
+  const bool fields = isJournal(fd) && JournalSink::possible();
+  if (fields)
+    to = std::make_shared<JournalSink>(name);
+  else if (stream == LogStream::err)
     to = std::make_shared<spdlog::sinks::stderr_color_sink_mt>();
   else
     to = std::make_shared<spdlog::sinks::stdout_color_sink_mt>();
@@ -157,7 +167,9 @@ void setUpLog(const std::string& name, LogStream stream) {
   }
   auto logger = std::make_shared<spdlog::logger>(name, std::make_shared<LimitedSink>(std::move(to)));
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
-  if (isJournal(fd))
+  if (fields)
+    formatter->set_pattern("%n[%P]: %v");
+  else if (isJournal(fd))
     formatter->add_flag<JournalLevel>('*').set_pattern("%*%n[%P]: %v");
   else
     formatter->set_pattern("%Y-%m-%dT%H:%M:%S.%e %n[%P] %l: %v");

@@ -34,7 +34,7 @@ void Attachment::fail(rpc::EndReason why, std::string text) {
     const threads::Lock lock(mutex_);
     failure_ = text;
   }
-  events_.restoreFailed(id(), why, std::move(text));
+  events_.restoreFailed(*this, why, std::move(text));
 }
 
 std::optional<std::string> Attachment::failure() const {

@@ -19,13 +19,15 @@
 
 namespace faultline::shard {
 
+class Attachment;
+
 // Terminal conditions of an attachment. Each is reported once, from any thread; an implementation must not
 // block.
 class AttachmentEvents {
  public:
-  virtual void targetGone(std::uint64_t restore) = 0;
+  virtual void targetGone(const Attachment& restore) = 0;
   // Its segment makes no sense, or the kernel does not take its pages.
-  virtual void restoreFailed(std::uint64_t restore, rpc::EndReason why, std::string text) = 0;
+  virtual void restoreFailed(const Attachment& restore, rpc::EndReason why, std::string text) = 0;
 
  protected:
   ~AttachmentEvents() = default;
@@ -43,6 +45,7 @@ class Attachment {
              const OpenSource& openSource, AttachmentEvents& events);
 
   std::uint64_t id() const { return segment_.facts().restoreId; }
+  std::string name() const { return segment_.name(); }
   std::uint32_t index() const { return index_; }
   int uffd() const { return uffd_.get(); }
   const PageSource& source() const { return *source_; }
@@ -73,7 +76,7 @@ class Attachment {
   bool end() { return !ended_.exchange(true); }
   // Ends the attachment and reports it: the rest is the coordinator's to do.
   void targetGone() {
-    if (end()) events_.targetGone(id());
+    if (end()) events_.targetGone(*this);
   }
   void fail(rpc::EndReason why, std::string text);
   // Why it cannot be served; nothing: it can, or its target has gone, or it was detached.

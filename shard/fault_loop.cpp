@@ -505,13 +505,13 @@ void FaultLoop::poisonNow(Attachment& restore, unsigned worker, shm::PageIndex p
     // A fault of before it went is no sign that it was registered anew.
     if (gone && !registeredAnew(restore, page)) return requeue(restore, page);
     // The thread that waits for the page waits until the coordinator, or its successor, has killed the target.
-    return events_.pageLost(restore.id(), page, reason);
+    return events_.pageLost(restore, page, reason);
   }
   const Commit result = committer_.commitFault(restore, worker, page, {Content::Kind::poison});
   if (result == Commit::done || result == Commit::poisoned || result == Commit::unregistered)
     Committer::wake(restore, page);
-  if (result == Commit::poisoned) events_.pagePoisoned(restore.id(), page, reason);
-  if (result == Commit::unpoisonable) events_.pageLost(restore.id(), page, reason);
+  if (result == Commit::poisoned) events_.pagePoisoned(restore, page, reason);
+  if (result == Commit::unpoisonable) events_.pageLost(restore, page, reason);
   // Refused: the thread faults again, finds the source as it is then, and comes by here once more.
   if (result == Commit::retry) requeue(restore, page);
 }

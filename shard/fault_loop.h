@@ -29,9 +29,9 @@ namespace faultline::shard {
 // Reports of the fault thread to its owner; called in any thread, must not block.
 class FaultLoopEvents {
  public:
-  virtual void pagePoisoned(std::uint64_t restore, shm::PageIndex page, std::string reason) = 0;
+  virtual void pagePoisoned(const Attachment& restore, shm::PageIndex page, std::string reason) = 0;
   // The page is lost and this kernel cannot poison it.
-  virtual void pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) = 0;
+  virtual void pageLost(const Attachment& restore, shm::PageIndex page, std::string reason) = 0;
 
  protected:
   ~FaultLoopEvents() = default;

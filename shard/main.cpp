@@ -14,6 +14,7 @@
 #include "process/build.h"
 #include "process/fd_channel.h"
 #include "process/log.h"
+#include "process/log_about.h"
 #include "process/message.h"
 #include "process/process.h"
 #include "rpc/connection.h"
@@ -64,14 +65,14 @@ int main(int argc, char** argv) {
       "faultline-shard copies pages for a faultline coordinator, which starts it. It is not run by hand."};
   shard::ShardOptions options;
   std::string logLevel = "info";
-  std::string name = "shard";
+  std::uint32_t index = 0;
   app.add_option("--threads", options.threads, "Copy workers besides the fault thread")
       ->check(CLI::Range(1u, 14u));
   app.add_option("--careful", options.loop.carefulFaults, "Serve so many first faults one by one");
   std::uint64_t patience = 30'000;
   app.add_option("--source-patience-ms", patience,
                  "How long reads of a page may go on failing before it is given up");
-  app.add_option("--name", name, "What to be called in the log");
+  app.add_option("--index", index, "Which of the shards it is, for the log")->check(CLI::Range(0u, 63u));
   app.add_flag("--test-hooks", options.testHooks, "Let tests arm failpoints");
   app.add_option("--log-level", logLevel, "trace, debug, info, warn, error");
   bool build = false;
@@ -88,7 +89,8 @@ int main(int argc, char** argv) {
     fprintf(stderr, "faultline-shard: %s\n", process::messageOf(error).c_str());
     return 1;
   }
-  process::setUpLog(name, process::LogStream::out);
+  process::logForShard(index);
+  process::setUpLog("shard-" + std::to_string(index), process::LogStream::out);
   // A core dump would hold the robust mutexes of a dead shard until it is written, too.
   process::keepMemoryPrivate();
   shard::installBusGuard();

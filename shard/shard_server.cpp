@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include "process/build.h"
+#include "process/log_about.h"
 #include "rpc/answering.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
@@ -35,18 +36,21 @@ void ShardService::tell(Send send) {
   });
 }
 
-void ShardService::targetGone(std::uint64_t restore) {
-  spdlog::info("restore {}: the target's memory is gone", restore);
-  tell([restore](rpc::ShardEvents::Client& events) {
+void ShardService::targetGone(const Attachment& restore) {
+  const process::LogAbout about({.restore = restore.name()});
+  spdlog::info("restore {}: the target's memory is gone", restore.name());
+  tell([restore = restore.id()](rpc::ShardEvents::Client& events) {
     auto request = events.targetGoneRequest();
     request.setRestore(restore);
     return request.send().ignoreResult();
   });
 }
 
-void ShardService::pagePoisoned(std::uint64_t restore, shm::PageIndex page, std::string reason) {
-  spdlog::error("restore {}: page {} is poisoned, the target gets SIGBUS on it: {}", restore, page, reason);
-  tell([restore, page, reason = std::move(reason)](rpc::ShardEvents::Client& events) {
+void ShardService::pagePoisoned(const Attachment& restore, shm::PageIndex page, std::string reason) {
+  const process::LogAbout about({.restore = restore.name(), .messageId = process::message::TARGET_LOST});
+  spdlog::error("restore {}: page {} is poisoned, the target gets SIGBUS on it: {}", restore.name(), page,
+                reason);
+  tell([restore = restore.id(), page, reason = std::move(reason)](rpc::ShardEvents::Client& events) {
     auto request = events.pagePoisonedRequest();
     request.setRestore(restore);
     request.setPage(page);
@@ -55,9 +59,10 @@ void ShardService::pagePoisoned(std::uint64_t restore, shm::PageIndex page, std:
   });
 }
 
-void ShardService::restoreFailed(std::uint64_t restore, rpc::EndReason why, std::string text) {
-  spdlog::error("restore {}: cannot be served: {}", restore, text);
-  tell([restore, why, text = std::move(text)](rpc::ShardEvents::Client& events) {
+void ShardService::restoreFailed(const Attachment& restore, rpc::EndReason why, std::string text) {
+  const process::LogAbout about({.restore = restore.name(), .messageId = process::message::TARGET_LOST});
+  spdlog::error("restore {}: cannot be served: {}", restore.name(), text);
+  tell([restore = restore.id(), why, text = std::move(text)](rpc::ShardEvents::Client& events) {
     auto request = events.restoreFailedRequest();
     request.setRestore(restore);
     request.setWhy(why);
@@ -66,10 +71,11 @@ void ShardService::restoreFailed(std::uint64_t restore, rpc::EndReason why, std:
   });
 }
 
-void ShardService::pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) {
-  spdlog::error("restore {}: page {} is lost and cannot be, or is not to be, poisoned: {}", restore, page,
-                reason);
-  tell([restore, page, reason = std::move(reason)](rpc::ShardEvents::Client& events) {
+void ShardService::pageLost(const Attachment& restore, shm::PageIndex page, std::string reason) {
+  const process::LogAbout about({.restore = restore.name(), .messageId = process::message::TARGET_LOST});
+  spdlog::error("restore {}: page {} is lost and cannot be, or is not to be, poisoned: {}", restore.name(),
+                page, reason);
+  tell([restore = restore.id(), page, reason = std::move(reason)](rpc::ShardEvents::Client& events) {
     auto request = events.pageLostRequest();
     request.setRestore(restore);
     request.setPage(page);

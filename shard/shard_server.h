@@ -36,10 +36,10 @@ class ShardService final : private FaultLoopEvents, private AttachmentEvents {
  private:
   friend class ShardServer;
 
-  void targetGone(std::uint64_t restore) override;
-  void restoreFailed(std::uint64_t restore, rpc::EndReason why, std::string text) override;
-  void pagePoisoned(std::uint64_t restore, shm::PageIndex page, std::string reason) override;
-  void pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) override;
+  void targetGone(const Attachment& restore) override;
+  void restoreFailed(const Attachment& restore, rpc::EndReason why, std::string text) override;
+  void pagePoisoned(const Attachment& restore, shm::PageIndex page, std::string reason) override;
+  void pageLost(const Attachment& restore, shm::PageIndex page, std::string reason) override;
   // Tells the coordinator, if there is one just now.
   template <typename Send>
   void tell(Send send);

@@ -25,8 +25,8 @@ using test::LocalRestore;
 constexpr std::uint64_t PAGE = shm::SMALL_PAGE, COUNT = Neighbourhood::WINDOW;
 
 struct LostPages final : FaultLoopEvents {
-  void pagePoisoned(std::uint64_t, PageIndex page, std::string) override { last = page; }
-  void pageLost(std::uint64_t, PageIndex page, std::string) override { last = page; }
+  void pagePoisoned(const Attachment&, PageIndex page, std::string) override { last = page; }
+  void pageLost(const Attachment&, PageIndex page, std::string) override { last = page; }
   std::atomic<PageIndex> last{~0ull};
 };
 

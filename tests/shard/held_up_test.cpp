@@ -21,10 +21,10 @@ using test::await;
 using test::LocalRestore;
 
 struct NothingIsLost final : FaultLoopEvents {
-  void pagePoisoned(std::uint64_t, shm::PageIndex page, std::string reason) override {
+  void pagePoisoned(const Attachment&, shm::PageIndex page, std::string reason) override {
     ADD_FAILURE() << page << ": " << reason;
   }
-  void pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) override {
+  void pageLost(const Attachment& restore, shm::PageIndex page, std::string reason) override {
     pagePoisoned(restore, page, std::move(reason));
   }
 };

@@ -105,8 +105,8 @@ class LocalRestore : private shard::AttachmentEvents {
     policy.around = around;
     return policy;
   }
-  void targetGone(std::uint64_t) override { ADD_FAILURE() << "the target is gone"; }
-  void restoreFailed(std::uint64_t, rpc::EndReason, std::string text) override { ADD_FAILURE() << text; }
+  void targetGone(const shard::Attachment&) override { ADD_FAILURE() << "the target is gone"; }
+  void restoreFailed(const shard::Attachment&, rpc::EndReason, std::string text) override { ADD_FAILURE() << text; }
 
   std::uint64_t addressOf(shm::PageIndex index) const { return reinterpret_cast<std::uint64_t>(page(index)); }
   shm::PageIndex pageAt(std::uint64_t address) const { return (address - addressOf(0)) / pageSize_; }

@@ -62,8 +62,10 @@ TEST(RetryQueue, ForgetsTheFaultsOfOneRestore) {
 }
 
 struct NoEvents final : FaultLoopEvents {
-  void pagePoisoned(std::uint64_t, shm::PageIndex, std::string reason) override { ADD_FAILURE() << reason; }
-  void pageLost(std::uint64_t, shm::PageIndex, std::string reason) override { ADD_FAILURE() << reason; }
+  void pagePoisoned(const Attachment&, shm::PageIndex, std::string reason) override {
+    ADD_FAILURE() << reason;
+  }
+  void pageLost(const Attachment&, shm::PageIndex, std::string reason) override { ADD_FAILURE() << reason; }
 };
 
 // Interleaving: a removal waits, unread, while more faults are refused than there are places for. The kernel

@@ -25,13 +25,13 @@ using test::FaultySource;
 using test::LocalRestore;
 
 struct LostPages final : FaultLoopEvents {
-  void pagePoisoned(std::uint64_t, shm::PageIndex page, std::string reason) override {
+  void pagePoisoned(const Attachment&, shm::PageIndex page, std::string reason) override {
     const threads::Lock lock(mutex);
     pages.push_back(page);
     last = std::move(reason);
     count++;
   }
-  void pageLost(std::uint64_t restore, shm::PageIndex page, std::string reason) override {
+  void pageLost(const Attachment& restore, shm::PageIndex page, std::string reason) override {
     pagePoisoned(restore, page, std::move(reason));
   }
   threads::Mutex mutex;

@@ -434,6 +434,40 @@ def check_checked(box):
     box.reader(SOCKET, image).ready().all_right()
 
 
+def check_journal(box):
+    """Lines are found by what they are about; what was asked for is no warning."""
+    image = serve(box)
+    by = lambda *fields: box.run("journalctl", "--no-pager", "-o", "cat", *fields, check=False).stdout
+    box.reader(SOCKET, image).ready().all_right()
+    until(lambda: not box.status()["restores"], "the end of the restore")
+    begun, ended = (by("RESTORE=vm", f"MESSAGE_ID=5c2c0e1ba8f34bd2a4d9cf6d8b5c0a{kind}") for kind in ("03", "04"))
+    require("4096 pages in 1 regions" in begun, f"no begin of the restore: {begun!r}")
+    require("4096 of 4096 pages in place, 0 missing" in ended and "p99" in ended, f"no end of the restore: {ended!r}")
+    require("serving" in by("MESSAGE_ID=5c2c0e1ba8f34bd2a4d9cf6d8b5c0a01"), "no line says that it serves")
+    require(by("RESTORE=another") == "", "lines of a restore that there is not")
+    restart(box)
+    box.faultline("upgrade")
+    planned = by("-u", "faultline.service", "-p", "warning")
+    require(planned == "", f"what was asked for is a warning: {planned}")
+    require("upgrade" in by("MESSAGE_ID=5c2c0e1ba8f34bd2a4d9cf6d8b5c0a08"), "no line of the upgrade")
+    former = box.status()["shards"][1]["pid"]
+    box.run("sh", "-c", f"kill -9 {former}")
+    until(lambda: "serves again" in by("SHARD=1", "MESSAGE_ID=5c2c0e1ba8f34bd2a4d9cf6d8b5c0a07"), "the death of shard 1")
+    require("serves again" not in by("SHARD=0"), "shard 0 has a line of shard 1")
+    # A shard's own lines, which it sends from within its sandbox.
+    until(lambda: "begins" in by("SHARD=1", "_COMM=faultline-shard"), "a line of shard 1 itself")
+    image = box.image("short", 4096, seed=3)
+    box.run("systemd-run", "--collect", "--unit", "lent", "-q", "/usr/local/bin/faultline", "restore", "--socket",
+            "/run/faultline/lent.sock", "--memory", image, "--name", "lent", "--no-prefault")
+    until(lambda: box.run("test", "-S", "/run/faultline/lent.sock", check=False).returncode == 0, "restore's socket")
+    target = box.reader("/run/faultline/lent.sock", image, pace_us=PACE).ready()
+    os.truncate(f"{box.share}/short", 0)
+    target.say("hurry")
+    lost = "MESSAGE_ID=5c2c0e1ba8f34bd2a4d9cf6d8b5c0a05"
+    until(lambda: "is poisoned" in by("RESTORE=lent", lost, "_COMM=faultline-shard"), "a shard's line of a page that is lost")
+    print(by("RESTORE=lent").splitlines()[0])
+
+
 def check_out_of_fds(box):
     """Targets for whom the unit's limit leaves no room wait, and cost nobody else anything; with more room they are served."""
     drop_in(box, "faultline.service", "[Service]\nLimitNOFILE=96\n")
