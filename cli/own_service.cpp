@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "cli/errors.h"
+#include "process/close_errors.h"
 #include "process/kept_name.h"
 #include "process/log.h"
 #include "process/process.h"
@@ -32,6 +33,7 @@ int supervise(const ServiceOptions& options, kj::AutoCloseFd control, int ready)
   setLogLevel(options.logLevel);
   supervisor::FdStore kept;
   kept.keep(process::KeptName::service(process::KeptName::Part::control).text(), kj::mv(control));
+  const process::CloseErrorsLogged closing;
   supervisor::SupervisorOptions parent;
   parent.build = process::Build::open(process::ownDirectory());
   parent.arguments = options.coordinatorArguments();

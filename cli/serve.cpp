@@ -19,6 +19,7 @@
 #include "cli/service_options.h"
 #include "cli/socket_file.h"
 #include "cli/working_set_file.h"
+#include "process/close_errors.h"
 #include "process/kept_name.h"
 #include "process/log_about.h"
 #include "rpc/kept.capnp.h"
@@ -157,6 +158,7 @@ int serve(const ServeOptions& options) {
   }
   requireUserfaultfd();
 
+  const process::CloseErrorsLogged closing;
   supervisor::SupervisorOptions parent;
   parent.build = process::Build::open(process::ownDirectory());
   parent.arguments = options.service.coordinatorArguments();

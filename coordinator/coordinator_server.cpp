@@ -168,10 +168,27 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
           return source.then([this, context, socket = kj::mv(socket)](SourceFiles files) mutable {
             auto params = context.getParams();
             auto spec = listenerSpecFrom(params.getSpec(), namesOf(params.getSource()), files);
-            auto listener = service_.listeners().listen(std::move(spec), kj::mv(socket), kj::mv(files));
+            auto listener = service_.listeners().listen(process::Origin::call, std::move(spec),
+                                                        kj::mv(socket), kj::mv(files));
             context.getResults().setListener(kj::heap<ListenerServer>(service_, kj::mv(listener)));
           });
         });
+  }
+
+  kj::Promise<void> listenAt(ListenAtContext context) override {
+    return service_.placed()
+        .listen(process::Origin::call, context.getParams().getPlaced())
+        .then([this, context](std::shared_ptr<Listener> listener) mutable {
+          context.getResults().setListener(kj::heap<ListenerServer>(service_, std::move(listener)));
+        });
+  }
+
+  kj::Promise<void> listeners(ListenersContext context) override {
+    const auto& all = service_.listeners().all();
+    auto list = context.getResults().initListeners(static_cast<unsigned>(all.size()));
+    unsigned at = 0;
+    for (const auto& [name, listener] : all) listener->fill(list[at++]);
+    return kj::READY_NOW;
   }
 
   kj::Promise<void> unlisten(UnlistenContext context) override {

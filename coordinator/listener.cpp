@@ -26,10 +26,27 @@ struct Listener::Pending {
   kj::Maybe<kj::Own<HandshakeReader>> reader;
 };
 
+namespace {
+
+rpc::ListenerOrigin originFrom(process::Origin origin) {
+  switch (origin) {
+    case process::Origin::commandLine:
+      return rpc::ListenerOrigin::COMMAND_LINE;
+    case process::Origin::configuration:
+      return rpc::ListenerOrigin::CONFIGURATION;
+    case process::Origin::call:
+      return rpc::ListenerOrigin::CALL;
+  }
+  KJ_UNREACHABLE;
+}
+
+}  // namespace
+
 ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, std::vector<std::string> layerNames,
                               const SourceFiles& source) {
-  return {reader.getName().cStr(), std::move(layerNames), policyFrom(reader.getPolicy(), source.back().get()),
-          reader.getAnyUser(), reader.getKeepRefused()};
+  return {
+      reader.getName().cStr(), std::move(layerNames),   policyFrom(reader.getPolicy(), source.back().get()),
+      reader.getAnyUser(),     reader.getKeepRefused(), {}};
 }
 
 ListenerSpec listenerSpecFrom(rpc::KeptListener::Reader reader, const SourceFiles& source) {
@@ -38,7 +55,9 @@ ListenerSpec listenerSpecFrom(rpc::KeptListener::Reader reader, const SourceFile
   if (names.empty()) names.emplace_back(reader.getSourceName().cStr());
   KJ_REQUIRE(source.size() == names.size(), "not all files of the listener's source are there", source.size(),
              names.size());
-  return listenerSpecFrom(reader.getSpec(), std::move(names), source);
+  ListenerSpec spec = listenerSpecFrom(reader.getSpec(), std::move(names), source);
+  spec.place = {reader.getPath().cStr(), reader.getDevice(), reader.getInode()};
+  return spec;
 }
 
 void fill(rpc::KeptListener::Builder to, const ListenerSpec& spec) {
@@ -48,8 +67,25 @@ void fill(rpc::KeptListener::Builder to, const ListenerSpec& spec) {
   listen.setKeepRefused(spec.keepRefused);
   fill(listen.initPolicy(), spec.policy);
   to.setSourceName(spec.layerNames.front().c_str());
+  to.setPath(spec.place.path.c_str());
+  to.setDevice(spec.place.device);
+  to.setInode(spec.place.inode);
   auto layers = to.initLayers(static_cast<unsigned>(spec.layerNames.size()));
   for (unsigned i = 0; i < layers.size(); i++) layers.set(i, spec.layerNames[i].c_str());
+}
+
+void Listener::fill(rpc::ListenerInfo::Builder info) const {
+  info.setName(spec_.name.c_str());
+  info.setOrigin(originFrom(origin_));
+  info.setPath(path_.c_str());
+  auto layers = info.initLayers(static_cast<unsigned>(spec_.layerNames.size()));
+  for (unsigned i = 0; i < layers.size(); i++) layers.set(i, spec_.layerNames[i].c_str());
+  coordinator::fill(info.initPolicy(), spec_.policy.flags);
+  info.setAnyUser(spec_.anyUser);
+  info.setBegun(names_.size());
+  info.setRefused(refused_);
+  info.setLastRefusal(lastError_.message.c_str());
+  info.setLastReason(lastError_.reason);
 }
 
 Listener::Listener(RestoreContext& context, process::Origin origin, ListenerSpec spec, SourceFiles source,

@@ -13,6 +13,7 @@
 
 #include "coordinator/handshake.h"
 #include "coordinator/options.h"
+#include "coordinator/placed_socket.h"
 #include "coordinator/restore.h"
 #include "rpc/control.capnp.h"
 #include "rpc/kept.capnp.h"
@@ -26,6 +27,7 @@ struct ListenerSpec {
   RestorePolicy policy;
   bool anyUser = false;
   bool keepRefused = false;  // a target that is refused is left as it is
+  SocketPlace place;         // the file of its socket, where the server made that: it goes with the listener
 };
 
 // Throws where the policy does not fit the source.
@@ -54,6 +56,9 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   // Tells who made it.
   process::Origin origin() const { return origin_; }
   std::size_t layers() const { return source_.size(); }
+  // Where its socket was bound; empty where that is not in the file system.
+  const std::string& path() const { return path_; }
+  void boundAt(const std::string& path) { path_ = path; }
   // A connection that the supervisor accepted and keeps under `keptAs`.
   void accepted(const process::KeptName& keptAs, kj::AutoCloseFd connection);
 
@@ -65,6 +70,8 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   const std::vector<std::string>& names() const { return names_; }
   // Resolves when names() has more than `seen`.
   kj::Promise<void> whenMoreThan(std::size_t seen);
+
+  void fill(rpc::ListenerInfo::Builder info) const;
 
   const rpc::Refusal& lastError() const { return lastError_; }
   std::uint64_t refused() const { return refused_; }
@@ -87,6 +94,7 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   const process::Origin origin_;
   ListenerSpec spec_;
   SourceFiles source_;
+  std::string path_;
   std::set<std::size_t> goneTold_;  // layers whose file is not there any more, and that was said
   Begin begin_;
   std::vector<std::string> names_;

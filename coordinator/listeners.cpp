@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "coordinator/call_inputs.h"
+#include "coordinator/own_thread.h"
 #include "process/file_identity.h"
 #include "rpc/kept.capnp.h"
 #include "rpc/refusal.h"
@@ -48,7 +49,11 @@ void Listeners::adopt(Inheritance& inherited) {
   for (const Part part : {Part::specOfCommandLine, Part::specOfConfiguration, Part::specOfCall})
     for (const KeptName& name : inherited.names(Kind::listener, part)) adopt(inherited, name);
   // The supervisor accepts: a socket that was open here as well would take connections after it was closed.
-  for (const KeptName& name : inherited.names(Kind::listener, Part::listen)) inherited.take(name);
+  for (const KeptName& name : inherited.names(Kind::listener, Part::listen)) {
+    const kj::AutoCloseFd socket = inherited.take(name);
+    if (const auto found = listeners_.find(name.key); found != listeners_.end())
+      found->second->boundAt(boundPath(socket.get()));
+  }
 }
 
 void Listeners::adoptConnections(Inheritance& inherited) {
@@ -67,24 +72,49 @@ void Listeners::adopt(Inheritance& inherited, const KeptName& keptSpec) {
     ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source);
     spec.name = keptSpec.key;
     requireName(spec.name);
-    make(keptSpec.origin().value(), std::move(spec), kj::mv(source));
+    const auto listener = make(keptSpec.origin().value(), std::move(spec), kj::mv(source));
+    const KeptName socket = keptSpec.with(Part::listen);
+    if (inherited.fds.count(socket) == 0 && inherited.lost.count(socket) == 0)
+      dropHalfMade(keptSpec, *listener);
   });
   KJ_IF_MAYBE (e, failure) {
     context_.log.add("listener " + keptSpec.key + " cannot be taken over: " + e->getDescription().cStr());
   }
 }
 
-std::shared_ptr<Listener> Listeners::listen(ListenerSpec spec, kj::AutoCloseFd socket, SourceFiles source) {
-  requireName(spec.name);
+// Its coordinator died between keeping the spec and keeping the socket, which is the last part; or between dropping the
+// socket, which is the first to go, and dropping the spec.
+void Listeners::dropHalfMade(const KeptName& spec, const Listener& listener) {
+  context_.link.drop(spec);
+  drop(context_.link, spec, listener.layers());
+  removeFile(listener.spec().place);
+  listeners_.erase(spec.key);
+}
+
+void Listeners::requireFree(const std::string& name) const {
+  requireName(name);
   if (ended_) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
-  if (listeners_.count(spec.name) != 0)
+  if (listeners_.count(name) != 0)
     rpc::refuse(rpc::Reason::NAME_TAKEN,
-                "a listener called " + spec.name + " is being served: choose another name");
+                "a listener called " + name + " is being served: choose another name");
+}
+
+std::optional<std::string> Listeners::at(const std::string& path) const {
+  for (const auto& [name, listener] : listeners_)
+    if (listener->path() == path) return name;
+  return std::nullopt;
+}
+
+std::shared_ptr<Listener> Listeners::listen(process::Origin origin, ListenerSpec spec, kj::AutoCloseFd socket,
+                                            SourceFiles source) {
+  requireFree(spec.name);
   const kj::AutoCloseFd specFd = keptSpec(spec);
-  const KeptName kept = KeptName::listenerSpec(spec.name, process::Origin::call);
+  const KeptName kept = KeptName::listenerSpec(spec.name, origin);
   store(context_.link, kept, source);
   context_.link.store(kept, specFd.get());
-  auto listener = make(process::Origin::call, std::move(spec), kj::mv(source));
+  auto listener = make(origin, std::move(spec), kj::mv(source));
+  listener->boundAt(boundPath(socket.get()));
+  context_.failpoints.hit(failpoints::Point::listenerNamed);
   context_.link.store(kept.with(Part::listen), socket.get());
   return listener;
 }
@@ -132,7 +162,17 @@ void Listeners::close(const std::string& name) {
   drop(context_.link, spec, listener->layers());
   // Its connections are kept, and open, until the supervisor is told of each.
   listeners_.erase(found);
+  removeFile(listener->spec().place);
   tasks_.add(listener->close().attach(kj::cp(listener)));
+}
+
+// The file system may take as long as it likes.
+void Listeners::removeFile(const SocketPlace& place) {
+  if (place.path.empty()) return;
+  removing_++;
+  tasks_.add(kj::evalNow([&] {
+               return inOwnThread("the file of a socket cannot be removed", [place] { removeSocket(place); });
+             }).attach(kj::defer([this] { removing_--; })));
 }
 
 void Listeners::end() {

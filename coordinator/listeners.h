@@ -8,6 +8,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "coordinator/listener.h"
@@ -29,8 +30,15 @@ class Listeners final : private kj::TaskSet::ErrorHandler {
   // Serves the connections that a predecessor had not. After adopt(), and once every restore that there was is known.
   void adoptConnections(Inheritance& inherited);
 
-  // Makes the listener that a call asks for, and has it kept. Refuses (nameTaken, ending) with a message for people.
-  std::shared_ptr<Listener> listen(ListenerSpec spec, kj::AutoCloseFd socket, SourceFiles source);
+  // Makes the listener that `origin` asks for, and has it kept. Refuses (nameTaken, ending) with a message for people.
+  std::shared_ptr<Listener> listen(process::Origin origin, ListenerSpec spec, kj::AutoCloseFd socket,
+                                   SourceFiles source);
+  // Refuses (badInput, nameTaken, ending) where no listener of this name can be made now.
+  void requireFree(const std::string& name) const;
+  // The name of the listener whose socket was bound to this path.
+  std::optional<std::string> at(const std::string& path) const;
+  // All of them, by name.
+  const std::map<std::string, std::shared_ptr<Listener>>& all() const { return listeners_; }
   // A connection that the supervisor accepted and keeps under `keptAs`; -1 where there was no room for its fd. Not before
   // adoptConnections(), since one that came earlier may have been served.
   void accepted(const process::KeptName& keptAs, kj::AutoCloseFd connection);
@@ -41,12 +49,16 @@ class Listeners final : private kj::TaskSet::ErrorHandler {
   void close(const Listener& listener);
   // Closes all, and refuses new ones.
   void end();
+  // Files of sockets of closed listeners are being removed yet.
+  bool removing() const { return removing_ > 0; }
 
   // Whether a listener that gives this memory file kills the targets of restores that are lost.
   bool killsOnLost(int source) const;
 
  private:
   void adopt(Inheritance& inherited, const process::KeptName& keptSpec);
+  void dropHalfMade(const process::KeptName& spec, const Listener& listener);
+  void removeFile(const SocketPlace& place);
   std::shared_ptr<Listener> make(process::Origin origin, ListenerSpec spec, SourceFiles source);
   bool served(int connection) const;
   void taskFailed(kj::Exception&& exception) override;
@@ -56,6 +68,7 @@ class Listeners final : private kj::TaskSet::ErrorHandler {
   const Listener::Begin begin_;
   std::map<std::string, std::shared_ptr<Listener>> listeners_;
   bool ended_ = false;
+  unsigned removing_ = 0;
   kj::TaskSet tasks_;  // listeners that close
 };
 

@@ -11,6 +11,7 @@
 
 #include "coordinator/service.h"
 #include "process/build.h"
+#include "process/close_errors.h"
 #include "process/cpu_list.h"
 #include "process/log.h"
 #include "process/process.h"
@@ -31,6 +32,7 @@ kj::Promise<void> endOnSignal(kj::AsyncIoContext& io, coordinator::Service& serv
 }
 
 void serve(coordinator::Options options) {
+  const process::CloseErrorsLogged closing;
   kj::UnixEventPort::captureSignal(SIGTERM);
   kj::UnixEventPort::captureSignal(SIGINT);
   auto io = kj::setupAsyncIo();

@@ -9,6 +9,7 @@
 #include <system_error>
 #include <thread>
 
+#include "process/close_errors.h"
 #include "rpc/refusal.h"
 #include "threads/hand_over.h"
 
@@ -41,6 +42,7 @@ kj::Promise<void> inOwnThread(const char* failure, std::function<void()> work) {
   const auto way = std::make_shared<char>();  // back from that thread
   try {
     std::thread([failure, work = std::move(work), fulfiller, way]() mutable {
+      const process::CloseErrorsLogged closing;
       try {
         work();
         threads::handOver(way.get());

@@ -17,6 +17,7 @@
 #include "coordinator/lost_restores.h"
 #include "coordinator/options.h"
 #include "coordinator/page_suspects.h"
+#include "coordinator/placed_listeners.h"
 #include "coordinator/refused_targets.h"
 #include "coordinator/restore.h"
 #include "coordinator/restores.h"
@@ -53,6 +54,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::Promise<CountedRestores> counted() { return countEach(restores_, io_.provider->getTimer()); }
   kj::Promise<void> reshard(const std::string& name, std::uint32_t shards);
   Listeners& listeners() { return listeners_; }
+  PlacedListeners& placed() { return placed_; }
   // The end of the service; run() returns when it is over.
   ServiceEnd& end() { return end_; }
   Upgrade& upgrade() { return upgrade_; }
@@ -125,6 +127,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   bool givingBack_ = false;
   std::uint32_t reshards_ = 0;  // under way
   Listeners listeners_;
+  PlacedListeners placed_{listeners_};
   ServiceEnd end_;
   PageSuspects suspects_;
   kj::TaskSet tasks_;

@@ -19,6 +19,7 @@ constexpr kj::Duration END_CHECK = 50 * kj::MILLISECONDS;
 constexpr std::uint64_t SECOND = 1'000'000'000;          // ns
 constexpr std::uint64_t TOLD_EVERY = SECOND;             // between two reports of progress
 constexpr std::uint64_t STALLED = 10 * SECOND;           // without a page more: the source does not answer
+constexpr std::uint64_t FILES_PATIENCE = 2 * SECOND;     // with a file system that has a socket's file
 constexpr std::uint64_t LETTING_GO_LIMIT = 20 * SECOND;  // for steps that take a target's own locks
 
 // ns. Asks the clock each time: what is noted in between must not lie in its future.
@@ -98,7 +99,8 @@ kj::Promise<void> ServiceEnd::watch() {
 
 kj::Promise<void> ServiceEnd::look(std::uint64_t missing) {
   auto& timer = context_.io.provider->getTimer();
-  if (restores_.empty() && lost_.allLetGo()) {
+  const bool filesLeft = listeners_.removing() && passedSince(began_) < FILES_PATIENCE;
+  if (restores_.empty() && lost_.allLetGo() && !filesLeft) {
     // After the answer to the call that asked for it is on its way.
     return timer.afterDelay(1 * kj::MILLISECONDS).then([this] {
       context_.link.shutdown();

@@ -11,11 +11,11 @@ namespace faultline::failpoints {
 
 namespace {
 
-constexpr std::array<std::string_view, 23> NAMES = {
+constexpr std::array<std::string_view, 24> NAMES = {
     "beforeStage",       "coldRead",      "beforeReadLock", "beforeCopy",    "afterCopy",     "afterStore",
     "gateClosed",        "beforeRead",    "afterRead",      "midMark",       "beforeOpen",    "beforeHandout",
     "handshakeAccepted", "handshakeRead", "targetRefused",  "restoreStored", "shardStarting", "adoptClaimed",
-    "adoptDrained",      "adoptReplayed", "adoptChecking",  "adoptOpened",   "endNoted"};
+    "adoptDrained",      "adoptReplayed", "adoptChecking",  "adoptOpened",   "listenerNamed", "endNoted"};
 static_assert(NAMES.size() == static_cast<std::size_t>(Point::endNoted) + 1);
 
 void signalEvent(int fd) {

@@ -51,6 +51,8 @@ enum class Point {
   adoptReplayed,  // journal published
   adoptChecking,  // before each 64 pages that are checked: the work waits, not the thread (hold(), not hit())
   adoptOpened,    // gate open, no thread woken
+  // coordinator, as a listener is made by a call
+  listenerNamed,  // its spec is kept, its socket is not
   // coordinator, at a restore's end
   endNoted,  // told as ended, nothing of it is given back
 };

@@ -26,4 +26,7 @@ struct KeptListener {
   spec @0 :Control.ListenSpec;    # as it was asked for
   sourceName @1 :Text;            # for messages; of its top layer
   layers @2 :List(Text);          # the names of all its layers, top first; empty: sourceName is the only one
+  path @3 :Text;                  # of its socket's file, where the server made that; it goes with the listener
+  device @4 :UInt64;              # of the file system that has the file
+  inode @5 :UInt64;               # the file's, within that
 }

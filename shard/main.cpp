@@ -12,6 +12,7 @@
 #include <cstdio>
 
 #include "process/build.h"
+#include "process/close_errors.h"
 #include "process/fd_channel.h"
 #include "process/log.h"
 #include "process/log_about.h"
@@ -44,6 +45,7 @@ kj::Promise<void> serveChannel(process::FdChannel& channel, kj::UnixEventPort::F
 }
 
 void serve(const shard::ShardOptions& options) {
+  const process::CloseErrorsLogged closing;
   auto io = kj::setupAsyncIo();
   process::FdChannel channel{kj::AutoCloseFd(process::CHANNEL_FD)};
   shard::ShardService service(io, options);
