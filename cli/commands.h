@@ -18,6 +18,7 @@ Result serveWhatIsKept(const std::vector<std::string>& arguments, const std::str
 void addRestore(CLI::App& app, Result& chosen);
 void addStatus(CLI::App& app, Result& chosen);
 void addMetrics(CLI::App& app, Result& chosen);
+void addHttp(CLI::App& app, Result& chosen);
 void addPages(CLI::App& app, Result& chosen);
 void addManage(CLI::App& app, Result& chosen);
 void addWorkingSet(CLI::App& app, Result& chosen);

@@ -55,6 +55,7 @@ int main(int argc, char** argv) {
   addStatus(app, chosen);
   addPages(app, chosen);
   addMetrics(app, chosen);
+  addHttp(app, chosen);
   addManage(app, chosen);
   addWait(app, chosen);
   addUpgrade(app, chosen);

@@ -18,6 +18,7 @@ constexpr Group GROUPS[] = {
     {"serve", "Run the page server as a daemon"},
     {"status, wait, pages", "What is being served, how far and how fast"},
     {"metrics", "The figures of a service, for Prometheus"},
+    {"http", "Control as JSON over HTTP, on a Unix socket"},
     {"prefault, pause, resume, detach, reshard", "Steer a restore"},
     {"shutdown, upgrade", "End a service, or have another build take over"},
     {"info, verify, flatten, working-set", "Files of snapshots"},

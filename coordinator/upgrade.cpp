@@ -16,6 +16,14 @@ constexpr kj::Duration ANSWER_LIMIT = 5 * kj::SECONDS;
 constexpr std::chrono::milliseconds KILL_PATIENCE{5000};
 constexpr std::uint64_t MAX_ANSWER = 256;  // bytes
 
+// What is no build can never be right.
+kj::Own<process::Build> openBuild(const std::string& directory) {
+  kj::Own<process::Build> build;
+  rpc::because(rpc::Reason::BAD_INPUT,
+               [&] { build = kj::heap<process::Build>(process::Build::open(directory)); });
+  return build;
+}
+
 }  // namespace
 
 Upgrade::Upgrade(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, ShardPool& pool,
@@ -75,13 +83,13 @@ kj::Promise<process::BuildFacts> Upgrade::checkOpen(const process::Build& build)
 }
 
 kj::Promise<process::BuildFacts> Upgrade::check(const std::string& directory) {
-  auto build = kj::heap<process::Build>(process::Build::open(directory));
+  auto build = openBuild(directory);
   auto& opened = *build;
   return checkOpen(opened).attach(kj::mv(build));
 }
 
 kj::Promise<void> Upgrade::handOver(const std::string& directory) {
-  auto build = kj::heap<process::Build>(process::Build::open(directory));
+  auto build = openBuild(directory);
   auto& opened = *build;
   return checkOpen(opened)
       .then([this, &opened](const process::BuildFacts& next) -> kj::Promise<void> {
