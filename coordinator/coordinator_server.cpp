@@ -55,10 +55,7 @@ class ListenerServer final : public rpc::Answering<rpc::Listener> {
     });
   }
 
-  kj::Promise<void> close(CloseContext) override {
-    service_.listeners().close(*listener_);
-    return kj::READY_NOW;
-  }
+  kj::Promise<void> close(CloseContext) override { return service_.listeners().close(*listener_); }
 
   kj::Promise<void> lastError(LastErrorContext context) override {
     auto results = context.getResults();
@@ -192,8 +189,7 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
   }
 
   kj::Promise<void> unlisten(UnlistenContext context) override {
-    service_.listeners().close(context.getParams().getName().cStr());
-    return kj::READY_NOW;
+    return service_.listeners().close(context.getParams().getName().cStr());
   }
 
   kj::Promise<void> status(StatusContext context) override {

@@ -87,7 +87,7 @@ void Listeners::adopt(Inheritance& inherited, const KeptName& keptSpec) {
 void Listeners::dropHalfMade(const KeptName& spec, const Listener& listener) {
   context_.link.drop(spec);
   drop(context_.link, spec, listener.layers());
-  removeFile(listener.spec().place);
+  tasks_.add(removeFile(listener.spec().place));
   listeners_.erase(spec.key);
 }
 
@@ -146,12 +146,13 @@ bool Listeners::served(int connection) const {
   return false;
 }
 
-void Listeners::close(const Listener& listener) {
+kj::Promise<void> Listeners::close(const Listener& listener) {
   const auto found = listeners_.find(listener.spec().name);
-  if (found != listeners_.end() && found->second.get() == &listener) close(listener.spec().name);
+  if (found == listeners_.end() || found->second.get() != &listener) return kj::READY_NOW;
+  return close(listener.spec().name);
 }
 
-void Listeners::close(const std::string& name) {
+kj::Promise<void> Listeners::close(const std::string& name) {
   const auto found = listeners_.find(name);
   if (found == listeners_.end())
     rpc::refuse(rpc::Reason::NOT_FOUND, "no listener is called " + name.substr(0, 64));
@@ -162,22 +163,28 @@ void Listeners::close(const std::string& name) {
   drop(context_.link, spec, listener->layers());
   // Its connections are kept, and open, until the supervisor is told of each.
   listeners_.erase(found);
-  removeFile(listener->spec().place);
   tasks_.add(listener->close().attach(kj::cp(listener)));
+  return removeFile(listener->spec().place);
 }
 
 // The file system may take as long as it likes.
-void Listeners::removeFile(const SocketPlace& place) {
-  if (place.path.empty()) return;
+kj::Promise<void> Listeners::removeFile(const SocketPlace& place) {
+  if (place.path.empty()) return kj::READY_NOW;
   removing_++;
-  tasks_.add(kj::evalNow([&] {
-               return inOwnThread("the file of a socket cannot be removed", [place] { removeSocket(place); });
-             }).attach(kj::defer([this] { removing_--; })));
+  auto removed =
+      kj::evalNow([&] {
+        return inOwnThread("the file of a socket cannot be removed", [place] { removeSocket(place); });
+      })
+          .attach(kj::defer([this] { removing_--; }))
+          .fork();
+  // Also where the caller does not wait.
+  tasks_.add(removed.addBranch());
+  return removed.addBranch();
 }
 
 void Listeners::end() {
   ended_ = true;
-  while (!listeners_.empty()) close(std::string(listeners_.begin()->first));
+  while (!listeners_.empty()) tasks_.add(close(std::string(listeners_.begin()->first)));
 }
 
 bool Listeners::killsOnLost(int source) const {

@@ -43,10 +43,11 @@ class Listeners final : private kj::TaskSet::ErrorHandler {
   // adoptConnections(), since one that came earlier may have been served.
   void accepted(const process::KeptName& keptAs, kj::AutoCloseFd connection);
 
-  // Closes the listener of this name, and has nothing of it kept. Refuses (notFound) where there is none.
-  void close(const std::string& name);
+  // Closes the listener of this name at once, and has nothing of it kept; resolves when the file of its socket is removed.
+  // Refuses (notFound) where there is none.
+  kj::Promise<void> close(const std::string& name);
   // Closes this listener if it is open: its name may be another's by now.
-  void close(const Listener& listener);
+  kj::Promise<void> close(const Listener& listener);
   // Closes all, and refuses new ones.
   void end();
   // Files of sockets of closed listeners are being removed yet.
@@ -58,7 +59,7 @@ class Listeners final : private kj::TaskSet::ErrorHandler {
  private:
   void adopt(Inheritance& inherited, const process::KeptName& keptSpec);
   void dropHalfMade(const process::KeptName& spec, const Listener& listener);
-  void removeFile(const SocketPlace& place);
+  kj::Promise<void> removeFile(const SocketPlace& place);
   std::shared_ptr<Listener> make(process::Origin origin, ListenerSpec spec, SourceFiles source);
   bool served(int connection) const;
   void taskFailed(kj::Exception&& exception) override;
