@@ -16,6 +16,7 @@ void addServe(CLI::App& app, Result& chosen);
 // they are not.
 Result serveWhatIsKept(const std::vector<std::string>& arguments, const std::string& refused);
 void addRestore(CLI::App& app, Result& chosen);
+void addRun(CLI::App& app, Result& chosen);
 void addStatus(CLI::App& app, Result& chosen);
 void addMetrics(CLI::App& app, Result& chosen);
 void addHttp(CLI::App& app, Result& chosen);

@@ -52,6 +52,7 @@ int main(int argc, char** argv) {
   Result chosen;
   addServe(app, chosen);
   addRestore(app, chosen);
+  addRun(app, chosen);
   addStatus(app, chosen);
   addPages(app, chosen);
   addMetrics(app, chosen);

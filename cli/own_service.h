@@ -23,7 +23,11 @@ class OwnService {
   OwnService(const OwnService&) = delete;
 
   const std::string& control() const { return control_.path(); }
+  // Private, and gone with the service.
+  const std::string& directory() const { return directory_.path(); }
   pid_t supervisor() const { return pid_; }
+  // Readable once no answer will ever come on control() again.
+  int pidfd() const { return pidfd_.get(); }
   // Its end fetches nothing that is missing yet.
   void hurry() { hurried_ = true; }
   // True once no answer will ever come on control() again.

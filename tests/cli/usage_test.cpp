@@ -29,7 +29,7 @@ using ::testing::Not;
 const std::vector<std::string> COMMANDS = {
     "serve",   "restore", "status",   "demo",        "pause",   "resume",  "detach", "prefault",
     "pages",   "reshard", "shutdown", "working-set", "metrics", "upgrade", "info",   "verify",
-    "flatten", "check",   "wait",     "completion",  "pack",    "unpack"};
+    "flatten", "check",   "wait",     "completion",  "pack",    "unpack",  "http",   "run"};
 
 // Matches a single line that is ours.
 MATCHER(IsOneLine, "is one line that begins with the program's name") {
