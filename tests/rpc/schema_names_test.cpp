@@ -14,26 +14,27 @@
 namespace faultline::rpc {
 namespace {
 
-// Keywords of Python, JavaScript and TypeScript, Go, Rust and C++.
+// Keywords of Python, JavaScript and TypeScript, Go, Rust and C++. Not among them: TypeScript's "number", a name of a type
+// that a property may have as well.
 const std::set<std::string> KEYWORDS = {
-    "abstract",  "alignas",   "and",     "any",        "as",       "assert",    "async",       "auto",
-    "await",     "become",    "bool",    "boolean",    "box",      "break",     "byte",        "case",
-    "catch",     "chan",      "char",    "class",      "concept",  "const",     "constructor", "continue",
-    "crate",     "debugger",  "declare", "def",        "default",  "defer",     "del",         "delete",
-    "do",        "double",    "dyn",     "elif",       "else",     "enum",      "except",      "explicit",
-    "export",    "extends",   "extern",  "false",      "final",    "finally",   "float",       "fn",
-    "for",       "friend",    "from",    "func",       "function", "get",       "global",      "go",
-    "goto",      "if",        "impl",    "implements", "import",   "in",        "inline",      "instanceof",
-    "int",       "interface", "is",      "lambda",     "let",      "long",      "loop",        "macro",
-    "map",       "match",     "mod",     "module",     "move",     "mut",       "namespace",   "never",
-    "new",       "nil",       "none",    "nonlocal",   "not",      "null",      "number",      "object",
-    "of",        "operator",  "or",      "override",   "package",  "pass",      "priv",        "private",
-    "protected", "pub",       "public",  "raise",      "range",    "ref",       "register",    "require",
-    "return",    "select",    "self",    "set",        "short",    "signed",    "sizeof",      "static",
-    "string",    "struct",    "super",   "switch",     "symbol",   "template",  "this",        "throw",
-    "trait",     "true",      "try",     "type",       "typeof",   "undefined", "union",       "unsafe",
-    "unsigned",  "unsized",   "use",     "using",      "var",      "virtual",   "void",        "volatile",
-    "where",     "while",     "with",    "yield",
+    "abstract", "alignas",   "and",      "any",        "as",        "assert",   "async",       "auto",
+    "await",    "become",    "bool",     "boolean",    "box",       "break",    "byte",        "case",
+    "catch",    "chan",      "char",     "class",      "concept",   "const",    "constructor", "continue",
+    "crate",    "debugger",  "declare",  "def",        "default",   "defer",    "del",         "delete",
+    "do",       "double",    "dyn",      "elif",       "else",      "enum",     "except",      "explicit",
+    "export",   "extends",   "extern",   "false",      "final",     "finally",  "float",       "fn",
+    "for",      "friend",    "from",     "func",       "function",  "get",      "global",      "go",
+    "goto",     "if",        "impl",     "implements", "import",    "in",       "inline",      "instanceof",
+    "int",      "interface", "is",       "lambda",     "let",       "long",     "loop",        "macro",
+    "map",      "match",     "mod",      "module",     "move",      "mut",      "namespace",   "never",
+    "new",      "nil",       "none",     "nonlocal",   "not",       "null",     "object",      "of",
+    "operator", "or",        "override", "package",    "pass",      "priv",     "private",     "protected",
+    "pub",      "public",    "raise",    "range",      "ref",       "register", "require",     "return",
+    "select",   "self",      "set",      "short",      "signed",    "sizeof",   "static",      "string",
+    "struct",   "super",     "switch",   "symbol",     "template",  "this",     "throw",       "trait",
+    "true",     "try",       "type",     "typeof",     "undefined", "union",    "unsafe",      "unsigned",
+    "unsized",  "use",       "using",    "var",        "virtual",   "void",     "volatile",    "where",
+    "while",    "with",      "yield",
 };
 // Attributes of pycapnp's structs, and methods of Go's clients.
 const std::set<std::string> TAKEN = {"addRef",   "adopt",   "clone",   "copy",    "disown",

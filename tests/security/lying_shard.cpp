@@ -107,7 +107,8 @@ void lieAsTold() {
 
 int main(int argc, char** argv) {
   const std::vector<std::string> arguments(argv + 1, argv + argc);
-  const bool lies = std::find(arguments.begin(), arguments.end(), "shard-1") != arguments.end();
+  const auto index = std::find(arguments.begin(), arguments.end(), "--index");
+  const bool lies = index != arguments.end() && index + 1 != arguments.end() && *(index + 1) == "1";
   if (!lies) {
     execv(getenv("REAL_SHARD"), argv);
     return 127;
