@@ -497,6 +497,17 @@ def check_metrics(box):
     require("faultline_up 1" in text, text[:2000])
 
 
+def check_http(box):
+    """The JSON door answers, through the unit."""
+    serve(box)
+    box.systemctl("start", "faultline-http.service")
+    import json
+    import subprocess
+    ask = ["curl", "--silent", "--unix-socket", f"/proc/{box.leader}/root/run/faultline/http.sock", "http://localhost/v1/status"]
+    text = until(lambda: subprocess.run(ask, capture_output=True, text=True).stdout, "the status")
+    require("version" in json.loads(text).get("service", {}), text[:2000])
+
+
 CASES = {name[len("check_"):]: function for name, function in globals().items()
          if name.startswith("check_") and inspect.isfunction(function)}
 
