@@ -109,7 +109,7 @@ Facts factsOf(const PackedFile& file, const std::string& path, bool zeros) {
   if (zeros) facts.zeros = zerosIn(image);
   facts.packed = {image.fileBytes(), image.table().frames(), image.table().largest(), image.isDescribed(),
                   image.base()};
-  facts.whyNotUpper = "it is packed; unpack it to serve it (faultline unpack)";
+  if (!image.base().has_value()) facts.whyNotUpper = "it is a full image, and hides what is below it";
   return facts;
 }
 
@@ -156,13 +156,13 @@ json toJson(const Facts& facts) {
           {"fingerprint", facts.fingerprint},
           {"file_system", facts.fileSystem},
           {"packed", facts.packed.has_value() ? toJson(*facts.packed) : json()},
-          {"lowest_layer", !facts.packed.has_value()},
+          {"lowest_layer", !facts.packed.has_value() || !facts.packed->base.has_value()},
           {"upper_layer", !facts.whyNotUpper.has_value()},
           {"why_no_upper_layer", facts.whyNotUpper.has_value() ? json(*facts.whyNotUpper) : json()}};
 }
 
 const char* servedAs(const Facts& facts) {
-  if (facts.packed.has_value()) return "unpacked";
+  if (facts.packed.has_value()) return facts.packed->base.has_value() ? "upper layer" : "lowest layer";
   return facts.whyNotUpper.has_value() ? "lowest layer" : "any layer";
 }
 
@@ -175,7 +175,6 @@ void printNotes(const Facts& facts) {
            " frames of at most " + humanBytes(packed.largestFrame) +
            (packed.described ? "" : ", by another program than faultline");
     if (packed.base.has_value()) note += "; it lies over " + fingerprintText(*packed.base);
-    note += "; unpack it to serve it (faultline unpack)";
   } else if (facts.whyNotUpper.has_value()) {
     note = facts.path + " can't be an upper layer: " + *facts.whyNotUpper;
   }

@@ -18,6 +18,7 @@ kj::AutoCloseFd openMemory(const std::string& path);
 struct Memory {
   std::vector<std::string> paths;
   std::vector<kj::AutoCloseFd> files;
+  std::vector<bool> packed{};  // which of them are packed images
 
   std::string name() const;  // for messages: "TOP over BASE"
 };
@@ -26,9 +27,10 @@ struct Memory {
 std::vector<std::string> pathsOf(const std::string& memory, const std::vector<std::string>& over);
 // Opens all of them, the top one first. CommandError(USAGE) as for one.
 Memory openLayers(const std::vector<std::string>& paths);
-// openLayers(), and CommandError(USAGE) where they cannot be the layers of one source (image/stack.h).
+// openLayers(), and CommandError(USAGE) where they cannot be the layers of one source (image/stack.h), or a packed image
+// cannot be used, or lies over another memory than it was made of.
 Memory openStack(const std::vector<std::string>& paths);
-// As image/ has them; borrowed.
+// As image/ has them; borrowed. Of files none of which is packed.
 std::vector<image::StackFile> layersOf(const Memory& memory);
 
 }  // namespace faultline::cli

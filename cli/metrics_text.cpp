@@ -146,6 +146,39 @@ std::string totalsText(rpc::ServiceTotals::Reader totals) {
   return begun.text() + failed.text() + refused.text() + lost.text() + recovery.text();
 }
 
+// Of sources that are fetched.
+std::string fetcherText(rpc::FetcherInfo::Reader fetcher) {
+  Metric up("faultline_fetcher_up", GAUGE, "1 if a fetcher runs; 0 where nothing is fetched.");
+  Metric restarts("faultline_fetcher_restarts_total", COUNTER, "Fetchers that died and were replaced.");
+  Metric hits("faultline_fetch_hits_total", COUNTER, "Chunks that were asked for and had come by then.");
+  Metric misses("faultline_fetch_misses_total", COUNTER, "Chunks that had to be fetched.");
+  Metric notKept("faultline_fetch_not_kept_total", COUNTER, "Chunks that were served without being kept.");
+  Metric cached("faultline_cache_bytes", GAUGE, "Bytes that what is kept takes on the disk.");
+  Metric limit("faultline_cache_limit_bytes", GAUGE, "Bytes that it may take.");
+  Metric evicted("faultline_cache_evictions_total", COUNTER, "Caches that made way for others.");
+  Metric requests("faultline_fetch_requests_total", COUNTER, "Reads of a source, by its kind.");
+  Metric bytes("faultline_fetch_bytes_total", COUNTER, "Bytes that they gave.");
+  Metric errors("faultline_fetch_errors_total", COUNTER, "Reads that failed.");
+  Metric latency("faultline_fetch_seconds", HISTOGRAM, "Duration of a read.");
+  up.add({}, fetcher.getPid() != 0 ? 1 : 0);
+  restarts.add({}, fetcher.getRestarts());
+  hits.add({}, fetcher.getHits());
+  misses.add({}, fetcher.getMisses());
+  notKept.add({}, fetcher.getNotKept());
+  cached.add({}, fetcher.getCachedBytes());
+  limit.add({}, fetcher.getCacheLimit());
+  evicted.add({}, fetcher.getEvicted());
+  for (auto engine : fetcher.getEngines()) {
+    const Labels labels{{"engine", engine.getName().cStr()}};
+    requests.add(labels, engine.getRequests());
+    bytes.add(labels, engine.getBytes());
+    errors.add(labels, engine.getErrors());
+    latency.addHistogram(labels, durationsOf(engine.getLatency()));
+  }
+  return up.text() + restarts.text() + hits.text() + misses.text() + notKept.text() + cached.text() +
+         limit.text() + evicted.text() + requests.text() + bytes.text() + errors.text() + latency.text();
+}
+
 std::string serviceText(rpc::ServiceInfo::Reader service) {
   Metric build("faultline_build_info", GAUGE, "1; the version of the coordinator's build.");
   Metric takeovers("faultline_coordinator_takeovers_total", COUNTER,
@@ -169,7 +202,8 @@ std::string serviceText(rpc::ServiceInfo::Reader service) {
     attached.add(labels, shard.getRestores());
   }
   return upText(1) + build.text() + takeovers.text() + takeover.text() + up.text() + restarts.text() +
-         recovery.text() + attached.text() + totalsText(service.getTotals());
+         recovery.text() + attached.text() + totalsText(service.getTotals()) +
+         fetcherText(service.getFetcher());
 }
 
 Labels labelsOf(const RestoreFigures& restore) {

@@ -53,6 +53,7 @@ void fill(rpc::SourceSpec::Builder to, const Memory& memory) {
   for (unsigned i = 0; i < layers.size(); i++) {
     layers[i].setFile(rpc::makeFdFrom(memory.files[i].get()));
     layers[i].setName(memory.paths[i].c_str());
+    layers[i].setPacked(memory.packed[i]);
   }
 }
 

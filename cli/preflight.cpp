@@ -21,6 +21,7 @@
 #include "cli/errors.h"
 #include "cli/format.h"
 #include "cli/memory_file.h"
+#include "cli/packed_file.h"
 #include "cli/service_unit.h"
 #include "image/file_system.h"
 #include "image/upper_layer.h"
@@ -228,6 +229,14 @@ Finding memoryFile(const std::string& path, bool lowest) {
   const std::string fileSystem = image::fileSystemOf(file.get());
   const std::string facts = path + ": " + humanBytes(process::contentBytes(file.get()).value_or(0)) +
                             (fileSystem.empty() ? "" : " on " + fileSystem);
+  if (isPacked(file.get(), path)) {
+    try {
+      const PackedFile packed = packedFile(kj::mv(file), path);
+      return {"memory", State::ok, facts + ", a packed image of " + humanBytes(packed.image.bytes())};
+    } catch (const CommandError& error) {
+      return {"memory", State::missing, error.what()};
+    }
+  }
   const auto whyNot = image::whyNotUpper(file.get(), path);
   if (whyNot.has_value() && !lowest)
     return {"memory", State::missing, path + " can't be an upper layer: " + *whyNot};

@@ -11,7 +11,6 @@
 #include "cli/errors.h"
 #include "cli/memory_file.h"
 #include "cli/own_service.h"
-#include "cli/packed_file.h"
 #include "cli/policy_options.h"
 #include "cli/progress.h"
 #include "cli/recorded_working_set.h"
@@ -56,7 +55,6 @@ class RestoreCommand {
 
   int run() {
     memory_ = openStack(pathsOf(options_.memory, options_.over));
-    for (const image::StackFile& layer : layersOf(memory_)) requirePlain(layer.file, layer.name);
     if (!options_.workingSet.empty()) workingSet_ = readWorkingSetFor(options_.workingSet, memory_);
     if (!options_.record.empty()) requireWritable(options_.record);
     SocketFile socket(options_.socket);

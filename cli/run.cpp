@@ -11,7 +11,6 @@
 #include "cli/errors.h"
 #include "cli/memory_file.h"
 #include "cli/own_service.h"
-#include "cli/packed_file.h"
 #include "cli/policy_options.h"
 #include "cli/restore_options.h"
 #include "cli/scratch.h"
@@ -70,7 +69,6 @@ kj::Promise<void> whenEnded(kj::UnixEventPort& port, int pidfd) {
 
 int run(const RunOptions& options) {
   Memory memory = openStack(pathsOf(options.memory, options.over));
-  for (const image::StackFile& layer : layersOf(memory)) requirePlain(layer.file, layer.name);
   std::optional<WorkingSet> workingSet;
   if (!options.workingSet.empty()) workingSet = readWorkingSetFor(options.workingSet, memory);
   requireUserfaultfd();

@@ -86,6 +86,8 @@ kj::AutoCloseFd listenSpec(const ServeOptions& options, const ServedListener& li
   auto layers = kept.initLayers(static_cast<unsigned>(listener.layers.size()));
   for (unsigned i = 0; i < layers.size(); i++)
     layers.set(i, std::filesystem::absolute(listener.layers[i]).c_str());
+  auto packed = kept.initPacked(static_cast<unsigned>(memory.packed.size()));
+  for (unsigned i = 0; i < packed.size(); i++) packed.set(i, memory.packed[i]);
   kept.setSourceName(std::filesystem::absolute(listener.layers.front()).c_str());
   auto spec = kept.initSpec();
   spec.setName(listener.name.c_str());

@@ -25,6 +25,13 @@ std::string canSetCpuLatency(const std::string&) {
          "; it takes root (and DeviceAllow= in a service). Leave the option out where that is not to be had";
 }
 
+// systemd.exec(5), CacheDirectory=. /var/tmp is on a disk as a rule, which /tmp need not be.
+std::string cacheDirectoryOf(const ServiceOptions& options) {
+  if (!options.cacheDirectory.empty()) return options.cacheDirectory;
+  const char* given = getenv("CACHE_DIRECTORY");
+  return given != nullptr && *given == '/' ? given : "/var/tmp";
+}
+
 }  // namespace
 
 void requireUserfaultfd() {
@@ -69,6 +76,10 @@ std::vector<std::string> ServiceOptions::coordinatorArguments() const {
                                         std::to_string(maxRestores),
                                         "--stop-limit-s",
                                         std::to_string(stopLimitS),
+                                        "--cache-dir",
+                                        cacheDirectoryOf(*this),
+                                        "--cache-limit",
+                                        std::to_string(cacheBytes),
                                         "--log-level",
                                         logLevel};
   if (!cpus.empty()) arguments.insert(arguments.end(), {"--cpus", cpus});
@@ -125,6 +136,17 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
           std::map<std::string, std::uint64_t>{{"ms", 1}, {"s", 1000}, {"min", 60'000}, {"h", 3'600'000}},
           CLI::AsNumberWithUnit::UNIT_REQUIRED, "TIME"))
       ->default_str("30s");
+  command
+      .add_option("--cache-dir", options.cacheDirectory,
+                  "Folder in which what is fetched is kept while it is served (docs/fetcher.md); default: "
+                  "$CACHE_DIRECTORY, else /var/tmp")
+      ->check(CLI::ExistingDirectory);
+  command
+      .add_option(
+          "--cache-size", options.cacheBytes,
+          "Bytes that this may take, as in 512M or 64G: what comes beyond is served without being kept")
+      ->transform(CLI::AsSizeValue(false))
+      ->default_str("16G");
   command
       .add_option("--max-restores", options.maxRestores,
                   "Restores at the same time; further targets are refused")

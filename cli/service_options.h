@@ -32,6 +32,8 @@ struct ServiceOptions {
   std::uint64_t populationRate = 0;  // bytes a second; 0: any
   std::uint32_t populations = 0;     // 0: all
   std::optional<std::uint32_t> cpuLatencyUs;
+  std::string cacheDirectory;  // empty: the service manager's, or /var/tmp
+  std::uint64_t cacheBytes = 16ull << 30;
   bool testHooks = false;
   std::string logLevel = "warn";
 

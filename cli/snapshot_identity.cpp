@@ -8,6 +8,8 @@
 #include <utility>
 
 #include "cli/layer_content.h"
+#include "cli/packed_file.h"
+#include "process/duplicate.h"
 
 namespace faultline::cli {
 
@@ -81,7 +83,15 @@ SnapshotIdentity identityOf(int memory) {
 SnapshotIdentity identityOf(const std::vector<kj::AutoCloseFd>& layers) {
   std::vector<std::unique_ptr<LayerContent>> contents;
   contents.reserve(layers.size());
-  for (const kj::AutoCloseFd& layer : layers) contents.push_back(std::make_unique<PlainContent>(layer.get()));
+  std::vector<std::unique_ptr<PackedFile>> packed;
+  for (const kj::AutoCloseFd& layer : layers) {
+    if (isPacked(layer.get(), "a layer")) {
+      packed.push_back(std::make_unique<PackedFile>(packedFile(process::duplicate(layer.get()), "a layer")));
+      contents.push_back(std::make_unique<PackedContent>(packed.back()->image));
+    } else {
+      contents.push_back(std::make_unique<PlainContent>(layer.get()));
+    }
+  }
   return identityOf(contents);
 }
 

@@ -22,7 +22,7 @@ SnapshotIdentity identityOf(int memory);
 
 SnapshotIdentity identityOf(LayerContent& memory);
 
-// The identity of a stack, the top layer first: that of all its layers. Of each but the lowest it is also where data
+// The identity of a stack, plain or packed, the top layer first: that of all its layers. Of each but the lowest it is also where data
 // begins behind the places that are looked at, and what is there. A single file has the identity that it has alone.
 SnapshotIdentity identityOf(const std::vector<kj::AutoCloseFd>& layers);
 SnapshotIdentity identityOf(const std::vector<std::unique_ptr<LayerContent>>& layers);

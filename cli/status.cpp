@@ -88,6 +88,13 @@ void printFigures(const json& r) {
         duration(s["event_to_done"], "p99_ns").c_str());
 }
 
+void printFetcher(const json& f) {
+  if (f["pid"].is_null()) return;
+  printf("  fetcher     pid %-8llu restarts %llu, %llu chunks fetched, cache %s of %s\n", number(f, "pid"),
+         number(f, "restarts"), number(f, "misses"), humanBytes(number(f, "cached_bytes")).c_str(),
+         humanBytes(number(f, "cache_limit_bytes")).c_str());
+}
+
 void printRestore(const json& r) {
   const double pages = r["pages"].get<double>();
   printf("%s: %s, %.1f %% of %.0f pages, %llu missing, %llu given back, pid %llu, from %s\n",
@@ -113,6 +120,7 @@ void printPeople(const json& status) {
   printf("faultline %s, coordinator %llu (number %llu)\n", text(status, "version").c_str(),
          number(status, "coordinator_pid"), number(status, "incarnation"));
   for (const auto& shard : status["shards"]) printShard(shard);
+  printFetcher(status["fetcher"]);
   if (status["restores"].empty()) printf("no restores\n");
   for (const auto& restore : status["restores"]) printRestore(restore);
   if (!status["events"].empty()) printf("latest events\n");

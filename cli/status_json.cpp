@@ -17,6 +17,25 @@ json latencyJson(rpc::Latency::Reader latency) {
           {"p999_ns", latency.getP999()}};
 }
 
+json fetcherJson(rpc::FetcherInfo::Reader fetcher) {
+  json engines = json::array();
+  for (auto engine : fetcher.getEngines())
+    engines.push_back({{"name", engine.getName().cStr()},
+                       {"requests", engine.getRequests()},
+                       {"bytes", engine.getBytes()},
+                       {"errors", engine.getErrors()},
+                       {"latency", latencyJson(engine.getLatency())}});
+  return {{"pid", fetcher.getPid() == 0 ? json() : json(fetcher.getPid())},
+          {"restarts", fetcher.getRestarts()},
+          {"hits", fetcher.getHits()},
+          {"misses", fetcher.getMisses()},
+          {"not_kept", fetcher.getNotKept()},
+          {"cached_bytes", fetcher.getCachedBytes()},
+          {"cache_limit_bytes", fetcher.getCacheLimit()},
+          {"evicted", fetcher.getEvicted()},
+          {"engines", engines}};
+}
+
 json statsJson(rpc::RestoreStats::Reader stats) {
   json out{{"batches", stats.getBatches()},
            {"faults", stats.getFaults()},
@@ -95,6 +114,7 @@ json StatusHistory::look(rpc::ServiceInfo::Reader service, const std::vector<Res
            {"restores", json::array()},
            {"events", json::array()}};
   for (auto shard : service.getShards()) out["shards"].push_back(shardJson(shard));
+  out["fetcher"] = fetcherJson(service.getFetcher());
   std::map<std::string, RestoreView> views;
   for (auto info : service.getRestores()) {
     const RestoreFigures* found = nullptr;

@@ -32,10 +32,11 @@ void fill(rpc::ServiceTotals::Builder to, const ServiceTotals& totals) {
 }
 
 // The files of a call, which can be the layers of one source.
-kj::Promise<SourceFiles> stackOf(rpc::SourceSpec::Reader source) {
+kj::Promise<SourceFiles> stackOf(Fetcher& fetcher, rpc::SourceSpec::Reader source) {
   for (const std::string& name : namesOf(source)) requireSourceName(name);
-  return filesOf(source).then(
-      [names = namesOf(source)](SourceFiles files) { return checkedStack(kj::mv(files), names); });
+  return filesOf(source).then([&fetcher, names = namesOf(source)](SourceFiles files) {
+    return checkedStack(fetcher, kj::mv(files), names);
+  });
 }
 
 class ListenerServer final : public rpc::Answering<rpc::Listener> {
@@ -137,7 +138,7 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
     fds.add(rpc::requireFd(params.getUffd(), "uffd"));
     fds.add(params.hasTarget() ? rpc::optionalFd(params.getTarget())
                                : kj::Promise<kj::AutoCloseFd>(kj::AutoCloseFd()));
-    auto source = stackOf(params.getSource());
+    auto source = stackOf(service_.fetcher(), params.getSource());
     return kj::joinPromises(fds.finish())
         .then([this, context, source = kj::mv(source)](kj::Array<kj::AutoCloseFd> got) mutable {
           return source.then([this, context, got = kj::mv(got)](SourceFiles files) mutable {
@@ -159,7 +160,7 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
 
   kj::Promise<void> listen(ListenContext context) override {
     auto params = context.getParams();
-    auto source = stackOf(params.getSource());
+    auto source = stackOf(service_.fetcher(), params.getSource());
     return rpc::requireFd(params.getSocket(), "socket")
         .then([this, context, source = kj::mv(source)](kj::AutoCloseFd socket) mutable {
           return source.then([this, context, socket = kj::mv(socket)](SourceFiles files) mutable {
@@ -193,8 +194,10 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
   }
 
   kj::Promise<void> status(StatusContext context) override {
-    return service_.counted().then(
-        [this, context](const CountedRestores& restores) mutable { fillStatus(context, restores); });
+    return service_.counted().then([this, context](const CountedRestores& restores) mutable {
+      fillStatus(context, restores);
+      return service_.fetcher().fill(context.getResults().getService().initFetcher());
+    });
   }
 
   kj::Promise<void> shutdown(ShutdownContext context) override {
@@ -256,14 +259,14 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
     wanted.layerNames = namesOf(params.getSource());
     wanted.regions = regionsFromCall(spec.getRegions());
     rpc::because(rpc::Reason::BAD_TARGET, [&] { wanted.uffdFeatures = uffdFeatures(fds.uffd.get()); });
-    wanted.policy = policyFrom(spec.getPolicy(), fds.source.back().get());
-    wanted.requireServable(fds.source.back().get());
+    wanted.policy = policyFrom(spec.getPolicy(), fds.source.back().content());
+    wanted.requireServable(fds.source.back().content());
     auto looked = whyNotRegistered(fds.uffd.get(), wanted.regions,
                                    fds.target.get() >= 0 ? process::pidOf(fds.target.get()) : 0);
     return looked.then([this, context, wanted = std::move(wanted),
                         fds = kj::mv(fds)](std::optional<std::string> why) mutable {
       if (why.has_value()) rpc::refuse(rpc::Reason::BAD_TARGET, *why);
-      auto prepared = service_.prepare(std::move(wanted), fds.source.back().get());
+      auto prepared = service_.prepare(std::move(wanted), fds.source.back().content());
       return prepared.then([this, context, fds = kj::mv(fds)](PreparedRestore ready) mutable {
         const std::string name = service_.begin(std::move(ready), kj::mv(fds));
         context.getResults().setRestore(makeRestoreServer(service_.find(name)));

@@ -40,13 +40,18 @@ rpc::ListenerOrigin originFrom(process::Origin origin) {
   KJ_UNREACHABLE;
 }
 
+// An fd that has the size of the memory; -1: that is not known before a packed image is opened.
+int sizeKnown(const SourceFiles& source) {
+  const SourceFile& base = source.back();
+  return base.packed && base.fetched == nullptr ? -1 : base.content();
+}
+
 }  // namespace
 
 ListenerSpec listenerSpecFrom(rpc::ListenSpec::Reader reader, std::vector<std::string> layerNames,
                               const SourceFiles& source) {
-  return {
-      reader.getName().cStr(), std::move(layerNames),   policyFrom(reader.getPolicy(), source.back().get()),
-      reader.getAnyUser(),     reader.getKeepRefused(), {}};
+  return {reader.getName().cStr(), std::move(layerNames),   policyFrom(reader.getPolicy(), sizeKnown(source)),
+          reader.getAnyUser(),     reader.getKeepRefused(), {}};
 }
 
 ListenerSpec listenerSpecFrom(rpc::KeptListener::Reader reader, const SourceFiles& source) {
@@ -95,7 +100,10 @@ Listener::Listener(RestoreContext& context, process::Origin origin, ListenerSpec
       spec_(std::move(spec)),
       source_(kj::mv(source)),
       begin_(std::move(begin)),
-      tasks_(*this) {}
+      tasks_(*this) {
+  // Each target's restore has its own; the fetcher keeps what there is for the next.
+  for (SourceFile& file : source_) file.fetched = nullptr;
+}
 
 void Listener::accepted(const process::KeptName& keptAs, kj::AutoCloseFd connection) {
   context_.failpoints.hit(failpoints::Point::handshakeAccepted);
@@ -154,7 +162,7 @@ kj::Promise<SourceFiles> Listener::lookAtSource() {
 
 // A copy: what another target finds at the paths meanwhile is not what was checked.
 kj::Promise<SourceFiles> Listener::checkedSource() const {
-  return checkedStack(duplicates(source_), spec_.layerNames);
+  return checkedStack(context_.fetcher, duplicates(source_), spec_.layerNames);
 }
 
 kj::Promise<void> Listener::lookAtLayer(std::size_t layer) {
@@ -178,7 +186,7 @@ kj::Promise<void> Listener::lookAtLayer(std::size_t layer) {
 }
 
 void Listener::replaceLayer(std::size_t layer, kj::AutoCloseFd file) {
-  source_[layer] = kj::mv(file);
+  source_[layer].file = kj::mv(file);
   store(context_.link, process::KeptName::listenerSpec(spec_.name, origin_), source_);
   goneTold_.erase(layer);
   std::string more;
@@ -201,7 +209,7 @@ kj::Promise<void> Listener::complete(const std::shared_ptr<Pending>& pending, So
   spec.watchSocket = handshake.socketOutlivesHandshake;
   RestoreFds fds{kj::mv(handshake.uffd), kj::mv(source), process::duplicate(pending->connection.get()),
                  kj::AutoCloseFd()};
-  spec.requireServable(fds.source.back().get());
+  spec.requireServable(fds.source.back().content());
   auto looked = whyNotRegistered(fds.uffd.get(), spec.regions, peerOf(pending->connection.get()).pid);
   return looked.then(
       [this, pending, spec = std::move(spec), fds = kj::mv(fds)](std::optional<std::string> why) mutable {
@@ -209,7 +217,7 @@ kj::Promise<void> Listener::complete(const std::shared_ptr<Pending>& pending, So
         Peer peer = peerOf(pending->connection.get());
         spec.targetPid = static_cast<std::uint32_t>(peer.pid);
         fds.target = kj::mv(peer.pidfd);
-        auto prepared = begin_.prepare(std::move(spec), fds.source.back().get());
+        auto prepared = begin_.prepare(std::move(spec), fds.source.back().content());
         return prepared.then([this, pending, fds = kj::mv(fds)](PreparedRestore prepared) mutable {
           begin(*pending, std::move(prepared), kj::mv(fds));
         });

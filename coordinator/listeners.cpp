@@ -30,12 +30,15 @@ ino_t inodeOf(int fd) {
 }
 
 // The spec in memory that outlives us.
-kj::AutoCloseFd keptSpec(const ListenerSpec& spec) {
+kj::AutoCloseFd keptSpec(const ListenerSpec& spec, const SourceFiles& source) {
   int memory;
   KJ_SYSCALL(memory = memfd_create("faultline-listener", MFD_CLOEXEC));
   kj::AutoCloseFd fd(memory);
   capnp::MallocMessageBuilder message;
-  fill(message.initRoot<rpc::KeptListener>(), spec);
+  auto kept = message.initRoot<rpc::KeptListener>();
+  fill(kept, spec);
+  auto packed = kept.initPacked(static_cast<unsigned>(source.size()));
+  for (unsigned i = 0; i < packed.size(); i++) packed.set(i, source[i].packed);
   capnp::writeMessageToFd(fd.get(), message);
   return fd;
 }
@@ -63,12 +66,14 @@ void Listeners::adoptConnections(Inheritance& inherited) {
 
 void Listeners::adopt(Inheritance& inherited, const KeptName& keptSpec) {
   auto specFd = inherited.take(keptSpec);
-  SourceFiles source = take(inherited, keptSpec);
+  SourceFiles source = take(context_.fetcher, inherited, keptSpec);
   auto failure = kj::runCatchingExceptions([&] {
     KJ_REQUIRE(listeners_.count(keptSpec.key) == 0, "another listener has this name already", keptSpec.key);
     KJ_REQUIRE(!source.empty(), "the listener's source is not there");
     KJ_SYSCALL(lseek(specFd.get(), 0, SEEK_SET));
     capnp::StreamFdMessageReader message(specFd.get());
+    const auto packed = message.getRoot<rpc::KeptListener>().getPacked();
+    for (unsigned i = 0; i < packed.size() && i < source.size(); i++) source[i].packed = packed[i];
     ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source);
     spec.name = keptSpec.key;
     requireName(spec.name);
@@ -108,7 +113,7 @@ std::optional<std::string> Listeners::at(const std::string& path) const {
 std::shared_ptr<Listener> Listeners::listen(process::Origin origin, ListenerSpec spec, kj::AutoCloseFd socket,
                                             SourceFiles source) {
   requireFree(spec.name);
-  const kj::AutoCloseFd specFd = keptSpec(spec);
+  const kj::AutoCloseFd specFd = keptSpec(spec, source);
   const KeptName kept = KeptName::listenerSpec(spec.name, origin);
   store(context_.link, kept, source);
   context_.link.store(kept, specFd.get());

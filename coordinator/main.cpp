@@ -73,6 +73,8 @@ int main(int argc, char** argv) {
                  "Bytes a second of background population, in all; 0: any");
   app.add_option("--populations", options.populations, "Restores that are populated at once; 0: all");
   app.add_option("--cpu-latency-us", options.cpuLatencyUs, "What CPUs may take to wake while faults flow");
+  app.add_option("--cache-dir", options.cacheDirectory, "Where what is fetched is kept");
+  app.add_option("--cache-limit", options.cacheLimit, "Bytes that it may take");
   app.add_flag("--test-hooks", options.testHooks, "Offer the test hooks");
   app.add_option("--log-level", options.logLevel, "trace, debug, info, warn, error");
   bool build = false;

@@ -11,6 +11,7 @@
 
 #include "coordinator/call_inputs.h"
 #include "coordinator/own_thread.h"
+#include "image/packed_look.h"
 #include "process/content_size.h"
 #include "process/file_identity.h"
 #include "process/plain_text.h"
@@ -87,13 +88,17 @@ struct Making {
 
 }  // namespace
 
-kj::Promise<SourceFiles> openLayers(std::vector<std::string> paths) {
+kj::Promise<SourceFiles> openLayers(Fetcher& fetcher, std::vector<std::string> paths) {
   requireLayerPaths(paths);
   auto files = std::make_shared<SourceFiles>();
   return elsewhere([paths, files] {
-           for (const std::string& path : paths) files->push_back(openLayer(path));
+           for (const std::string& path : paths) {
+             kj::AutoCloseFd file = openLayer(path);
+             const bool packed = image::looksPacked(file.get());
+             files->emplace_back(kj::mv(file), packed);
+           }
          })
-      .then([paths, files] { return checkedStack(kj::mv(*files), paths); });
+      .then([&fetcher, paths, files] { return checkedStack(fetcher, kj::mv(*files), paths); });
 }
 
 kj::Promise<std::shared_ptr<Listener>> PlacedListeners::listen(process::Origin origin,
@@ -109,7 +114,7 @@ kj::Promise<std::shared_ptr<Listener>> PlacedListeners::listen(process::Origin o
                 std::to_string(underWay_.size()) +
                     " listeners are being made already: does a file system not answer?");
   auto making = std::make_shared<Making>(Making{capnp::clone(placed), {}, {}, nullptr});
-  auto source = openLayers(pathsOf(placed));
+  auto source = openLayers(fetcher_, pathsOf(placed));
   underWay_.insert(wish.path);
   return source
       .then([making](SourceFiles files) {

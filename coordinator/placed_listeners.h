@@ -16,7 +16,7 @@ namespace faultline::coordinator {
 
 // Opens the layers of a source by their paths, the top one first, and looks whether they can be one. Refuses (badInput,
 // badSource, unsupported) with a text that names the layer.
-kj::Promise<SourceFiles> openLayers(std::vector<std::string> paths);
+kj::Promise<SourceFiles> openLayers(Fetcher& fetcher, std::vector<std::string> paths);
 
 // Loop thread only.
 class PlacedListeners {
@@ -24,13 +24,14 @@ class PlacedListeners {
   // So many are made at a time: a file system that does not answer holds each of them up.
   static constexpr std::size_t MOST_UNDER_WAY = 16;
 
-  explicit PlacedListeners(Listeners& listeners) : listeners_(listeners) {}
+  PlacedListeners(Listeners& listeners, Fetcher& fetcher) : listeners_(listeners), fetcher_(fetcher) {}
 
   // Makes a listener and has it kept as made by `origin`. What is refused leaves nothing behind. `placed` is copied.
   kj::Promise<std::shared_ptr<Listener>> listen(process::Origin origin, rpc::PlacedListener::Reader placed);
 
  private:
   Listeners& listeners_;
+  Fetcher& fetcher_;
   std::set<std::string> underWay_;  // paths of sockets
 };
 

@@ -149,9 +149,11 @@ void Population::measureSource() {
     auto measured = std::make_shared<Measured>(Measured{duplicates(source_), 0});
     return inOwnThread("the size of a source cannot be asked",
                        [measured] {
-                         for (const kj::AutoCloseFd& file : measured->files) {
+                         for (const SourceFile& file : measured->files) {
                            struct stat status {};
-                           const bool regular = fstat(file.get(), &status) == 0 && S_ISREG(status.st_mode);
+                           // A packed one has more bytes than its file.
+                           const bool regular =
+                               !file.packed && fstat(file.get(), &status) == 0 && S_ISREG(status.st_mode);
                            // st_blocks: stat(2).
                            measured->bytes = regular && measured->bytes != ~std::uint64_t{0}
                                                  ? measured->bytes + std::uint64_t(status.st_blocks) * 512

@@ -156,7 +156,7 @@ UffdReaderHooks Restore::readerHooks() {
 void Restore::drop(SupervisorLink& link, std::uint64_t id, std::size_t layers) {
   for (const Part part : {Part::segment, Part::uffd, Part::conn, Part::target, Part::touches})
     link.drop(process::KeptName::restore(id, part));
-  if (layers > 1) link.drop(process::KeptName::restore(id, Part::names));
+  link.drop(process::KeptName::restore(id, Part::names));
   coordinator::drop(link, process::KeptName::restore(id, Part::segment), layers);
 }
 

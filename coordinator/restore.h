@@ -14,6 +14,7 @@
 #include "coordinator/event_log.h"
 #include "coordinator/fault_answerer.h"
 #include "coordinator/fault_router.h"
+#include "coordinator/fetcher.h"
 #include "coordinator/life.h"
 #include "coordinator/options.h"
 #include "coordinator/page_counting.h"
@@ -49,6 +50,7 @@ struct RestoreContext {
   ReadingTurns& turns;
   RefusedTargets& refused;
   Populations& populations;
+  Fetcher& fetcher;
 };
 
 // The fds of a restore; uffd and source always, the others where known (-1).

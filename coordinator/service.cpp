@@ -74,8 +74,9 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
       latency_(latencyOf(options_, io)),
       refused_(io, options_, [this](int uffd) { return servedAs(uffd).has_value(); }),
       populations_(io.provider->getTimer(), pool_, options_),
-      context_{io,    link,       log_,           ended_, failpoints_, options_,
-               pool_, *counters_, latency_.get(), turns_, refused_,    populations_},
+      fetcher_(io, link, log_, options_),
+      context_{io,         link,           log_,   ended_,   failpoints_,  options_, pool_,
+               *counters_, latency_.get(), turns_, refused_, populations_, fetcher_},
       lost_(context_),
       listeners_(context_, restores_,
                  {[this](RestoreSpec spec, int file) { return prepare(std::move(spec), file); },
@@ -103,6 +104,7 @@ kj::Promise<void> Service::run() {
   kj::Promise<void> shards = nullptr, restores = nullptr;
   KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] {
                  adoptFailpoints();
+                 fetcher_.begin(inherited_);
                  // Shards first: what they have attached, and whether any of them lives, decides how a
                  // restore is taken over.
                  shards = pool_.begin(inherited_);

@@ -13,6 +13,7 @@
 #include "coordinator/election.h"
 #include "coordinator/ended_restores.h"
 #include "coordinator/event_log.h"
+#include "coordinator/fetcher.h"
 #include "coordinator/listeners.h"
 #include "coordinator/lost_restores.h"
 #include "coordinator/options.h"
@@ -66,6 +67,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   // Notes that the target of a restore has lost something.
   void lost(const std::string& event, const std::string& restore) { log_.lost(event, restore); }
   ShardPool& pool() { return pool_; }
+  Fetcher& fetcher() { return fetcher_; }
   failpoints::Failpoints& failpoints() { return failpoints_; }
   SupervisorLink& link() { return link_; }
   // From the predecessor's death to our serving, ns; 0: there was none.
@@ -119,6 +121,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   ReadingTurns turns_;
   RefusedTargets refused_;
   Populations populations_;
+  Fetcher fetcher_;
   RestoreContext context_;
   std::set<std::string> preparing_;  // names of restores that are not begun yet
   Restores restores_;
@@ -127,7 +130,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   bool givingBack_ = false;
   std::uint32_t reshards_ = 0;  // under way
   Listeners listeners_;
-  PlacedListeners placed_{listeners_};
+  PlacedListeners placed_{listeners_, fetcher_};
   ServiceEnd end_;
   PageSuspects suspects_;
   kj::TaskSet tasks_;

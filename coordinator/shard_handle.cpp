@@ -172,8 +172,18 @@ kj::Promise<void> ShardHandle::attach(std::uint64_t restore, int uffd, int segme
     request.setSegment(rpc::makeFdFrom(segment));
     auto layers = request.initLayers(static_cast<unsigned>(source.size()));
     for (unsigned i = 0; i < layers.size(); i++) {
-      layers[i].setFile(rpc::makeFdFrom(source[i].get()));
+      layers[i].setFile(rpc::makeFdFrom(source[i].content()));
       if (i < were.size()) layers[i].setName(were[i].name.c_str());
+    }
+    std::vector<unsigned> fetched;
+    for (unsigned i = 0; i < layers.size(); i++)
+      if (source[i].fetched != nullptr) fetched.push_back(i);
+    auto caches = request.initFetched(static_cast<unsigned>(fetched.size()));
+    for (unsigned i = 0; i < caches.size(); i++) {
+      const FetchedSource& cache = *source[fetched[i]].fetched;
+      caches[i].setLayer(fetched[i]);
+      caches[i].setMap(rpc::makeFdFrom(cache.map.get()));
+      caches[i].setRing(rpc::makeFdFrom(cache.ring.get()));
     }
     found = attached_.emplace(restore, request.send().ignoreResult().fork()).first;
   }

@@ -48,7 +48,7 @@ kj::Promise<void> Service::adoptRestores() {
   auto recovered = kj::Vector<kj::Promise<void>>();
   for (const std::uint64_t id : ids) {
     const KeptName name = KeptName::restore(id, Part::segment);
-    RestoreFds fds{inherited_.take(name.with(Part::uffd)), coordinator::take(inherited_, name),
+    RestoreFds fds{inherited_.take(name.with(Part::uffd)), coordinator::take(fetcher_, inherited_, name),
                    inherited_.take(name.with(Part::conn)), inherited_.take(name.with(Part::target)),
                    inherited_.take(name.with(Part::touches))};
     const kj::AutoCloseFd names = inherited_.take(name.with(Part::names));
@@ -69,8 +69,8 @@ kj::Promise<void> Service::adoptRestores() {
                  }))
       spdlog::error("restore {}: {}", id, e->getDescription().cStr());
     const bool kill = !fds.source.empty() && listeners_.killsOnLost(fds.source.front().get());
-    // With fewer layers it would be another snapshot.
-    if (segment.get() < 0 || fds.source.size() != std::max<std::size_t>(fds.layers.size(), 1)) {
+    // With fewer layers it would be another snapshot, and without its cache a packed one would be taken for the memory.
+    if (segment.get() < 0 || !areOf(fds.source, fds.layers)) {
       lost_.lose(id, rpc::EndReason::SERVER_FAILED, "the supervisor had no room for its file descriptors",
                  kj::mv(fds), segment.get(), kill);
       continue;

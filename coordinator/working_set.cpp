@@ -65,7 +65,10 @@ class RecordedWorkingSetServer final : public rpc::RecordedWorkingSet::Server {
     auto results = context.getResults();
     rpc::fill(results.initRegions(static_cast<unsigned>(regions_.size())), regions_);
     auto layers = results.initSource().initLayers(static_cast<unsigned>(source_.size()));
-    for (unsigned i = 0; i < layers.size(); i++) layers[i].setFile(rpc::makeFdFrom(source_[i].get()));
+    for (unsigned i = 0; i < layers.size(); i++) {
+      layers[i].setFile(rpc::makeFdFrom(source_[i].get()));
+      layers[i].setPacked(source_[i].packed);
+    }
     return kj::READY_NOW;
   }
 
@@ -78,7 +81,8 @@ class RecordedWorkingSetServer final : public rpc::RecordedWorkingSet::Server {
 }  // namespace
 
 WorkingSet workingSetFrom(rpc::WorkingSet::Reader reader, int source) {
-  const std::uint64_t sourceBytes = process::contentBytes(source).value_or(0);
+  // What no region covers is ignored, so that it may be checked without.
+  const std::uint64_t sourceBytes = source < 0 ? ~0ull : process::contentBytes(source).value_or(0);
   WorkingSet set;
   const auto list = reader.getRanges();
   if (list.size() > WorkingSet::MAX_RANGES)

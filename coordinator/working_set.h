@@ -29,7 +29,7 @@ struct WorkingSet {
   static constexpr std::uint64_t MAX_RANGES = 1u << 20;
 };
 
-// Throws, naming the value, where it has too many ranges, one past the end of `source` (the file's fd), or
+// Throws, naming the value, where it has too many ranges, one past the end of `source` (the file's fd; -1: not known), or
 // ranges that are more than that together.
 WorkingSet workingSetFrom(rpc::WorkingSet::Reader reader, int source);
 void fill(rpc::WorkingSet::Builder to, const WorkingSet& set);

@@ -31,11 +31,14 @@ std::optional<std::string> whyNotStack(const std::vector<StackFile>& files, Look
            std::to_string(process::MOST_LAYERS) +
            " that a source can have: flatten some of them (faultline flatten)";
   const StackFile& base = files.back();
-  const auto baseBytes = process::contentBytes(base.file);
+  const auto bytesOf = [](const StackFile& layer) -> std::optional<std::uint64_t> {
+    return layer.bytes != 0 ? layer.bytes : process::contentBytes(layer.file);
+  };
+  const auto baseBytes = bytesOf(base);
   std::map<FileNumber, const StackFile*> seen;
   for (const StackFile& layer : files) {
     const auto number = numberOf(layer.file);
-    const auto bytes = process::contentBytes(layer.file);
+    const auto bytes = bytesOf(layer);
     if (!number.has_value() || !bytes.has_value())
       return "layer " + layer.name + " cannot be looked at: " + std::strerror(errno);
     if (const auto [other, first] = seen.emplace(*number, &layer); !first)
@@ -48,7 +51,7 @@ std::optional<std::string> whyNotStack(const std::vector<StackFile>& files, Look
              "target, or cut?";
   }
   for (std::size_t i = 0; i + 1 < files.size(); i++)
-    if (const auto why = whyNotUpper(files[i].file, files[i].path, look))
+    if (const auto why = files[i].told ? std::nullopt : whyNotUpper(files[i].file, files[i].path, look))
       return files[i].name + " can't be an upper layer: " + *why;
   return std::nullopt;
 }

@@ -1,6 +1,7 @@
 // Whether files can be the layers of one source.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,9 +12,11 @@
 namespace faultline::image {
 
 struct StackFile {
-  int file;          // open for reading, borrowed; its position moves
-  std::string name;  // for people
-  std::string path;  // to find its folder
+  int file;                 // open for reading, borrowed; its position moves
+  std::string name;         // for people
+  std::string path;         // to find its folder
+  bool told = false;        // which pages it has is told by another way than its holes
+  std::uint64_t bytes = 0;  // of the memory; 0: as many as the file has
 };
 
 // Why they cannot, naming the file and the way out; nothing where they can: at most process::MOST_LAYERS files, all of one size,

@@ -13,7 +13,7 @@ namespace faultline::process {
 // The contract between processes of two builds beyond the layout of the segment: the meaning of shard.capnp
 // and the fault ring, the words on the channels, the names of kept fds. +1 for each change that an older
 // build would misread.
-inline constexpr std::uint32_t PROTOCOL = 2;
+inline constexpr std::uint32_t PROTOCOL = 3;
 
 // The version of this build, for people.
 const char* version();

@@ -23,6 +23,7 @@ constexpr KindForm KINDS[] = {
     {Kind::service, "", KindForm::Key::none},
     {Kind::listener, "listener", KindForm::Key::word},
     {Kind::restore, "restore", KindForm::Key::number64},
+    {Kind::fetcher, "fetcher", KindForm::Key::none},
     {Kind::shard, "shard", KindForm::Key::number32},
     {Kind::program, "program", KindForm::Key::none},
     {Kind::failpoint, "failpoint", KindForm::Key::word},
@@ -48,11 +49,15 @@ constexpr Form FORMS[] = {
     {Kind::listener, Part::specOfCall, "spec-call"},
     {Kind::restore, Part::uffd, "uffd"},
     {Kind::restore, Part::source, "source", true},
+    {Kind::restore, Part::cache, "cache", true},
+    {Kind::restore, Part::map, "map", true},
+    {Kind::restore, Part::ring, "ring", true},
     {Kind::restore, Part::names, "names"},
     {Kind::restore, Part::conn, "conn"},
     {Kind::restore, Part::target, "target"},
     {Kind::restore, Part::touches, "touches"},
     {Kind::restore, Part::segment, "segment"},
+    {Kind::fetcher, Part::pidfd, "pidfd"},
     {Kind::shard, Part::pidfd, "pidfd"},
     {Kind::shard, Part::channel, "channel"},
     {Kind::program, Part::shard, "shard"},
@@ -147,6 +152,10 @@ KeptName KeptName::restore(std::uint64_t id, Part part, std::optional<std::uint6
 
 KeptName KeptName::shard(std::uint32_t index, Part part) {
   return made({Kind::shard, std::to_string(index), part, {}});
+}
+
+KeptName KeptName::fetcher() {
+  return made({Kind::fetcher, "", Part::pidfd, {}});
 }
 
 KeptName KeptName::program() {

@@ -12,6 +12,9 @@
 //               part says who made the listener
 //   restore     by its id. uffd, source.N, names (what its layers are, where there are several), conn,
 //               target (a pidfd), touches, segment: stored last, it makes the restore durable
+//               of a layer that is fetched also cache.N and map.N (what was fetched of it) and ring.N (where it is
+//               asked for), with the number of its source
+//   fetcher     pidfd
 //   shard       by its index. pidfd, channel: stored last
 //   program     shard: of the build that runs. Never dropped, and never given to a service manager
 //   failpoint   by what is armed; reached, resume. Tests only
@@ -36,7 +39,7 @@ enum class Origin {
 };
 
 struct KeptName {
-  enum class Kind { service, listener, restore, shard, program, failpoint };
+  enum class Kind { service, listener, restore, fetcher, shard, program, failpoint };
   enum class Part {
     control,
     counters,
@@ -46,6 +49,9 @@ struct KeptName {
     listen,
     conn,
     source,
+    cache,
+    map,
+    ring,
     specOfCommandLine,
     specOfConfiguration,
     specOfCall,
@@ -73,6 +79,7 @@ struct KeptName {
   static KeptName listenerSpec(const std::string& name, Origin origin);
   static KeptName restore(std::uint64_t id, Part part, std::optional<std::uint64_t> number = {});
   static KeptName shard(std::uint32_t index, Part part);
+  static KeptName fetcher();
   static KeptName program();
   static KeptName failpoint(const std::string& armed, Part part);
 

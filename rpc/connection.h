@@ -11,9 +11,9 @@
 namespace faultline::rpc {
 
 // Fds that one message may carry, on both ends of every connection of ours: 0 on the sender's end would drop
-// outgoing fds as well (capnp 0.9.2, rpc-twoparty.c++, setFds). The limit is as many as a source has layers,
-// and a few beside them.
-inline constexpr unsigned MAX_FDS = 40;
+// outgoing fds as well (capnp 0.9.2, rpc-twoparty.c++, setFds). The limit is three for each layer
+// of a source, and a few beside them.
+inline constexpr unsigned MAX_FDS = 104;
 
 // The client's end. Loop thread only; must be destroyed before the loop.
 class Connection {

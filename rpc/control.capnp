@@ -86,8 +86,9 @@ struct RestorePolicy {
 
 struct Layer {
   # A file that a source is made of.
-  file @0 :Fd;    # open for reading
-  name @1 :Text;  # for messages
+  file @0 :Fd;      # open for reading
+  name @1 :Text;    # for messages
+  packed @2 :Bool;  # a packed image (docs/packed.md), whose pages are unpacked as they are wanted
 }
 
 struct SourceSpec {

@@ -6,7 +6,7 @@ $Cxx.namespace("faultline::rpc");
 using Control = import "control.capnp";
 
 struct KeptLayers {
-  # Of a restore whose source has several files.
+  # Of a restore whose source has several files, or one that is fetched.
   layers @0 :List(KeptLayer);     # the top one first
 }
 
@@ -19,6 +19,7 @@ struct KeptLayer {
   modified @4 :Int64;             # mtime, ns since 1970
   changed @5 :Int64;              # ctime, ns since 1970
   links @6 :UInt64;               # names that it has
+  fetched @7 :Bool;               # it has a cache, which is kept as well
 }
 
 struct KeptListener {
@@ -29,4 +30,5 @@ struct KeptListener {
   path @3 :Text;                  # of its socket's file, where the server made that; it goes with the listener
   device @4 :UInt64;              # of the file system that has the file
   inode @5 :UInt64;               # the file's, within that
+  packed @6 :List(Bool);          # which of them are packed images; shorter: the others are not
 }

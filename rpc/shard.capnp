@@ -17,6 +17,13 @@ struct FaultBatch {
   pages @2 :List(UInt64);   # page indexes
 }
 
+struct FetchedLayer {
+  # What belongs to a layer that is a cache's data.
+  layer @0 :UInt32;         # its position
+  map @1 :Fd;               # which chunks the data has (rpc/fetch_map.h), open for reading
+  ring @2 :Fd;              # where to ask for the others (rpc/fetch_ring.h)
+}
+
 interface ShardEvents {
   # What a shard has to say without being asked.
   targetGone @0 (restore :UInt64) -> ();
@@ -36,9 +43,9 @@ interface Shard {
   # program that it runs: `image` differs for any two builds, whatever their versions say (process/build.h).
   useRing @1 (ring :Fd, doorbell :Fd) -> ();
   # Fault batches come through this shared-memory ring (rpc/fault_ring.h) from now on; replaces an earlier ring.
-  attach @2 (restore :UInt64, index :UInt32, uffd :Fd, segment :Fd, layers :List(Control.Layer)) -> ();
-  # Serves a restore as its shard number `index`. `layers`: its source, as in SourceSpec. Attaching what is attached
-  # is a no-op.
+  attach @2 (restore :UInt64, index :UInt32, uffd :Fd, segment :Fd, layers :List(Control.Layer), fetched :List(FetchedLayer)) -> ();
+  # Serves a restore as its shard number `index`. `layers`: its source, as in SourceSpec. `fetched`: those of them that are
+  # a cache's data, which the fetcher fills. Attaching what is attached is a no-op.
   detach @3 (restore :UInt64) -> ();
   # Returns when nothing of the restore is used any more.
   faults @4 (batch :FaultBatch) -> stream;

@@ -8,7 +8,9 @@
 #include "rpc/answering.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
+#include "rpc/fetch_map.h"
 #include "rpc/process_hooks.h"
+#include "shard/source/fetched_file.h"
 #include "shard/source/layered_file.h"
 #include "shard/source/raw_file.h"
 #include "shmtracker/error.h"
@@ -86,12 +88,30 @@ void ShardService::pageLost(const Attachment& restore, shm::PageIndex page, std:
 
 namespace {
 
-// `files`: of `layers`; taken.
-std::shared_ptr<const PageSource> sourceOf(kj::ArrayPtr<kj::AutoCloseFd> files,
-                                           capnp::List<rpc::Layer>::Reader layers, std::uint64_t bytes) {
-  if (files.size() == 1) return std::make_shared<RawFile>(kj::mv(files[0]), bytes);
+// What a source is opened from; taken.
+struct SourceParts {
+  struct Cache {
+    kj::AutoCloseFd map, ring;  // -1: the layer is a file
+  };
+  kj::Array<kj::AutoCloseFd> files;  // the top layer first
+  std::vector<std::string> names;
+  std::vector<Cache> caches;  // of each
+};
+
+std::shared_ptr<const PageSource> sourceOf(SourceParts& parts, FetchClients& clients, std::uint32_t shard,
+                                           std::uint64_t patience, std::uint64_t bytes) {
   std::vector<LayeredFile::File> stack;
-  for (unsigned i = 0; i < files.size(); i++) stack.push_back({kj::mv(files[i]), layers[i].getName().cStr()});
+  for (std::size_t i = 0; i < parts.files.size(); i++) {
+    auto& cache = parts.caches[i];
+    std::shared_ptr<const FetchedFile> fetched;
+    if (cache.map.get() >= 0)
+      fetched = std::make_shared<FetchedFile>(
+          kj::mv(parts.files[i]), rpc::FetchMap::attach(cache.map.get(), rpc::FetchMap::Access::read),
+          clients.of(cache.ring.get(), shard), bytes, patience, parts.names[i]);
+    if (parts.files.size() == 1 && fetched != nullptr) return fetched;
+    stack.push_back({kj::mv(parts.files[i]), parts.names[i], std::move(fetched)});
+  }
+  if (stack.size() == 1) return std::make_shared<RawFile>(kj::mv(stack[0].file), bytes);
   return std::make_shared<LayeredFile>(std::move(stack), bytes);
 }
 
@@ -134,25 +154,46 @@ class ShardServer final : public rpc::Answering<rpc::Shard> {
     const auto layers = params.getLayers();
     if (layers.size() == 0 || layers.size() > process::MOST_LAYERS)
       rpc::refuse(rpc::Reason::UNSUPPORTED, "a source of " + std::to_string(layers.size()) + " layers");
-    auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(2 + layers.size());
+    const auto fetched = params.getFetched();
+    auto fds = kj::Vector<kj::Promise<kj::AutoCloseFd>>();
     fds.add(rpc::requireFd(params.getUffd(), "uffd"));
     fds.add(rpc::requireFd(params.getSegment(), "segment"));
     for (auto layer : layers) fds.add(rpc::requireFd(layer.getFile(), "source"));
-    return kj::joinPromises(fds.finish()).then([this, context](kj::Array<kj::AutoCloseFd> got) mutable {
-      auto params = context.getParams();
-      AttachmentEvents& events = service_;
-      const OpenSource openSource = [&](std::uint64_t bytes) {
-        return sourceOf(got.slice(2, got.size()), params.getLayers(), bytes);
-      };
-      auto restore =
-          std::make_shared<Attachment>(params.getIndex(), WorkerPool::slotsFor(service_.options_.threads),
-                                       kj::mv(got[0]), got[1].get(), openSource, events);
-      KJ_REQUIRE(restore->id() == params.getRestore(), "the segment is another restore's", restore->id(),
-                 params.getRestore());
-      service_.restores_[restore->id()] = restore;
-      service_.faults_.attach(restore);
-      spdlog::debug("restore {}: attached as shard {}", restore->id(), restore->index());
-    });
+    for (auto layer : fetched) {
+      if (layer.getLayer() >= layers.size()) rpc::refuse(rpc::Reason::BAD_INPUT, "there is no such layer");
+      fds.add(rpc::requireFd(layer.getMap(), "map"));
+      fds.add(rpc::requireFd(layer.getRing(), "ring"));
+    }
+    return kj::joinPromises(fds.releaseAsArray())
+        .then([this, context](kj::Array<kj::AutoCloseFd> got) mutable {
+          auto params = context.getParams();
+          const auto layers = params.getLayers();
+          SourceParts parts;
+          parts.files = kj::heapArray<kj::AutoCloseFd>(layers.size());
+          parts.caches.resize(layers.size());
+          for (unsigned i = 0; i < layers.size(); i++) {
+            parts.files[i] = kj::mv(got[2 + i]);
+            parts.names.emplace_back(layers[i].getName().cStr());
+          }
+          std::size_t next = 2 + layers.size();
+          for (auto layer : params.getFetched()) {
+            parts.caches[layer.getLayer()] = {kj::mv(got[next]), kj::mv(got[next + 1])};
+            next += 2;
+          }
+          AttachmentEvents& events = service_;
+          const OpenSource openSource = [&](std::uint64_t bytes) {
+            return sourceOf(parts, service_.fetchClients_, params.getIndex(),
+                            service_.options_.loop.sourcePatience, bytes);
+          };
+          auto restore =
+              std::make_shared<Attachment>(params.getIndex(), WorkerPool::slotsFor(service_.options_.threads),
+                                           kj::mv(got[0]), got[1].get(), openSource, events);
+          KJ_REQUIRE(restore->id() == params.getRestore(), "the segment is another restore's", restore->id(),
+                     params.getRestore());
+          service_.restores_[restore->id()] = restore;
+          service_.faults_.attach(restore);
+          spdlog::debug("restore {}: attached as shard {}", restore->id(), restore->index());
+        });
   }
 
   kj::Promise<void> detach(DetachContext context) override {

@@ -12,6 +12,7 @@
 #include "shard/fault_loop.h"
 #include "shard/loop_mailbox.h"
 #include "shard/prefaulter.h"
+#include "shard/source/fetch_client.h"
 
 namespace faultline::shard {
 
@@ -53,6 +54,7 @@ class ShardService final : private FaultLoopEvents, private AttachmentEvents {
   WorkerPool workers_;
   FaultLoop faults_;
   Prefaulter prefaulter_;
+  FetchClients fetchClients_;
   std::map<std::uint64_t, AttachmentRef> restores_;
   kj::Maybe<rpc::ShardEvents::Client> events_;
   std::map<std::uint64_t, kj::Own<kj::PromiseFulfiller<void>>>

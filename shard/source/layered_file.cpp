@@ -73,9 +73,13 @@ LayeredFile::LayeredFile(std::vector<File> files, std::uint64_t bytes)
   if (start == MAP_FAILED) KJ_FAIL_SYSCALL("map the index of a source's layers", errno, pages_);
   owners_ = static_cast<std::atomic<Owner>*>(start);
   for (File& file : files) {
+    if (file.fetched != nullptr) {
+      layers_.push_back({-1, file.fetched, std::move(file.name), file.fetched, {}});
+      continue;
+    }
     const int fd = file.file.get();
     layers_.push_back({fd, std::make_shared<RawFile>(kj::mv(file.file), bytes, RawFile::Role::layer),
-                       std::move(file.name), process::identityOf(fd)});
+                       std::move(file.name), nullptr, process::identityOf(fd)});
   }
 }
 
@@ -119,13 +123,17 @@ std::string LayeredFile::fileOf(std::uint64_t offset) const {
 
 const PageSource& LayeredFile::readFrom(std::uint64_t offset, std::size_t length) const {
   const Whose who = whose(offset, length);
-  return who.kind == Whose::Kind::one ? static_cast<const PageSource&>(*layers_[who.layer].file) : *this;
+  return who.kind == Whose::Kind::one ? *layers_[who.layer].file : *this;
 }
 
 std::optional<std::string> LayeredFile::whatChanged(std::uint64_t offset, std::size_t length) const {
   const std::uint64_t layers = layersIn(offset, length);
   for (std::size_t i = 0; i < layers_.size(); i++) {
     if ((layers & (SOME_UNKNOWN | 1ull << i)) == 0) continue;
+    if (layers_[i].fetched != nullptr) {
+      if (auto what = layers_[i].fetched->whatChanged(offset, length)) return what;
+      continue;
+    }
     if (auto what = process::whatChanged(layers_[i].was, process::identityOf(layers_[i].fd)))
       return "layer " + layers_[i].name + " " + *what + " since the restore began";
   }
@@ -153,11 +161,16 @@ int LayeredFile::lookUp(std::uint64_t piece, std::uint64_t from, std::uint64_t t
        i++) {
     Pages data;
     const bool lowest = i + 1 == layers_.size();
-    const int error = lowest ? (dataOfLowest(layers_[i].fd, start, end, data), 0)
-                             : dataOf(layers_[i].fd, start, end, bytes(), data);
-    if (error != 0) return error;
-    // What it says is of the restore's snapshot only if nothing has changed by now.
-    if (process::whatChanged(layers_[i].was, process::identityOf(layers_[i].fd)).has_value()) return ESTALE;
+    if (layers_[i].fetched != nullptr) {
+      for (std::uint64_t page = firstPage; page < lastPage; page++)
+        if (!layers_[i].fetched->below(page)) data.set(page - firstPage);
+    } else {
+      const int error = lowest ? (dataOfLowest(layers_[i].fd, start, end, data), 0)
+                               : dataOf(layers_[i].fd, start, end, bytes(), data);
+      if (error != 0) return error;
+      // What it says is of the restore's snapshot only if nothing has changed by now.
+      if (process::whatChanged(layers_[i].was, process::identityOf(layers_[i].fd)).has_value()) return ESTALE;
+    }
     for (std::uint64_t page = firstPage; page < lastPage; page++) {
       if (ownerOf(page) != UNKNOWN) continue;
       if (data.test(page - firstPage))
@@ -201,7 +214,7 @@ Staged LayeredFile::tryRead(std::uint64_t offset, std::size_t length, void* buff
       return layers_[who.layer].file->tryRead(offset, length, buffer);
     case Whose::Kind::several:
       return gather(offset, length, static_cast<char*>(buffer),
-                    [](const RawFile& file, std::uint64_t at, std::size_t part, char* to) {
+                    [](const PageSource& file, std::uint64_t at, std::size_t part, char* to) {
                       return file.tryRead(at, part, to);
                     });
     case Whose::Kind::unknown:
@@ -232,7 +245,7 @@ Staged LayeredFile::read(std::uint64_t offset, std::size_t length, void* buffer)
   if (whose(offset, length).kind == Whose::Kind::one) return COLD;
   if (zeroForGood(offset, length)) return NOTHING;
   return gather(offset, length, static_cast<char*>(buffer),
-                [](const RawFile& file, std::uint64_t at, std::size_t part, char* to) {
+                [](const PageSource& file, std::uint64_t at, std::size_t part, char* to) {
                   return file.read(at, part, to);
                 });
 }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "process/file_identity.h"
+#include "shard/source/fetched_file.h"
 #include "shard/source/page_source.h"
 #include "shard/source/raw_file.h"
 
@@ -21,8 +22,9 @@ namespace faultline::shard {
 class LayeredFile final : public PageSource {
  public:
   struct File {
-    kj::AutoCloseFd file;  // open for reading
-    std::string name;      // for messages
+    kj::AutoCloseFd file;                          // open for reading
+    std::string name;                              // for messages
+    std::shared_ptr<const FetchedFile> fetched{};  // in place of `file`
   };
 
   // `files`: the top layer first, 2 to process::MOST_LAYERS, all of so many bytes. They must not change from here on.
@@ -68,9 +70,10 @@ class LayeredFile final : public PageSource {
   Staged gather(std::uint64_t offset, std::size_t length, char* buffer, Read read) const;
 
   struct Layer {
-    int fd;  // of `file`
-    std::shared_ptr<const RawFile> file;
+    int fd;  // of `file`; -1: it is fetched
+    std::shared_ptr<const PageSource> file;
     std::string name;
+    std::shared_ptr<const FetchedFile> fetched;  // or null
     process::FileIdentity was;
   };
   std::vector<Layer> layers_;  // the top one first

@@ -66,6 +66,7 @@ RawFile::RawFile(kj::AutoCloseFd file, std::uint64_t bytes, Role role)
       file_(kj::mv(file)),
       residencyTold_(tellsResidency(file_.get())),
       inMemory_(isInMemory(file_.get())),
+      holesAreZero_(role != Role::fetched),
       holes_(bytes) {
   // To be known before: an mmap() that fails with MAP_FIXED may have unmapped what was there.
   if (!isMappable(file_.get())) return;
@@ -117,7 +118,7 @@ Staged RawFile::tryRead(std::uint64_t offset, std::size_t length, void* buffer) 
 
 // For files without RWF_NOWAIT. A page that is reclaimed between the look and the read is waited for.
 Staged RawFile::readResident(std::uint64_t offset, std::size_t length, void* buffer) const {
-  if (!resident(offset, length)) return inMemory_ && isHole(offset, length) ? ZERO : COLD;
+  if (!resident(offset, length)) return inMemory_ && holesAreZero_ && isHole(offset, length) ? ZERO : COLD;
   if (inMemory_) {
     const ssize_t got = pread(file_.get(), buffer, length, static_cast<off_t>(offset));
     if (got == static_cast<ssize_t>(length)) return stagedAt(buffer, length);
@@ -170,7 +171,7 @@ std::optional<FileRange> RawFile::plainRead(std::uint64_t offset, std::size_t) c
 }
 
 Staged RawFile::read(std::uint64_t offset, std::size_t length, void* buffer) const {
-  if (!holes_.knows(offset, length)) holes_.lookUp(file_.get(), offset);
+  lookForHoles(offset, length);
   if (holes_.covers(offset, length)) return ZERO;
   ReadProgress progress{.length = length};
   for (;;) {
@@ -190,12 +191,16 @@ Staged RawFile::read(std::uint64_t offset, std::size_t length, void* buffer) con
 
 Staged RawFile::readInPlace(std::uint64_t offset, std::size_t length) const {
   if (!usableInPlace()) return COLD;
-  if (!holes_.knows(offset, length)) holes_.lookUp(file_.get(), offset);
+  lookForHoles(offset, length);
   if (holes_.covers(offset, length)) return ZERO;
   // Not MADV_POPULATE_READ, which looks each page up: a fault maps the 16 around it (mm/memory.c,
   // do_fault_around).
   if (!touchPages(mapping_ + offset, length)) return lost(0);
   return {Staged::Kind::bytes, mapping_ + offset, 0};
+}
+
+void RawFile::lookForHoles(std::uint64_t offset, std::size_t length) const {
+  if (holesAreZero_ && !holes_.knows(offset, length)) holes_.lookUp(file_.get(), offset);
 }
 
 bool RawFile::isHole(std::uint64_t offset, std::size_t length) const {

@@ -24,8 +24,9 @@ namespace faultline::shard {
 // a view is tried by one. Without RWF_NOWAIT each page is cold.
 class RawFile final : public PageSource {
  public:
-  // layer: its holes show another file, so nothing may be done that makes data of them.
-  enum class Role { whole, layer };
+  // layer: its holes show another file, so nothing may be done that makes data of them. fetched: what is a hole is not
+  // there yet, and says nothing.
+  enum class Role { whole, layer, fetched };
 
   // Maps `bytes` bytes of the file, if it can be mapped; serves it by reads otherwise. Does not wait.
   RawFile(kj::AutoCloseFd file, std::uint64_t bytes, Role role = Role::whole);
@@ -50,6 +51,7 @@ class RawFile final : public PageSource {
   ssize_t readNow(std::uint64_t offset, std::size_t length, void* buffer) const;
   Staged readResident(std::uint64_t offset, std::size_t length, void* buffer) const;
   bool isHole(std::uint64_t offset, std::size_t length) const;
+  void lookForHoles(std::uint64_t offset, std::size_t length) const;
   bool usableInPlace() const;
   bool resident(std::uint64_t offset, std::size_t length) const;
   bool readable(std::uint64_t offset, std::size_t length) const;
@@ -60,6 +62,7 @@ class RawFile final : public PageSource {
   char* mapping_ = nullptr;   // aligned to PIECE, as file offset 0 is; null: cannot be mapped
   bool residencyTold_ = false;
   const bool inMemory_;
+  const bool holesAreZero_;
   mutable std::atomic<Nowait> nowait_{Nowait::unknown};
   mutable HoleMap holes_;
 };

@@ -19,6 +19,9 @@ class Figures {
     service.initTotals().setTakeovers(2);
     service.getTotals().setPagesLost(9);
     service.setTakeoverNs(12'000'000);
+    auto engine = service.initFetcher().initEngines(1)[0];
+    engine.setName("packed");
+    engine.setBytes(65536);
     auto info = info_.initRoot<rpc::RestoreInfo>();
     info.setName(name);
     info.setSourceName("/snapshots/vm1.mem");

@@ -27,7 +27,8 @@ TEST(KeptName, TheseAreAll) {
                            "control", "counters", "ended", "election", "names.3", "listener.vm-1.listen",
                            "listener.vm-1.conn.3", "listener.vm-1.source.3", "listener.vm-1.spec-options",
                            "listener.vm-1.spec-file", "listener.vm-1.spec-call", "restore.7.uffd",
-                           "restore.7.source.3", "restore.7.names", "restore.7.conn", "restore.7.target",
+                           "restore.7.source.3", "restore.7.cache.3", "restore.7.map.3", "restore.7.ring.3",
+                           "fetcher.pidfd", "restore.7.names", "restore.7.conn", "restore.7.target",
                            "restore.7.touches", "restore.7.segment", "shard.7.pidfd", "shard.7.channel",
                            "program.shard", "failpoint.vm-1.reached", "failpoint.vm-1.resume"));
 }
@@ -99,7 +100,7 @@ TEST(KeptName, OthersAreNotOurs) {
                            "restore.+7.uffd",
                            "restore.7.uffd.0",
                            "restore.7.source",
-                           "restore.7.map.0",
+                           "restore.7.map",
                            "restore.18446744073709551616.uffd",
                            "shard.4294967296.pidfd",
                            "shard.1.uffd",

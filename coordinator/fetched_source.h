@@ -1,0 +1,34 @@
+// A source that is fetched, and the cache that it is served from: what a restore holds of it, and has kept.
+#pragma once
+
+#include <kj/io.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "process/file_identity.h"
+#include "rpc/fetch_map.h"
+#include "rpc/fetcher.capnp.h"
+
+namespace faultline::coordinator {
+
+// All that is needed to go on with it is in its fds, whoever has died. Loop thread only.
+struct FetchedSource {
+  std::string name;            // for messages
+  kj::AutoCloseFd origin;      // what it is fetched from
+  process::FileIdentity file;  // of `origin`
+  // The cache, open for reading: of the image's size, and in memory what it has (rpc/fetch_map.h).
+  kj::AutoCloseFd data, map;
+  kj::AutoCloseFd ring;  // where shards ask (rpc/fetch_ring.h)
+  rpc::FetchMap::Facts facts{};
+  std::uint64_t lastUsed = 0;  // ns, CLOCK_MONOTONIC: when a restore began with it
+
+  // At a fetcher: nothing while there is none, or it does not serve it yet.
+  kj::Maybe<rpc::FetchedSource::Client> served{};
+  bool engaging = false;  // it is being asked to
+};
+
+using FetchedRef = std::shared_ptr<FetchedSource>;
+
+}  // namespace faultline::coordinator

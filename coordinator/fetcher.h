@@ -1,0 +1,80 @@
+// The fetcher: started when a source wants it, watched, replaced when it dies; and the caches of what it fetched.
+//
+// A fetcher has nothing that may not be lost. Restores hold their caches, and have them kept; the next fetcher is told of
+// each, and answers what the last one has left unanswered (rpc/fetch_ring.h). A cache that no restore uses is held here, for
+// those to come, as long as there is room for it.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "coordinator/event_log.h"
+#include "coordinator/fetched_source.h"
+#include "coordinator/options.h"
+#include "coordinator/supervisor_link.h"
+#include "process/process.h"
+#include "rpc/connection.h"
+#include "rpc/control.capnp.h"
+
+namespace faultline::coordinator {
+
+// Loop thread only.
+class Fetcher final : private kj::TaskSet::ErrorHandler {
+ public:
+  Fetcher(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, const Options& options);
+  ~Fetcher() noexcept(false);
+
+  // Ends a predecessor's fetcher: two would write at the same places. Before the first call of the others.
+  void begin(Inheritance& inherited);
+
+  // The cache of a packed image: the one there is, or a new one. `file`: open for reading. Refuses (badSource) where it
+  // cannot be used. Resolves when it can be served from.
+  kj::Promise<FetchedRef> open(kj::AutoCloseFd file, std::string name);
+  // Takes over a predecessor's. Throws where what is kept makes no sense. Does not wait for a fetcher: what is cached is
+  // served meanwhile.
+  FetchedRef adopt(kj::AutoCloseFd origin, const std::string& name, kj::AutoCloseFd data, kj::AutoCloseFd map,
+                   kj::AutoCloseFd ring);
+
+  // How it does, for people and metrics. Resolves soon, whatever the fetcher does.
+  kj::Promise<void> fill(rpc::FetcherInfo::Builder to);
+
+ private:
+  struct Process;
+
+  kj::Promise<void> running();
+  kj::Promise<void> start();
+  kj::Promise<void> formerEnded(std::uint64_t deadline);
+  void watch();
+  void died(const std::string& how);
+  kj::Promise<void> pingOn();
+  void engageAll();
+  kj::Promise<void> engage(FetchedRef source);
+  kj::Promise<FetchedRef> openAnew(FetchedRef source, unsigned tries);
+  kj::Promise<void> serve(FetchedRef source, rpc::FetchedSource::Client opened);
+  void makeRoom();
+  kj::Promise<void> makeRoomOn();
+  void taskFailed(kj::Exception&& exception) override;
+
+  kj::AsyncIoContext& io_;
+  SupervisorLink& link_;
+  EventLog& log_;
+  const Options& options_;
+  kj::AutoCloseFd former_;            // pidfd of one that was killed, until it has ended
+  std::shared_ptr<Process> process_;  // null: there is none that answers
+  kj::Maybe<kj::ForkedPromise<void>> starting_;
+  std::uint32_t restarts_ = 0;
+  unsigned quickDeaths_ = 0;  // in a row, or starts that failed
+  std::uint64_t evicted_ = 0;
+  std::vector<FetchedRef> sources_;
+  std::vector<std::pair<process::FileIdentity, kj::ForkedPromise<FetchedRef>>> opening_;
+  bool makingRoom_ = false;
+  kj::TaskSet tasks_;
+};
+
+}  // namespace faultline::coordinator

@@ -1,0 +1,125 @@
+#include "fetcher/cache.h"
+
+#include <fcntl.h>
+#include <kj/debug.h>
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "process/content_size.h"
+
+namespace faultline::fetcher {
+
+using rpc::FetchMap;
+using State = FetchMap::State;
+
+namespace {
+
+constexpr std::uint64_t CHUNK = FetchMap::CHUNK, PAGE = FetchMap::PAGE;
+
+bool allZero(std::span<const std::byte> bytes) {
+  return bytes.empty() ||
+         (bytes[0] == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
+}
+
+std::uint64_t takenOnDisk(int file) {
+  struct stat status {};
+  return fstat(file, &status) == 0 ? static_cast<std::uint64_t>(status.st_blocks) * 512 : 0;
+}
+
+}  // namespace
+
+Cache::Cache(kj::AutoCloseFd data, int map, const Engine& engine, Budget& budget)
+    : data_(kj::mv(data)), map_(FetchMap::attach(map, FetchMap::Access::write)), budget_(budget) {
+  const Engine::Facts facts = engine.facts();
+  KJ_REQUIRE((map_.facts() == FetchMap::Facts{facts.bytes, facts.identity, facts.differential}),
+             "the cache is of another image: the file has changed since the restore began", facts.bytes,
+             map_.facts().bytes);
+  KJ_REQUIRE(process::contentBytes(data_.get()) == facts.bytes,
+             "the cache's data has another size than the image", facts.bytes);
+  if (!map_.ready()) fillIn(engine);
+  taken_ = takenOnDisk(data_.get());
+  budget_.add(taken_);
+}
+
+Cache::~Cache() {
+  budget_.giveBack(taken_);
+}
+
+// A fetcher before us may have done a part of it: the same again changes nothing.
+void Cache::fillIn(const Engine& engine) {
+  // Zero for readers is what is zero, and what they must not take from here.
+  std::uint64_t begin = 0, end = 0;
+  const auto flush = [&] {
+    const bool last = end == map_.bytes();
+    for (std::uint64_t chunk = (begin + CHUNK - 1) / CHUNK;
+         last ? chunk < map_.chunks() : (chunk + 1) * CHUNK <= end; chunk++)
+      map_.set(chunk, State::zero);
+  };
+  engine.forEachKnown([&](Range range, Engine::Known known) {
+    if (known == Engine::Known::below) map_.setBelow(range.begin / PAGE, (range.end + PAGE - 1) / PAGE);
+    if (range.begin != end) {
+      if (end > begin) flush();
+      begin = range.begin;
+    }
+    end = range.end;
+  });
+  if (end > begin) flush();
+  map_.setReady();
+}
+
+bool Cache::keep(std::uint64_t chunk, std::span<const std::byte> bytes) {
+  if (map_.state(chunk) != State::absent) return true;
+  if (map_.broken()) return false;
+  if (allZero(bytes)) {
+    map_.set(chunk, State::zero);
+    return true;
+  }
+  const auto offset = static_cast<off_t>(chunk * CHUNK);
+  const auto size = static_cast<off_t>(bytes.size());
+  if (!budget_.take(CHUNK)) {
+    if (!full_.exchange(true))
+      spdlog::warn("a cache has reached its limit (--cache-size): what is fetched is not kept");
+    return false;
+  }
+  // Space first: later there may be none, when the bytes are on their way to the disk and the chunk is believed.
+  int error = fallocate(data_.get(), 0, offset, size) == 0 ? 0 : errno;
+  for (std::size_t done = 0; error == 0 && done < bytes.size();) {
+    const ssize_t put =
+        pwrite(data_.get(), bytes.data() + done, bytes.size() - done, offset + static_cast<off_t>(done));
+    if (put < 0 && errno == EINTR) continue;
+    if (put <= 0) error = put < 0 ? errno : EIO;
+    done += static_cast<std::size_t>(std::max<ssize_t>(put, 0));
+  }
+  if (error != 0) {
+    budget_.giveBack(CHUNK);
+    if (!full_.exchange(true))
+      spdlog::warn("what is fetched cannot be kept: {} (--cache-dir)", std::strerror(error));
+    return false;
+  }
+  taken_ += CHUNK;
+  written_ = true;
+  full_ = false;
+  map_.set(chunk, State::present);
+  return true;
+}
+
+bool Cache::sound() {
+  if (map_.broken()) return false;
+  if (!written_.exchange(false)) return true;
+  // Does not begin to write: waits for what the kernel writes, and tells what has failed of it.
+  if (sync_file_range(data_.get(), 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE) == 0) {
+    written_ = true;  // what is written later fails later
+    return true;
+  }
+  if (errno != EIO && errno != ENOSPC && errno != EDQUOT) return true;  // not to be told here
+  spdlog::critical("a cache could not be written to the disk: {}", std::strerror(errno));
+  map_.setBroken();
+  return false;
+}
+
+}  // namespace faultline::fetcher

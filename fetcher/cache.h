@@ -1,0 +1,62 @@
+// What was fetched of a source, in a file that all who serve it read.
+#pragma once
+
+#include <kj/io.h>
+
+#include <atomic>
+#include <cstdint>
+#include <span>
+
+#include "fetcher/engine.h"
+#include "rpc/fetch_map.h"
+
+namespace faultline::fetcher {
+
+// Bytes that all caches of this process take together. Any thread.
+class Budget {
+ public:
+  explicit Budget(std::uint64_t limit) : limit_(limit) {}
+  bool take(std::uint64_t bytes) {
+    if (taken_.fetch_add(bytes) + bytes <= limit_) return true;
+    taken_.fetch_sub(bytes);
+    return false;
+  }
+  // What is there already, whether it fits or not.
+  void add(std::uint64_t bytes) { taken_.fetch_add(bytes); }
+  void giveBack(std::uint64_t bytes) { taken_.fetch_sub(bytes); }
+  std::uint64_t taken() const { return taken_.load(std::memory_order_relaxed); }
+
+ private:
+  const std::uint64_t limit_;
+  std::atomic<std::uint64_t> taken_{0};
+};
+
+// Any thread.
+class Cache {
+ public:
+  // `data`: of the source's size, and `map`: both open for writing. Throws where they are another source's. Fills in what
+  // is known without fetching. `budget` must outlive it.
+  Cache(kj::AutoCloseFd data, int map, const Engine& engine, Budget& budget);
+  ~Cache();
+  Cache(const Cache&) = delete;
+
+  const rpc::FetchMap& map() const { return map_; }
+  rpc::FetchMap::State state(std::uint64_t chunk) const { return map_.state(chunk); }
+  // Keeps a chunk's bytes, unless they are there. Returns whether the cache has it now: there may be no room.
+  bool keep(std::uint64_t chunk, std::span<const std::byte> bytes);
+  // Looks whether what was written came to the disk. Waits for writes that are under way. False: it did not, and the cache
+  // is broken from now on.
+  bool sound();
+
+ private:
+  void fillIn(const Engine& engine);
+
+  const kj::AutoCloseFd data_;
+  rpc::FetchMap map_;
+  Budget& budget_;
+  std::atomic<std::uint64_t> taken_{0};  // of the budget
+  std::atomic<bool> full_{false};        // told
+  std::atomic<bool> written_{false};     // since sound() looked
+};
+
+}  // namespace faultline::fetcher

@@ -1,0 +1,140 @@
+#include "fetcher/fetcher_server.h"
+
+#include <kj/debug.h>
+#include <spdlog/spdlog.h>
+
+#include <functional>
+#include <thread>
+#include <utility>
+
+#include "fetcher/packed_engine.h"
+#include "packed/error.h"
+#include "process/build.h"
+#include "rpc/answering.h"
+#include "rpc/convert.h"
+#include "rpc/fd.h"
+#include "rpc/refusal.h"
+
+namespace faultline::fetcher {
+
+namespace {
+
+// Does `work` in a thread of its own, since a file may take as long as it likes; resolves in the loop.
+kj::Promise<void> inOwnThread(std::function<void()> work) {
+  auto paf = kj::newPromiseAndCrossThreadFulfiller<void>();
+  auto fulfiller = std::make_shared<decltype(paf.fulfiller)>(kj::mv(paf.fulfiller));
+  std::thread([work = std::move(work), fulfiller]() mutable {
+    KJ_IF_MAYBE (exception, kj::runCatchingExceptions([&] { work(); }))
+      (*fulfiller)->reject(kj::mv(*exception));
+    else
+      (*fulfiller)->fulfill();
+  }).detach();
+  return kj::mv(paf.promise);
+}
+
+class FetchedSourceServer final : public rpc::Answering<rpc::FetchedSource> {
+ public:
+  FetchedSourceServer(State& state, std::shared_ptr<const Engine> engine)
+      : state_(state), engine_(std::move(engine)) {}
+  ~FetchedSourceServer() noexcept(false) {
+    if (served_ != nullptr) served_->end();
+  }
+
+  kj::Promise<void> serve(ServeContext context) override {
+    KJ_REQUIRE(!begun_, "the source is being served already");
+    begun_ = true;
+    auto params = context.getParams();
+    auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(3);
+    fds.add(rpc::requireFd(params.getData(), "data"));
+    fds.add(rpc::requireFd(params.getMap(), "map"));
+    fds.add(rpc::requireFd(params.getRing(), "ring"));
+    return kj::joinPromises(fds.finish()).then([this](kj::Array<kj::AutoCloseFd> got) {
+      auto shared = std::make_shared<kj::Array<kj::AutoCloseFd>>(kj::mv(got));
+      auto made = std::make_shared<std::shared_ptr<ServedSource>>();
+      return inOwnThread([shared, made, engine = engine_, &state = state_] {
+               auto cache =
+                   std::make_unique<Cache>(kj::mv((*shared)[0]), (*shared)[1].get(), *engine, state.budget);
+               *made = std::make_shared<ServedSource>(
+                   engine, std::move(cache), rpc::FetchRing::attach((*shared)[2].get()), state.counters);
+             })
+          .then([this, made] {
+            served_ = *made;
+            served_->begin();
+          });
+    });
+  }
+
+ private:
+  State& state_;
+  const std::shared_ptr<const Engine> engine_;
+  bool begun_ = false;
+  std::shared_ptr<ServedSource> served_;
+};
+
+class FetcherServer final : public rpc::Answering<rpc::Fetcher> {
+ public:
+  explicit FetcherServer(State& state) : state_(state) {}
+
+  kj::Promise<void> hello(HelloContext context) override {
+    context.getResults().setProtocol(process::PROTOCOL);
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> open(OpenContext context) override {
+    return rpc::requireFd(context.getParams().getFile(), "file")
+        .then([this, context](kj::AutoCloseFd fd) mutable {
+          auto file = std::make_shared<kj::AutoCloseFd>(kj::mv(fd));
+          auto engine = std::make_shared<std::shared_ptr<const Engine>>();
+          auto refused = std::make_shared<std::string>();
+          auto opened =
+              inOwnThread([file, engine, refused, name = std::string(context.getParams().getName().cStr())] {
+                try {
+                  *engine = std::make_shared<PackedEngine>(kj::mv(*file), name);
+                } catch (const std::exception& error) {
+                  *refused = error.what();
+                }
+              });
+          return opened.then([this, context, engine, refused]() mutable {
+            if (*engine == nullptr) rpc::refuse(rpc::Reason::BAD_SOURCE, *refused);
+            const Engine::Facts facts = (*engine)->facts();
+            auto results = context.getResults();
+            auto to = results.initFacts();
+            to.setBytes(facts.bytes);
+            to.setIdentity(facts.identity);
+            to.setDifferential(facts.differential);
+            results.setSource(kj::heap<FetchedSourceServer>(state_, *engine));
+          });
+        });
+  }
+
+  kj::Promise<void> stats(StatsContext context) override {
+    auto stats = context.getResults().initStats();
+    const Counters& counters = state_.counters;
+    stats.setHits(counters.hits);
+    stats.setMisses(counters.misses);
+    stats.setNotKept(counters.notKept);
+    stats.setCachedBytes(state_.budget.taken());
+    auto engines = stats.initEngines(static_cast<unsigned>(counters.engines.size()));
+    unsigned i = 0;
+    for (const auto& [name, engine] : counters.engines) {
+      auto to = engines[i++];
+      to.setName(name.c_str());
+      to.setRequests(engine.requests);
+      to.setBytes(engine.bytes);
+      to.setErrors(engine.errors);
+      rpc::fill(to.initLatency(), engine.latency);
+    }
+    return kj::READY_NOW;
+  }
+
+ private:
+  State& state_;
+};
+
+}  // namespace
+
+rpc::Fetcher::Client makeFetcherServer(State& state) {
+  return kj::heap<FetcherServer>(state);
+}
+
+}  // namespace faultline::fetcher

@@ -1,0 +1,38 @@
+# Between the coordinator and its fetcher. Internal: both are of the same build.
+@0xb7f3519c60d2ae84;
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("faultline::rpc");
+using Control = import "control.capnp";
+using Fd = import "fd.capnp".Fd;
+
+struct FetcherStats {
+  # Since the fetcher began.
+  engines @0 :List(Control.EngineInfo); # those that there are
+  hits @1 :UInt64;           # questions for chunks that the cache had by then
+  misses @2 :UInt64;         # questions for chunks that had to be fetched
+  notKept @3 :UInt64;        # chunks that were answered without being kept
+  cachedBytes @4 :UInt64;    # that the caches of its sources take on the disk
+}
+
+struct SourceFacts {
+  bytes @0 :UInt64;          # of the image
+  identity @1 :UInt64;       # of its content
+  differential @2 :Bool;     # it lies over another
+}
+
+interface FetchedSource {
+  # A source that is open. Dropped, it is closed, and is fetched from no more.
+  serve @0 (data :Fd, map :Fd, ring :Fd) -> ();
+  # Answers the questions of `ring` (rpc/fetch_ring.h) from here on, keeping what it fetches in `data` and `map`
+  # (rpc/fetch_map.h), which are open for writing. Returns when the map is ready. Fails where they are another source's.
+}
+
+interface Fetcher {
+  hello @0 () -> (protocol :UInt32);
+  # process/build.h, PROTOCOL.
+  open @1 (file :Fd, name :Text) -> (source :FetchedSource, facts :SourceFacts);
+  # A packed image. Fails (badSource) where it cannot be used, with the reason for people.
+  stats @2 () -> (stats :FetcherStats);
+  # As they are now.
+}

@@ -1,0 +1,154 @@
+#include "shard/source/fetched_file.h"
+
+#include <kj/debug.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <deque>
+#include <utility>
+
+#include "process/clock.h"
+#include "shard/source/bus_guard.h"
+
+namespace faultline::shard {
+
+using rpc::FetchMap;
+using Answer = rpc::FetchRing::Answer;
+
+namespace {
+
+constexpr std::uint64_t CHUNK = FetchMap::CHUNK;
+static_assert(PageSource::PIECE / CHUNK + 1 <= 64);
+// Chunks that one read asks for at once.
+constexpr std::size_t AHEAD = 8;
+// A fault's read gives the error after so long, ns, and is tried again: the fault's patience is counted from there.
+constexpr std::uint64_t FAULT_READ = 1'000'000'000;
+
+constexpr Staged ZERO{Staged::Kind::zero, nullptr, 0}, COLD{Staged::Kind::cold, nullptr, 0};
+Staged lost(int error) {
+  return {Staged::Kind::lost, nullptr, error};
+}
+
+}  // namespace
+
+FetchedFile::FetchedFile(kj::AutoCloseFd data, FetchMap map, std::shared_ptr<FetchClient> client,
+                         std::uint64_t bytes, std::uint64_t patience, std::string name)
+    : PageSource(bytes),
+      file_(std::make_shared<RawFile>(kj::mv(data), bytes, RawFile::Role::fetched)),
+      map_(std::move(map)),
+      client_(std::move(client)),
+      patience_(patience),
+      name_(std::move(name)) {
+  KJ_REQUIRE(map_.bytes() == bytes && map_.ready(), "the map of the cache is of another source", map_.bytes(),
+             bytes);
+}
+
+FetchedFile::~FetchedFile() noexcept(false) = default;
+
+Staged FetchedFile::tryRead(std::uint64_t offset, std::size_t length, void* buffer) const {
+  if (!map_.known(offset, length)) return COLD;
+  if (map_.zero(offset, length)) return ZERO;
+  return file_->tryRead(offset, length, buffer);
+}
+
+Staged FetchedFile::tryView(std::uint64_t offset, std::size_t length) const {
+  if (!map_.known(offset, length)) return COLD;
+  if (map_.zero(offset, length)) return ZERO;
+  return file_->tryView(offset, length);
+}
+
+std::optional<FileRange> FetchedFile::plainRead(std::uint64_t offset, std::size_t length) const {
+  return map_.known(offset, length) ? file_->plainRead(offset, length) : std::nullopt;
+}
+
+std::optional<std::string> FetchedFile::whatChanged(std::uint64_t, std::size_t) const {
+  if (!map_.broken()) return std::nullopt;
+  return "what was fetched of " + name_ +
+         " could not be written to the disk: it may read as something else (--cache-dir)";
+}
+
+Staged FetchedFile::read(std::uint64_t offset, std::size_t length, void* buffer) const {
+  char* to = static_cast<char*>(buffer);
+  const Fetched fetched =
+      fetch({offset, length, to}, Purpose::fault, process::nowNs() + std::min(patience_, FAULT_READ));
+  if (fetched.error != 0) return lost(fetched.error);
+  if (fetched.given == 0) return map_.zero(offset, length) ? ZERO : file_->read(offset, length, buffer);
+  const std::uint64_t first = offset / CHUNK;
+  for (std::uint64_t chunk = first; chunk * CHUNK < offset + length; chunk++) {
+    if ((fetched.given >> (chunk - first) & 1) != 0) continue;
+    const std::uint64_t from = std::max(offset, chunk * CHUNK),
+                        end = std::min(offset + length, (chunk + 1) * CHUNK);
+    const Staged part = file_->read(from, end - from, to + (from - offset));
+    if (part.kind == Staged::Kind::lost) return part;
+  }
+  return stagedAt(buffer, length);
+}
+
+Staged FetchedFile::readInPlace(std::uint64_t offset, std::size_t length) const {
+  const Fetched fetched = fetch({offset, length, nullptr}, Purpose::population, process::nowNs() + patience_);
+  if (fetched.error != 0) return lost(fetched.error);
+  if (fetched.notKept) return COLD;
+  return map_.zero(offset, length) ? ZERO : file_->readInPlace(offset, length);
+}
+
+FetchedFile::Fetched FetchedFile::fetch(const Wanted& wanted, Purpose purpose, std::uint64_t deadline) const {
+  if (map_.known(wanted.offset, wanted.length)) return {};
+  const std::uint64_t firstChunk = wanted.offset / CHUNK,
+                      lastChunk = (wanted.offset + wanted.length - 1) / CHUNK;
+  KJ_REQUIRE(lastChunk - firstChunk < 64, "more is wanted at once than a piece", wanted.offset,
+             wanted.length);
+  Fetched fetched;
+  std::deque<std::pair<std::uint64_t, FetchClient::Asked>> asked;
+  const auto takeAnswer = [&] {
+    auto& [chunk, question] = asked.front();
+    const Answer answer = question.await(deadline);
+    switch (answer.kind) {
+      case Answer::Kind::kept:
+        // What a fetcher says must show in the map, which alone is believed.
+        if (map_.state(chunk) == FetchMap::State::absent) fetched.error = EIO;
+        break;
+      case Answer::Kind::bytes:
+        if (wanted.buffer == nullptr) {
+          fetched.notKept = true;
+        } else {
+          const std::uint64_t from = std::max(wanted.offset, chunk * CHUNK),
+                              end = std::min(wanted.offset + wanted.length, (chunk + 1) * CHUNK);
+          std::memcpy(wanted.buffer + (from - wanted.offset), question.bytes() + (from - chunk * CHUNK),
+                      end - from);
+          fetched.given |= 1ull << (chunk - firstChunk);
+        }
+        break;
+      case Answer::Kind::failed:
+        fetched.error = answer.error;
+        break;
+      case Answer::Kind::late:
+        fetched.error = ETIMEDOUT;
+        break;
+    }
+    asked.pop_front();
+  };
+  // Never waits for a place with answers to come: all who have some could wait for each other's.
+  const auto askFor = [&](std::uint64_t chunk) {
+    while (!asked.empty()) {
+      if (auto question = client_->ask(chunk, purpose, 0)) return question;
+      takeAnswer();
+    }
+    return client_->ask(chunk, purpose, deadline);
+  };
+  for (std::uint64_t chunk = firstChunk; chunk <= lastChunk && fetched.error == 0 && !fetched.notKept;
+       chunk++) {
+    if (map_.state(chunk) != FetchMap::State::absent) continue;
+    if (asked.size() == AHEAD) takeAnswer();
+    auto question = askFor(chunk);
+    if (!question.has_value()) {
+      fetched.error = ETIMEDOUT;
+      break;
+    }
+    asked.emplace_back(chunk, std::move(*question));
+  }
+  while (!asked.empty() && fetched.error == 0 && !fetched.notKept) takeAnswer();
+  return fetched;
+}
+
+}  // namespace faultline::shard

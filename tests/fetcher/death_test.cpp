@@ -1,0 +1,150 @@
+// Fetcher, shards and coordinator killed while pages are fetched: no page is lost, and every byte is right.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "tests/fetcher/packed_source.h"
+#include "tests/recovery/recovery_test.h"
+#include "tests/support/fuse_file.h"
+
+namespace faultline::test {
+namespace {
+
+constexpr std::uint64_t CHUNK_PAGES = 16;
+
+// The packed file stalls while the processes are killed: the questions are on their way then.
+class DeathWhileFetching : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = FuseFile::whyNot(); !why.empty()) GTEST_SKIP() << why;
+    file_ = fileAsImage(source_);
+    fuse_ = std::make_unique<FuseFile>(*file_, FuseFile::Cache::none);
+    server_ = std::make_unique<Server>(image_, ServerOptions{.memory = fuse_->path()});
+    target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
+    server_->restore();
+  }
+  // Threads that wait for pages of as many chunks, which are being read.
+  void touchAndStall() {
+    fuse_->stall();
+    for (std::uint64_t chunk = 10; chunk < 40; chunk++)
+      waiting_.push_back(target_->readLater(chunk * CHUNK_PAGES));
+    await([&] { return fuse_->waiting() > 1; });
+  }
+  void goOn() {
+    fuse_->goOn();
+    for (auto& read : waiting_) read.get();
+    expectContent(*target_, {});
+  }
+
+  Image image_{8 << 20};
+  const PackedSource source_{image_};
+  std::unique_ptr<Image> file_;
+  std::unique_ptr<FuseFile> fuse_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<Target> target_;
+  std::vector<std::future<unsigned char>> waiting_;
+};
+
+// A process that is killed in a read of such a file ends when that is answered.
+TEST_F(DeathWhileFetching, OfTheFetcher) {
+  touchAndStall();
+  const pid_t fetcher = figuresOf(*server_).pid;
+  kill(fetcher, SIGKILL);
+  goOn();
+  await([&] { return figuresOf(*server_).restarts == 1; });
+}
+
+TEST_F(DeathWhileFetching, OfTheCoordinator) {
+  touchAndStall();
+  kill(server_->coordinatorPid(), SIGKILL);
+  goOn();
+  server_->reconnect();
+  server_->restore();
+}
+
+TEST_F(DeathWhileFetching, OfEveryShard) {
+  touchAndStall();
+  for (const unsigned index : {0u, 1u}) kill(server_->shardPid(index), SIGKILL);
+  goOn();
+}
+
+TEST_F(DeathWhileFetching, OfAllOfThem) {
+  touchAndStall();
+  const pid_t all[] = {figuresOf(*server_).pid, server_->shardPid(0), server_->shardPid(1),
+                       server_->coordinatorPid()};
+  for (const pid_t pid : all) kill(pid, SIGKILL);
+  goOn();
+}
+
+// What was fetched is there for the successors, and for those that come later.
+TEST(FetcherDeath, CostsNoByteThatWasFetched) {
+  Image image(4 << 20);
+  const PackedSource source(image);
+  Server server(image, serving(source));
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  for (std::uint64_t page = 0; page < target.pages() / 2; page++)
+    ASSERT_TRUE(target.holdsImage(page)) << page;
+  killFetcher(server);
+  kill(server.coordinatorPid(), SIGKILL);
+  server.reconnect();
+  killFetcher(server);
+  Target late(image, server.socket(), SMALL);
+  server.restore(1);
+  for (std::uint64_t page = 0; page < late.pages() / 2; page++) ASSERT_TRUE(late.holdsImage(page)) << page;
+  EXPECT_EQ(figuresOf(server).bytes, 0u);
+  expectContent(target, {});
+  expectContent(late, {});
+}
+
+// What the threat model says of it, as the kernel tells it.
+TEST(FetcherProcess, HasNoRightsButThoseItNeeds) {
+  Image image(4 << 20);
+  const PackedSource source(image);
+  Server server(image, serving(source));
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  EXPECT_TRUE(target.holdsImage(0));
+  const pid_t pid = figuresOf(server).pid;
+  const std::string status = textOf("/proc/" + std::to_string(pid) + "/status");
+  for (const char* line : {"Seccomp:\t2\n", "NoNewPrivs:\t1\n", "CapPrm:\t0000000000000000\n",
+                           "CapEff:\t0000000000000000\n", "CapAmb:\t0000000000000000\n"})
+    EXPECT_THAT(status, testing::HasSubstr(line));
+  EXPECT_EQ(uffdsOf(pid), 0u);
+}
+
+TEST(FetcherDeath, AStoppedFetcherIsReplaced) {
+  Image image(4 << 20);
+  const PackedSource source(image);
+  Server server(image, serving(source, {.watchdogMs = WATCHDOG_MS}));
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  kill(figuresOf(server).pid, SIGSTOP);
+  expectContent(target, {});
+  EXPECT_NE(server.eventWith({"the fetcher", "is killed: it has stopped answering"}), "");
+}
+
+// A stack of packed layers, through every death in turn, populated meanwhile.
+TEST(FetcherDeath, AStackOutlivesEveryProcess) {
+  Stack stack = Stack::random(8 << 20, 100);
+  const PackedSource source(stack, PackedSource::Lowest::packed);
+  Server server(stack.shown(), serving(source));
+  Target target(stack.shown(), server.socket(), SMALL);
+  auto restore = server.restore();
+  server.wait(restore.prefaultRequest().send());
+  killFetcher(server);
+  kill(server.shardPid(0), SIGKILL);
+  EXPECT_TRUE(target.holdsImage(1));
+  kill(server.coordinatorPid(), SIGKILL);
+  server.reconnect();
+  kill(server.shardPid(1), SIGKILL);
+  kill(server.coordinatorPid(), SIGKILL);
+  server.reconnect();
+  expectContent(target, {});
+  Target late(stack.shown(), server.socket(), SMALL);
+  expectContent(late, {});
+}
+
+}  // namespace
+}  // namespace faultline::test

@@ -1,0 +1,195 @@
+// Targets that are restored from packed images: what they see is the memory that was packed, by the shipped programs.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "tests/fetcher/packed_source.h"
+#include "tests/recovery/recovery_test.h"
+
+namespace faultline::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+class Packed : public BothPageSizes {
+ protected:
+  std::uint64_t bytes() const { return pageSize() == SMALL ? 4u << 20 : 8u << 20; }
+};
+BOTH_PAGE_SIZES(Packed);
+
+TEST_P(Packed, EveryByteIsTheImages) {
+  Image image(bytes());
+  image.zero(64 << 10, 200 << 10);  // whole chunks, and parts of some
+  image.hole(1 << 20, 1 << 20);
+  const PackedSource source(image);
+  Server server(image, serving(source));
+  Target target(image, server.socket(), pageSize());
+  server.restore();
+  expectContent(target, {});
+  EXPECT_LE(figuresOf(server).bytes, image.bytes() - (1 << 20) - (128 << 10)) << "zeros are not fetched";
+}
+
+TEST_P(Packed, APopulationBringsAllOfIt) {
+  Image image(bytes());
+  image.hole(1 << 20, 300 << 10);
+  const PackedSource source(image);
+  Server server(image, serving(source));
+  Target target(image, server.socket(), pageSize());
+  auto restore = server.restore();
+  auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
+  server.wait(prefault.waitRequest().send());
+  for (std::uint64_t page = 0; page < target.pages(); page++) ASSERT_TRUE(target.inMemory(page)) << page;
+  expectContent(target, {});
+}
+
+TEST_P(Packed, APageThatWasGivenBackIsZero) {
+  Image image(bytes());
+  const PackedSource source(image);
+  Server server(image, serving(source));
+  Target target(image, server.socket(), pageSize());
+  server.restore();
+  EXPECT_TRUE(target.holdsImage(1));
+  target.giveBack(0, 3);
+  expectContent(target, pagesOf(0, 3));
+}
+
+// Zeros of a layer hide what is below it, holes do not; whichever of the layers are packed.
+TEST_P(Packed, RandomStacksAreServedAsTheyAre) {
+  for (std::uint64_t seed = 0; seed < 4; seed++) {
+    for (const auto lowest : {PackedSource::Lowest::packed, PackedSource::Lowest::plain}) {
+      SCOPED_TRACE("seed " + std::to_string(seed));
+      Stack stack = Stack::random(bytes(), seed);
+      const PackedSource source(stack, lowest);
+      Server server(stack.shown(), serving(source));
+      Target target(stack.shown(), server.socket(), pageSize());
+      auto restore = server.restore();
+      if (seed % 2 == 0) {
+        auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
+        server.wait(prefault.waitRequest().send());
+        for (std::uint64_t page = 0; page < target.pages(); page++)
+          ASSERT_TRUE(target.inMemory(page)) << page;
+      }
+      expectContent(target, {});
+    }
+  }
+}
+
+// By the cache of the first: also while both are served, and once the first has gone.
+TEST(Fetcher, FetchesNothingTwice) {
+  Image image(4 << 20);
+  const PackedSource source(image);
+  Server server(image, serving(source));
+  std::uint64_t fetched = 0;
+  {
+    Target first(image, server.socket(), SMALL);
+    server.restore();
+    expectContent(first, {});
+    fetched = figuresOf(server).bytes;
+    EXPECT_EQ(fetched, image.bytes());
+    Target second(image, server.socket(), SMALL);
+    server.restore(1);
+    expectContent(second, {});
+  }
+  await([&] { return server.status().getRestores().size() == 0; });
+  Target third(image, server.socket(), SMALL);
+  server.restore();
+  expectContent(third, {});
+  EXPECT_EQ(figuresOf(server).bytes, fetched);
+  EXPECT_EQ(figuresOf(server).cachedBytes, image.bytes());
+}
+
+TEST(Fetcher, ServesWithoutKeepingWhereThereIsNoRoom) {
+  Image image(4 << 20);
+  const PackedSource source(image);
+  Server server(image, serving(source, {.more = {"--cache-size", "256K"}}));
+  Target target(image, server.socket(), SMALL);
+  auto restore = server.restore();
+  auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
+  EXPECT_TRUE(target.holdsImage(1000));
+  server.wait(prefault.waitRequest().send());
+  for (std::uint64_t page = 0; page < target.pages(); page++) ASSERT_TRUE(target.inMemory(page)) << page;
+  expectContent(target, {});
+  const FetcherFigures figures = figuresOf(server);
+  EXPECT_LE(figures.cachedBytes, 256u << 10);
+  EXPECT_GE(figures.notKept, (image.bytes() - (256 << 10)) / (64 << 10));
+}
+
+// Of caches that no restore uses, the one that was used longest ago goes.
+TEST(Fetcher, MakesRoomByCachesThatNoRestoreUses) {
+  Image first(4 << 20), second(4 << 20);
+  second.fill(0, 4096, 7);
+  const PackedSource one(first), other(second);
+  const std::string otherSocket = first.directory() + "/other";
+  Server server(first, serving(one, {.more = {"--cache-size", "6M", "--socket", otherSocket, "--memory",
+                                              other.path(), "--name", "other"}}));
+  {
+    Target target(first, server.socket(), SMALL);
+    server.restore();
+    expectContent(target, {});
+  }
+  await([&] { return server.status().getRestores().size() == 0; });
+  EXPECT_EQ(figuresOf(server).evicted, 0u);
+  Target target(second, otherSocket, SMALL);
+  server.restoreNamed("other");
+  expectContent(target, {});
+  await([&] { return figuresOf(server).evicted == 1; });
+  expectContent(target, {});
+}
+
+// Named by its path to a running service, it is known by its look.
+TEST(Fetcher, ServesAPackedImageThatACallNamesByItsPath) {
+  Image image(4 << 20), other(4 << 20);
+  other.fill(0, 4096, 7);
+  const PackedSource source(other);
+  Server server(image);
+  const std::string socket = image.directory() + "/placed";
+  auto request = server.client().coordinator().listenAtRequest();
+  auto placed = request.initPlaced();
+  placed.initSpec().setName("placed");
+  placed.getSpec().initPolicy().setKeepServing(true);
+  placed.initSocket().setPath(socket.c_str());
+  placed.initLayers(1).set(0, source.path().c_str());
+  server.wait(request.send());
+  Target target(other, socket, SMALL);
+  server.restoreNamed("placed");
+  expectContent(target, {});
+  // A successor knows it still.
+  kill(server.coordinatorPid(), SIGKILL);
+  server.reconnect();
+  Target late(other, socket, SMALL);
+  server.restoreNamed("placed-2");
+  expectContent(late, {});
+}
+
+TEST(Fetcher, IsNotStartedForPlainFiles) {
+  Image image(4 << 20);
+  Server server(image);
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  expectContent(target, {});
+  EXPECT_EQ(figuresOf(server).pid, 0);
+}
+
+TEST(Fetcher, ADifferentialImageAloneIsRefused) {
+  Stack stack = Stack::random(4 << 20, 3);
+  const PackedSource source(stack, PackedSource::Lowest::plain);
+  const auto result =
+      run({"restore", "--memory", source.path(), "--socket", stack.shown().directory() + "/alone"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("is a differential image: name what it lies over as well (--over)"));
+}
+
+TEST(Fetcher, ADifferentialImageOverAnotherBaseIsRefused) {
+  Stack stack = Stack::random(4 << 20, 3);
+  Image other(4 << 20);
+  other.fill(0, 4096, 9);
+  const PackedSource source(stack, PackedSource::Lowest::plain);
+  const auto result = run({"restore", "--memory", source.path(), "--over", other.path(), "--socket",
+                           stack.shown().directory() + "/wrong"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("name its own base"));
+}
+
+}  // namespace
+}  // namespace faultline::test
