@@ -128,6 +128,7 @@ class Matrix {
            const std::vector<Figures>& runs) {
     const auto all = [&](double Figures::*figure) {
       std::vector<double> values;
+      values.reserve(runs.size());
       for (const Figures& run : runs) values.push_back(run.*figure);
       return values;
     };

@@ -224,6 +224,7 @@ Measured run(const Workload& workload, const BenchImage& image, const Backing& b
   const cpu_set_t cpus = targetCpus(workload.placement);
   std::barrier ready(shape.threads + 1), together(shape.threads + 1);
   std::vector<std::thread> running;
+  running.reserve(touchers.size());
   for (Toucher& toucher : touchers)
     running.emplace_back([&] {
       runOn(cpus);

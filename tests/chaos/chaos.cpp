@@ -64,7 +64,7 @@ class Driver {
 
  private:
   void drive(unsigned thread, unsigned threads) {
-    std::mt19937_64 random(seed_ * 1000 + number_ * 10 + thread);
+    std::mt19937_64 random(seed_ * 1000 + std::uint64_t{number_} * 10 + thread);
     while (!stop_) {
       const std::uint64_t page = random() % (target_.pages() / threads) * threads + thread;
       const unsigned what = random() % 100;

@@ -69,6 +69,7 @@ Checked check(
     if (image < 0 || dup2(to, STDOUT_FILENO) < 0) _exit(CANNOT);
     before();
     std::vector<char*> argv;
+    argv.reserve(arguments.size() + 1);
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
     syscall(SYS_execveat, image, "", argv.data(), environ, AT_EMPTY_PATH);
@@ -254,7 +255,7 @@ TEST(Check, SaysWhatAMemoryFileCanBe) {
 
 TEST(Check, AFuseFileIsNoUpperLayer) {
   if (const std::string why = FuseFile::whyNot(); !why.empty()) GTEST_SKIP() << why;
-  Image image(16 * 4096);
+  Image image(16ul * 4096);
   const FuseFile file(image);
   EXPECT_THAT(check({"--memory", file.path()}).text("memory"), HasSubstr("the lowest layer only"));
 }
