@@ -48,7 +48,8 @@ class Memory {
   explicit Memory(std::uint64_t pages = PAGES) : bytes_((pages + 2) * SMALL_PAGE) {
     static char* next = reinterpret_cast<char*>(test::OWN_ADDRESSES);
     room_ = std::exchange(next, next + (1 << 30));
-    mmap(room_, bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    void* placed = mmap(room_, bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    EXPECT_EQ(placed, room_);
     map(0, pages);
   }
   ~Memory() { munmap(room_, bytes_); }

@@ -120,7 +120,7 @@ TEST_F(Firecracker, HundredsOfRegionsInOneMessage) {
   RawVmm vmm(std::vector<std::uint64_t>(REGIONS, 8192));
   vmm.connect(server_.socket());
   vmm.send(vmm.body(",\"page_size\":4096,\"page_size_kib\":4096"), {vmm.uffd()});
-  for (unsigned region = 0; region < REGIONS; region++) expectServed(vmm, region, region * 8192);
+  for (unsigned region = 0; region < REGIONS; region++) expectServed(vmm, region, region * 8192ul);
 }
 
 // The largest number of regions that is served: more than a socket's buffer holds, so the VMM cannot have

@@ -151,7 +151,7 @@ void checkRanges(capnp::List<rpc::PageRange>::Reader list) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* input, std::size_t size) {
-  if (size < 1 || size > 64 * 1024) return 0;
+  if (size < 1 || size > 64ul * 1024) return 0;
   auto words = kj::heapArray<capnp::word>((size - 1) / sizeof(capnp::word));
   std::memcpy(words.begin(), input + 1, words.asBytes().size());
   auto failure = kj::runCatchingExceptions([&] {
