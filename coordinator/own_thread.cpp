@@ -2,7 +2,7 @@
 
 #include <kj/debug.h>
 
-#include <atomic>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <string>
@@ -12,25 +12,80 @@
 #include "process/close_errors.h"
 #include "rpc/refusal.h"
 #include "threads/hand_over.h"
+#include "threads/mutex.h"
 
 namespace faultline::coordinator {
 
 namespace {
 
-std::atomic<unsigned> looking{0};
+// Looks that are under way, and those that wait until one is over. Looks end in threads of their own.
+struct Looks {
+  using Fulfiller = decltype(kj::newPromiseAndCrossThreadFulfiller<void>().fulfiller);
 
-// Counts one look, for as long as the last copy of its pointer lives.
-struct Counted {
-  Counted() {
-    if (looking.fetch_add(1) < MAX_LOOKS) return;
-    looking--;
-    rpc::refuse(rpc::Reason::LIMIT_REACHED, std::to_string(MAX_LOOKS) +
-                                                " targets that do not answer the kernel are being waited "
-                                                "for already: try again");
+  threads::Mutex mutex;
+  unsigned underWay GUARDED_BY(mutex) = 0;
+  std::deque<Fulfiller> waiting GUARDED_BY(mutex);
+
+  // Whether one more has begun; else what to wait for, before it is asked again.
+  kj::Maybe<kj::Promise<void>> begin() {
+    const threads::Lock lock(mutex);
+    if (underWay < MAX_LOOKS) {
+      underWay++;
+      return nullptr;
+    }
+    if (waiting.size() >= MAX_WAITING_LOOKS)
+      rpc::refuse(rpc::Reason::LIMIT_REACHED, std::to_string(underWay + waiting.size()) +
+                                                  " targets that do not answer the kernel are being waited "
+                                                  "for already: try again");
+    auto paf = kj::newPromiseAndCrossThreadFulfiller<void>();
+    waiting.push_back(kj::mv(paf.fulfiller));
+    return kj::mv(paf.promise);
   }
-  Counted(const Counted&) = delete;
-  Counted& operator=(const Counted&) = delete;
-  ~Counted() { looking--; }
+  void end() {
+    const threads::Lock lock(mutex);
+    underWay--;
+    wakeNext();
+  }
+  // Has the next one that still waits ask again.
+  void wake() {
+    const threads::Lock lock(mutex);
+    wakeNext();
+  }
+
+ private:
+  void wakeNext() REQUIRES(mutex) {
+    while (!waiting.empty()) {
+      const Fulfiller next = kj::mv(waiting.front());
+      waiting.pop_front();
+      if (!next->isWaiting()) continue;
+      next->fulfill();
+      return;
+    }
+  }
+};
+
+Looks& looks() {
+  static Looks* all = new Looks;  // threads that are still at it outlive main()
+  return *all;
+}
+
+// A wait for a turn. One that was woken and is dropped before it asks again wakes the next instead.
+struct Turn {
+  Turn() = default;
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  ~Turn() {
+    if (!asked) looks().wake();
+  }
+  bool asked = false;
+};
+
+// One look that has begun, for as long as the last copy of its pointer lives.
+struct Begun {
+  Begun() = default;
+  Begun(const Begun&) = delete;
+  Begun& operator=(const Begun&) = delete;
+  ~Begun() { looks().end(); }
 };
 
 }  // namespace
@@ -61,8 +116,18 @@ kj::Promise<void> inOwnThread(const char* failure, std::function<void()> work) {
 }
 
 kj::Promise<void> lookInOwnThread(std::function<void()> look) {
-  return inOwnThread("a target cannot be looked at",
-                     [look = std::move(look), counted = std::make_shared<Counted>()] { look(); });
+  KJ_IF_MAYBE (whenWoken, looks().begin()) {
+    auto turn = kj::heap<Turn>();
+    Turn& mine = *turn;
+    return whenWoken
+        ->then([look = std::move(look), &mine]() mutable {
+          mine.asked = true;
+          return lookInOwnThread(std::move(look));
+        })
+        .attach(kj::mv(turn));
+  }
+  auto begun = std::make_shared<Begun>();
+  return inOwnThread("a target cannot be looked at", [look = std::move(look), begun] { look(); });
 }
 
 }  // namespace faultline::coordinator

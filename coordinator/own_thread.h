@@ -3,6 +3,7 @@
 
 #include <kj/async.h>
 
+#include <cstddef>
 #include <functional>
 
 namespace faultline::coordinator {
@@ -12,10 +13,12 @@ namespace faultline::coordinator {
 // kj::Exception that begins with `failure`, a string literal. Throws kj::Exception where no thread can be made.
 kj::Promise<void> inOwnThread(const char* failure, std::function<void()> work);
 
-// At most this many looks at once: a target that holds its mmap_lock holds each look at it up.
+// At most this many looks at once: a target that holds its mmap_lock holds each look at it up. Others wait for one to be
+// over, so many at most.
 inline constexpr unsigned MAX_LOOKS = 64;
+inline constexpr std::size_t MAX_WAITING_LOOKS = 4096;
 
-// inOwnThread() for what others ask for as often as they like. Throws (limitReached) where MAX_LOOKS are under way.
+// inOwnThread() for what others ask for as often as they like. Throws (limitReached) where MAX_WAITING_LOOKS wait.
 kj::Promise<void> lookInOwnThread(std::function<void()> look);
 
 }  // namespace faultline::coordinator
