@@ -241,13 +241,13 @@ kj::Promise<HttpDoor::Answer> HttpDoor::answerTo(std::shared_ptr<Asked> asked) {
       });
 }
 
-// What only asks is asked again of the coordinator's successor, and a restore that is to come is looked for again.
+// What only asks is asked again of the coordinator's successor, and a restore that is to come is looked for again. Where no
+// server listens, that is the answer.
 kj::Promise<HttpDoor::Answer> HttpDoor::call(std::shared_ptr<Asked> asked) {
-  return kj::evalNow([this, asked] { return callOnce(asked); })
+  auto connection = kj::heap<rpc::Connection>(*io_.lowLevelProvider, rpc::connectTo(control_));
+  return kj::evalNow([&] { return callBy(kj::mv(connection), asked); })
       .catch_([this, asked](kj::Exception&& error) -> kj::Promise<Answer> {
-        const bool asksAgain =
-            asked->route.http == kj::HttpMethod::GET && isDisconnect(error) &&
-            std::string_view(error.getDescription().cStr()).find("cannot reach") == std::string_view::npos;
+        const bool asksAgain = asked->route.http == kj::HttpMethod::GET && isDisconnect(error);
         const bool comesLater =
             asked->route.wait == Route::Wait::there && rpc::refusalOf(error).reason == rpc::Reason::NOT_FOUND;
         if ((asksAgain || comesLater) && process::nowNs() < asked->deadline)
@@ -258,8 +258,8 @@ kj::Promise<HttpDoor::Answer> HttpDoor::call(std::shared_ptr<Asked> asked) {
       });
 }
 
-kj::Promise<HttpDoor::Answer> HttpDoor::callOnce(std::shared_ptr<Asked> asked) {
-  auto connection = kj::heap<rpc::Connection>(*io_.lowLevelProvider, rpc::connectTo(control_));
+kj::Promise<HttpDoor::Answer> HttpDoor::callBy(kj::Own<rpc::Connection> connection,
+                                               std::shared_ptr<Asked> asked) {
   auto coordinator = connection->bootstrap().castAs<rpc::Coordinator>();
   const Route& route = asked->route;
   // A DynamicCapability::Client takes over what it is made of, of an lvalue as well.

@@ -12,6 +12,7 @@
 #include <string>
 
 #include "cli/http_routes.h"
+#include "rpc/connection.h"
 
 namespace faultline::cli {
 
@@ -44,7 +45,7 @@ class HttpDoor final : private kj::HttpService,
                             kj::AsyncInputStream& body, Response& response) override;
   kj::Promise<Answer> answerTo(std::shared_ptr<Asked> asked);
   kj::Promise<Answer> call(std::shared_ptr<Asked> asked);
-  kj::Promise<Answer> callOnce(std::shared_ptr<Asked> asked);
+  kj::Promise<Answer> callBy(kj::Own<rpc::Connection> connection, std::shared_ptr<Asked> asked);
   kj::Promise<void> send(Response& response, Answer answer);
   kj::Promise<void> whenFewer();
   kj::Promise<void> handleApplicationError(kj::Exception exception, kj::Maybe<Response&> response) override;
