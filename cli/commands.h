@@ -33,5 +33,6 @@ void addUnpack(CLI::App& app, Result& chosen);
 void addWait(CLI::App& app, Result& chosen);
 void addCompletion(CLI::App& app, Result& chosen);
 void addCheck(CLI::App& app, Result& chosen);
+void addListeners(CLI::App& app, Result& chosen);
 
 }  // namespace faultline::cli

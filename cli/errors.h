@@ -17,13 +17,13 @@ enum Exit : int {
   DISCONNECTED = 4,  // no server there, or it has gone, or does not answer
   NOT_FOUND = 5,     // the server has nothing of that name, or it has ended
   REFUSED = 6,       // not as things stand: pages would be lost, the restore is paused already, ...
-  INCOMPLETE = 7,    // pages are missing that were to be there
+  INCOMPLETE = 7,    // pages are missing that were to be there, or what was waited for did not come in time
 };
 
 inline const char* EXIT_CODES =
     "Exit codes: 0 done, 1 failed (the message says what), 2 wrong usage or input,\n"
     "            3 not possible on this machine, 4 no server reachable, it has gone or does not answer,\n"
-    "            5 nothing of that name, 6 refused as things stand, 7 pages are missing";
+    "            5 nothing of that name, 6 refused as things stand, 7 pages are missing, or it took too long";
 
 // Of a command whose call was refused.
 Exit exitOf(rpc::Reason reason);

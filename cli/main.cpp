@@ -67,6 +67,7 @@ int main(int argc, char** argv) {
   addPack(app, chosen);
   addUnpack(app, chosen);
   addCheck(app, chosen);
+  addListeners(app, chosen);
   addDemo(app, chosen);
   addCompletion(app, chosen);
   helpInGroups(app);

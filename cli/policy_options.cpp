@@ -1,5 +1,8 @@
 #include "cli/policy_options.h"
 
+#include <grp.h>
+#include <pwd.h>
+
 #include "cli/recorded_working_set.h"
 #include "rpc/fd.h"
 
@@ -13,7 +16,34 @@ std::uint32_t aroundBytes(const std::string& text) {
   return text == "off" ? 4096 : static_cast<std::uint32_t>(std::stoul(text));
 }
 
+bool isNumber(const std::string& text) {
+  return !text.empty() && text.size() < 10 && text.find_first_not_of("0123456789") == std::string::npos;
+}
+// For a CLI::App's check().
+std::string whyNoUser(const std::string& name) {
+  return isNumber(name) || getpwnam(name.c_str()) != nullptr ? "" : "there is no user " + name;
+}
+std::string whyNoGroup(const std::string& name) {
+  return isNumber(name) || getgrnam(name.c_str()) != nullptr ? "" : "there is no group " + name;
+}
+std::string whyNoMode(const std::string& mode) {
+  const bool octal =
+      !mode.empty() && mode.size() <= 4 && mode.find_first_not_of("01234567") == std::string::npos;
+  return octal && std::stoul(mode, nullptr, 8) <= 0777 && std::stoul(mode, nullptr, 8) != 0
+             ? ""
+             : mode + " is no mode; give permission bits, as in 0660";
+}
 }  // namespace
+
+void addSocketAccess(CLI::App& command, rpc::SocketAccess& access, std::string& mode) {
+  command
+      .add_option("--owner", access.owner,
+                  "The socket's owner, by name or number; default: the server's user")
+      ->check(whyNoUser);
+  command.add_option("--group", access.group, "The socket's group, by name or number; default: the server's")
+      ->check(whyNoGroup);
+  command.add_option("--mode", mode, "The socket's permission bits, octal; default: 0600")->check(whyNoMode);
+}
 
 CLI::Option* addPolicyOptions(CLI::App& command, PolicyOptions& options) {
   CLI::Option* prefault =

@@ -7,6 +7,7 @@
 
 #include "cli/memory_file.h"
 #include "cli/working_set.h"
+#include "rpc/connection.h"
 #include "rpc/control.capnp.h"
 
 namespace faultline::cli {
@@ -26,6 +27,9 @@ CLI::Option* addPolicyOptions(CLI::App& command, PolicyOptions& options);
 void fill(rpc::RestorePolicy::Builder to, const PolicyOptions& options, const WorkingSet* workingSet);
 // The files of a source; takes duplicates of them.
 void fill(rpc::SourceSpec::Builder to, const Memory& memory);
+
+// Adds --owner, --group and --mode of a socket; `mode` is octal, checked as the two others are.
+void addSocketAccess(CLI::App& command, rpc::SocketAccess& access, std::string& mode);
 
 // Adds --over, for a command with one --memory: `paths` gets what lies below it.
 void addOver(CLI::App& command, std::vector<std::string>& paths);

@@ -12,14 +12,14 @@ struct Group {
   const char* what;
 };
 constexpr Group GROUPS[] = {
-    {"check", "Whether this machine can run a service: begin here"},
-    {"demo", "Serve 1 GiB of this machine's own files, and compare every byte"},
+    {"check, demo", "Begin here: can this machine do it, and a trial with its own files"},
     {"restore", "Serve one target, and end when it has everything"},
     {"run", "Serve a memory file for as long as a command lives"},
     {"serve", "Run the page server as a daemon"},
     {"status, wait, pages", "What is being served, how far and how fast"},
     {"metrics, http", "Figures for Prometheus; control as JSON over HTTP"},
     {"prefault, pause, resume, detach, reshard", "Steer a restore"},
+    {"listen, unlisten, listeners, reload", "Sockets of a service at run time; its configuration anew"},
     {"shutdown, upgrade", "End a service, or have another build take over"},
     {"info, verify, flatten, working-set", "Files of snapshots"},
     {"pack, unpack", "Compressed files of snapshots"},

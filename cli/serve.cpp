@@ -1,8 +1,4 @@
-#include <capnp/serialize.h>
-#include <fcntl.h>
-#include <kj/debug.h>
 #include <spdlog/spdlog.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -11,18 +7,16 @@
 #include <set>
 
 #include "cli/commands.h"
+#include "cli/configuration.h"
 #include "cli/errors.h"
-#include "cli/memory_file.h"
 #include "cli/policy_options.h"
 #include "cli/restore_options.h"
 #include "cli/served_listeners.h"
 #include "cli/service_options.h"
 #include "cli/socket_file.h"
-#include "cli/working_set_file.h"
 #include "process/close_errors.h"
 #include "process/kept_name.h"
 #include "process/log_about.h"
-#include "rpc/kept.capnp.h"
 #include "supervisor/supervisor.h"
 
 namespace faultline::cli {
@@ -39,6 +33,10 @@ struct ServeOptions {
   std::vector<std::vector<std::string>> memories;  // of each socket, the layers, the top one first
   bool overNothing = false;                        // an --over came before any --memory
   bool anyUser = false, keepRefused = false, checkOnly = false;
+  std::string config;                          // the configuration's path; empty: none is used
+  std::optional<Configuration> configuration;  // as it was read
+  std::string misconfigured;                   // why it cannot be
+  std::vector<std::string> wonByCommandLine;   // settings of it that an option overrules, for people
   std::string refused;  // why these are not the options that were given: what is kept is served, and no more
 
   std::string name(std::size_t i) const { return i < names.size() ? names[i] : "vm" + std::to_string(i + 1); }
@@ -68,38 +66,17 @@ void check(const ServeOptions& options) {
 
 std::vector<ServedListener> listenersOf(const ServeOptions& options) {
   std::vector<ServedListener> listeners;
-  for (std::size_t i = 0; i < options.sockets.size(); i++)
-    listeners.push_back({options.name(i), options.sockets[i], options.memories[i],
-                         i < options.workingSets.size() ? options.workingSets[i] : ""});
+  for (std::size_t i = 0; i < options.sockets.size(); i++) {
+    ServedListener& listener = listeners.emplace_back();
+    listener.name = options.name(i);
+    listener.socket = options.sockets[i];
+    listener.layers = options.memories[i];
+    if (i < options.workingSets.size()) listener.workingSet = options.workingSets[i];
+    listener.policy = options.policy;
+    listener.anyUser = options.anyUser;
+    listener.keepRefused = options.keepRefused;
+  }
   return listeners;
-}
-
-// The facts of a handshake socket that a coordinator needs, in sealed memory.
-kj::AutoCloseFd listenSpec(const ServeOptions& options, const ServedListener& listener, const Memory& memory,
-                           bool withWorkingSet) {
-  int fd;
-  KJ_SYSCALL(fd = memfd_create("faultline-listener", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  kj::AutoCloseFd result(fd);
-  capnp::MallocMessageBuilder message;
-  auto kept = message.initRoot<rpc::KeptListener>();
-  // Looked at for each target: whichever directory a coordinator runs in.
-  auto layers = kept.initLayers(static_cast<unsigned>(listener.layers.size()));
-  for (unsigned i = 0; i < layers.size(); i++)
-    layers.set(i, std::filesystem::absolute(listener.layers[i]).c_str());
-  auto packed = kept.initPacked(static_cast<unsigned>(memory.packed.size()));
-  for (unsigned i = 0; i < packed.size(); i++) packed.set(i, memory.packed[i]);
-  kept.setSourceName(std::filesystem::absolute(listener.layers.front()).c_str());
-  auto spec = kept.initSpec();
-  spec.setName(listener.name.c_str());
-  spec.setAnyUser(options.anyUser);
-  spec.setKeepRefused(options.keepRefused);
-  std::optional<WorkingSet> workingSet;
-  if (withWorkingSet && !listener.workingSet.empty())
-    workingSet = readWorkingSetFor(listener.workingSet, memory);
-  fill(spec.initPolicy(), options.policy, workingSet.has_value() ? &*workingSet : nullptr);
-  capnp::writeMessageToFd(fd, message);
-  KJ_SYSCALL(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL));
-  return result;
 }
 
 // /run/faultline is ours to make; any other directory is the operator's.
@@ -118,20 +95,70 @@ void makeListeners(const ServeOptions& options, ServedListeners& served, bool to
     spdlog::error("the listeners stay as they were, the options are refused: {}", error.what());
     return;
   }
-  served.apply(listenersOf(options),
-               [&options](const ServedListener& listener, const Memory& memory, bool withWorkingSet) {
-                 return listenSpec(options, listener, memory, withWorkingSet);
-               });
+  served.apply(process::Origin::commandLine, listenersOf(options));
+}
+
+// A configuration that cannot be read changes nothing while restores are served.
+void makeConfiguredListeners(const ServeOptions& options, ServedListeners& served, bool tolerant) {
+  // Those of a configuration that is not used any more are closed.
+  if (options.config.empty()) return served.apply(process::Origin::configuration, {});
+  if (!options.misconfigured.empty()) {
+    if (!tolerant) throw CommandError(USAGE, options.misconfigured);
+    spdlog::error("the listeners of the configuration stay as they were: {}", options.misconfigured);
+    return;
+  }
+  if (!options.configuration->service.has_value())
+    spdlog::info("there is no {}: nothing is set there", options.config);
+  for (const std::string& kept : options.wonByCommandLine) spdlog::warn("{}", kept);
+  served.apply(process::Origin::configuration, options.configuration->listeners);
+}
+
+// Reads the configuration and gives the service its settings, but for those that the command line has.
+void takeConfiguration(ServeOptions& options, CLI::App& command) {
+  try {
+    options.configuration = readConfiguration(options.config);
+    if (options.configuration->service.has_value())
+      options.configuration->service->applyWhatIsKnown(
+          command, serviceSettings(), [&](const Setting& setting) {
+            options.wonByCommandLine.push_back("--" + setting.name + " of the command line wins: that of " +
+                                               options.config + ":" + std::to_string(setting.line) +
+                                               " is not used");
+          });
+  } catch (const CommandError& error) {
+    options.misconfigured = error.what();
+  }
 }
 
 // What a restart with these options would come upon. Changes nothing.
 int checkOnly(const ServeOptions& options) {
   check(options);
-  const auto problems = whatIsWrongWith(listenersOf(options));
+  if (!options.misconfigured.empty()) throw CommandError(USAGE, options.misconfigured);
+  std::vector<ServedListener> listeners = listenersOf(options);
+  std::size_t configured = 0;
+  if (options.configuration.has_value()) {
+    for (const std::string& kept : options.wonByCommandLine) fprintf(stderr, "faultline: %s\n", kept.c_str());
+    if (!options.configuration->service.has_value())
+      fprintf(stderr, "faultline: there is no %s: nothing is set there\n", options.config.c_str());
+    for (const ServedListener& listener : options.configuration->listeners) {
+      const auto same = [&](const ServedListener& other) { return other.name == listener.name; };
+      if (std::any_of(listeners.begin(), listeners.end(), same)) {
+        fprintf(stderr, "faultline: listener %s is that of the command line, which wins: %s is not used\n",
+                listener.name.c_str(), listener.socketAt.c_str());
+        continue;
+      }
+      listeners.push_back(listener);
+      configured++;
+    }
+  }
+  const auto problems = whatIsWrongWith(listeners);
   for (const std::string& problem : problems) fprintf(stderr, "faultline: %s\n", problem.c_str());
   if (!problems.empty()) return USAGE;
   requireUserfaultfd();
-  printf("these options can be served; listeners: %zu\n", options.sockets.size());
+  if (options.config.empty())
+    printf("these options can be served; listeners: %zu\n", options.sockets.size());
+  else
+    printf("these options and %s can be served; listeners: %zu, and %zu of the configuration\n",
+           options.config.c_str(), options.sockets.size(), configured);
   return OK;
 }
 
@@ -148,6 +175,7 @@ int serve(const ServeOptions& options) {
     spdlog::error("the options are refused, and what is served is served on as it is: {}", options.refused);
   else
     makeListeners(options, served, tolerant);
+  if (options.refused.empty()) makeConfiguredListeners(options, served, tolerant);
   const std::string control = KeptName::service(KeptName::Part::control).text();
   makeControlDirectory(options.control);
   if (options.refused.empty() || kept.find(control) == nullptr) {
@@ -229,6 +257,14 @@ void addServe(CLI::App& app, Result& chosen) {
       "--keep-refused", options->keepRefused,
       "Let the threads of a target that is refused wait, so that it can try again with the same "
       "userfaultfd; otherwise\nthey get SIGBUS");
+  command
+      ->add_option(
+          "--config", options->config,
+          "Take settings and listeners from this file and the folder restores.d beside it; options here win\n"
+          "(docs/operating.md, Configuration). `faultline reload` has both read anew")
+      ->check([](const std::string& path) {
+        return path.front() == '/' ? "" : path + ": give the whole path, which a reload takes as well";
+      });
   command->add_flag("--check", options->checkOnly,
                     "Only say what is wrong with these options, as before a restart (exit code 2), and end");
   command->footer(
@@ -246,6 +282,7 @@ void addServe(CLI::App& app, Result& chosen) {
       else
         options->memories.back().push_back(over->results()[overs++]);
     }
+    if (!options->config.empty()) takeConfiguration(*options, *command);
     chosen = [options] { return serve(*options); };
   });
 }

@@ -6,15 +6,14 @@
 
 #include "cli/errors.h"
 #include "process/message.h"
-#include "rpc/connection.h"
 
 namespace faultline::cli {
 
 namespace {
 
-kj::AutoCloseFd listenAt(const std::string& path) {
+kj::AutoCloseFd makeSocket(const std::string& path, const rpc::SocketAccess& access) {
   kj::AutoCloseFd fd;
-  auto failure = kj::runCatchingExceptions([&] { fd = rpc::listenAt(path); });
+  auto failure = kj::runCatchingExceptions([&] { fd = rpc::listenAt(path, access); });
   KJ_IF_MAYBE (e, failure) {
     throw CommandError(USAGE, "socket: " + process::messageOf(*e));
   }
@@ -36,6 +35,7 @@ OwnFile::~OwnFile() {
   if (status.st_dev == device_ && status.st_ino == inode_) unlink(path_.c_str());
 }
 
-SocketFile::SocketFile(const std::string& path) : fd_(listenAt(path)), file_(path) {}
+SocketFile::SocketFile(const std::string& path, const rpc::SocketAccess& access)
+    : fd_(makeSocket(path, access)), file_(path) {}
 
 }  // namespace faultline::cli

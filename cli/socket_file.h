@@ -6,6 +6,8 @@
 
 #include <string>
 
+#include "rpc/connection.h"
+
 namespace faultline::cli {
 
 // The file of a socket, which goes with the object, unless another file has taken its place since.
@@ -26,11 +28,11 @@ class OwnFile {
   bool left_ = false;
 };
 
-// A listening Unix socket, mode 0600, and its file.
+// A listening Unix socket and its file.
 class SocketFile {
  public:
   // CommandError(USAGE) where it can't be made.
-  explicit SocketFile(const std::string& path);
+  explicit SocketFile(const std::string& path, const rpc::SocketAccess& access = {});
   // The file of a socket that a service before us made and left.
   struct Left {};
   SocketFile(const std::string& path, Left) : file_(path) {}

@@ -181,6 +181,17 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
         });
   }
 
+  kj::Promise<void> configure(ConfigureContext context) override {
+    return service_.configured()
+        .configure(context.getParams().getListeners())
+        .then([context](ConfiguredListeners::Counts counts) mutable {
+          auto results = context.getResults();
+          results.setAdded(counts.added);
+          results.setChanged(counts.changed);
+          results.setRemoved(counts.removed);
+        });
+  }
+
   kj::Promise<void> listeners(ListenersContext context) override {
     const auto& all = service_.listeners().all();
     auto list = context.getResults().initListeners(static_cast<unsigned>(all.size()));

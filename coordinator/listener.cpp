@@ -71,7 +71,7 @@ void fill(rpc::KeptListener::Builder to, const ListenerSpec& spec) {
   listen.setAnyUser(spec.anyUser);
   listen.setKeepRefused(spec.keepRefused);
   fill(listen.initPolicy(), spec.policy);
-  to.setSourceName(spec.layerNames.front().c_str());
+  if (!spec.layerNames.empty()) to.setSourceName(spec.layerNames.front().c_str());
   to.setPath(spec.place.path.c_str());
   to.setDevice(spec.place.device);
   to.setInode(spec.place.inode);
@@ -103,6 +103,17 @@ Listener::Listener(RestoreContext& context, process::Origin origin, ListenerSpec
       tasks_(*this) {
   // Each target's restore has its own; the fetcher keeps what there is for the next.
   for (SourceFile& file : source_) file.fetched = nullptr;
+}
+
+void Listener::goOnFor(const Listener& former) {
+  names_ = former.names_;
+  lastError_ = former.lastError_;
+  refused_ = former.refused_;
+}
+
+kj::Promise<void> Listener::retire() {
+  retired_ = true;
+  return tasks_.onEmpty();
 }
 
 void Listener::accepted(const process::KeptName& keptAs, kj::AutoCloseFd connection) {
@@ -187,6 +198,7 @@ kj::Promise<void> Listener::lookAtLayer(std::size_t layer) {
 
 void Listener::replaceLayer(std::size_t layer, kj::AutoCloseFd file) {
   source_[layer].file = kj::mv(file);
+  if (retired_) return;  // what is kept is its successor's
   store(context_.link, process::KeptName::listenerSpec(spec_.name, origin_), source_);
   goneTold_.erase(layer);
   std::string more;

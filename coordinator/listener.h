@@ -62,6 +62,11 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   // A connection that the supervisor accepted and keeps under `keptAs`.
   void accepted(const process::KeptName& keptAs, kj::AutoCloseFd connection);
 
+  // Counts on where `former`, in whose place it is, has stopped.
+  void goOnFor(const Listener& former);
+  // Another one has taken its place: sees to the handshakes that are under way. The caller keeps the listener alive until
+  // the promise resolves.
+  kj::Promise<void> retire();
   // Refuses targets whose handshake is not complete. To be called once; the caller keeps the listener alive
   // until the promise resolves: when each of them has been told.
   kj::Promise<void> close();
@@ -95,6 +100,7 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   ListenerSpec spec_;
   SourceFiles source_;
   std::string path_;
+  bool retired_ = false;
   std::set<std::size_t> goneTold_;  // layers whose file is not there any more, and that was said
   Begin begin_;
   std::vector<std::string> names_;

@@ -29,6 +29,11 @@ ino_t inodeOf(int fd) {
   return fd >= 0 && fstat(fd, &status) == 0 ? status.st_ino : 0;
 }
 
+// What is kept of a listener while it is changed.
+bool isHalf(rpc::KeptListener::Reader kept) {
+  return kept.getSourceName().size() == 0;
+}
+
 // The spec in memory that outlives us.
 kj::AutoCloseFd keptSpec(const ListenerSpec& spec, const SourceFiles& source) {
   int memory;
@@ -69,9 +74,11 @@ void Listeners::adopt(Inheritance& inherited, const KeptName& keptSpec) {
   SourceFiles source = take(context_.fetcher, inherited, keptSpec);
   auto failure = kj::runCatchingExceptions([&] {
     KJ_REQUIRE(listeners_.count(keptSpec.key) == 0, "another listener has this name already", keptSpec.key);
-    KJ_REQUIRE(!source.empty(), "the listener's source is not there");
     KJ_SYSCALL(lseek(specFd.get(), 0, SEEK_SET));
     capnp::StreamFdMessageReader message(specFd.get());
+    if (isHalf(message.getRoot<rpc::KeptListener>()))
+      return dropHalfChanged(keptSpec, message.getRoot<rpc::KeptListener>());
+    KJ_REQUIRE(!source.empty(), "the listener's source is not there");
     const auto packed = message.getRoot<rpc::KeptListener>().getPacked();
     for (unsigned i = 0; i < packed.size() && i < source.size(); i++) source[i].packed = packed[i];
     ListenerSpec spec = listenerSpecFrom(message.getRoot<rpc::KeptListener>(), source);
@@ -87,6 +94,17 @@ void Listeners::adopt(Inheritance& inherited, const KeptName& keptSpec) {
   }
 }
 
+// Its coordinator died in change().
+void Listeners::dropHalfChanged(const KeptName& spec, rpc::KeptListener::Reader half) {
+  context_.link.drop(spec.with(Part::listen));
+  context_.link.drop(spec);
+  drop(context_.link, spec, process::MOST_LAYERS);
+  removeFile({half.getPath().cStr(), half.getDevice(), half.getInode()});
+  context_.log.add("listener " + spec.key +
+                   " is closed: its coordinator died while the configuration changed it; `faultline reload` "
+                   "makes it anew");
+}
+
 // Its coordinator died between keeping the spec and keeping the socket, which is the last part; or between dropping the
 // socket, which is the first to go, and dropping the spec.
 void Listeners::dropHalfMade(const KeptName& spec, const Listener& listener) {
@@ -98,10 +116,35 @@ void Listeners::dropHalfMade(const KeptName& spec, const Listener& listener) {
 
 void Listeners::requireFree(const std::string& name) const {
   requireName(name);
-  if (ended_) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
+  requireNotEnded();
   if (listeners_.count(name) != 0)
     rpc::refuse(rpc::Reason::NAME_TAKEN,
                 "a listener called " + name + " is being served: choose another name");
+}
+
+void Listeners::requireNotEnded() const {
+  if (ended_) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
+}
+
+// While it changes, what is kept says so: a successor must not take new files for those of the spec before.
+void Listeners::change(ListenerSpec spec, SourceFiles source, kj::AutoCloseFd socket) {
+  const KeptName kept = KeptName::listenerSpec(spec.name, process::Origin::configuration);
+  const std::shared_ptr<Listener> former = listeners_.at(spec.name);
+  ListenerSpec half;
+  half.place = former->spec().place;
+  const kj::AutoCloseFd halfFd = keptSpec(half, {}), specFd = keptSpec(spec, source);
+  context_.link.store(kept, halfFd.get());
+  context_.failpoints.hit(failpoints::Point::listenerChanging);
+  drop(context_.link, kept, former->layers());
+  store(context_.link, kept, source);
+  if (socket.get() >= 0) context_.link.store(kept.with(Part::listen), socket.get());
+  context_.link.store(kept, specFd.get());
+  if (socket.get() >= 0) removeFile(former->spec().place);
+  const std::string path = socket.get() >= 0 ? boundPath(socket.get()) : former->path();
+  const auto listener = make(process::Origin::configuration, std::move(spec), kj::mv(source));
+  listener->goOnFor(*former);
+  listener->boundAt(path);
+  tasks_.add(former->retire().attach(kj::cp(former)));
 }
 
 std::optional<std::string> Listeners::at(const std::string& path) const {

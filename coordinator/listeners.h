@@ -33,6 +33,12 @@ class Listeners final : private kj::TaskSet::ErrorHandler {
   // Makes the listener that `origin` asks for, and has it kept. Refuses (nameTaken, ending) with a message for people.
   std::shared_ptr<Listener> listen(process::Origin origin, ListenerSpec spec, kj::AutoCloseFd socket,
                                    SourceFiles source);
+  // Has the configuration's listener of this name go on as `spec` and `source` say, for targets that come from now on: those
+  // whose handshake is under way get what was there before. `socket`: takes the place of the one that it has; -1: it keeps
+  // that. Throws nothing.
+  void change(ListenerSpec spec, SourceFiles source, kj::AutoCloseFd socket);
+  // Refuses (ending) where no target is served any more.
+  void requireNotEnded() const;
   // Refuses (badInput, nameTaken, ending) where no listener of this name can be made now.
   void requireFree(const std::string& name) const;
   // The name of the listener whose socket was bound to this path.
@@ -58,6 +64,7 @@ class Listeners final : private kj::TaskSet::ErrorHandler {
 
  private:
   void adopt(Inheritance& inherited, const process::KeptName& keptSpec);
+  void dropHalfChanged(const process::KeptName& spec, rpc::KeptListener::Reader half);
   void dropHalfMade(const process::KeptName& spec, const Listener& listener);
   kj::Promise<void> removeFile(const SocketPlace& place);
   std::shared_ptr<Listener> make(process::Origin origin, ListenerSpec spec, SourceFiles source);

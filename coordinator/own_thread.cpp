@@ -115,6 +115,17 @@ kj::Promise<void> inOwnThread(const char* failure, std::function<void()> work) {
   return paf.promise.then([way] { threads::takeOver(way.get()); });
 }
 
+kj::Promise<void> workInOwnThread(std::function<void()> work) {
+  auto failure = std::make_shared<kj::Maybe<kj::Exception>>();
+  return inOwnThread(
+             "what was asked for cannot be done",
+             [work = std::move(work), failure] { *failure = kj::runCatchingExceptions([&] { work(); }); })
+      .then([failure]() -> kj::Promise<void> {
+        KJ_IF_MAYBE (exception, *failure) return kj::mv(*exception);
+        return kj::READY_NOW;
+      });
+}
+
 kj::Promise<void> lookInOwnThread(std::function<void()> look) {
   KJ_IF_MAYBE (whenWoken, looks().begin()) {
     auto turn = kj::heap<Turn>();

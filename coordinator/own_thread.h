@@ -13,6 +13,9 @@ namespace faultline::coordinator {
 // kj::Exception that begins with `failure`, a string literal. Throws kj::Exception where no thread can be made.
 kj::Promise<void> inOwnThread(const char* failure, std::function<void()> work);
 
+// inOwnThread() for work that an operator asked for: its kj::Exception is the promise's as it is, with its reason.
+kj::Promise<void> workInOwnThread(std::function<void()> work);
+
 // At most this many looks at once: a target that holds its mmap_lock holds each look at it up. Others wait for one to be
 // over, so many at most.
 inline constexpr unsigned MAX_LOOKS = 64;

@@ -25,18 +25,6 @@ using rpc::Reason;
 
 constexpr std::size_t MOST_LAYER_PATH = 4096;  // bytes
 
-// Runs `work` in a thread of its own; its exception is the promise's, with the reason that it has.
-kj::Promise<void> elsewhere(std::function<void()> work) {
-  auto failure = std::make_shared<kj::Maybe<kj::Exception>>();
-  return inOwnThread(
-             "what was asked for cannot be made",
-             [work = std::move(work), failure] { *failure = kj::runCatchingExceptions([&] { work(); }); })
-      .then([failure]() -> kj::Promise<void> {
-        KJ_IF_MAYBE (exception, *failure) return kj::mv(*exception);
-        return kj::READY_NOW;
-      });
-}
-
 void requireLayerPaths(const std::vector<std::string>& paths) {
   if (paths.empty()) rpc::refuse(Reason::BAD_INPUT, "no layer is given: give the path of the memory file");
   if (paths.size() > process::MOST_LAYERS)
@@ -72,12 +60,6 @@ kj::AutoCloseFd openLayer(const std::string& path) {
   return fd;
 }
 
-std::vector<std::string> pathsOf(rpc::PlacedListener::Reader placed) {
-  std::vector<std::string> paths;
-  for (auto layer : placed.getLayers()) paths.emplace_back(layer.cStr());
-  return paths;
-}
-
 // A listener on its way, in the order in which its parts come.
 struct Making {
   kj::Own<rpc::PlacedListener::Reader> placed;
@@ -88,10 +70,16 @@ struct Making {
 
 }  // namespace
 
+std::vector<std::string> layerPathsOf(rpc::PlacedListener::Reader placed) {
+  std::vector<std::string> paths;
+  for (auto layer : placed.getLayers()) paths.emplace_back(layer.cStr());
+  return paths;
+}
+
 kj::Promise<SourceFiles> openLayers(Fetcher& fetcher, std::vector<std::string> paths) {
   requireLayerPaths(paths);
   auto files = std::make_shared<SourceFiles>();
-  return elsewhere([paths, files] {
+  return workInOwnThread([paths, files] {
            for (const std::string& path : paths) {
              kj::AutoCloseFd file = openLayer(path);
              const bool packed = image::looksPacked(file.get());
@@ -114,15 +102,15 @@ kj::Promise<std::shared_ptr<Listener>> PlacedListeners::listen(process::Origin o
                 std::to_string(underWay_.size()) +
                     " listeners are being made already: does a file system not answer?");
   auto making = std::make_shared<Making>(Making{capnp::clone(placed), {}, {}, nullptr});
-  auto source = openLayers(fetcher_, pathsOf(placed));
+  auto source = openLayers(fetcher_, layerPathsOf(placed));
   underWay_.insert(wish.path);
   return source
       .then([making](SourceFiles files) {
-        making->spec = listenerSpecFrom(making->placed->getSpec(), pathsOf(*making->placed), files);
+        making->spec = listenerSpecFrom(making->placed->getSpec(), layerPathsOf(*making->placed), files);
         making->source = kj::mv(files);
       })
       .then([making, wish] {
-        return elsewhere([making, wish] { making->socket = std::make_unique<PlacedSocket>(wish); });
+        return workInOwnThread([making, wish] { making->socket = std::make_unique<PlacedSocket>(wish); });
       })
       .then([this, making, origin] {
         making->spec.place = making->socket->place();

@@ -14,6 +14,8 @@
 
 namespace faultline::coordinator {
 
+// The paths that are given, as they are.
+std::vector<std::string> layerPathsOf(rpc::PlacedListener::Reader placed);
 // Opens the layers of a source by their paths, the top one first, and looks whether they can be one. Refuses (badInput,
 // badSource, unsupported) with a text that names the layer.
 kj::Promise<SourceFiles> openLayers(Fetcher& fetcher, std::vector<std::string> paths);

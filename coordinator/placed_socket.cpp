@@ -151,12 +151,66 @@ PlacedSocket::PlacedSocket(const SocketWish& wish) {
   // From here on the destructor does not run for an exception.
   bool whole = false;
   KJ_DEFER(if (!whole) removeSocket(place_));
-  if (fchownat(file.get(), "", owner, group, AT_EMPTY_PATH) != 0)
-    refuseFor(errno, wish.path, "its owner cannot be changed");
   if (chmod(("/proc/self/fd/" + std::to_string(file.get())).c_str(), wish.mode) != 0)
     refuseFor(errno, wish.path, "its mode cannot be changed");
+  if (fchownat(file.get(), "", owner, group, AT_EMPTY_PATH) != 0)
+    refuseFor(errno, wish.path, "its owner cannot be changed");
   if (listen(fd_.get(), SOMAXCONN) != 0) refuseFor(errno, wish.path, "it cannot be listened on");
   whole = true;
+}
+
+bool isThere(const SocketPlace& place) {
+  struct stat status {};
+  return lstat(place.path.c_str(), &status) == 0 && S_ISSOCK(status.st_mode) &&
+         status.st_dev == place.device && status.st_ino == place.inode;
+}
+
+namespace {
+
+// The file as it is, by an fd; -1: it is not there, or another is.
+kj::AutoCloseFd fileOf(const SocketPlace& place, struct stat& status) {
+  kj::AutoCloseFd file(open(place.path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  const bool same = file.get() >= 0 && fstat(file.get(), &status) == 0 && S_ISSOCK(status.st_mode) &&
+                    status.st_dev == place.device && status.st_ino == place.inode;
+  return same ? kj::mv(file) : kj::AutoCloseFd();
+}
+
+// Less is allowed before its owner changes, and more after. Only its owner may set a mode: CAP_CHOWN is enough for all.
+int setAccess(int file, const struct stat& status, uid_t owner, gid_t group, mode_t mode) {
+  constexpr auto SAME = static_cast<uid_t>(-1);
+  const std::string same = "/proc/self/fd/" + std::to_string(file);
+  const auto give = [file](uid_t user, gid_t its) {
+    return fchownat(file, "", user, its, AT_EMPTY_PATH) == 0;
+  };
+  const bool done = (status.st_uid == geteuid() || give(geteuid(), SAME)) &&
+                    chmod(same.c_str(), status.st_mode & mode & PERMISSIONS) == 0 &&
+                    (group == status.st_gid || give(SAME, group)) && chmod(same.c_str(), mode) == 0 &&
+                    (owner == geteuid() || give(owner, SAME));
+  return done ? 0 : errno;
+}
+
+}  // namespace
+
+std::optional<SocketFormerAccess> giveAccess(const SocketPlace& place, const SocketWish& wish) {
+  struct stat status {};
+  const kj::AutoCloseFd file = fileOf(place, status);
+  if (file.get() < 0) refuse(Reason::NAME_TAKEN, place.path, "another file has been put there meanwhile");
+  const uid_t owner = wish.owner.empty() ? geteuid() : userFrom(wish.owner, place.path);
+  const gid_t group = wish.group.empty() ? getegid() : groupFrom(wish.group, place.path);
+  const mode_t mode = status.st_mode & PERMISSIONS;
+  if (owner == status.st_uid && group == status.st_gid && mode == wish.mode) return std::nullopt;
+  const SocketFormerAccess former{place, status.st_uid, status.st_gid, mode};
+  if (const int error = setAccess(file.get(), status, owner, group, wish.mode); error != 0) {
+    giveBack(former);
+    refuseFor(error, place.path, "its access cannot be changed");
+  }
+  return former;
+}
+
+void giveBack(const SocketFormerAccess& former) {
+  struct stat status {};
+  const kj::AutoCloseFd file = fileOf(former.place, status);
+  if (file.get() >= 0) setAccess(file.get(), status, former.owner, former.group, former.mode);
 }
 
 PlacedSocket::~PlacedSocket() {

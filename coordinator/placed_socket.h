@@ -6,6 +6,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "rpc/control.capnp.h"
@@ -49,6 +50,22 @@ class PlacedSocket {
   SocketPlace place_;
   bool kept_ = false;
 };
+
+// The file is there, and no other in its place.
+bool isThere(const SocketPlace& place);
+
+// Whose a socket's file was, and who might connect.
+struct SocketFormerAccess {
+  SocketPlace place;
+  uid_t owner;
+  gid_t group;
+  mode_t mode;
+};
+// Gives the file of a socket that is being served the access that is wished. Nothing: it has that. Refuses as
+// PlacedSocket's constructor.
+std::optional<SocketFormerAccess> giveAccess(const SocketPlace& place, const SocketWish& wish);
+// Gives it back as it was, as far as that can be.
+void giveBack(const SocketFormerAccess& former);
 
 // The path that a socket was bound to; empty: none. Does not wait.
 std::string boundPath(int socket);

@@ -13,6 +13,7 @@ namespace faultline::coordinator {
 struct RestorePolicy {
   shm::Policy flags{};    // kept in the segment, for shards and for a successor
   WorkingSet workingSet;  // populated before everything else
+  bool operator==(const RestorePolicy&) const = default;
 };
 
 // `source`: fd of the memory file. Throws (badInput) where the working set does not fit it, or where a value

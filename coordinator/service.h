@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/configured_listeners.h"
 #include "coordinator/election.h"
 #include "coordinator/ended_restores.h"
 #include "coordinator/event_log.h"
@@ -56,6 +57,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::Promise<void> reshard(const std::string& name, std::uint32_t shards);
   Listeners& listeners() { return listeners_; }
   PlacedListeners& placed() { return placed_; }
+  ConfiguredListeners& configured() { return configured_; }
   // The end of the service; run() returns when it is over.
   ServiceEnd& end() { return end_; }
   Upgrade& upgrade() { return upgrade_; }
@@ -131,6 +133,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   std::uint32_t reshards_ = 0;  // under way
   Listeners listeners_;
   PlacedListeners placed_{listeners_, fetcher_};
+  ConfiguredListeners configured_{listeners_, fetcher_, log_};
   ServiceEnd end_;
   PageSuspects suspects_;
   kj::TaskSet tasks_;

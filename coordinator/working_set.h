@@ -19,12 +19,14 @@ namespace faultline::coordinator {
 struct SourceRange {
   std::uint64_t offset = 0;
   std::uint64_t size = 0;
+  bool operator==(const SourceRange&) const = default;
 };
 
 // Ranges to populate before all others; may be none.
 struct WorkingSet {
   std::uint64_t pageSize = 0;  // the smallest it was recorded with
   std::vector<SourceRange> ranges;
+  bool operator==(const WorkingSet&) const = default;
 
   static constexpr std::uint64_t MAX_RANGES = 1u << 20;
 };

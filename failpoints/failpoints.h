@@ -55,6 +55,8 @@ enum class Point {
   listenerNamed,  // its spec is kept, its socket is not
   // coordinator, at a restore's end
   endNoted,  // told as ended, nothing of it is given back
+  // coordinator, as the configuration changes a listener
+  listenerChanging,  // it is kept as half changed
 };
 
 inline constexpr std::uint64_t ANY_PAGE = ~0ull;

@@ -35,6 +35,7 @@ struct Policy {
   std::uint32_t killOnLost;        // a lost page kills the target; otherwise the page is poisoned
   std::uint32_t recordWorkingSet;  // note the first touches
   std::uint32_t around;            // bytes that come with a fault; 0: as the faults around it tell
+  bool operator==(const Policy&) const = default;
 };
 
 // Facts of the creator that never change afterwards; covered by Header::immutableCrc.

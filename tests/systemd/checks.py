@@ -4,6 +4,7 @@
 Bounds that are asserted are promises (docs/operating.md), far above what a quiet machine takes; what it took is printed.
 """
 import inspect
+import json
 import os
 import random
 import re
@@ -61,8 +62,9 @@ def restart(box, unit="faultline.service"):
     box.systemctl("restart", unit)
 
 
-def reload(box, unit="faultline.service"):
-    box.systemctl("reload", unit)
+def upgrade(box, unit="faultline.service"):
+    tenant = re.match(r"faultline@(.+)\.service", unit)
+    box.faultline("upgrade", *(["--control", f"/run/faultline-{tenant.group(1)}/control.sock"] if tenant else []))
 
 
 def kill_main(box, unit="faultline.service"):
@@ -88,7 +90,7 @@ def reexec(box, unit="faultline.service"):
     restart(box, unit)
 
 
-EVENTS = [reload, restart, kill_main, kill_all, watchdog, reexec]
+EVENTS = [upgrade, restart, kill_main, kill_all, watchdog, reexec]
 
 
 def through_all(box, target, unit="faultline.service"):
@@ -189,7 +191,7 @@ def check_socket_unit(box):
         again(box, former)
         print(f"restart of the socket unit: longest touch {target.lap()} ms", flush=True)
         require(box.status(patience=10)["restores"], "the restore is not there")
-        box.systemctl("reload", "faultline.service", patience=20)
+        box.faultline("upgrade", patience=20)
         box.reader(SOCKET, image).ready().all_right(ANSWERED)
     told("socket unit", target.all_right(ANSWERED))
 
@@ -418,6 +420,47 @@ def check_options(box):
     until(lambda: "replaced" in box.journal(), "the journal to tell of the file that was replaced", 10)
     target.lap()
     told("with the first file", target.all_right(ANSWERED))
+
+
+def check_configured(box):
+    """Fifty listeners from a folder, as the package has them served; some are changed and reloaded while targets run."""
+    def write(name, image, more=""):
+        box.write(f"/etc/faultline/restores.d/{name}.conf",
+                  f"memory = {image}\nsocket = /run/faultline/{name}.sock\nkeep-serving = true\n{more}")
+    image, other = box.image("memory", LONG), box.image("other", 4096, seed=5)
+    box.write("/etc/faultline/faultline.conf", "shards = 3\nprefault = false\n")
+    for i in range(50):
+        write(f"vm{i}", image, "owner = nobody\nmode = 0660\n" if i == 7 else "")
+    configure(box, "")
+    box.boot()
+    box.systemctl("enable", "--now", "faultline.socket", "faultline.service")
+    require(len(box.status()["shards"]) == 3, "the configuration's number of shards is not in force")
+    require(box.run("stat", "-c", "%U %a", "/run/faultline/vm7.sock").stdout.strip() == "nobody 660", "the socket's access")
+    target = box.reader("/run/faultline/vm1.sock", image, pace_us=PACE).ready()
+    target.lap()
+    for i in range(25):
+        write(f"vm{i}", other, "prefault = true\n")
+    os.unlink(f"{box.work}/root/etc/faultline/restores.d/vm40.conf")
+    write("new", other, "group = nogroup\n")
+    box.systemctl("reload", "faultline.service")
+    print(f"reload of 50 listeners: longest touch {target.lap()} ms", flush=True)
+    listeners = {each["name"]: each for each in json.loads(box.faultline("listeners", "--json").stdout)}
+    require(len(listeners) == 50 and "new" in listeners and "vm40" not in listeners, f"listeners: {sorted(listeners)}")
+    require(all(each["origin"] == "configuration" for each in listeners.values()), "another origin")
+    box.reader("/run/faultline/vm2.sock", other).ready().all_right(ANSWERED)
+    box.reader("/run/faultline/vm30.sock", image, pace_us=100).ready().all_right(ANSWERED)
+    # A mistake fails the reload, names file and line, and changes nothing.
+    write("vm3", "/missing")
+    result = box.systemctl("reload", "faultline.service", check=False)
+    require(result.returncode != 0, "a reload with a mistake is called done")
+    require("restores.d/vm3.conf:1: " in box.journal(), "the journal does not name file and line")
+    box.reader("/run/faultline/vm3.sock", other).ready().all_right(ANSWERED)
+    write("vm3", other)
+    restart(box)
+    target.lap()
+    box.reader("/run/faultline/new.sock", other).ready().all_right(ANSWERED)
+    require(len(json.loads(box.faultline("listeners", "--json").stdout)) == 50, "not all listeners outlive a restart")
+    told("configured", target.all_right(ANSWERED))
 
 
 def check_checked(box):
