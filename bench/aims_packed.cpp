@@ -1,4 +1,4 @@
-// Packed images: one frame, and packing, beside zstd itself.
+// Packed images: served, beside a raw file; one frame, and packing, beside zstd itself.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <kj/io.h>
@@ -95,6 +95,7 @@ class PackedAims {
   explicit PackedAims(AimTable& table) : table_(table) {}
 
   void measure() {
+    served();
     const bool frame = table_.wanted(FRAME), speed = table_.wanted(SPEED);
     if (!frame && !speed) return;
     if (access("/usr/bin/zstd", X_OK) != 0) {
@@ -110,6 +111,67 @@ class PackedAims {
  private:
   static constexpr const char* FRAME = "packed: one frame of 64 KiB, read and checked, p50";
   static constexpr const char* SPEED = "packed: packing, level 3";
+
+  static constexpr const char* HIT = "packed: fault on what is cached, p50, 1 thread";
+  static constexpr const char* AGAIN = "packed: second restore, population";
+  static constexpr const char* FIRST = "packed: first restore, population";
+
+  // The image of the measurements, served as it is packed.
+  void served() {
+    if (!table_.wanted(HIT) && !table_.wanted(AGAIN) && !table_.wanted(FIRST)) return;
+    const std::string packed = table_.directory() + "/served.packed",
+                      unpacked = table_.directory() + "/served.mem";
+    finish({process::siblingExecutable("faultline"), "pack", "--force", table_.image().path, packed});
+    if (table_.wanted(HIT)) hit(packed);
+    if (table_.wanted(AGAIN)) secondRestore(packed);
+    if (table_.wanted(FIRST)) firstRestore(packed, unpacked);
+    std::error_code ignored;
+    for (const std::string& path : {packed, unpacked}) std::filesystem::remove(path, ignored);
+  }
+
+  void hit(const std::string& packed) {
+    const Workload workload = table_.demand(Placement::free, 1);
+    const Faultline server(table_.directory(), packed, {});
+    const auto raw = table_.faultline({});
+    table_.p50(workload, server.backing());  // what is touched is cached from here on
+    const Comparison result = compare(
+        table_.rounds(), [&] { return table_.p50(workload, server.backing()); },
+        [&] { return table_.p50(workload, raw->backing()); });
+    table_.add({HIT, "us", result.ours, result.theirs, "raw file", result.ratio, Aim::atMost, 1.2});
+  }
+
+  double populated(const Faultline& server) const {
+    return prefault(server, {.bytes = table_.image().dataBytes}).seconds;
+  }
+
+  void secondRestore(const std::string& packed) {
+    const Faultline server(table_.directory(), packed, {.prefault = true});
+    const auto raw = table_.faultline({.prefault = true});
+    populated(server);
+    const Comparison result = compare(
+        table_.rounds(), [&] { return populated(server); }, [&] { return populated(*raw); });
+    table_.add({AGAIN, "s", result.ours, result.theirs, "raw file", result.ratio, Aim::atMost, 1.1});
+  }
+
+  // Beside unpacking it to a file first: zstd's work, the writing, and the copying, one after the other.
+  void firstRestore(const std::string& packed, const std::string& unpacked) {
+    const double mib = static_cast<double>(table_.image().dataBytes) / static_cast<double>(MIB);
+    const Comparison result = compare(
+        table_.rounds(),
+        [&] {
+          const Faultline server(table_.directory(), packed, {.prefault = true});
+          return mib / populated(server);
+        },
+        [&] {
+          const auto begin = Clock::now();
+          finish({"zstd", "-q", "-d", "-f", packed, "-o", unpacked});
+          const double unpacking = secondsSince(begin);
+          const Faultline server(table_.directory(), unpacked, {.prefault = true});
+          return mib / (unpacking + populated(server));
+        });
+    table_.add(
+        {FIRST, "MiB/s", result.ours, result.theirs, "unpacked first", result.ratio, Aim::atLeast, 0.8});
+  }
 
   static void pack(const ProgramBytes& bytes) {
     finish({process::siblingExecutable("faultline"), "pack", "--force", bytes.path(), bytes.packed()});

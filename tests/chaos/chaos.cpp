@@ -16,6 +16,7 @@
 #include <thread>
 
 #include "process/clock.h"
+#include "tests/fetcher/packed_source.h"
 #include "tests/support/image.h"
 #include "tests/support/server.h"
 #include "tests/support/stack.h"
@@ -127,9 +128,13 @@ std::uint64_t quantile(std::vector<std::uint64_t>& values, double fraction) {
 struct Options {
   std::uint64_t seed = 1;
   unsigned kills = 50, targets = 3, shards = 3, threads = 2;
-  bool layers = false;
-  std::uint64_t mib = 16;
+  bool layers = false, packed = false;
+  std::uint64_t mib = 0;  // 0: 16, or packed 64, of which more has to be fetched than is touched soon
 };
+
+std::string sourceOf(const Options& options) {
+  return options.packed ? " --packed" : options.layers ? " --layers" : "";
+}
 
 // Asks for a background population that the kill may catch in the middle.
 void populate(Server& server, unsigned target, std::mt19937_64& random) {
@@ -148,15 +153,23 @@ void populate(Server& server, unsigned target, std::mt19937_64& random) {
 int run(const Options& options) {
   std::optional<Stack> stack;
   std::optional<Image> flat;
+  std::optional<PackedSource> packed;
   ServerOptions served{.shards = options.shards, .workers = 2, .lockDeadlineMs = 250, .watchdogMs = 2000};
-  if (options.layers) {
+  if (options.packed) {
+    stack = Stack::random(options.mib << 20, options.seed);
+    packed.emplace(*stack, PackedSource::Lowest::packed);
+    served.memory = packed->path();
+    served.more = packed->over();
+    // Less than there is: some chunks are found in the cache, others are fetched each time.
+    served.more.insert(served.more.end(), {"--cache-size", "4M"});
+  } else if (options.layers) {
     stack = Stack::random(options.mib << 20, options.seed);
     served.memory = stack->top().path();
     served.more = stack->over();
   } else {
     flat.emplace(options.mib << 20);
   }
-  const Image& image = options.layers ? stack->shown() : *flat;
+  const Image& image = stack.has_value() ? stack->shown() : *flat;
   Server server(image, std::move(served));
   std::vector<std::unique_ptr<Target>> targets;
   std::vector<std::unique_ptr<Driver>> drivers;
@@ -169,7 +182,7 @@ int run(const Options& options) {
 
   std::mt19937_64 random(options.seed);
   std::vector<std::uint64_t> afterShard, afterCoordinator;
-  unsigned coordinators = 0, shards = 0;
+  unsigned coordinators = 0, shards = 0, fetchers = 0;
   for (unsigned kill = 0; kill < options.kills; kill++) {
     // A little progress of every target between two kills, of random length.
     const std::uint64_t progress = 1 + random() % 400;
@@ -182,6 +195,7 @@ int run(const Options& options) {
     populate(server, static_cast<unsigned>(random() % options.targets), random);
     const bool coordinator = what < 3 || what == 9;
     const bool shard = what >= 3;
+    const bool fetcher = options.packed && random() % 2 == 0;
     // Everything may be in motion, so pids are asked for each time; a shard that is down just now has none.
     std::vector<pid_t> victims;
     for (bool asked = false; !asked;) {
@@ -189,6 +203,8 @@ int run(const Options& options) {
         victims.clear();
         if (shard) await([&] { return server.shardPid(index) != 0; });
         if (shard) victims.push_back(server.shardPid(index));
+        if (fetcher)
+          if (const pid_t pid = figuresOf(server).pid; pid != 0) victims.push_back(pid);
         if (coordinator) victims.push_back(server.coordinatorPid());
         asked = true;
       } catch (const kj::Exception&) {
@@ -200,6 +216,7 @@ int run(const Options& options) {
     for (const pid_t pid : victims) ::kill(pid, SIGKILL);
     coordinators += coordinator ? 1 : 0;
     shards += shard ? 1 : 0;
+    fetchers += fetcher ? 1 : 0;
     std::uint64_t first = UINT64_MAX;
     for (auto& driver : drivers) {
       await([&] { return driver->answeredAt() != 0; });
@@ -225,14 +242,15 @@ int run(const Options& options) {
   printf("chaos, seed %llu: %u kills survived (%u coordinators, %u shards), %u targets of %llu MiB\n",
          static_cast<unsigned long long>(options.seed), options.kills, coordinators, shards, options.targets,
          static_cast<unsigned long long>(options.mib));
-  if (options.layers) printf("  a stack of %u layers\n", stack->layers());
+  if (stack.has_value()) printf("  a stack of %u layers\n", stack->layers());
+  if (options.packed) printf("  packed; %u fetchers killed as well\n", fetchers);
   printf("  touches %llu, removals %llu\n", static_cast<unsigned long long>(faults),
          static_cast<unsigned long long>(removals));
   row("kill of a shard to an answer", afterShard);
   row("kill of a coordinator to an answer", afterCoordinator);
   printf("  wrong pages: %llu\n", static_cast<unsigned long long>(wrong));
   printf("repeat with: --seed %llu --kills %u%s\n", static_cast<unsigned long long>(options.seed),
-         options.kills, options.layers ? " --layers" : "");
+         options.kills, sourceOf(options).c_str());
   return wrong == 0 ? 0 : 1;
 }
 
@@ -247,7 +265,9 @@ int main(int argc, char** argv) {
   app.add_option("--targets", options.targets, "Targets at once");
   app.add_option("--shards", options.shards, "Shards");
   app.add_flag("--layers", options.layers, "Restore from a stack of layers, 2 to 32 by the seed");
+  app.add_flag("--packed", options.packed, "Of packed layers; kills the fetcher as well");
   app.add_option("--mib", options.mib, "Memory of each target");
   CLI11_PARSE(app, argc, argv);
+  if (options.mib == 0) options.mib = options.packed ? 64 : 16;
   return run(options);
 }
