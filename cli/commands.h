@@ -34,5 +34,6 @@ void addWait(CLI::App& app, Result& chosen);
 void addCompletion(CLI::App& app, Result& chosen);
 void addCheck(CLI::App& app, Result& chosen);
 void addListeners(CLI::App& app, Result& chosen);
+void addWatchService(CLI::App& app, Result& chosen);
 
 }  // namespace faultline::cli

@@ -68,6 +68,7 @@ int main(int argc, char** argv) {
   addUnpack(app, chosen);
   addCheck(app, chosen);
   addListeners(app, chosen);
+  addWatchService(app, chosen);
   addDemo(app, chosen);
   addCompletion(app, chosen);
   helpInGroups(app);

@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/errors.h"
 #include "cli/format.h"
+#include "cli/listeners.h"
 #include "cli/restore_options.h"
 #include "cli/session.h"
 #include "cli/status_json.h"
@@ -116,11 +117,20 @@ void printEvent(const json& e) {
   printf("  %s.%03d %s\n", when, static_cast<int>(ns / 1'000'000 % 1000), text(e, "text").c_str());
 }
 
+void printListener(const json& l) {
+  std::string layers;
+  for (const json& layer : l["layers"]) layers += (layers.empty() ? "" : " over ") + layer.get<std::string>();
+  printf("  listener %s (%s) at %s, from %s: %llu begun, %llu refused\n", text(l, "name").c_str(),
+         text(l, "origin").c_str(), text(l, "socket").c_str(), process::plainText(layers).c_str(),
+         number(l, "begun"), number(l, "refused"));
+}
+
 void printPeople(const json& status) {
   printf("faultline %s, coordinator %llu (number %llu)\n", text(status, "version").c_str(),
          number(status, "coordinator_pid"), number(status, "incarnation"));
   for (const auto& shard : status["shards"]) printShard(shard);
   printFetcher(status["fetcher"]);
+  for (const auto& listener : status["listeners"]) printListener(listener);
   if (status["restores"].empty()) printf("no restores\n");
   for (const auto& restore : status["restores"]) printRestore(restore);
   if (!status["events"].empty()) printf("latest events\n");
@@ -135,6 +145,16 @@ struct StatusOptions {
   bool asJson = false;
   double watch = 0;  // seconds; 0: once
 };
+
+// Of a build before this one there are none to be seen.
+json listenersOf(Session& session) {
+  try {
+    return listenersJson(session.wait(session.coordinator().listenersRequest().send()).getListeners());
+  } catch (const kj::Exception& error) {
+    if (error.getType() != kj::Exception::Type::UNIMPLEMENTED) throw;
+    return json::array();
+  }
+}
 
 // The restores that are asked for, in their order.
 json narrowed(json look, const StatusOptions& options) {
@@ -178,6 +198,7 @@ int status(const StatusOptions& options) {
   for (;;) {
     try {
       json now = narrowed(observer.look(), options);
+      now["listeners"] = listenersOf(session);
       print(before, now, options);
       before = std::move(now);
     } catch (const kj::Exception& error) {

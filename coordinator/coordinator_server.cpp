@@ -133,6 +133,8 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
   explicit CoordinatorServer(Service& service) : service_(service) {}
 
   kj::Promise<void> attach(AttachContext context) override {
+    if (service_.drain().underWay())
+      rpc::refuse(rpc::Reason::ENDING, "the service is being drained: no new target is served");
     auto params = context.getParams();
     auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(2);
     fds.add(rpc::requireFd(params.getUffd(), "uffd"));
@@ -213,6 +215,11 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
 
   kj::Promise<void> shutdown(ShutdownContext context) override {
     return service_.end().shutdown(context.getParams().getForce());
+  }
+
+  kj::Promise<void> drain(DrainContext context) override {
+    context.allowCancellation();  // who asked has gone: the service goes on as it was
+    return service_.drain().run();
   }
 
   kj::Promise<void> testHooks(TestHooksContext context) override {

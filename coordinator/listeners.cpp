@@ -179,6 +179,10 @@ void Listeners::accepted(const KeptName& keptAs, kj::AutoCloseFd connection) {
                      ": a target is turned away: there is no room for its connection's file descriptor");
     return context_.link.drop(keptAs);
   }
+  if (held_) {
+    waiting_.emplace_back(keptAs, kj::mv(connection));
+    return;
+  }
   const auto found = listeners_.find(keptAs.key);
   if (found == listeners_.end() || served(connection.get())) return context_.link.drop(keptAs);
   KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] { found->second->accepted(keptAs, kj::mv(connection)); })) {
@@ -230,8 +234,15 @@ kj::Promise<void> Listeners::removeFile(const SocketPlace& place) {
   return removed.addBranch();
 }
 
+void Listeners::hold(bool held) {
+  held_ = held;
+  if (held) return;
+  for (auto& [name, connection] : std::exchange(waiting_, {})) accepted(name, kj::mv(connection));
+}
+
 void Listeners::end() {
   ended_ = true;
+  for (const auto& [name, connection] : std::exchange(waiting_, {})) context_.link.drop(name);
   while (!listeners_.empty()) tasks_.add(close(std::string(listeners_.begin()->first)));
 }
 

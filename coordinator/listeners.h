@@ -10,6 +10,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "coordinator/listener.h"
 #include "coordinator/restores.h"
@@ -54,6 +56,8 @@ class Listeners final : private kj::TaskSet::ErrorHandler {
   kj::Promise<void> close(const std::string& name);
   // Closes this listener if it is open: its name may be another's by now.
   kj::Promise<void> close(const Listener& listener);
+  // While held, targets that connect wait with their handshakes unread.
+  void hold(bool held);
   // Closes all, and refuses new ones.
   void end();
   // Files of sockets of closed listeners are being removed yet.
@@ -76,6 +80,8 @@ class Listeners final : private kj::TaskSet::ErrorHandler {
   const Listener::Begin begin_;
   std::map<std::string, std::shared_ptr<Listener>> listeners_;
   bool ended_ = false;
+  bool held_ = false;
+  std::vector<std::pair<process::KeptName, kj::AutoCloseFd>> waiting_;  // connections, while it is held
   unsigned removing_ = 0;
   kj::TaskSet tasks_;  // listeners that close
 };

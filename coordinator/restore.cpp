@@ -404,6 +404,17 @@ void Restore::wake() {
   uffd::wakeAll(fds_.uffd.get());  // threads that wait outside of the regions were to be told so
 }
 
+void Restore::requireDrainable() const {
+  if (over()) return;
+  if (paused())
+    rpc::refuse(rpc::Reason::WRONG_PHASE,
+                "restore " + name() + " is paused, and would not be complete: resume it");
+  if (failed())
+    rpc::refuse(
+        rpc::Reason::WRONG_PHASE,
+        "restore " + name() + " has failed, and is served errors until its target goes: end that first");
+}
+
 void Restore::notServed() const {
   rpc::refuse(rpc::Reason::WRONG_PHASE, "restore " + name() + " is not being served: it " +
                                             (failed() ? "has failed: " + life_.failure()->text

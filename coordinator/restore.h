@@ -110,6 +110,12 @@ class Restore final : private ShardAttachments::Owner,
   // The recorder of the working set; null where the restore does not record.
   std::shared_ptr<const TouchRecorder> touches() const { return touches_; }
   bool populating() const { return population_.underWay(); }
+  // All that is missing was asked for, and is populated or waits to be.
+  bool populatesEverything() const {
+    return population_.underWay() && segment_.header().prefaultAll.load() == shm::YES;
+  }
+  // Refuses (wrongPhase) where it will not be complete by a population alone: it has failed, or is paused.
+  void requireDrainable() const;
   bool servedBy(std::uint32_t shard) const { return shards_.attached(shard); }
   bool ownedBy(std::uint32_t shard) const { return shards_.owns(shard); }
 

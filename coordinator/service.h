@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "coordinator/configured_listeners.h"
+#include "coordinator/drain.h"
 #include "coordinator/election.h"
 #include "coordinator/ended_restores.h"
 #include "coordinator/event_log.h"
@@ -60,6 +61,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   ConfiguredListeners& configured() { return configured_; }
   // The end of the service; run() returns when it is over.
   ServiceEnd& end() { return end_; }
+  Drain& drain() { return drain_; }
   Upgrade& upgrade() { return upgrade_; }
 
   const Options& options() const { return options_; }
@@ -135,6 +137,7 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   PlacedListeners placed_{listeners_, fetcher_};
   ConfiguredListeners configured_{listeners_, fetcher_, log_};
   ServiceEnd end_;
+  Drain drain_{context_, restores_, listeners_, end_};
   PageSuspects suspects_;
   kj::TaskSet tasks_;
 };
