@@ -144,6 +144,7 @@ struct HttpDoor::Asked {
   const Route& route;
   std::string name, query, body;
   std::uint64_t deadline = 0;  // ns, CLOCK_MONOTONIC
+  bool asked = false;          // a server was there
 };
 
 HttpDoor::HttpDoor(kj::AsyncIoContext& io, std::string control)
@@ -241,13 +242,21 @@ kj::Promise<HttpDoor::Answer> HttpDoor::answerTo(std::shared_ptr<Asked> asked) {
       });
 }
 
-// What only asks is asked again of the coordinator's successor, and a restore that is to come is looked for again. Where no
-// server listens, that is the answer.
+// What only asks, and what ends the service, is asked again of the coordinator's successor, and a restore that is to come is
+// looked for again. A service that ends may be gone before its answer is read: then it has done what it was asked for.
 kj::Promise<HttpDoor::Answer> HttpDoor::call(std::shared_ptr<Asked> asked) {
-  auto connection = kj::heap<rpc::Connection>(*io_.lowLevelProvider, rpc::connectTo(control_));
+  kj::Own<rpc::Connection> connection;
+  auto failure = kj::runCatchingExceptions(
+      [&] { connection = kj::heap<rpc::Connection>(*io_.lowLevelProvider, rpc::connectTo(control_)); });
+  KJ_IF_MAYBE (error, failure) {
+    if (asked->route.ends && asked->asked) return Answer{200, "{}"};
+    return kj::mv(*error);
+  }
+  asked->asked = true;
   return kj::evalNow([&] { return callBy(kj::mv(connection), asked); })
       .catch_([this, asked](kj::Exception&& error) -> kj::Promise<Answer> {
-        const bool asksAgain = asked->route.http == kj::HttpMethod::GET && isDisconnect(error);
+        const bool asksAgain =
+            (asked->route.http == kj::HttpMethod::GET || asked->route.ends) && isDisconnect(error);
         const bool comesLater =
             asked->route.wait == Route::Wait::there && rpc::refusalOf(error).reason == rpc::Reason::NOT_FOUND;
         if ((asksAgain || comesLater) && process::nowNs() < asked->deadline)

@@ -86,8 +86,8 @@ const std::vector<Route>& routes() {
       {GET, "/v1/upgrade", Subject::coordinator, "waitUpgraded", "waits until every shard is of one build",
        Wait::yes},
       {POST, "/v1/drain", Subject::coordinator, "drain", "ends the service once every restore is complete",
-       Wait::yes},
-      {POST, "/v1/shutdown", Subject::coordinator, "shutdown", "ends the service"},
+       Wait::yes, "", "", true},
+      {POST, "/v1/shutdown", Subject::coordinator, "shutdown", "ends the service", Wait::no, "", "", true},
   };
   return ROUTES;
 }

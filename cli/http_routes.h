@@ -29,7 +29,8 @@ struct Route {
   Wait wait = Wait::no;
   std::string_view named = "";  // the parameter that gets the name in the path, of the coordinator's calls
   std::string_view body =
-      "";  // the parameter that the whole body is; empty: the body has the parameters by name
+      "";             // the parameter that the whole body is; empty: the body has the parameters by name
+  bool ends = false;  // the service, once it is done: the answer may be that no server is there any more
 };
 
 // Every route there is.
