@@ -63,7 +63,16 @@ struct Look {
     capnp::Response<rpc::Restore::StatsResults> stats;
   };
   kj::Vector<Answer> restores;
+  kj::Maybe<capnp::Response<rpc::Coordinator::EndedResults>> ended;
 
+  // A server of an earlier version has none.
+  kj::Promise<void> askForEnded() {
+    return coordinator.endedRequest().send().then(
+        [this](capnp::Response<rpc::Coordinator::EndedResults>&& answer) { ended = kj::mv(answer); },
+        [](kj::Exception&& e) {
+          if (e.getType() != kj::Exception::Type::UNIMPLEMENTED) kj::throwFatalException(kj::mv(e));
+        });
+  }
   kj::Promise<void> askFor(rpc::RestoreInfo::Reader info) {
     auto request = coordinator.restoreRequest();
     request.setName(info.getName());
@@ -78,10 +87,13 @@ struct Look {
   }
 
   std::string text(const LookSource::Render& render) {
-    std::vector<RestoreFigures> figures;
-    figures.reserve(restores.size());
-    for (const Answer& answer : restores) figures.push_back({answer.info, answer.stats.getStats()});
-    return render(KJ_ASSERT_NONNULL(status).getService(), figures);
+    ServiceFigures figures;
+    figures.service = KJ_ASSERT_NONNULL(status).getService();
+    figures.restores.reserve(restores.size());
+    for (const Answer& answer : restores) figures.restores.push_back({answer.info, answer.stats.getStats()});
+    KJ_IF_MAYBE (over, ended)
+      for (auto restore : over->getRestores()) figures.ended.push_back(restore);
+    return render(figures);
   }
 };
 
@@ -188,8 +200,9 @@ kj::Promise<std::string> LookSource::ask() {
       .then([&l](capnp::Response<rpc::Coordinator::StatusResults>&& status) {
         auto restores = status.getService().getRestores();
         l.status = kj::mv(status);
-        auto answers = kj::heapArrayBuilder<kj::Promise<void>>(restores.size());
+        auto answers = kj::heapArrayBuilder<kj::Promise<void>>(restores.size() + 1);
         for (auto info : restores) answers.add(l.askFor(info));
+        answers.add(l.askForEnded());
         return kj::joinPromises(answers.finish());
       })
       .then([this, &l] { return l.text(render_); })
@@ -199,9 +212,7 @@ kj::Promise<std::string> LookSource::ask() {
 MetricsSource::MetricsSource(kj::AsyncIoContext& io, std::string control, Detail detail)
     : LookSource(
           io, std::move(control), REST_OF_METRICS,
-          [detail](rpc::ServiceInfo::Reader service, const std::vector<RestoreFigures>& restores) {
-            return metricsText(service, restores, detail);
-          },
+          [detail](const ServiceFigures& figures) { return metricsText(figures, detail); },
           metricsTextOfNobody()) {}
 
 struct WatchSource::Memory {
@@ -215,9 +226,8 @@ WatchSource::WatchSource(kj::AsyncIoContext& io, std::string control)
 WatchSource::WatchSource(kj::AsyncIoContext& io, std::string control, std::shared_ptr<Memory> memory)
     : LookSource(
           io, std::move(control), REST_OF_WATCH,
-          [memory = std::move(memory)](rpc::ServiceInfo::Reader service,
-                                       const std::vector<RestoreFigures>& restores) {
-            json now = memory->history.look(service, restores);
+          [memory = std::move(memory)](const ServiceFigures& figures) {
+            json now = memory->history.look(figures.service, figures.restores);
             now["up"] = true;
             now["stalls"] = stallsOf(memory->before, now);
             memory->before = std::move(now);

@@ -28,7 +28,7 @@ class LookSource {
  public:
   static constexpr kj::Duration PATIENCE = 5 * kj::SECONDS;
 
-  using Render = std::function<std::string(rpc::ServiceInfo::Reader, const std::vector<RestoreFigures>&)>;
+  using Render = std::function<std::string(const ServiceFigures&)>;
   // `ofNobody`: the text where no coordinator answers within PATIENCE.
   LookSource(kj::AsyncIoContext& io, std::string control, std::uint64_t rest, Render render,
              std::string ofNobody)

@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "cli/restore_view.h"
+#include "rpc/origins.h"
+#include "rpc/refusal.h"
 
 namespace faultline::cli {
 
@@ -242,8 +244,8 @@ std::string stateText(const std::vector<RestoreFigures>& restores) {
     labels.emplace_back("phase", phaseName(r.getPhase()));
     info.add(labels, 1);
   }
-  return info.text() + age.text() + pages.text() + prefaulting.text() + held.text() +
-         waiting.text() + tracker.text();
+  return info.text() + age.text() + pages.text() + prefaulting.text() + held.text() + waiting.text() +
+         tracker.text();
 }
 
 // Of the durations that a fault's is made of.
@@ -407,12 +409,55 @@ std::string shardsText(const std::vector<RestoreFigures>& restores, Detail detai
   return text;
 }
 
+// The last figures of restores that are over.
+std::string endedText(const std::vector<rpc::EndedRestore::Reader>& ended) {
+  Metric lasted("faultline_ended_restore_seconds", GAUGE,
+                "From the begin of a restore to its end, by why it ended.");
+  Metric at("faultline_ended_restore_timestamp_seconds", GAUGE, "When it ended.");
+  Metric first("faultline_ended_restore_first_page_seconds", GAUGE,
+               "From its begin to its first page in place for a fault; none where none was.");
+  Metric pages("faultline_ended_restore_pages", GAUGE, "Its pages as it ended, by state.");
+  Metric faults("faultline_ended_restore_faults", GAUGE, "Its fault messages.");
+  Metric fault("faultline_ended_restore_fault_seconds", GAUGE,
+               "Of its faults, from the read to the page in place: quantiles.");
+  Metric bytes("faultline_ended_restore_bytes", GAUGE, "Bytes that were populated, by what.");
+  for (auto each : ended) {
+    const auto info = each.getInfo();
+    const auto stats = each.getStats();
+    const Labels labels{{"restore", info.getName().cStr()}, {"id", std::to_string(info.getId())}};
+    const auto with = [&labels](const char* name, std::string value) {
+      Labels more = labels;
+      more.emplace_back(name, std::move(value));
+      return more;
+    };
+    lasted.addNs(with("reason", rpc::nameOf(each.getReason())), info.getAgeNs());
+    at.addNs(labels, each.getEndedUnixNs());
+    if (stats.getFirstPageNs() != 0) first.addNs(labels, stats.getFirstPageNs());
+    pages.add(with("state", "missing"), info.getMissing());
+    pages.add(with("state", "faulted"), info.getFaulted());
+    pages.add(with("state", "removed"), info.getRemoved());
+    pages.add(with("state", "released"), info.getReleased());
+    faults.add(labels, stats.getFaults());
+    Durations durations;
+    for (auto shard : stats.getShards()) addTo(durations, shard.getEventToDone());
+    if (durations.samples() > 0) {
+      fault.addNs(with("quantile", "0.5"), durations.quantile(0.5));
+      fault.addNs(with("quantile", "0.99"), durations.quantile(0.99));
+    }
+    const rpc::Origins origins = rpc::originsOf(info, stats);
+    bytes.add(with("origin", "faults"), origins.faults);
+    bytes.add(with("origin", "around"), origins.around);
+    bytes.add(with("origin", "background"), origins.background);
+  }
+  return lasted.text() + at.text() + first.text() + pages.text() + faults.text() + fault.text() +
+         bytes.text();
+}
+
 }  // namespace
 
-std::string metricsText(rpc::ServiceInfo::Reader service, const std::vector<RestoreFigures>& restores,
-                        Detail detail) {
-  return serviceText(service) + stateText(restores) + eventsText(restores, detail) +
-         shardsText(restores, detail);
+std::string metricsText(const ServiceFigures& figures, Detail detail) {
+  return serviceText(figures.service) + stateText(figures.restores) + eventsText(figures.restores, detail) +
+         shardsText(figures.restores, detail) + endedText(figures.ended);
 }
 
 std::string metricsTextOfNobody() {

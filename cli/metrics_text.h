@@ -13,6 +13,13 @@ struct RestoreFigures {
   rpc::RestoreStats::Reader stats;
 };
 
+// The answers of a service.
+struct ServiceFigures {
+  rpc::ServiceInfo::Reader service;
+  std::vector<RestoreFigures> restores;          // that are served
+  std::vector<rpc::EndedRestore::Reader> ended;  // that are over
+};
+
 // How finely the work on each restore is told.
 //   restores: one sample a restore, for all of its shards together. Durations that are parts of a fault's have
 //     their sum and number alone. A restore has less than 90 samples, however many shards there are.
@@ -20,8 +27,7 @@ struct RestoreFigures {
 enum class Detail { restores, shards };
 
 // Every metric of the service, sorted by metric, each with its help and type.
-std::string metricsText(rpc::ServiceInfo::Reader service, const std::vector<RestoreFigures>& restores,
-                        Detail detail);
+std::string metricsText(const ServiceFigures& figures, Detail detail);
 
 // The text where no coordinator answers.
 std::string metricsTextOfNobody();

@@ -37,7 +37,9 @@ class Figures {
     stats.setFaults(41);
     stats.setRemoves(5);
     stats.setRemovedPages(10);
+    stats.setFirstPageNs(3'000'000);
     shards(1)[0].setCopied(25);
+    fill(this->stats().getShards()[0].initEventToDone(), {1000});
     auto shard = this->service().getShards()[0];
     shard.setRestarts(2);
     shard.setRecoveryNs(1'500'000);
@@ -61,7 +63,16 @@ class Figures {
   rpc::RestoreStats::Builder stats() { return stats_.getRoot<rpc::RestoreStats>(); }
 
   std::string text(cli::Detail detail = cli::Detail::restores) {
-    return cli::metricsText(service().asReader(), {restore()}, detail);
+    return cli::metricsText({service().asReader(), {restore()}, {ended()}}, detail);
+  }
+  // The same restore, which is over.
+  rpc::EndedRestore::Reader ended() {
+    auto over = ended_.initRoot<rpc::EndedRestore>();
+    over.setInfo(restore().info);
+    over.setStats(restore().stats);
+    over.setReason(rpc::EndReason::COMPLETED);
+    over.setEndedUnixNs(1'700'000'000'000'000'000);
+    return over.asReader();
   }
   cli::RestoreFigures restore() { return {info_.getRoot<rpc::RestoreInfo>().asReader(), stats().asReader()}; }
 
@@ -79,7 +90,7 @@ class Figures {
   }
 
  private:
-  capnp::MallocMessageBuilder service_, info_, stats_;
+  capnp::MallocMessageBuilder service_, info_, stats_, ended_;
 };
 
 }  // namespace faultline::test

@@ -109,19 +109,53 @@ TEST(MetricsText, PartsOfAFaultsTimeHaveTheirMeanAndOnRequestEveryBucket) {
 TEST(MetricsText, TwoHundredRestoresOnSixteenShardsAreAtMostTwentyThousandSamples) {
   std::deque<Figures> restores;
   std::vector<cli::RestoreFigures> list;
+  std::vector<rpc::EndedRestore::Reader> over;
   for (unsigned i = 0; i < 200; i++) {
     restores.emplace_back(("vm" + std::to_string(i)).c_str());
     restores.back().shards(16);
     list.push_back(restores.back().restore());
+    if (i < 64) over.push_back(restores.back().ended());  // as many as are kept
   }
   auto samples = [&](unsigned count) {
-    const std::string text = cli::metricsText(restores[0].service().asReader(),
-                                              {list.begin(), list.begin() + count}, cli::Detail::restores);
+    const std::string text =
+        cli::metricsText({restores[0].service().asReader(), {list.begin(), list.begin() + count}, over},
+                         cli::Detail::restores);
     const auto lines = linesOf(text);
     return std::count_if(lines.begin(), lines.end(), [](const std::string& l) { return l[0] != '#'; });
   };
   EXPECT_LE(samples(200), 20'000);
   EXPECT_LE(samples(200) - samples(199), 90);  // as cli/metrics_text.h and docs/metrics.md say
+}
+
+TEST(MetricsText, ARestoreThatIsOverLeavesItsLastFigures) {
+  Figures figures;
+  auto shard = figures.shards(1)[0];
+  shard.setCopied(80);
+  shard.setPrefaulted(50);
+  shard.setAround(20);
+  Figures::fill(shard.initEventToDone(), {100'000, 100'000});
+  const cli::RestoreFigures restore = figures.restore();
+  capnp::MallocMessageBuilder message;
+  auto ended = message.initRoot<rpc::EndedRestore>();
+  ended.setInfo(restore.info);
+  ended.setStats(restore.stats);
+  ended.setReason(rpc::EndReason::COMPLETED);
+  ended.getInfo().initRegions(1)[0].setSize(100ul * 4096);
+  const std::string text =
+      cli::metricsText({figures.service().asReader(), {}, {ended.asReader()}}, cli::Detail::restores);
+  const std::string labels = "{restore=\"vm1\",id=\"7\"";
+  for (const std::string& line :
+       {"faultline_ended_restore_seconds" + labels + ",reason=\"completed\"} 2",
+        "faultline_ended_restore_first_page_seconds" + labels + "} 0.003",
+        "faultline_ended_restore_faults" + labels + "} 41",
+        "faultline_ended_restore_pages" + labels + ",state=\"missing\"} 60",
+        "faultline_ended_restore_bytes" + labels + ",origin=\"faults\"} 40960",
+        "faultline_ended_restore_bytes" + labels + ",origin=\"around\"} 81920",
+        "faultline_ended_restore_bytes" + labels + ",origin=\"background\"} 204800"})
+    EXPECT_THAT(text, HasSubstr(line + "\n"));
+  // The bound of the histogram's bucket that has it.
+  EXPECT_THAT(
+      text, HasSubstr("faultline_ended_restore_fault_seconds" + labels + ",quantile=\"0.5\"} 0.000114688\n"));
 }
 
 TEST(MetricsText, LabelsAreEscaped) {
@@ -148,7 +182,7 @@ TEST(MetricsText, LabelsAreUtf8WhateverBytesAFilesNameHas) {
 
 TEST(MetricsText, WithoutRestoresThereAreTheServicesOwn) {
   Figures figures;
-  const std::string text = cli::metricsText(figures.service().asReader(), {}, cli::Detail::restores);
+  const std::string text = cli::metricsText({figures.service().asReader(), {}, {}}, cli::Detail::restores);
   EXPECT_THAT(text, HasSubstr("faultline_shard_up"));
   EXPECT_THAT(text, Not(HasSubstr("restore=")));
 }
