@@ -148,7 +148,8 @@ kj::Promise<void> Fetcher::start() {
                                                     "--log-level", options_.logLevel};
         auto fresh = std::make_shared<Process>(
             io_,
-            process::startProcess(process::siblingExecutable("faultline-fetcher"), arguments, theirs.get()),
+            process::startProcess(process::siblingExecutable("faultline-fetcher"), arguments, theirs.get(),
+                                  {.image = options_.fetcherProgram}),
             kj::mv(ours));
         link_.store(KeptName::fetcher(), fresh->child.pidfd.get());
         Process& started = *fresh;

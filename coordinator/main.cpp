@@ -40,6 +40,8 @@ void serve(coordinator::Options options) {
   auto inherited = link.inherit();
   const kj::AutoCloseFd shardProgram = inherited.take(process::KeptName::program());
   options.shardProgram = shardProgram.get();
+  const kj::AutoCloseFd fetcherProgram = inherited.take(process::KeptName::fetcherProgram());
+  options.fetcherProgram = fetcherProgram.get();
   coordinator::Service service(io, link, kj::mv(inherited), options);
   service.run().exclusiveJoin(endOnSignal(io, service)).wait(io.waitScope);
 }

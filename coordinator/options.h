@@ -25,7 +25,8 @@ struct Options {
   std::uint64_t cacheLimit = 16ull << 30;            // bytes that they may take
   bool testHooks = false;
   std::string logLevel = "info";
-  int shardProgram = -1;  // open (O_PATH), borrowed; -1: the one installed beside us
+  int shardProgram = -1;    // open (O_PATH), borrowed; -1: the one installed beside us
+  int fetcherProgram = -1;  // the same
 };
 
 }  // namespace faultline::coordinator

@@ -131,9 +131,10 @@ kj::Promise<void> SupervisorLink::flushLater() {
       [this]() -> kj::Promise<void> { return flush() ? kj::Promise<void>(kj::READY_NOW) : flushLater(); });
 }
 
-void SupervisorLink::upgrade(const std::string& directory, int coordinator, int shard) {
+void SupervisorLink::upgrade(const std::string& directory, int coordinator, int shard, int fetcher) {
   send("program", "coordinator", coordinator);
   send("program", "shard", shard);
+  if (fetcher >= 0) send("program", "fetcher", fetcher);
   send("upgrade", directory);
 }
 

@@ -70,8 +70,8 @@ class SupervisorLink {
   // The supervisor takes nothing now.
   bool blocked() const { return !waiting_.empty(); }
 
-  // Has the supervisor start these programs in our place: it says "leave" then.
-  void upgrade(const std::string& directory, int coordinator, int shard);
+  // Has the supervisor start these programs in our place: it says "leave" then. `fetcher`: -1 where the build has none.
+  void upgrade(const std::string& directory, int coordinator, int shard, int fetcher);
 
   // Handlers of the supervisor's messages; they must not throw.
   struct Words {

@@ -96,7 +96,7 @@ kj::Promise<void> Upgrade::handOver(const std::string& directory) {
         log_.planned("upgrade: build " + next.version + " of " + opened.directory + " takes over from " +
                      process::version());
         // The programs that were checked, whatever is in the directory by now.
-        link_.upgrade(opened.directory, opened.coordinator.get(), opened.shard.get());
+        link_.upgrade(opened.directory, opened.coordinator.get(), opened.shard.get(), opened.fetcher.get());
         return kj::NEVER_DONE;
       })
       .attach(kj::mv(build));

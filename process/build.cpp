@@ -91,6 +91,7 @@ Build Build::open(const std::string& directory) {
   build.directory = directory;
   build.coordinator = openProgram(build.coordinatorPath());
   build.shard = openProgram(build.shardPath());
+  if (access(build.fetcherPath().c_str(), F_OK) == 0) build.fetcher = openProgram(build.fetcherPath());
   return build;
 }
 

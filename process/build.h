@@ -41,11 +41,13 @@ std::optional<std::string> whyNotSuccessor(const BuildFacts& now, const BuildFac
 struct Build {
   std::string directory;
   kj::AutoCloseFd coordinator, shard;
+  kj::AutoCloseFd fetcher;  // -1: it is not installed, and nothing can be fetched
 
-  // Throws naming the file where one is missing or no program.
+  // Throws naming the file where one of the first two is missing or no program.
   static Build open(const std::string& directory);
   std::string coordinatorPath() const { return directory + "/faultline-coordinator"; }
   std::string shardPath() const { return directory + "/faultline-shard"; }
+  std::string fetcherPath() const { return directory + "/faultline-fetcher"; }
 };
 
 // Tells files apart, whatever their names: equal for two fds, or for an fd and ownImage() in a process that

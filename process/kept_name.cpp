@@ -61,6 +61,7 @@ constexpr Form FORMS[] = {
     {Kind::shard, Part::pidfd, "pidfd"},
     {Kind::shard, Part::channel, "channel"},
     {Kind::program, Part::shard, "shard"},
+    {Kind::program, Part::fetcher, "fetcher"},
     {Kind::failpoint, Part::reached, "reached"},
     {Kind::failpoint, Part::resume, "resume"},
 };
@@ -160,6 +161,10 @@ KeptName KeptName::fetcher() {
 
 KeptName KeptName::program() {
   return made({Kind::program, "", Part::shard, {}});
+}
+
+KeptName KeptName::fetcherProgram() {
+  return made({Kind::program, "", Part::fetcher, {}});
 }
 
 KeptName KeptName::failpoint(const std::string& armed, Part part) {

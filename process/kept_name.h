@@ -16,7 +16,7 @@
 //               asked for), with the number of its source
 //   fetcher     pidfd
 //   shard       by its index. pidfd, channel: stored last
-//   program     shard: of the build that runs. Never dropped, and never given to a service manager
+//   program     shard, fetcher: of the build that runs. Never dropped, and never given to a service manager
 //   failpoint   by what is armed; reached, resume. Tests only
 // Names are ASCII, without ':' and control characters, as sd_notify(3) wants them (FDNAME=).
 #pragma once
@@ -62,6 +62,7 @@ struct KeptName {
     pidfd,
     channel,
     shard,
+    fetcher,
     reached,
     resume,
   };
@@ -81,6 +82,7 @@ struct KeptName {
   static KeptName shard(std::uint32_t index, Part part);
   static KeptName fetcher();
   static KeptName program();
+  static KeptName fetcherProgram();
   static KeptName failpoint(const std::string& armed, Part part);
 
   // The name of another part of the same thing.

@@ -15,13 +15,15 @@ SharedFd shared(const kj::AutoCloseFd& fd) {
 }  // namespace
 
 Programs::Programs(const std::string& executable, const std::optional<process::Build>& build)
-    : now_{executable, nullptr, nullptr} {
-  if (build.has_value()) now_ = {build->coordinatorPath(), shared(build->coordinator), shared(build->shard)};
+    : now_{executable, nullptr, nullptr, nullptr} {
+  if (!build.has_value()) return;
+  now_ = {build->coordinatorPath(), shared(build->coordinator), shared(build->shard),
+          build->fetcher.get() < 0 ? nullptr : shared(build->fetcher)};
 }
 
 void Programs::offer(const std::string& part, kj::AutoCloseFd program) {
-  (part == "shard" ? next_.shard : next_.coordinator) =
-      std::make_shared<const kj::AutoCloseFd>(kj::mv(program));
+  SharedFd& of = part == "shard" ? next_.shard : part == "fetcher" ? next_.fetcher : next_.coordinator;
+  of = std::make_shared<const kj::AutoCloseFd>(kj::mv(program));
 }
 
 bool Programs::begin(const std::string& directory) {

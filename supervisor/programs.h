@@ -19,11 +19,12 @@ class Programs {
   // The programs to be started now.
   const std::string& executable() const { return now_.executable; }
   int coordinator() const { return now_.coordinator == nullptr ? -1 : now_.coordinator->get(); }
-  SharedFd shard() const { return now_.shard; }  // null: what is installed
+  SharedFd shard() const { return now_.shard; }      // null: what is installed
+  SharedFd fetcher() const { return now_.fetcher; }  // as shard(); a build may have none
   // Why the last upgrade was given up; empty: it was not.
   const std::string& givenUp() const { return givenUp_; }
 
-  // `part`: "coordinator" or "shard" of the build that begin() is going to name.
+  // `part`: "coordinator", "shard" or "fetcher" of the build that begin() is going to name.
   void offer(const std::string& part, kj::AutoCloseFd program);
   // False, and nothing has changed, where the programs were not offered or an upgrade is under way.
   bool begin(const std::string& directory);
@@ -36,13 +37,13 @@ class Programs {
   void goBack(const std::string& why);
 
  private:
-  struct Pair {
+  struct Set {
     std::string executable;
-    SharedFd coordinator, shard;
+    SharedFd coordinator, shard, fetcher;
   };
   enum class Step { none, leaving, starting };
 
-  Pair now_, next_, former_;
+  Set now_, next_, former_;
   Step step_ = Step::none;
   std::string givenUp_;
 };

@@ -128,6 +128,8 @@ void Supervisor::introduce() {
   try {
     for (const auto& entry : kept_.entries()) say("fd", entry.name, entry.fd);
     if (programs_.shard() != nullptr) say("fd", process::KeptName::program().text(), programs_.shard());
+    if (programs_.fetcher() != nullptr)
+      say("fd", process::KeptName::fetcherProgram().text(), programs_.fetcher());
     if (manager_.there()) say("managed");
     if (ending_) say("end", terminations_ > 1 ? "now" : "");
     if (!programs_.givenUp().empty()) say("upgradegivenup", programs_.givenUp().substr(0, MAX_TEXT));

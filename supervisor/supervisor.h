@@ -8,7 +8,7 @@
 // Words on the channel (process/fd_channel.h), coordinator to supervisor:
 //   store NAME + fd, drop NAME, ready (faults are served), alive, event TEXT, status TEXT (for people),
 //   ending (the service is to end), progress (the end gets on), shutdown (every target is let go: do not
-//   start another), program coordinator|shard + fd and then upgrade DIRECTORY (start these in my place)
+//   start another), program coordinator|shard|fetcher + fd and then upgrade DIRECTORY (start these in my place)
 // supervisor to coordinator, at each start:
 //   fd NAME + fd (all that is kept), event TEXT (the latest), incarnation N, died WHY and diedat NS (if
 //   another was there before) and asked (if that left because it was told to), upgradegivenup WHY (if the last one was), lost NAME (see below), start; then

@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <filesystem>
+
+#include "process/process.h"
 #include "tests/fetcher/packed_source.h"
 #include "tests/recovery/recovery_test.h"
 #include "tests/support/fuse_file.h"
@@ -112,6 +115,30 @@ TEST(FetcherProcess, HasNoRightsButThoseItNeeds) {
                            "CapEff:\t0000000000000000\n", "CapAmb:\t0000000000000000\n"})
     EXPECT_THAT(status, testing::HasSubstr(line));
   EXPECT_EQ(uffdsOf(pid), 0u);
+}
+
+// Whatever is installed over it meanwhile: a package of another version, say.
+TEST(FetcherDeath, TheNextOneIsOfTheServicesBuild) {
+  namespace fs = std::filesystem;
+  Image image(4 << 20);
+  const PackedSource source(image);
+  const std::string programs = image.directory() + "/bin";
+  fs::create_directory(programs);
+  for (const char* program : {"faultline", "faultline-coordinator", "faultline-shard", "faultline-fetcher"})
+    fs::copy_file(process::siblingExecutable(program), fs::path(programs) / program);
+  Server server(image, serving(source, {.programs = programs}));
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  EXPECT_TRUE(target.holdsImage(0));
+  for (const char* program : {"faultline-coordinator", "faultline-shard", "faultline-fetcher"}) {
+    fs::copy_file("/bin/false", programs + "/new");
+    fs::rename(programs + "/new", fs::path(programs) / program);
+  }
+  killFetcher(server);
+  kill(server.coordinatorPid(), SIGKILL);
+  server.reconnect();
+  expectContent(target, {});
+  EXPECT_NE(figuresOf(server).pid, 0);
 }
 
 TEST(FetcherDeath, AStoppedFetcherIsReplaced) {
