@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::size_t MOST_BYTES = 1u << 20;
 
-std::string trimmed(std::string text) {
+std::string trimmed(const std::string& text) {
   const char* blanks = " \t\r\n";
   const std::size_t first = text.find_first_not_of(blanks);
   return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(blanks) - first + 1);

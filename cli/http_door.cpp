@@ -268,7 +268,7 @@ kj::Promise<HttpDoor::Answer> HttpDoor::call(std::shared_ptr<Asked> asked) {
 }
 
 kj::Promise<HttpDoor::Answer> HttpDoor::callBy(kj::Own<rpc::Connection> connection,
-                                               std::shared_ptr<Asked> asked) {
+                                               const std::shared_ptr<Asked>& asked) {
   auto coordinator = connection->bootstrap().castAs<rpc::Coordinator>();
   const Route& route = asked->route;
   // A DynamicCapability::Client takes over what it is made of, of an lvalue as well.

@@ -45,7 +45,7 @@ class HttpDoor final : private kj::HttpService,
                             kj::AsyncInputStream& body, Response& response) override;
   kj::Promise<Answer> answerTo(std::shared_ptr<Asked> asked);
   kj::Promise<Answer> call(std::shared_ptr<Asked> asked);
-  kj::Promise<Answer> callBy(kj::Own<rpc::Connection> connection, std::shared_ptr<Asked> asked);
+  kj::Promise<Answer> callBy(kj::Own<rpc::Connection> connection, const std::shared_ptr<Asked>& asked);
   kj::Promise<void> send(Response& response, Answer answer);
   kj::Promise<void> whenFewer();
   kj::Promise<void> handleApplicationError(kj::Exception exception, kj::Maybe<Response&> response) override;
