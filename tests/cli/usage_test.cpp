@@ -11,6 +11,7 @@
 
 #include "cli/errors.h"
 #include "cli/session.h"
+#include "process/build.h"
 #include "process/message.h"
 #include "process/plain_text.h"
 #include "rpc/connection.h"
@@ -65,7 +66,8 @@ TEST(Usage, HelpOfTheWholeNamesEveryCommand) {
 TEST(Usage, VersionIsPrinted) {
   const auto result = run({"--version"});
   EXPECT_EQ(result.code, 0);
-  EXPECT_THAT(result.out, ::testing::MatchesRegex(FAULTLINE_VERSION " \\(commit ([0-9a-f]+|unknown)\\)\n"));
+  EXPECT_THAT(result.out, ::testing::MatchesRegex(process::version() +
+                                                  std::string(" \\(commit ([0-9a-f]+|unknown)\\)\n")));
 }
 
 TEST(Usage, WrongCommandLinesAreExitCodeTwo) {

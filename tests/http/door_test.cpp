@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "cli/http_door.h"
+#include "process/build.h"
 #include "process/process.h"
 #include "rpc/connection.h"
 #include "tests/cli/command.h"
@@ -179,10 +180,10 @@ TEST_F(Http, AWaitOutlivesTheCoordinator) {
 
 TEST_F(Http, AnotherBuildTakesOver) {
   const json check = {{"directory", process::ownDirectory()}, {"checkOnly", true}};
-  EXPECT_EQ(post("/v1/upgrade", check).body["version"], FAULTLINE_VERSION);
+  EXPECT_EQ(post("/v1/upgrade", check).body["version"], process::version());
   EXPECT_EQ(post("/v1/upgrade", {{"directory", process::ownDirectory()}}).status, 202);
   const Reply done = get("/v1/upgrade?timeout_ms=90000");
-  EXPECT_EQ(done.body["version"], FAULTLINE_VERSION) << done.body;
+  EXPECT_EQ(done.body["version"], process::version()) << done.body;
   expectRefused(post("/v1/upgrade", {{"directory", at("none")}}), 400, "badInput");
 }
 

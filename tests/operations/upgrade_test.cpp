@@ -21,7 +21,7 @@ using ::testing::HasSubstr;
 
 constexpr unsigned THREADS = 4;
 constexpr std::uint64_t LOAD_PAGES = 16 * EXTENT;
-const std::string OWN = FAULTLINE_VERSION, NEXT = FAULTLINE_VERSION "+next";
+const std::string OWN = process::version(), NEXT = OWN + "+next";
 
 std::string buildNamed(const std::string& name) {
   return std::filesystem::path(process::ownDirectory()).parent_path() / "builds" / name;
