@@ -82,7 +82,7 @@ void require(int result) {
   KJ_REQUIRE(result == 0, "cannot set up the system call filter (seccomp)", strerror(-result));
 }
 
-void allowIf(scmp_filter_ctx filter, int call, scmp_arg_cmp argument) {
+[[maybe_unused]] void allowIf(scmp_filter_ctx filter, int call, scmp_arg_cmp argument) {
   require(seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, call, 1, &argument));
 }
 
