@@ -233,6 +233,25 @@ TEST(GivingUpUntold, GuardPages) {
   EXPECT_EQ(memory.fill(1), uffd::Outcome::done);  // its content has gone
 }
 
+// What is mapped there is registered with a userfaultfd of its own: the first one populates it all the same.
+TEST(GivingUpUntold, MemoryThatAnotherUserfaultfdHas) {
+  const Memory memory(Kind::isPrivate, SMALL);
+  void* over = mmap(memory.at(0), memory.bytes(), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  ASSERT_EQ(over, memory.at(0));
+  const int other = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
+  uffdio_api api{};
+  api.api = UFFD_API;
+  ASSERT_EQ(ioctl(other, UFFDIO_API, &api), 0);
+  uffdio_register range{};
+  range.range = {memory.address(0), memory.bytes()};
+  range.mode = UFFDIO_REGISTER_MODE_MISSING;
+  ASSERT_EQ(ioctl(other, UFFDIO_REGISTER, &range), 0);
+  EXPECT_EQ(memory.fill(1), uffd::Outcome::done);
+  EXPECT_EQ(*memory.at(1), 's');
+  close(other);
+}
+
 TEST(GivingUpUntold, MemoryThatIsMappedOver) {
   const Memory memory(Kind::isPrivate, SMALL);
   const auto told = memory.whatIsTold([&] {
