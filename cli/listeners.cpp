@@ -42,7 +42,7 @@ json listenersJson(capnp::List<rpc::ListenerInfo>::Reader listeners) {
     json layers = json::array();
     for (auto layer : listener.getLayers()) layers.push_back(layer.cStr());
     const auto policy = listener.getPolicy();
-    all.push_back({{"name", listener.getName().cStr()},
+    all.push_back({{"listener", listener.getName().cStr()},
                    {"origin", originName(listener.getOrigin())},
                    {"socket", listener.getPath().cStr()},
                    {"layers", std::move(layers)},

@@ -120,7 +120,7 @@ void printEvent(const json& e) {
 void printListener(const json& l) {
   std::string layers;
   for (const json& layer : l["layers"]) layers += (layers.empty() ? "" : " over ") + layer.get<std::string>();
-  printf("  listener %s (%s) at %s, from %s: %llu begun, %llu refused\n", text(l, "name").c_str(),
+  printf("  listener %s (%s) at %s, from %s: %llu begun, %llu refused\n", text(l, "listener").c_str(),
          text(l, "origin").c_str(), text(l, "socket").c_str(), process::plainText(layers).c_str(),
          number(l, "begun"), number(l, "refused"));
 }

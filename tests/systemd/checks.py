@@ -444,7 +444,7 @@ def check_configured(box):
     write("new", other, "group = nogroup\n")
     box.systemctl("reload", "faultline.service")
     print(f"reload of 50 listeners: longest touch {target.lap()} ms", flush=True)
-    listeners = {each["name"]: each for each in json.loads(box.faultline("listeners", "--json").stdout)}
+    listeners = {each["listener"]: each for each in json.loads(box.faultline("listeners", "--json").stdout)}
     require(len(listeners) == 50 and "new" in listeners and "vm40" not in listeners, f"listeners: {sorted(listeners)}")
     require(all(each["origin"] == "configuration" for each in listeners.values()), "another origin")
     box.reader("/run/faultline/vm2.sock", other).ready().all_right(ANSWERED)
