@@ -269,7 +269,8 @@ void addListeners(CLI::App& app, Result& chosen) {
       "List the listeners of a service: who made each (the command line, the configuration, a call), its "
       "socket,\n"
       "its memory, and how many targets came by it.\n\n"
-      "Examples:\n  faultline listeners\n  faultline listeners --json | jq '.[] | {name, origin, begun}'");
+      "Examples:\n  faultline listeners\n  faultline listeners --json | jq '.[] | {listener, origin, "
+      "begun}'");
   addControl(*command, list->control);
   command->add_flag("--json", list->json, "Print a JSON array");
   command->footer(EXIT_CODES);
