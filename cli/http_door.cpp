@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "cli/http_settings.h"
 #include "cli/json_call.h"
 #include "process/clock.h"
 #include "rpc/connection.h"
@@ -27,14 +28,6 @@ constexpr std::uint64_t SILENCE_LIMIT_MS = 30'000;  // of a call that waits for 
 // Reasons of the door, beside those of rpc/reasons.capnp.
 constexpr const char *TIMED_OUT = "timedOut", *DISCONNECTED_REASON = "disconnected", *NO_PATH = "noSuchPath",
                      *NO_METHOD = "noSuchMethod", *TOO_LARGE = "tooLarge", *NO_HTTP = "badRequest";
-
-kj::HttpServerSettings settings(kj::HttpServerErrorHandler& errors) {
-  kj::HttpServerSettings settings;
-  settings.errorHandler = errors;
-  settings.headerTimeout = HttpDoor::REQUEST_LIMIT;
-  settings.pipelineTimeout = HttpDoor::REQUEST_LIMIT;
-  return settings;
-}
 
 unsigned statusOf(rpc::Reason reason) {
   switch (reason) {
@@ -153,7 +146,7 @@ HttpDoor::HttpDoor(kj::AsyncIoContext& io, std::string control)
       control_(std::move(control)),
       caching_(names_.add("Cache-Control")),
       table_(names_.build()),
-      server_(timer_, *table_, *this, settings(*this)),
+      server_(timer_, *table_, *this, httpSettings(*this, REQUEST_LIMIT)),
       tasks_(*this) {}
 
 kj::Promise<void> HttpDoor::serve(kj::ConnectionReceiver& receiver) {

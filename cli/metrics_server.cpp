@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cli/errors.h"
+#include "cli/http_settings.h"
 #include "cli/status_json.h"
 #include "cli/status_screen.h"
 #include "process/clock.h"
@@ -40,14 +41,6 @@ constexpr kj::Duration ACCEPT_AGAIN = 100 * kj::MILLISECONDS;  // after fds ran 
 
 constexpr std::uint64_t REST_OF_METRICS = 9, REST_OF_WATCH = 19,
                         LONGEST_REST = 5'000'000'000;  // times as long as an answer took; ns
-
-kj::HttpServerSettings settings(kj::HttpServerErrorHandler& errors) {
-  kj::HttpServerSettings settings;
-  settings.errorHandler = errors;
-  settings.headerTimeout = MetricsServer::REQUEST_LIMIT;
-  settings.pipelineTimeout = MetricsServer::REQUEST_LIMIT;
-  return settings;
-}
 
 // A look at a service: its answers live as long as it does.
 struct Look {
@@ -322,7 +315,7 @@ MetricsServer::MetricsServer(kj::Timer& timer, MetricsSource& source, WatchSourc
       sniffing_(names_.add("X-Content-Type-Options")),
       caching_(names_.add("Cache-Control")),
       table_(names_.build()),
-      server_(timer, *table_, *this, settings(*this)),
+      server_(timer, *table_, *this, httpSettings(*this, REQUEST_LIMIT)),
       tasks_(*this) {}
 
 kj::Promise<void> MetricsServer::serve(kj::ConnectionReceiver& receiver) {

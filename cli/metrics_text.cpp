@@ -48,6 +48,11 @@ std::string escaped(std::string_view text) {
   return result;
 }
 
+Labels withLabel(Labels labels, const char* name, std::string value) {
+  labels.emplace_back(name, std::move(value));
+  return labels;
+}
+
 std::string inBraces(const Labels& labels) {
   if (labels.empty()) return "";
   std::string text;
@@ -97,11 +102,11 @@ class Metric {
         const std::uint64_t bound = 1ull << exponent;
         for (; bucket < shm::Histogram::BUCKETS && shm::Histogram::upperBound(bucket) <= bound; bucket++)
           below += durations.buckets[bucket];
-        line("_bucket", with(labels, "le", seconds(bound)), std::to_string(below));
+        line("_bucket", withLabel(labels, "le", seconds(bound)), std::to_string(below));
       }
     }
     const std::string samples = std::to_string(durations.samples());
-    line("_bucket", with(labels, "le", "+Inf"), samples);
+    line("_bucket", withLabel(labels, "le", "+Inf"), samples);
     line("_sum", labels, seconds(durations.sum));
     line("_count", labels, samples);
   }
@@ -110,10 +115,6 @@ class Metric {
   std::string text() const { return samples_.empty() ? "" : head_ + samples_; }
 
  private:
-  static Labels with(Labels labels, const char* name, std::string value) {
-    labels.emplace_back(name, std::move(value));
-    return labels;
-  }
   void line(const char* suffix, const Labels& labels, const std::string& value) {
     samples_ += fmt::format("{}{}{} {}\n", name_, suffix, inBraces(labels), value);
   }
@@ -208,6 +209,13 @@ std::string serviceText(rpc::ServiceInfo::Reader service) {
          fetcherText(service.getFetcher());
 }
 
+void addPages(Metric& metric, const Labels& labels, rpc::RestoreInfo::Reader restore) {
+  metric.add(withLabel(labels, "state", "missing"), restore.getMissing());
+  metric.add(withLabel(labels, "state", "faulted"), restore.getFaulted());
+  metric.add(withLabel(labels, "state", "removed"), restore.getRemoved());
+  metric.add(withLabel(labels, "state", "released"), restore.getReleased());
+}
+
 Labels labelsOf(const RestoreFigures& restore) {
   return {{"restore", restore.info.getName().cStr()}};
 }
@@ -230,15 +238,7 @@ std::string stateText(const std::vector<RestoreFigures>& restores) {
     held.add(labels, r.getPopulationHeld().size() > 0 ? 1 : 0);
     waiting.add(labels, r.getWaitingThreads());
     tracker.add(labels, r.getSegmentBytes());
-    const std::pair<const char*, std::uint64_t> states[] = {{"missing", r.getMissing()},
-                                                            {"faulted", r.getFaulted()},
-                                                            {"removed", r.getRemoved()},
-                                                            {"released", r.getReleased()}};
-    for (const auto& [state, count] : states) {
-      Labels ofState = labels;
-      ofState.emplace_back("state", state);
-      pages.add(ofState, count);
-    }
+    addPages(pages, labels, r);
     labels.emplace_back("id", std::to_string(r.getId()));
     labels.emplace_back("source", r.getSourceName().cStr());
     labels.emplace_back("phase", phaseName(r.getPhase()));
@@ -426,17 +426,12 @@ std::string endedText(const std::vector<rpc::EndedRestore::Reader>& ended) {
     const auto stats = each.getStats();
     const Labels labels{{"restore", info.getName().cStr()}, {"id", std::to_string(info.getId())}};
     const auto with = [&labels](const char* name, std::string value) {
-      Labels more = labels;
-      more.emplace_back(name, std::move(value));
-      return more;
+      return withLabel(labels, name, std::move(value));
     };
     lasted.addNs(with("reason", rpc::nameOf(each.getReason())), info.getAgeNs());
     at.addNs(labels, each.getEndedUnixNs());
     if (stats.getFirstPageNs() != 0) first.addNs(labels, stats.getFirstPageNs());
-    pages.add(with("state", "missing"), info.getMissing());
-    pages.add(with("state", "faulted"), info.getFaulted());
-    pages.add(with("state", "removed"), info.getRemoved());
-    pages.add(with("state", "released"), info.getReleased());
+    addPages(pages, labels, info);
     faults.add(labels, stats.getFaults());
     Durations durations;
     for (auto shard : stats.getShards()) addTo(durations, shard.getEventToDone());

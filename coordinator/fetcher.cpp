@@ -217,16 +217,19 @@ void Fetcher::engageAll() {
     if (source->served == nullptr && !source->engaging) tasks_.add(engage(source));
 }
 
+kj::Promise<Fetcher::Opened> Fetcher::askToOpen(const FetchedRef& source) {
+  return running().then([this, source] {
+    auto request = process_->client.openRequest();
+    request.setFile(rpc::makeFdFrom(source->origin.get()));
+    request.setName(source->name.c_str());
+    return request.send();
+  });
+}
+
 // Until it is served, or not wanted any more. Questions wait meanwhile, as long as --source-patience lets them.
 kj::Promise<void> Fetcher::engage(FetchedRef source) {
   source->engaging = true;
-  return running()
-      .then([this, source] {
-        auto request = process_->client.openRequest();
-        request.setFile(rpc::makeFdFrom(source->origin.get()));
-        request.setName(source->name.c_str());
-        return request.send();
-      })
+  return askToOpen(source)
       .then([this, source](auto response) {
         auto facts = response.getFacts();
         KJ_REQUIRE((rpc::FetchMap::Facts{facts.getBytes(), facts.getIdentity(), facts.getDifferential()} ==
@@ -301,13 +304,7 @@ kj::Promise<FetchedRef> Fetcher::open(kj::AutoCloseFd file, std::string name) {
 
 kj::Promise<FetchedRef> Fetcher::openAnew(FetchedRef source, unsigned tries) {
   makeRoom();
-  return running()
-      .then([this, source] {
-        auto request = process_->client.openRequest();
-        request.setFile(rpc::makeFdFrom(source->origin.get()));
-        request.setName(source->name.c_str());
-        return request.send();
-      })
+  return askToOpen(source)
       .then([this, source](auto response) {
         auto facts = response.getFacts();
         source->facts = {facts.getBytes(), facts.getIdentity(), facts.getDifferential()};

@@ -53,6 +53,8 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   void watch();
   void died(const std::string& how);
   kj::Promise<void> pingOn();
+  using Opened = capnp::Response<rpc::Fetcher::OpenResults>;
+  kj::Promise<Opened> askToOpen(const FetchedRef& source);
   void engageAll();
   kj::Promise<void> engage(FetchedRef source);
   kj::Promise<FetchedRef> openAnew(FetchedRef source, unsigned tries);

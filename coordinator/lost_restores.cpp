@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "coordinator/look.h"
-#include "coordinator/own_thread.h"
 #include "coordinator/registered_memory.h"
 #include "process/clock.h"
 #include "process/duplicate.h"
@@ -144,15 +143,10 @@ kj::Promise<void> LostRestores::letGo(const std::shared_ptr<Lost>& lost) {
   return lost->shardsEnded->addBranch()
       .then([lost]() -> kj::Promise<void> {
         if (lost->regions.has_value() || !hasTarget(lost->fds)) return kj::READY_NOW;
-        struct Look {
-          kj::AutoCloseFd uffd, target;
-          std::optional<std::vector<shm::RegionEntry>> found;
-        };
-        auto look = std::make_shared<Look>(Look{process::duplicate(lost->fds.uffd.get()),
-                                                process::duplicate(lost->fds.target.get()), std::nullopt});
-        return inOwnThread("a target's memory cannot be looked at",
-                           [look] { look->found = registeredMemory(look->uffd.get(), look->target.get()); })
-            .then([lost, look] { lost->regions = std::move(look->found); });
+        return lookForRegisteredMemory(lost->fds.uffd.get(), lost->fds.target.get())
+            .then([lost](std::optional<std::vector<shm::RegionEntry>> found) {
+              lost->regions = std::move(found);
+            });
       })
       .then([this, lost]() -> kj::Promise<void> {
         if (!lost->regions.has_value()) {

@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "coordinator/departure.h"
-#include "coordinator/own_thread.h"
 #include "coordinator/registered_memory.h"
 #include "coordinator/undertaker.h"
 #include "process/duplicate.h"
@@ -67,17 +66,10 @@ kj::Promise<void> RefusedTargets::tell(const std::string& name, int uffd, int ta
 }
 
 kj::Promise<void> RefusedTargets::depart(const std::shared_ptr<Told>& told) {
-  struct Look {
-    kj::AutoCloseFd uffd, target;
-    std::optional<std::vector<shm::RegionEntry>> found;
-  };
-  auto look = std::make_shared<Look>(
-      Look{process::duplicate(told->uffd.get()), process::duplicate(told->target.get()), std::nullopt});
-  return inOwnThread("a refused target's memory cannot be looked at",
-                     [look] { look->found = registeredMemory(look->uffd.get(), look->target.get()); })
-      .then([this, told, look]() -> kj::Promise<void> {
-        KJ_REQUIRE(look->found.has_value(), "what it has registered is not told");
-        return coordinator::depart({process::duplicate(told->uffd.get()), std::move(*look->found),
+  return lookForRegisteredMemory(told->uffd.get(), told->target.get())
+      .then([this, told](std::optional<std::vector<shm::RegionEntry>> found) -> kj::Promise<void> {
+        KJ_REQUIRE(found.has_value(), "what it has registered is not told");
+        return coordinator::depart({process::duplicate(told->uffd.get()), std::move(*found),
                                     DepartureOrder::Poison::unmapped})
             .then([this, told](const Departed& how) {
               KJ_REQUIRE(!how.unsupported, "this kernel cannot poison pages (Linux 6.6 can)");

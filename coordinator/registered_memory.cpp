@@ -5,9 +5,12 @@
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
+#include <memory>
 #include <string>
 #include <thread>
 
+#include "coordinator/own_thread.h"
+#include "process/duplicate.h"
 #include "process/pid_of.h"
 #include "uffd/registration.h"
 
@@ -54,6 +57,17 @@ std::optional<std::vector<shm::RegionEntry>> registeredMemory(int uffd, int pidf
     }
   } while (std::getline(maps, line));
   return found;
+}
+
+kj::Promise<std::optional<std::vector<shm::RegionEntry>>> lookForRegisteredMemory(int uffd, int pidfd) {
+  struct Look {
+    kj::AutoCloseFd uffd, pidfd;
+    std::optional<std::vector<shm::RegionEntry>> found;
+  };
+  auto look = std::make_shared<Look>(Look{process::duplicate(uffd), process::duplicate(pidfd), std::nullopt});
+  return inOwnThread("a target's memory cannot be looked at",
+                     [look] { look->found = registeredMemory(look->uffd.get(), look->pidfd.get()); })
+      .then([look] { return std::move(look->found); });
 }
 
 }  // namespace faultline::coordinator

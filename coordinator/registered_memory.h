@@ -2,6 +2,8 @@
 // table of regions is not to be had.
 #pragma once
 
+#include <kj/async.h>
+
 #include <optional>
 #include <vector>
 
@@ -14,5 +16,8 @@ namespace faultline::coordinator {
 // of that process is the userfaultfd's. Waits for the target's mmap_lock, and until no event of the userfaultfd is in
 // flight: for a thread of its own, while another reads events.
 std::optional<std::vector<shm::RegionEntry>> registeredMemory(int uffd, int pidfd);
+
+// The same in a thread of its own, with duplicates of both fds. Fails where no thread, or no fd, can be had. Loop thread.
+kj::Promise<std::optional<std::vector<shm::RegionEntry>>> lookForRegisteredMemory(int uffd, int pidfd);
 
 }  // namespace faultline::coordinator
