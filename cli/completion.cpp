@@ -15,7 +15,7 @@ namespace faultline::cli {
 
 namespace {
 
-// Of what follows an option or a command.
+// The kind of what follows an option or a command.
 enum class Value { none, file, word, restore };
 
 struct OptionView {
@@ -36,7 +36,7 @@ std::string firstLine(const std::string& text) {
   return text.substr(0, text.find_first_of("\n;:("));
 }
 
-// Of IsMember, which makes "TEXT:{one,two}" of them.
+// The words of IsMember, which makes "TEXT:{one,two}" of them.
 std::vector<std::string> wordsOf(const std::string& type) {
   const std::size_t begin = type.find('{'), end = type.find('}');
   if (begin == std::string::npos || end == std::string::npos) return {};

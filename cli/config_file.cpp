@@ -24,7 +24,7 @@ std::string trimmed(const std::string& text) {
   return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(blanks) - first + 1);
 }
 
-// Nothing in `text`: why not, in `why`.
+// Why there is no value in `text` is said in `why`.
 std::string contentOf(const std::string& path, std::string& why) {
   // Not waiting for a writer, should it be a pipe.
   const kj::AutoCloseFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
@@ -65,7 +65,7 @@ ConfigFile::ConfigFile(std::string path) : path_(std::move(path)) {
     if (text.find('=') < list && trimmed(text.substr(text.find('=') + 1)).front() == '[' &&
         text.find(']', list) == std::string::npos)
       refuse(number, "a list stands in one line, from [ to ]");
-    // One line at a time: what is found has no line of its own.
+    // CLI11 reads one line at a time here: what it finds has no line of its own.
     std::istringstream line(text);
     const std::vector<CLI::ConfigItem> items = format.from_config(line);
     if (items.size() != 1 || items[0].name.empty() || !items[0].parents.empty())

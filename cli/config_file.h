@@ -36,7 +36,7 @@ class ConfigFile {
   // Gives the settings to the options of their names, with the options' own checks and conversions. A setting that is no
   // option is an error.
   void apply(CLI::App& app, const Kept& kept) const;
-  // Those of these names alone, each of which is an option.
+  // The settings of these names alone, each of which is an option.
   void applyWhatIsKnown(CLI::App& app, const std::set<std::string>& names, const Kept& kept) const;
 
   // Throws what is wrong with a setting. `line` 0: with the file as a whole.

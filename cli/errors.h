@@ -25,7 +25,7 @@ inline const char* EXIT_CODES =
     "            3 not possible on this machine, 4 no server reachable, it has gone or does not answer,\n"
     "            5 nothing of that name, 6 refused as things stand, 7 pages are missing, or it took too long";
 
-// Of a command whose call was refused.
+// The exit code of a command whose call was refused.
 Exit exitOf(rpc::Reason reason);
 
 // Ends the command with this code and message.

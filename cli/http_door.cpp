@@ -235,8 +235,9 @@ kj::Promise<HttpDoor::Answer> HttpDoor::answerTo(std::shared_ptr<Asked> asked) {
       });
 }
 
-// What only asks, and what ends the service, is asked again of the coordinator's successor, and a restore that is to come is
-// looked for again. A service that ends may be gone before its answer is read: then it has done what it was asked for.
+// Calls that only ask, and those that end the service, are asked again of the coordinator's successor, and a restore
+// that is to come is looked for again. A service that ends may be gone before its answer is read: then it has done what
+// it was asked for.
 kj::Promise<HttpDoor::Answer> HttpDoor::call(std::shared_ptr<Asked> asked) {
   kj::Own<rpc::Connection> connection;
   auto failure = kj::runCatchingExceptions(
@@ -254,7 +255,7 @@ kj::Promise<HttpDoor::Answer> HttpDoor::call(std::shared_ptr<Asked> asked) {
             asked->route.wait == Route::Wait::there && rpc::refusalOf(error).reason == rpc::Reason::NOT_FOUND;
         if ((asksAgain || comesLater) && process::nowNs() < asked->deadline)
           return timer_.afterDelay(LOOK_FOR_RESTORE).then([this, asked] { return call(asked); });
-        // That the connection has ended with this coordinator is the answer.
+        // The answer is that the connection has ended with this coordinator.
         if (asked->route.call == "upgrade" && isDisconnect(error)) return Answer{202, "{}"};
         return kj::mv(error);
       });

@@ -46,7 +46,7 @@ struct Found {
   const Route* route = nullptr;  // null: the path has another method
   std::string name;              // that of the path
 };
-// Nothing where there is no such path. The path is percent-encoded, without its query; a name that is not one of a restore
+// Empty where there is no such path. The path is percent-encoded, without its query; a name that is not one of a restore
 // or listener is no path.
 std::optional<Found> routeFor(kj::HttpMethod method, const std::string& path);
 

@@ -1,4 +1,4 @@
-// What our HTTP servers ask of their clients.
+// Limits that our HTTP servers set their clients.
 #pragma once
 
 #include <kj/compat/http.h>

@@ -33,7 +33,7 @@ struct InfoOptions {
   bool zeros = false, asJson = false;
 };
 
-// What is told of a packed image.
+// Facts of a packed image.
 struct PackedFacts {
   std::uint64_t bytes = 0, frames = 0, largestFrame = 0;  // bytes: of the file
   bool described = false;                                 // by faultline
@@ -211,7 +211,7 @@ int info(const InfoOptions& options) {
   std::vector<Facts> all;
   int code = OK;
   for (const std::string& path : options.images) {
-    // One that cannot be looked at does not hide the others.
+    // A file that cannot be looked at does not hide the others.
     const int one = guarded([&] {
       all.push_back(factsOf(path, options.zeros));
       return OK;

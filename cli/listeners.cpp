@@ -141,7 +141,7 @@ Arguments pairsOf(const std::vector<std::string>& arguments) {
   return pairs;
 }
 
-// Of the coordinator that runs; empty where they cannot be seen.
+// Listeners of the coordinator that runs; empty where they cannot be seen.
 Arguments inForce(std::uint32_t coordinator) {
   std::ifstream file("/proc/" + std::to_string(coordinator) + "/cmdline");
   std::vector<std::string> arguments;

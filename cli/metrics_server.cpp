@@ -32,7 +32,7 @@ namespace {
 constexpr const char* METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 constexpr const char* JSON_TYPE = "application/json";
 constexpr const char* PAGE_TYPE = "text/html; charset=utf-8";
-// Nothing of the page comes from elsewhere, and nothing goes there.
+// The page loads from no other host, and sends to none.
 constexpr const char* PAGE_POLICY =
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri "
     "'none'; "

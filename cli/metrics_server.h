@@ -61,7 +61,7 @@ class MetricsSource final : public LookSource {
   MetricsSource(kj::AsyncIoContext& io, std::string control, Detail detail);
 };
 
-// What the page shows, as JSON: the status of the service and its stalls by cause, or "up": false. At most a twentieth of
+// The page's figures as JSON: the status of the service and its stalls by cause, or "up": false. At most a twentieth of
 // the coordinator's time goes into it, while somebody watches.
 class WatchSource final : public LookSource {
  public:
@@ -77,8 +77,8 @@ class MapSource {
  public:
   MapSource(kj::AsyncIoContext& io, std::string control) : io_(io), control_(std::move(control)) {}
 
-  // As JSON; empty where there is no restore of that name, or no coordinator answers in time. Each call looks at a further
-  // part of it, unless another has done so within INTERVAL.
+  // A restore's pages as JSON; empty where there is no restore of that name, or no coordinator answers in time. Each
+  // call looks at a further part of it, unless another has done so within INTERVAL.
   kj::Promise<std::string> map(std::string restore);
 
  private:

@@ -80,7 +80,7 @@ Durations durationsOf(rpc::Latency::Reader latency) {
   return durations;
 }
 
-// Of a histogram: every bucket, or only the one that has all, for a mean.
+// Buckets of a histogram: every one, or only the one that has all, for a mean.
 enum class Buckets { all, last };
 
 // A metric: all its samples stand together, as the format wants them.
@@ -149,7 +149,7 @@ std::string totalsText(rpc::ServiceTotals::Reader totals) {
   return begun.text() + failed.text() + refused.text() + lost.text() + recovery.text();
 }
 
-// Of sources that are fetched.
+// Figures of sources that are fetched.
 std::string fetcherText(rpc::FetcherInfo::Reader fetcher) {
   Metric up("faultline_fetcher_up", GAUGE, "1 if a fetcher runs; 0 where nothing is fetched.");
   Metric restarts("faultline_fetcher_restarts_total", COUNTER, "Fetchers that died and were replaced.");
@@ -248,7 +248,7 @@ std::string stateText(const std::vector<RestoreFigures>& restores) {
          tracker.text();
 }
 
-// Of the durations that a fault's is made of.
+// Durations that a fault's is made of.
 Buckets bucketsOf(Detail detail) {
   return detail == Detail::shards ? Buckets::all : Buckets::last;
 }

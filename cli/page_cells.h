@@ -23,7 +23,7 @@ class PageCells {
   std::uint64_t pagesPerCell() const { return pagesPerCell_; }
   std::uint32_t side() const { return side_; }
 
-  // What is to be asked for next (Restore.pageStates).
+  // The range to be asked for next (Restore.pageStates).
   std::uint64_t from() const { return next_; }
   std::uint64_t count() const;
   // The answer. Runs that are not of what was asked for, in order, are a mistake of the server: std::runtime_error.

@@ -337,7 +337,7 @@ std::string PageDrawing::svg(const std::string& restore, std::uint64_t bytes) co
 
 std::string PageDrawing::text(std::uint32_t columns, bool colours) const {
   constexpr char SIGNS[] = {'.', '#', 'o', '-'};
-  // Each place is a square of cells.
+  // A place is a square of cells.
   const std::uint32_t step = std::max(1u, (side_ + columns - 1) / std::max(1u, columns));
   const std::uint32_t across = (side_ + step - 1) / step;
   const auto counts = [&](std::uint32_t column, std::uint32_t row) {

@@ -58,7 +58,8 @@ class PageDrawing {
   std::vector<Colour> owners() const { return owners_.colours(); }
   // A PNG: the two squares alone. Throws CommandError(USAGE) where it cannot be written.
   void write(const std::string& path) const;
-  // The same squares with a title, axes, and a legend that says how many pages each colour is. `bytes`: of the memory.
+  // A picture of these squares with a title, axes, and a legend that says how many pages each colour is. `bytes`: of
+  // the memory.
   std::string svg(const std::string& restore, std::uint64_t bytes) const;
   // The states for a terminal, at most `columns` wide: two rows of cells a line. Without colours a sign for each cell:
   // '.' missing, '#' faulted, 'o' removed, '-' released, by what most of its pages are.

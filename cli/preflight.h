@@ -1,4 +1,4 @@
-// What a service needs of this machine, found out one by one, before there is one.
+// Needs of a service on this machine, found out one by one, before there is one.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ struct Plan {
   std::vector<std::string> layers;         // of a memory file that is looked at as well, the top one first
 };
 
-// What a plan comes to.
+// Outcome of a plan.
 struct Needs {
   std::uint64_t lockedBytes, files, storedFds;
 };

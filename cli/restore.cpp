@@ -102,7 +102,7 @@ class RestoreCommand {
     bool over = false;
   };
 
-  // What is served is asked for first: a restore that is over by then is among those that are over.
+  // Served restores are asked for first: a restore that is over by then is among those that are over.
   std::vector<Known> knownRestores() {
     std::vector<Known> known;
     auto served = session_->wait(session_->coordinator().listRequest().send());
@@ -113,7 +113,7 @@ class RestoreCommand {
     return known;
   }
 
-  // Those that are over, the latest first. A server of an earlier version tells of none.
+  // Restores that are over, the latest first. A server of an earlier version tells of none.
   void ended(const std::function<void(rpc::EndedRestore::Reader)>& each) {
     auto told = session_->wait(session_->coordinator().endedRequest().send().then(
         [](capnp::Response<rpc::Coordinator::EndedResults> response) {
@@ -265,7 +265,7 @@ class RestoreCommand {
     return false;
   }
 
-  // Of a restore that was over before it could be followed, or followed to its end.
+  // Figures of a restore that was over before it could be followed, or followed to its end.
   int tellEnd(const std::string& name) {
     std::optional<End> end;
     ended([&](rpc::EndedRestore::Reader restore) {

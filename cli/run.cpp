@@ -32,7 +32,7 @@ struct RunOptions {
   std::vector<std::string> over, command;
 };
 
-// Each "{}" becomes the path.
+// Every "{}" becomes the path.
 std::vector<std::string> withPath(std::vector<std::string> arguments, const std::string& path) {
   for (std::string& argument : arguments)
     for (std::size_t at = 0; (at = argument.find("{}", at)) != std::string::npos; at += path.size())

@@ -100,7 +100,7 @@ void makeListeners(const ServeOptions& options, ServedListeners& served, bool to
 
 // A configuration that cannot be read changes nothing while restores are served.
 void makeConfiguredListeners(const ServeOptions& options, ServedListeners& served, bool tolerant) {
-  // Those of a configuration that is not used any more are closed.
+  // Sockets of a configuration that is not used any more are closed.
   if (options.config.empty()) return served.apply(process::Origin::configuration, {});
   if (!options.misconfigured.empty()) {
     if (!tolerant) throw CommandError(USAGE, options.misconfigured);
@@ -129,7 +129,7 @@ void takeConfiguration(ServeOptions& options, CLI::App& command) {
   }
 }
 
-// What a restart with these options would come upon. Changes nothing.
+// Troubles that a restart with these options would come upon. Changes nothing.
 int checkOnly(const ServeOptions& options) {
   check(options);
   if (!options.misconfigured.empty()) throw CommandError(USAGE, options.misconfigured);

@@ -31,7 +31,7 @@ using Part = KeptName::Part;
 
 namespace {
 
-// As it was bound; empty: nowhere in the file system.
+// The path as it was bound; empty: nowhere in the file system.
 std::string pathOf(int socket) {
   sockaddr_un address{};
   socklen_t size = sizeof address;
@@ -41,7 +41,7 @@ std::string pathOf(int socket) {
   return std::string(address.sun_path, strnlen(address.sun_path, length));
 }
 
-// The same place, however it is written.
+// True for the same place, however it is written.
 bool samePath(const std::string& one, const std::string& other) {
   std::error_code ignored;
   const auto whole = [&](const std::string& path) {
@@ -62,7 +62,7 @@ bool madeByManager(int socket) {
   return getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &listener, &size) == 0 && listener.pid == 1;
 }
 
-// Of a socket that is served no more.
+// The file of a socket that is served no more.
 void removeFile(int socket) {
   const std::string path = pathOf(socket);
   if (!madeByManager(socket) && isSocket(path)) unlink(path.c_str());
@@ -169,7 +169,7 @@ void ServedListeners::serve(process::Origin origin, const ServedListener& listen
   }
   const std::string socket = spec.with(Part::listen).text();
   listenAt(socket, listener.socket, listener.access);
-  // What the command line has made goes with this process; the configuration's may be closed at run time.
+  // Listeners of the command line go with this process; the configuration's may be closed at run time.
   const bool itsOwn = origin == process::Origin::configuration && !madeByManager(kept_.find(socket)->get());
   kept_.keep(spec.text(), keptSpec(listener, memory, workingSet.has_value() ? &*workingSet : nullptr,
                                    itsOwn ? pathOf(kept_.find(socket)->get()) : ""));

@@ -29,7 +29,7 @@ struct ServedListener {
   std::string memoryAt{},
       socketAt{};  // where the configuration says so, FILE:LINE; empty: the command line does
 };
-// Both as a coordinator takes them. `workingSet`: null for none.
+// Path and access as a coordinator takes them. `workingSet`: null for none.
 void fill(rpc::ListenSpec::Builder to, const ServedListener& listener, const WorkingSet* workingSet);
 void fill(rpc::PlacedListener::Builder to, const ServedListener& listener, const WorkingSet* workingSet);
 

@@ -47,7 +47,7 @@ kj::Promise<void> Session::guard() {
 // Some calls are answered when something has happened. Whether the server is there, another call tells.
 kj::Promise<void> Session::untilSilent() {
   return after(patience_ / 3).then([this] {
-    // There is none of this name, and that is an answer; that the connection has gone each call says itself.
+    // A restore of this name is not there, and that is an answer; that the connection has gone each call says itself.
     auto answered =
         client_.coordinator().restoreRequest().send().ignoreResult().catch_([](kj::Exception&&) {});
     return answered.then([] { return true; })

@@ -32,7 +32,7 @@ class Interrupts {
 // A thread has at most one session: it has the event loop.
 class Session {
  public:
-  // What an interrupt does to a wait(): ends it at once; or is seen to by the command, which has a second to get
+  // An interrupt's effect on a wait(): ends it at once; or is seen to by the command, which has a second to get
   // the answers that it needs for that.
   enum class Interrupted { ends, command };
   // A server that answers nothing for so long is given up, whatever is being waited for.

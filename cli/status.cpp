@@ -146,7 +146,7 @@ struct StatusOptions {
   double watch = 0;  // seconds; 0: once
 };
 
-// Of a build before this one there are none to be seen.
+// A build before this one shows none.
 json listenersOf(Session& session) {
   try {
     return listenersJson(session.wait(session.coordinator().listenersRequest().send()).getListeners());

@@ -27,7 +27,7 @@ double figure(const json& restore, const std::string& sort) {
   return restore.value("waiting_threads", 0.0);
 }
 
-// Of all shards of a restore.
+// Sums over all shards of a restore.
 std::uint64_t sum(const json& restore, const char* key) {
   std::uint64_t total = 0;
   if (restore.contains("stats"))

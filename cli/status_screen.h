@@ -1,4 +1,4 @@
-// What `faultline status --watch` shows on a terminal: stalls first, then the restores in a table that fits.
+// The screen of `faultline status --watch`: stalls first, then the restores in a table that fits.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -16,7 +16,7 @@ inline const std::vector<std::string> SORTS = {"name", "missing", "faults", "byt
 // The restores of a look (`faultline status --json`) that are chosen, in order. Figures go from the highest down.
 nlohmann::json chosenOf(const nlohmann::json& look, const RestoreChoice& choice);
 
-// Of restores whose threads wait and get no page: those that wait in both looks, while no fault was answered in between.
+// Restores whose threads wait and get no page: those that wait in both looks, while no fault was answered in between.
 // A line for each cause, for people, the most threads first.
 std::vector<std::string> stallsOf(const nlohmann::json& before, const nlohmann::json& now);
 

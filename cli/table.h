@@ -18,7 +18,7 @@ class Table {
   Table();
 
   void noHeadings();
-  // So wide, whatever stdout is.
+  // The width in columns, whatever stdout is.
   void width(unsigned columns);
   void column(const char* name, Column kind = Column::left);
   // Begins a line; cell() fills it from the left.

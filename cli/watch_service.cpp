@@ -61,7 +61,7 @@ int drain(const std::string& control, bool quiet) {
   Interrupts::capture();
   Session session(control);
   while (!awaitDrained(session, quiet)) {
-    // One that has ended meanwhile had nothing left to fetch: an end drops nothing that a drain has waited for.
+    // A restore that has ended meanwhile had nothing left to fetch: an end drops nothing that a drain has waited for.
     try {
       session.awaitSuccessor([] { return false; });
     } catch (const kj::Exception& error) {

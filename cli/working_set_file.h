@@ -14,7 +14,7 @@ WorkingSet readWorkingSet(const std::string& path);
 // Reads a working set of this snapshot only: refused where it was recorded with another one. `memory`: the
 // opened memory file, borrowed; `memoryPath` is what it is called.
 WorkingSet readWorkingSetFor(const std::string& path, int memory, const std::string& memoryPath);
-// The same for all the layers of a memory.
+// Names all the layers of a memory alike.
 WorkingSet readWorkingSetFor(const std::string& path, const Memory& memory);
 
 // Replaces `path` in one step: a reader sees the former file or the new one, also after a crash.

@@ -7,7 +7,7 @@
 namespace faultline::process {
 
 void CloseErrorsLogged::onRecoverableException(kj::Exception&& exception) {
-  // As kj/io.c++ writes it, in the destructor of AutoCloseFd.
+  // The text that kj/io.c++ writes, in the destructor of AutoCloseFd.
   if (std::string_view(exception.getDescription().cStr()).starts_with("close: "))
     spdlog::warn("{}", exception.getDescription().cStr());
   else

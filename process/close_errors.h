@@ -1,6 +1,6 @@
-// What a file system reports as a file is closed is no reason to end a process that holds the files of others: the fd is
-// closed all the same. (A FUSE file system whose program has gone answers ENOTCONN, NFS what its last write came to.)
-// kj::AutoCloseFd makes an exception of it, in destructors where that ends the process.
+// Errors that a file system reports as a file is closed are no reason to end a process that holds the files of others:
+// the fd is closed all the same. (A FUSE file system whose program has gone answers ENOTCONN, NFS what its last write
+// came to.) kj::AutoCloseFd makes an exception of it, in destructors where that ends the process.
 #pragma once
 
 #include <kj/exception.h>

@@ -19,16 +19,16 @@ struct FileIdentity {
   bool operator==(const FileIdentity&) const = default;
 };
 
-// Of an open file. All 0 where the kernel does not tell. Does not wait: a file system over a network, or FUSE, may tell
-// what it knew a moment ago. Any thread.
+// Identity of an open file. All 0 where the kernel does not tell. Does not wait: a file system over a network, or FUSE,
+// may tell what it knew a moment ago. Any thread.
 FileIdentity identityOf(int file);
-// The same, asked of the server of a FUSE or network file system, for which it waits. Throws std::system_error where the
-// file cannot be looked at. Any thread.
+// Identity of an open file, asked of the server of a FUSE or network file system, for which it waits. Throws
+// std::system_error where the file cannot be looked at. Any thread.
 FileIdentity identityByServer(int file);
 // Whether both fds are of one file, as far as the kernel tells. Does not wait. Any thread.
 bool sameFile(int one, int other);
 
-// What has changed, in words that go on after "FILE "; empty: nothing has, as far as the identities tell. A file that
+// The change, in words that go on after "FILE "; empty: nothing has, as far as the identities tell. A file that
 // has only got or lost a name is the same.
 std::optional<const char*> whatChanged(const FileIdentity& was, const FileIdentity& is);
 

@@ -77,7 +77,7 @@ const Form* formOf(Kind kind, Part part) {
   return found == std::end(FORMS) ? nullptr : &*found;
 }
 
-// As it is written: digits without a leading zero.
+// A number as it is written: digits without a leading zero.
 std::optional<std::uint64_t> numberOf(std::string_view text, std::uint64_t most = ~0ull) {
   std::uint64_t number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
@@ -195,7 +195,7 @@ std::optional<KeptName> KeptName::parse(std::string_view text) {
     const std::string_view key = kind.key == KindForm::Key::none ? std::string_view() : take(rest);
     if (take(rest) != form.text) continue;
     KeptName name{form.kind, std::string(key), form.part, numberOf(rest)};
-    // What is left over, or is written otherwise, is no name of ours.
+    // A rest, or another way of writing, makes it no name of ours.
     if (valid(name) && name.text() == text) return name;
   }
   return std::nullopt;

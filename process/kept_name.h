@@ -31,7 +31,7 @@
 
 namespace faultline::process {
 
-// Who made a listener. What one of them changes or removes is its own, never another's.
+// The maker of a listener. What one of them changes or removes is its own, never another's.
 enum class Origin {
   commandLine,    // an option of `faultline serve`
   configuration,  // a file that the service reads
@@ -91,7 +91,7 @@ struct KeptName {
   KeptName layer(std::size_t index, std::size_t layers) const;
 
   std::string text() const;
-  // Nothing where `text` is none of ours. parse(n.text()) is n, and parse(t)->text() is t.
+  // Empty where `text` is none of ours. parse(n.text()) is n, and parse(t)->text() is t.
   static std::optional<KeptName> parse(std::string_view text);
 
   bool is(Kind ofKind, Part ofPart) const { return kind == ofKind && part == ofPart; }

@@ -1,4 +1,5 @@
-// What a line of the log is about, for readers that look for it by fields: the journal's RESTORE=, SHARD= and MESSAGE_ID=.
+// The subject of a line of the log, for readers that look for it by fields: the journal's RESTORE=, SHARD= and
+// MESSAGE_ID=.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +40,7 @@ class LogAbout {
   LogSubject former_;
 };
 
-// Of this thread, now.
+// The subject of this thread's lines, now.
 const LogSubject& logSubject();
 // For a process that is about one shard: where a line names none, it is this one. To be called before any thread is made.
 void logForShard(std::uint32_t index);

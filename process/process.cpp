@@ -75,7 +75,7 @@ ChildProcess startProcess(const std::string& executable, const std::vector<std::
   posix_spawn_file_actions_destroy(&actions);
   KJ_REQUIRE(error == 0, "cannot start", executable.c_str(), std::strerror(error));
 
-  // No race: the child stays a zombie until this process waits for it.
+  // The child's number is not taken anew: it stays a zombie until this process waits for it.
   int pidfd;
   KJ_SYSCALL(pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0)), "pidfd_open");
   return {pid, kj::AutoCloseFd(pidfd)};

@@ -33,7 +33,7 @@ class Run : public ::testing::Test {
     EXPECT_TRUE(std::filesystem::is_empty(runtime())) << "something of a service is left";
     unsetenv("XDG_RUNTIME_DIR");
   }
-  // Where a service of its own has its directory.
+  // The directory of a service of its own.
   std::string runtime() const { return directory_ / "run"; }
 
   std::unique_ptr<Command> start(std::vector<std::string> command,
@@ -48,7 +48,7 @@ class Run : public ::testing::Test {
     return start(std::move(command), std::move(options))->finish();
   }
   std::string target() const { return process::siblingExecutable("faultline-target"); }
-  // One that is there until it is killed.
+  // A command that is there until it is killed.
   std::vector<std::string> waiting() const {
     const std::string fifo = directory_ / "fifo";
     mkfifo(fifo.c_str(), 0600);

@@ -71,7 +71,7 @@ class Service : public ::testing::Test {
     arguments.insert(arguments.end(), more.begin(), more.end());
     return std::make_unique<Command>(arguments, "faultline-target");
   }
-  // One that has touched a few pages and stands still until SIGCONT.
+  // A target that has touched a few pages and stands still until SIGCONT.
   std::unique_ptr<Command> stoppedTarget() {
     auto touching = target({"--threads", "1", "--stop-after", "16"});
     touching->awaitStop();

@@ -88,7 +88,7 @@ TEST(StatusOfOne, IsOfThatRestoreAlone) {
   EXPECT_EQ(filtered["restores"].size(), 1u);
 }
 
-// What a terminal of 80 columns and 20 rows is sent until it has all of `words`.
+// The bytes that a terminal of 80 columns and 20 rows is sent until it has all of `words`.
 std::string onTerminal(Server& server, const std::vector<std::string>& words) {
   winsize size{20, 80, 0, 0};
   int terminal = -1;
@@ -101,7 +101,7 @@ std::string onTerminal(Server& server, const std::vector<std::string>& words) {
   }
   std::string text;
   const auto all = [&] {
-    // Of one screen: what comes after the last return to its first line.
+    // The last screen: what comes after the last return to its first line.
     const std::size_t last = text.rfind("\033[H");
     const std::size_t begin = last == std::string::npos || last == 0 ? 0 : text.rfind("\033[H", last - 1);
     const std::string screen = text.substr(begin == std::string::npos ? 0 : begin, last - begin);

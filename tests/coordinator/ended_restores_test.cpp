@@ -34,7 +34,7 @@ void note(EndedRestores& ended, std::uint64_t id, const std::string& name, unsig
   ended.note(restore, fds);
 }
 
-// As an answer to the call has them.
+// The figures as an answer to the call has them.
 std::vector<std::uint64_t> idsOf(const EndedRestores& ended, const std::string& name = "") {
   capnp::MallocMessageBuilder message;
   auto results = message.initRoot<rpc::Coordinator::EndedResults>();

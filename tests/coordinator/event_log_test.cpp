@@ -1,4 +1,4 @@
-// What the event log makes of the lines that it inherits, and of the numbers.
+// The event log: lines that it inherits, and the numbers of events.
 
 #include "coordinator/event_log.h"
 

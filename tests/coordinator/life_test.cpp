@@ -1,4 +1,4 @@
-// What a restore may become, and what it may not.
+// States that a restore may come to, and those that it may not.
 
 #include "coordinator/life.h"
 
@@ -16,7 +16,7 @@ using enum Life::Stage;
 
 const std::vector<Stage> ALL{serving, paused, complete, finishing, failed, releasing, kept, departing, over};
 
-// Each transition that there is; no other.
+// Every transition that there is, and no other.
 const std::map<Stage, std::set<Stage>> MAY{
     {serving, {paused, complete, finishing, failed, releasing, over}},
     {paused, {serving, failed, releasing, over}},

@@ -58,7 +58,7 @@ struct Seen {
     KJ_SYSCALL(ioctl(uffd.get(), UFFDIO_REGISTER, &request));
   }
   Sight once() { return look->look(uffd.get()).wait(io.waitScope); }
-  // As often as there is more; all that it has found.
+  // Looks as often as there is more; gives all that it has found.
   std::vector<shm::PageRange> round() {
     std::vector<shm::PageRange> gone;
     for (;;) {

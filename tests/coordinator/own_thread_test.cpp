@@ -29,7 +29,7 @@ TEST(OwnThread, LooksBeyondTheLimitWaitForTheirTurn) {
                     }).eagerlyEvaluate(nullptr));
   all->wait();
   EXPECT_EQ(begun->load(), MAX_LOOKS);
-  // What is cancelled while it waits takes no turn, and costs no other its own.
+  // Work that is cancelled while it waits takes no turn, and costs no other its own.
   looks.pop_back();
   go->count_down();
   for (auto& look : looks) look.wait(io.waitScope);

@@ -1,4 +1,4 @@
-// So many restores are populated at once, in the order of their coming.
+// Restores are populated a few at once, in the order of their coming.
 
 #include "coordinator/population_turns.h"
 

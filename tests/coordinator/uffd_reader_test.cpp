@@ -90,7 +90,7 @@ struct Alone {
   std::optional<UffdReader> reader;
 };
 
-// What a predecessor leaves that has read the removal of all memory, and has died.
+// The state that a predecessor leaves which has read the removal of all memory, and has died.
 void journalRemoval(Alone& alone, std::uint64_t size) {
   uffd_msg removal{};
   removal.event = UFFD_EVENT_REMOVE;

@@ -80,7 +80,7 @@ TEST_F(DeathWhileFetching, OfAllOfThem) {
   goOn();
 }
 
-// What was fetched is there for the successors, and for those that come later.
+// Fetched bytes are there for the successors, and for those that come later.
 TEST(FetcherDeath, CostsNoByteThatWasFetched) {
   Image image(4 << 20);
   const PackedSource source(image);
@@ -101,7 +101,7 @@ TEST(FetcherDeath, CostsNoByteThatWasFetched) {
   expectContent(late, {});
 }
 
-// What the threat model says of it, as the kernel tells it.
+// Its rights are those of the threat model, as the kernel tells them.
 TEST(FetcherProcess, HasNoRightsButThoseItNeeds) {
 #ifdef FAULTLINE_SANITIZED
   GTEST_SKIP() << "a sanitizer needs more rights than are left to a fetcher";

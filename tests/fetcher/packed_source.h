@@ -17,7 +17,7 @@ namespace faultline::test {
 class PackedSource {
  public:
   explicit PackedSource(const Image& image);
-  // Of a stack: all layers, or the lowest one stays plain.
+  // A stack: all layers packed, or the lowest one plain.
   enum class Lowest { packed, plain };
   PackedSource(const Stack& stack, Lowest lowest);
 

@@ -115,7 +115,7 @@ TEST(Fetcher, ServesWithoutKeepingWhereThereIsNoRoom) {
   EXPECT_GE(figures.notKept, (image.bytes() - (256 << 10)) / (64 << 10));
 }
 
-// Of caches that no restore uses, the one that was used longest ago goes.
+// Among caches that no restore uses, the one that was used longest ago goes.
 TEST(Fetcher, MakesRoomByCachesThatNoRestoreUses) {
   Image first(4 << 20), second(4 << 20);
   second.fill(0, 4096, 7);

@@ -1,4 +1,4 @@
-// Each version of Firecracker's handshake, word for word, up to a served page. docs/firecracker.md has the
+// Every version of Firecracker's handshake, word for word, up to a served page. docs/firecracker.md has the
 // table.
 
 #include <gtest/gtest.h>

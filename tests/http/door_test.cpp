@@ -271,7 +271,7 @@ TEST_F(Http, AClientThatIsSilentIsHungUpOn) {
   }
 }
 
-// One that goes away while it waits gives its place to others at once.
+// A client that goes away while it waits gives its place to others at once.
 TEST_F(Http, AClientThatGoesAwayIsNotWaitedFor) {
   std::vector<std::unique_ptr<Command>> waiting;
   for (unsigned i = 0; i < cli::HttpDoor::MAX_CONNECTIONS; i++)

@@ -1,4 +1,4 @@
-// What docs/layers.md calls right for a copy of a differential snapshot.
+// Commands that docs/layers.md calls right for a copy of a differential snapshot.
 
 #include <gtest/gtest.h>
 

@@ -281,7 +281,7 @@ TEST_P(Reflink, SharesTheBytesOfTheLayers) {
 INSTANTIATE_TEST_SUITE_P(Kinds, Reflink, testing::Values("btrfs", "xfs"),
                          [](const auto& info) { return info.param; });
 
-// One that is served from a device, or from a file system that shows no holes, is flattened like any other.
+// A layer on a device, or from a file system that shows no holes, is flattened like any other.
 class AnyBase : public testing::TestWithParam<std::string> {};
 
 TEST_P(AnyBase, IsFlattened) {

@@ -110,7 +110,7 @@ TEST_P(InfoOn, NamesWhereItLies) {
   EXPECT_EQ(told["bytes"], image.bytes());
 }
 
-// These are mounted in another mount namespace: the magic numbers of statfs(2).
+// File systems that are mounted in another mount namespace: the magic numbers of statfs(2).
 INSTANTIATE_TEST_SUITE_P(Kinds, InfoOn,
                          testing::Values(std::tuple("ext4", "raw file", "0xef53"),
                                          std::tuple("squashfs", "raw file", "0x73717368"),

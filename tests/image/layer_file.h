@@ -21,7 +21,7 @@ std::string contentOf(const std::string& path);
 // Which pages are holes, as the file system tells it.
 std::vector<bool> holesOf(const std::string& path);
 
-// What `layers`, the upper ones first, show: the plainest way to find it out.
+// The bytes that `layers`, the upper ones first, show: the plainest way to find it out.
 std::string shownBy(const std::vector<LayerPages>& layers);
 
 }  // namespace faultline::test

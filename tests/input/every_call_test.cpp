@@ -28,7 +28,7 @@ using testing::MatchesRegex;
 
 constexpr std::uint64_t SMALL = 4096, PAGES = 64;
 
-// What a call does with such arguments.
+// The outcome of a call with such arguments.
 struct Expected {
   enum class Kind { refused, answered, notSent } kind = Kind::answered;
   Reason reason = Reason::FAILED;  // where it is refused
@@ -195,7 +195,7 @@ class EveryCall : public testing::Test {
     EXPECT_EQ(rpc::nameOf(refusal.reason), rpc::nameOf(*reason)) << what << ": " << *said;
   }
 
-  // Both ways of each method.
+  // Every method, both ways.
   template <typename Interface>
   void callAll(typename Interface::Client client) {
     const auto schema = capnp::Schema::from<Interface>();

@@ -96,7 +96,7 @@ TEST_F(RefusedMemory, LetsGoOfWhoGivesMemoryBack) {
   expectErrors(vmm, PAGES * SMALL);
 }
 
-// What is given back after that is the kernel's alone.
+// Pages that are given back after that are the kernel's alone.
 TEST_F(RefusedMemory, ReadsAsZerosOnceItIsGivenBack) {
   RawVmm vmm({PAGES * SMALL});
   refuse(vmm, BAD);

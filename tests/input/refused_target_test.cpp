@@ -33,7 +33,7 @@ using testing::HasSubstr;
 constexpr std::uint64_t PAGES = 64;
 constexpr std::uint64_t BASE = 1ull << 40;
 
-// One region, described by these fields.
+// A handshake of one region, described by these fields.
 std::string region(std::uint64_t base, std::uint64_t size, std::uint64_t offset, std::uint64_t pageSize) {
   return "{\"base_host_virt_addr\":" + std::to_string(base) + ",\"size\":" + std::to_string(size) +
          ",\"offset\":" + std::to_string(offset) + ",\"page_size\":" + std::to_string(pageSize) + "}";
@@ -305,7 +305,7 @@ TEST_F(RefusedTarget, IsNotOneThatSaysNothing) {
 
 // --- features ---
 
-// No fault would be told of.
+// Faults would not be told of.
 TEST_F(RefusedTarget, OneThatGetsASignalForEachFault) {
   const PartlyRegistered vmm(PAGES * 4096, PAGES * 4096, UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_SIGBUS);
   expectRefused(vmm.body(), {vmm.uffd.get()}, "was set up with UFFD_FEATURE_SIGBUS, which is not served");

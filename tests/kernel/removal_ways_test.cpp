@@ -79,7 +79,7 @@ class Memory {
     int error = 0;                                                 // of the call; 0: it worked
     std::vector<std::pair<std::uint64_t, std::uint64_t>> removed;  // bytes of the memory, from and to
   };
-  // What is told while `giveUp` runs. That waits until its event is read.
+  // Events that are told while `giveUp` runs. That waits until its event is read.
   Told whatIsTold(const std::function<int()>& giveUp) const {
     Told told;
     std::atomic<bool> done{false};
@@ -175,7 +175,7 @@ TEST(GivingUp, APartOfASharedHugePageIsToldAndClearedOnlyWhereThePageIsThere) {
   }
   EXPECT_EQ(*memory.at(0), 's');
   EXPECT_EQ(*memory.at(0, SMALL), 0);
-  // What is filled in later has what was given up.
+  // Memory that is filled in later has what was given up.
   ASSERT_EQ(memory.fill(1), uffd::Outcome::done);
   EXPECT_EQ(*memory.at(1, SMALL), 's');
 }

@@ -21,7 +21,7 @@ class RefusedLayers : public testing::Test {
  protected:
   ~RefusedLayers() noexcept override {}  // KJ's may throw
 
-  // Of a call that names these files.
+  // The answer to a call that names these files.
   rpc::Refusal refusalOf(const std::vector<std::string>& paths) {
     auto request = server_.client().coordinator().listenRequest();
     request.initSpec().setName("layers");

@@ -40,7 +40,7 @@ TEST_P(Layers, DataZerosAndHolesAreWhatTheySay) {
                (paths[0] + " over " + paths[1] + " over " + paths[2]).c_str());
 }
 
-// What was given back reads as zeros, and shows no layer.
+// Pages that were given back read as zeros, and show no layer.
 TEST_P(Layers, AGivenBackPageIsZero) {
   Stack stack(bytes(), 2);
   stack.data(0, 0, 600);

@@ -65,7 +65,7 @@ class Figures {
   std::string text(cli::Detail detail = cli::Detail::restores) {
     return cli::metricsText({service().asReader(), {restore()}, {ended()}}, detail);
   }
-  // The same restore, which is over.
+  // Figures of that restore once it is over.
   rpc::EndedRestore::Reader ended() {
     auto over = ended_.initRoot<rpc::EndedRestore>();
     over.setInfo(restore().info);

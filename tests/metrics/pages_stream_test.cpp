@@ -74,7 +74,7 @@ struct Printed {
   std::string text;
 };
 
-// What `faultline pages --json` prints of a restore of so many pages.
+// Output of `faultline pages --json` of a restore of so many pages.
 Printed print(std::uint64_t pages) {
   auto io = kj::setupAsyncIo();
   const Directory directory;

@@ -1,4 +1,4 @@
-// What `faultline status --watch` shows on a terminal.
+// The screen of `faultline status --watch`.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -84,7 +84,7 @@ TEST(Screen, ChoosesByNameAndSorts) {
   EXPECT_THAT(names(chosenOf(look({a, b, c}), {"", "missing"})), ElementsAre("b1", "a2", "a1"));
   a["waiting_threads"] = 3;
   EXPECT_THAT(names(chosenOf(look({a, b, c}), {"", "waiting"})), ElementsAre("a1", "a2", "b1"));
-  // One whose figures could not be had.
+  // A restore whose figures could not be had.
   a.erase("fault_p99_ns");
   EXPECT_THAT(names(chosenOf(look({a, b}), {"", "p99"})), ElementsAre("b1", "a1"));
 }

@@ -120,7 +120,7 @@ TEST_F(Drain, IsGivenUpWhereATargetMayNotHaveItsMemory) {
   EXPECT_EQ(group.killed(), 0u);
   Target next(large, server.socket(), SMALL);
   EXPECT_TRUE(next.holdsImage(1));
-  // What the drain asked for is asked for no more.
+  // Pages that the drain asked for are asked for no more.
   auto restore = server.restoreNamed("vm");
   EXPECT_FALSE(server.wait(restore.infoRequest().send()).getInfo().getPrefaulting());
   kill(target, SIGKILL);

@@ -19,7 +19,7 @@ using testing::HasSubstr;
 
 enum class How { sigterm, sigint, sighup, shutdown, coordinatorSignalled, supervisorKilled };
 
-// What a target in a process of its own sees: it touches page 0, and everything once the service has ended.
+// The end as a target in a process of its own sees it: it touches page 0, and everything once the service has ended.
 enum Saw { ALL_RIGHT = 10, SOME_ERRORS = 11, WRONG_BYTES = 12, NOTHING = 13 };
 
 class Ends : public testing::Test {
@@ -193,7 +193,7 @@ TEST_F(Ends, NewTargetsAreRefused) {
   auto barrier = server_->barrier(EXTENT, rpc::FaultPoint::BEFORE_COPY);
   kill(server_->supervisor(), SIGTERM);
   server_->wait(barrier.waitHeldRequest().send());
-  // Once the supervisor has closed the socket.
+  // Waits until the supervisor has closed the socket.
   await([&] {
     try {
       rpc::connectTo(server_->socket());

@@ -14,7 +14,8 @@
 namespace faultline::test {
 namespace {
 
-// As many mappings as a process may have, until it is destroyed: to unregister a part of a mapping would make two of it.
+// Makes as many mappings as a process may have, until it is destroyed: to unregister a part of a mapping would make two
+// of it.
 class AllMappings {
  public:
   AllMappings() {

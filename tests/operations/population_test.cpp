@@ -72,7 +72,7 @@ TEST(PopulationLimit, ATargetThatGoesLeavesItsTurn) {
   server.wait(two.waitCompleteRequest().send());
 }
 
-// One that is paused would keep its turn for as long as its operator likes.
+// A paused restore would keep its turn for as long as its operator likes.
 TEST(PopulationLimit, APausedRestoreLeavesItsTurn) {
   Image image(64 * SMALL);
   Server server(image, {.shards = 1, .workers = 2, .more = {"--populations", "1"}});
@@ -101,7 +101,7 @@ TEST(PopulationLimit, TheRateIsThatOfAllShardsTogether) {
   EXPECT_GT(took.count(), 0.7) << "16 MiB at 16 MiB a second";
 }
 
-// What is missing comes before the limit for the end, whatever the rate.
+// Missing pages come before the limit for the end, whatever the rate.
 TEST(PopulationLimit, TheEndOfTheServiceDoesNotKeepTheRate) {
   Image image(64 * MIB);
   Server server(image, {.prefault = true, .more = {"--population-rate", "1MiB", "--populations", "1"}});
@@ -167,7 +167,7 @@ TEST(PopulationLimit, ATargetThatMayNotHaveItsSnapshotIsNotPopulated) {
   EXPECT_TRUE(target.lives());
 }
 
-// Each fits, and both do not.
+// One fits, and both do not.
 TEST(PopulationLimit, TargetsOfOneGroupAreAddedUp) {
   const MemoryGroup group;
   if (!group.made()) GTEST_SKIP() << "no control group with the memory controller can be made here";

@@ -1,5 +1,5 @@
-// What a service tells afterwards: its events, to those who wait for them, and the last figures of restores that are over;
-// both under coordinators that come later.
+// Things that a service tells afterwards: its events, to those who wait for them, and the last figures of restores that
+// are over; both under coordinators that come later.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

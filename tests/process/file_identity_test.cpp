@@ -25,7 +25,7 @@ class Identity : public testing::Test {
 
   std::string path() const { return directory_ + "/file"; }
   std::string changed() const { return whatChanged(was_, identityOf(file_)).value_or("nothing"); }
-  // Until the clock of file times has gone on.
+  // Waits until the clock of file times has gone on.
   template <typename Change>
   std::string changedBy(Change change) {
     do change();

@@ -1,4 +1,4 @@
-// What a line of the log is about, on its way to the journal.
+// The subject of a line of the log, on its way to the journal.
 
 #include "process/log_about.h"
 

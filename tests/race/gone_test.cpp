@@ -17,7 +17,7 @@ using testing::HasSubstr;
 void* start(const Target& target, std::uint64_t page) {
   return const_cast<unsigned char*>(target.address(page));
 }
-// As balloons of VMMs do it that know nothing of a userfaultfd.
+// Gives memory up as balloons of VMMs do it that know nothing of a userfaultfd.
 void mapOver(const Target& target, std::uint64_t page, std::uint64_t count = 1) {
   ASSERT_NE(mmap(start(target, page), count * target.pageSize(), PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),

@@ -1,4 +1,4 @@
-// Each way of giving memory up, through the whole service: what is followed reads as zeros; what the kernel does not tell
+// All ways of giving memory up, through the whole service: what is followed reads as zeros; what the kernel does not tell
 // is shown as docs/promises.md names it.
 
 #include <fcntl.h>

@@ -65,7 +65,7 @@ struct LongTakeover {
     await([&] { return large.queued().pending == 2; });
   }
 
-  // Once its takeover is over.
+  // Waits until its takeover is over.
   void expectServed() {
     EXPECT_EQ(untouched.get(), image.at(large.offset(0)));
     EXPECT_EQ(given.get(), 0);

@@ -115,7 +115,7 @@ std::size_t openFilesOf(pid_t pid) {
   return count;
 }
 
-// What a process has of the machine.
+// The use that a process makes of the machine.
 struct Holdings {
   std::size_t files = 0, threads = 0, mappings = 0;
   std::uint64_t memory = 0;  // private and resident, KiB

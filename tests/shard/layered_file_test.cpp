@@ -36,7 +36,7 @@ class Layered : public testing::Test {
  protected:
   Layered() { installBusGuard(); }
 
-  // What the source must give for the range.
+  // The bytes that the source must give for the range.
   static void expectShown(const Stack& stack, const Staged& staged, std::uint64_t offset,
                           std::uint64_t length) {
     const char* shown = stack.shown().data() + offset;
@@ -48,7 +48,7 @@ class Layered : public testing::Test {
     ASSERT_EQ(staged.kind, Staged::Kind::bytes) << offset << "+" << length << ", error " << staged.error;
     ASSERT_EQ(std::memcmp(shown, staged.data, length), 0) << offset << "+" << length;
   }
-  // As a reader thread does it.
+  // Reads as a reader thread does.
   Staged readAll(const PageSource& source, std::uint64_t offset, std::uint64_t length) {
     Staged staged = source.readFrom(offset, length).read(offset, length, buffer_.data());
     if (staged.kind == Staged::Kind::cold)

@@ -1,4 +1,4 @@
-// Each file system, and block devices: warm and cold, with and without io_uring, by demand and by population.
+// All file systems, and block devices: warm and cold, with and without io_uring, by demand and by population.
 
 #include <gtest/gtest.h>
 

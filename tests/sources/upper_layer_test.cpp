@@ -40,7 +40,7 @@ Extents dataOf(const std::string& path, std::uint64_t bytes) {
   return data;
 }
 
-// As a VMM writes one that tracks its writes: pages, some of them zeros, and holes.
+// A layer as a VMM that tracks its writes has it: pages, some of them zeros, and holes.
 class DifferentialImage : public Image {
  public:
   static constexpr std::uint64_t BYTES = 16 * MIB;

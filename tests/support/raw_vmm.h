@@ -27,7 +27,7 @@ class RawVmm {
   // The regions as JSON objects of these three fields and `more` (",\"page_size\":4096").
   std::string body(const std::string& more = "") const;
   void connect(const std::string& socket);
-  // One sendmsg of the text, with these fds.
+  // Sends the text and these fds by one sendmsg.
   void send(const std::string& text, const std::vector<int>& fds = {});
   void hangUp() { connection_ = nullptr; }
   // Returns when the server has closed the connection.

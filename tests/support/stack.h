@@ -33,9 +33,9 @@ class Stack {
   static constexpr std::uint64_t PAGE = 4096;
 
   Stack(std::uint64_t bytes, unsigned layers);
-  // One of 2 to 6 layers, or 32, and random extents: data, zeros that are data, and holes.
+  // A stack of 2 to 6 layers, or 32, and random extents: data, zeros that are data, and holes.
   static Stack random(std::uint64_t bytes, std::uint64_t seed);
-  // One that shows the image: each 64 KiB of it are in one of the layers, and other bytes in the layers below that.
+  // A stack that shows the image: each 64 KiB of it are in one of the layers, and other bytes in the layers below that.
   static Stack split(const Image& image, unsigned layers);
 
   unsigned layers() const { return static_cast<unsigned>(upper_.size()) + 1; }

@@ -17,7 +17,7 @@ namespace faultline::test {
 
 enum class Touch { ok, sigbus };
 
-// One target, connected. Pages are numbered as the server does: over the regions, ordered by address.
+// A target, connected. Pages are numbered as the server does: over the regions, ordered by address.
 class Target {
  public:
   // `regions` parts of the image, each mapped elsewhere. Connects at once.
