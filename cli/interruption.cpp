@@ -2,13 +2,16 @@
 
 #include <signal.h>
 
+#include <atomic>
+
 #include "cli/errors.h"
 
 namespace faultline::cli {
 
 namespace {
 
-volatile sig_atomic_t interrupted = 0;
+std::atomic<bool> interrupted = false;  // any thread may take the signal
+static_assert(std::atomic<bool>::is_always_lock_free);
 
 void each(void (*handler)(int)) {
   struct sigaction action {};
@@ -20,8 +23,8 @@ void each(void (*handler)(int)) {
 }  // namespace
 
 Interruption::Interruption() {
-  interrupted = 0;
-  each([](int) { interrupted = 1; });
+  interrupted = false;
+  each([](int) { interrupted = true; });
 }
 
 Interruption::~Interruption() {
@@ -29,7 +32,7 @@ Interruption::~Interruption() {
 }
 
 void Interruption::check() const {
-  if (interrupted != 0) throw CommandError(FAILED, "interrupted; nothing is written");
+  if (interrupted) throw CommandError(FAILED, "interrupted; nothing is written");
 }
 
 }  // namespace faultline::cli
