@@ -57,7 +57,7 @@ void Drain::populate(Jobs& jobs) {
   }
 }
 
-kj::Promise<void> Drain::look(std::shared_ptr<Jobs> jobs) {
+kj::Promise<void> Drain::look(const std::shared_ptr<Jobs>& jobs) {
   populate(*jobs);
   return countEach(restores_, context_.io.provider->getTimer())
       .then([this, jobs](const CountedRestores& counted) -> kj::Promise<void> {

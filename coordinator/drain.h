@@ -30,7 +30,7 @@ class Drain {
 
  private:
   struct Jobs;
-  kj::Promise<void> look(std::shared_ptr<Jobs> jobs);
+  kj::Promise<void> look(const std::shared_ptr<Jobs>& jobs);
   void populate(Jobs& jobs);
 
   RestoreContext& context_;
