@@ -8,6 +8,7 @@
 #include "cli/errors.h"
 #include "cli/service_options.h"
 #include "process/plain_text.h"
+#include "rpc/source_uri.h"
 
 namespace faultline::cli {
 
@@ -19,6 +20,16 @@ constexpr std::size_t MOST_FILES = 100'000;
 
 std::string whyNotAbsolute(const std::string& path) {
   return path.front() == '/' ? "" : path + " does not begin with /";
+}
+
+std::string whyNoLayer(const std::string& path) {
+  if (!rpc::SourceUri::isMeant(path)) return whyNotAbsolute(path);
+  try {
+    rpc::SourceUri::parse(path);
+    return "";
+  } catch (const rpc::BadUri& error) {
+    return error.what();
+  }
 }
 
 // The settings that a restore's file may have, and those that faultline.conf may have for all of them.
@@ -49,8 +60,8 @@ ServedListener listenerOf(const fs::path& path, const ServedListener& defaults) 
   std::vector<std::string> over;
   CLI::App app;
   addSettingsOfAll(app, listener, mode);
-  app.add_option("--memory", memory)->check(whyNotAbsolute);
-  app.add_option("--over", over)->check(whyNotAbsolute);
+  app.add_option("--memory", memory)->check(whyNoLayer);
+  app.add_option("--over", over)->check(whyNoLayer);
   app.add_option("--socket", listener.socket)->check(whyNotAbsolute);
   app.add_option("--working-set", listener.workingSet)->check(whyNotAbsolute);
   app.remove_option(app.get_option("--help"));

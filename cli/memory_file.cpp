@@ -5,16 +5,24 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "cli/errors.h"
 #include "cli/packed_file.h"
 #include "cli/snapshot_identity.h"
 #include "process/content_size.h"
 #include "process/duplicate.h"
+#include "rpc/named_source.h"
+#include "rpc/source_uri.h"
 
 namespace faultline::cli {
 
 kj::AutoCloseFd openMemory(const std::string& path) {
+  if (rpc::SourceUri::isMeant(path))
+    throw CommandError(USAGE,
+                       path +
+                           " is a source that a server has, and this command reads files: copy it to one "
+                           "(nbdcopy URI FILE), and give that");
   // Not waiting for a writer, should it be a pipe.
   kj::AutoCloseFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (fd.get() < 0)
@@ -63,6 +71,31 @@ image::StackFile packedLayer(const Memory& memory, std::size_t index) {
   return {memory.files[index].get(), path, path, true, file.image.bytes()};
 }
 
+void addFile(Memory& memory, const std::string& path) {
+  memory.files.push_back(openMemory(path));
+  memory.packed.push_back(isPacked(memory.files.back().get(), path));
+}
+
+kj::AutoCloseFd namedSource(const std::string& uri) {
+  try {
+    return rpc::makeNamedSource(uri);
+  } catch (const rpc::BadUri& error) {
+    throw CommandError(USAGE, error.what());
+  }
+}
+
+// A layer that a server has. It is asked when a target comes; so it is taken to be of the size of what lies over it.
+image::StackFile namedLayer(const std::vector<image::StackFile>& layers, std::size_t index) {
+  image::StackFile layer = layers[index];
+  if (index + 1 != layers.size())
+    throw CommandError(USAGE, layer.name + " can't be an upper layer: only the lowest can be a server's");
+  layer.told = true;
+  if (index == 0) return layer;
+  const image::StackFile& over = layers[index - 1];
+  layer.bytes = over.bytes != 0 ? over.bytes : process::contentBytes(over.file).value_or(0);
+  return layer;
+}
+
 }  // namespace
 
 std::string Memory::name() const {
@@ -79,18 +112,31 @@ std::vector<std::string> pathsOf(const std::string& memory, const std::vector<st
 
 Memory openLayers(const std::vector<std::string>& paths) {
   Memory memory{paths, {}};
-  for (const std::string& path : paths) {
-    memory.files.push_back(openMemory(path));
-    memory.packed.push_back(isPacked(memory.files.back().get(), path));
-  }
+  for (const std::string& path : paths) addFile(memory, path);
   return memory;
 }
 
+std::string absoluteLayer(const std::string& path) {
+  return rpc::SourceUri::isMeant(path) ? path : std::filesystem::absolute(path).string();
+}
+
 Memory openStack(const std::vector<std::string>& paths) {
-  Memory memory = openLayers(paths);
+  Memory memory{paths, {}};
+  for (const std::string& path : paths) {
+    if (!rpc::SourceUri::isMeant(path)) {
+      addFile(memory, path);
+      continue;
+    }
+    memory.files.push_back(namedSource(path));
+    memory.packed.push_back(true);
+  }
   std::vector<image::StackFile> layers = layersOf(memory);
-  for (std::size_t i = 0; i < paths.size(); i++)
-    if (memory.packed[i]) layers[i] = packedLayer(memory, i);
+  for (std::size_t i = 0; i < paths.size(); i++) {
+    if (rpc::SourceUri::isMeant(paths[i]))
+      layers[i] = namedLayer(layers, i);
+    else if (memory.packed[i])
+      layers[i] = packedLayer(memory, i);
+  }
   if (const auto why = image::whyNotStack(layers)) throw CommandError(USAGE, *why);
   return memory;
 }

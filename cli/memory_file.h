@@ -18,16 +18,19 @@ kj::AutoCloseFd openMemory(const std::string& path);
 struct Memory {
   std::vector<std::string> paths;
   std::vector<kj::AutoCloseFd> files;
-  std::vector<bool> packed{};  // which of them are packed images
+  // Which of them are fetched: packed images, and what names a server's (rpc/named_source.h).
+  std::vector<bool> packed{};
 
   std::string name() const;  // for messages: "TOP over BASE"
 };
 
 // What --memory and --over name, in one list.
 std::vector<std::string> pathsOf(const std::string& memory, const std::vector<std::string>& over);
-// Opens all of them, the top one first. CommandError(USAGE) as for one.
+// Opens all of them, files, the top one first. CommandError(USAGE) as for one.
 Memory openLayers(const std::vector<std::string>& paths);
-// openLayers(), and CommandError(USAGE) where they cannot be the layers of one source (image/stack.h), or a packed image
+// A layer's name as a process in another directory finds it: its absolute path, or its URI.
+std::string absoluteLayer(const std::string& path);
+// openLayers(), where the lowest may be named by the URI of a server's, which is not asked yet; and CommandError(USAGE) where they cannot be the layers of one source (image/stack.h), or a packed image
 // cannot be used, or lies over another memory than it was made of.
 Memory openStack(const std::vector<std::string>& paths);
 // As image/ has them; borrowed. Of files none of which is packed.

@@ -162,6 +162,10 @@ std::string fetcherText(rpc::FetcherInfo::Reader fetcher) {
   Metric requests("faultline_fetch_requests_total", COUNTER, "Reads of a source, by its kind.");
   Metric bytes("faultline_fetch_bytes_total", COUNTER, "Bytes that they gave.");
   Metric errors("faultline_fetch_errors_total", COUNTER, "Reads that failed.");
+  Metric reconnects("faultline_fetch_reconnects_total", COUNTER,
+                    "Connections to a server that were made anew.");
+  Metric givenUp("faultline_fetch_given_up_total", COUNTER,
+                 "Reads for which a server did nothing within --source-patience.");
   Metric latency("faultline_fetch_seconds", HISTOGRAM, "Duration of a read.");
   up.add({}, fetcher.getPid() != 0 ? 1 : 0);
   restarts.add({}, fetcher.getRestarts());
@@ -176,10 +180,13 @@ std::string fetcherText(rpc::FetcherInfo::Reader fetcher) {
     requests.add(labels, engine.getRequests());
     bytes.add(labels, engine.getBytes());
     errors.add(labels, engine.getErrors());
+    reconnects.add(labels, engine.getReconnects());
+    givenUp.add(labels, engine.getGivenUp());
     latency.addHistogram(labels, durationsOf(engine.getLatency()));
   }
   return up.text() + restarts.text() + hits.text() + misses.text() + notKept.text() + cached.text() +
-         limit.text() + evicted.text() + requests.text() + bytes.text() + errors.text() + latency.text();
+         limit.text() + evicted.text() + requests.text() + bytes.text() + errors.text() + reconnects.text() +
+         givenUp.text() + latency.text();
 }
 
 std::string serviceText(rpc::ServiceInfo::Reader service) {

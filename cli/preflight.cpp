@@ -22,10 +22,12 @@
 #include "cli/format.h"
 #include "cli/memory_file.h"
 #include "cli/packed_file.h"
+#include "cli/served_source.h"
 #include "cli/service_unit.h"
 #include "image/file_system.h"
 #include "image/upper_layer.h"
 #include "process/content_size.h"
+#include "rpc/named_source.h"
 #include "shmtracker/layout.h"
 #include "shmtracker/region_table.h"
 #include "uffd/probe.h"
@@ -219,7 +221,18 @@ bool isToldOf(int file) {
   return fstat(file, &status) == 0 && (status.st_uid == geteuid() || (status.st_mode & S_IWOTH) != 0);
 }
 
+// Of a source that a server has.
+Finding served(const std::string& uri) {
+  try {
+    const SnapshotIdentity identity = askServer(rpc::makeNamedSource(uri).get(), uri);
+    return {"memory", State::ok, uri + ": " + humanBytes(identity.bytes) + ", the lowest layer only"};
+  } catch (const std::exception& error) {
+    return {"memory", State::missing, error.what()};
+  }
+}
+
 Finding memoryFile(const std::string& path, bool lowest) {
+  if (rpc::SourceUri::isMeant(path)) return served(path);
   kj::AutoCloseFd file;
   try {
     file = openMemory(path);

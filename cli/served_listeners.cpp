@@ -79,11 +79,10 @@ kj::AutoCloseFd keptSpec(const ServedListener& listener, const Memory& memory, c
   auto kept = message.initRoot<rpc::KeptListener>();
   // Looked at for each target: whichever directory a coordinator runs in.
   auto layers = kept.initLayers(static_cast<unsigned>(listener.layers.size()));
-  for (unsigned i = 0; i < layers.size(); i++)
-    layers.set(i, std::filesystem::absolute(listener.layers[i]).c_str());
+  for (unsigned i = 0; i < layers.size(); i++) layers.set(i, absoluteLayer(listener.layers[i]).c_str());
   auto packed = kept.initPacked(static_cast<unsigned>(memory.packed.size()));
   for (unsigned i = 0; i < packed.size(); i++) packed.set(i, memory.packed[i]);
-  kept.setSourceName(std::filesystem::absolute(listener.layers.front()).c_str());
+  kept.setSourceName(absoluteLayer(listener.layers.front()).c_str());
   fill(kept.initSpec(), listener, workingSet);
   struct stat status {};
   if (!socketFile.empty() && lstat(socketFile.c_str(), &status) == 0) {
@@ -122,8 +121,7 @@ void fill(rpc::PlacedListener::Builder to, const ServedListener& listener, const
   socket.setGroup(listener.access.group.c_str());
   socket.setMode(listener.access.mode);
   auto layers = to.initLayers(static_cast<unsigned>(listener.layers.size()));
-  for (unsigned i = 0; i < layers.size(); i++)
-    layers.set(i, std::filesystem::absolute(listener.layers[i]).c_str());
+  for (unsigned i = 0; i < layers.size(); i++) layers.set(i, absoluteLayer(listener.layers[i]).c_str());
 }
 
 void ServedListeners::apply(process::Origin origin, const std::vector<ServedListener>& wanted) {

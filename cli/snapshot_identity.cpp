@@ -2,77 +2,62 @@
 
 #include <algorithm>
 #include <array>
-#include <boost/crc.hpp>
 #include <cstdio>
+#include <optional>
 #include <span>
 #include <utility>
 
 #include "cli/layer_content.h"
 #include "cli/packed_file.h"
+#include "cli/served_source.h"
+#include "image/sampled_checksum.h"
 #include "process/duplicate.h"
+#include "rpc/named_source.h"
 
 namespace faultline::cli {
 
 namespace {
 
-constexpr std::uint64_t BLOCK = 4096, SAMPLES = 256;
+using image::SampledChecksum;
 
-// CRC-64/XZ.
-using Crc = boost::crc_optimal<64, 0x42F0E1EBA9EA3693, ~0ull, ~0ull, true, true>;
-
-void addBlock(Crc& crc, LayerContent& layer, std::uint64_t offset) {
-  std::array<std::byte, BLOCK> room;
-  const std::span<std::byte> data = std::span(room).first(std::min(BLOCK, layer.bytes() - offset));
+void addBlock(SampledChecksum& sum, LayerContent& layer, std::uint64_t offset) {
+  std::array<std::byte, image::SAMPLE_BYTES> room;
+  const std::span<std::byte> data =
+      std::span(room).first(std::min(image::SAMPLE_BYTES, layer.bytes() - offset));
   layer.read(offset, data);
-  crc.process_bytes(data.data(), data.size());
-}
-
-void addNumber(Crc& crc, std::uint64_t number) {
-  std::array<unsigned char, 8> bytes;
-  for (unsigned char& byte : bytes) {
-    byte = static_cast<unsigned char>(number);
-    number >>= 8;
-  }
-  crc.process_bytes(bytes.data(), bytes.size());
-}
-
-// Offsets of places, from the first block to the last at equal distances.
-template <typename Use>
-void atPlaces(std::uint64_t bytes, Use use) {
-  const std::uint64_t blocks = bytes / BLOCK + (bytes % BLOCK != 0);
-  const std::uint64_t samples = std::min(blocks, SAMPLES);
-  for (std::uint64_t i = 0; i < samples; i++) {
-    // The product stays below 2^64: blocks < 2^52.
-    const std::uint64_t block = samples == 1 ? 0 : i * (blocks - 1) / (samples - 1);
-    use(block * BLOCK);
-  }
+  sum.add(data);
 }
 
 // Mostly holes: what is looked at is the data behind each place.
-void addUpper(Crc& crc, LayerContent& layer) {
+void addUpper(SampledChecksum& sum, LayerContent& layer) {
   std::uint64_t before = ~0ull;
-  atPlaces(layer.bytes(), [&](std::uint64_t place) {
+  for (const std::uint64_t place : image::samplePlaces(layer.bytes())) {
     const std::uint64_t offset = layer.dataFrom(place);
-    addNumber(crc, offset);
-    if (offset < layer.bytes() && std::exchange(before, offset) != offset) addBlock(crc, layer, offset);
-  });
+    sum.add(offset);
+    if (offset < layer.bytes() && std::exchange(before, offset) != offset) addBlock(sum, layer, offset);
+  }
+}
+
+// `upper`: the layers over the base, the top one first.
+SnapshotIdentity identityOver(const SnapshotIdentity& base,
+                              std::span<const std::unique_ptr<LayerContent>> upper) {
+  if (upper.empty()) return base;
+  SampledChecksum sum;
+  sum.add(base.fingerprint);
+  for (std::size_t i = upper.size(); i-- > 0;) addUpper(sum, *upper[i]);
+  return {base.bytes, sum.value()};
 }
 
 }  // namespace
 
 SnapshotIdentity identityOf(LayerContent& memory) {
-  Crc crc;
-  atPlaces(memory.bytes(), [&](std::uint64_t place) { addBlock(crc, memory, place); });
-  return {memory.bytes(), crc.checksum()};
+  SampledChecksum sum;
+  for (const std::uint64_t place : image::samplePlaces(memory.bytes())) addBlock(sum, memory, place);
+  return {memory.bytes(), sum.value()};
 }
 
 SnapshotIdentity identityOf(const std::vector<std::unique_ptr<LayerContent>>& layers) {
-  const SnapshotIdentity base = identityOf(*layers.back());
-  if (layers.size() == 1) return base;
-  Crc crc;
-  addNumber(crc, base.fingerprint);
-  for (std::size_t i = layers.size() - 1; i-- > 0;) addUpper(crc, *layers[i]);
-  return {base.bytes, crc.checksum()};
+  return identityOver(identityOf(*layers.back()), std::span(layers).first(layers.size() - 1));
 }
 
 SnapshotIdentity identityOf(int memory) {
@@ -84,15 +69,18 @@ SnapshotIdentity identityOf(const std::vector<kj::AutoCloseFd>& layers) {
   std::vector<std::unique_ptr<LayerContent>> contents;
   contents.reserve(layers.size());
   std::vector<std::unique_ptr<PackedFile>> packed;
+  std::optional<SnapshotIdentity> base;
   for (const kj::AutoCloseFd& layer : layers) {
-    if (isPacked(layer.get(), "a layer")) {
+    if (const auto uri = rpc::uriOf(layer.get())) {
+      base = askServer(layer.get(), *uri);  // of the lowest alone
+    } else if (isPacked(layer.get(), "a layer")) {
       packed.push_back(std::make_unique<PackedFile>(packedFile(process::duplicate(layer.get()), "a layer")));
       contents.push_back(std::make_unique<PackedContent>(packed.back()->image));
     } else {
       contents.push_back(std::make_unique<PlainContent>(layer.get()));
     }
   }
-  return identityOf(contents);
+  return base.has_value() ? identityOver(*base, contents) : identityOf(contents);
 }
 
 std::string fingerprintText(const SnapshotIdentity& identity) {

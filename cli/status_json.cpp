@@ -24,6 +24,8 @@ json fetcherJson(rpc::FetcherInfo::Reader fetcher) {
                        {"requests", engine.getRequests()},
                        {"bytes", engine.getBytes()},
                        {"errors", engine.getErrors()},
+                       {"reconnects", engine.getReconnects()},
+                       {"given_up", engine.getGivenUp()},
                        {"latency", latencyJson(engine.getLatency())}});
   return {{"pid", fetcher.getPid() == 0 ? json() : json(fetcher.getPid())},
           {"restarts", fetcher.getRestarts()},

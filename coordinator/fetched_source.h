@@ -17,7 +17,8 @@ namespace faultline::coordinator {
 struct FetchedSource {
   std::string name;            // for messages
   kj::AutoCloseFd origin;      // what it is fetched from
-  process::FileIdentity file;  // of `origin`
+  process::FileIdentity file;  // of `origin`, where that is a file
+  std::string uri;             // that `origin` names (rpc/named_source.h); empty: it is a file
   // The cache, open for reading: of the image's size, and in memory what it has (rpc/fetch_map.h).
   kj::AutoCloseFd data, map;
   kj::AutoCloseFd ring;  // where shards ask (rpc/fetch_ring.h)
@@ -27,6 +28,7 @@ struct FetchedSource {
   // At a fetcher: nothing while there is none, or it does not serve it yet.
   kj::Maybe<rpc::FetchedSource::Client> served{};
   bool engaging = false;  // it is being asked to
+  std::string whyNot{};   // it is not served, as it was told last
 };
 
 using FetchedRef = std::shared_ptr<FetchedSource>;

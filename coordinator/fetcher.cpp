@@ -19,7 +19,9 @@
 #include "process/duplicate.h"
 #include "rpc/fd.h"
 #include "rpc/fetch_ring.h"
+#include "rpc/named_source.h"
 #include "rpc/refusal.h"
+#include "rpc/source_connector.h"
 
 namespace faultline::coordinator {
 
@@ -70,6 +72,11 @@ std::uint64_t takenOnDisk(const FetchedSource& source) {
   return fstat(source.data.get(), &status) == 0 ? static_cast<std::uint64_t>(status.st_blocks) * 512 : 0;
 }
 
+bool brokenForGood(const FetchedSource& source) {
+  return rpc::FetchMap::attach(source.map.get(), rpc::FetchMap::Access::read).broken() !=
+         rpc::FetchMap::Broken::no;
+}
+
 bool isDisconnect(const kj::Exception& error) {
   return error.getType() == kj::Exception::Type::DISCONNECTED;
 }
@@ -77,8 +84,9 @@ bool isDisconnect(const kj::Exception& error) {
 }  // namespace
 
 struct Fetcher::Process {
-  Process(kj::AsyncIoContext& io, process::ChildProcess c, kj::AutoCloseFd socket)
-      : child(kj::mv(c)),
+  Process(kj::AsyncIoContext& io, process::ChildProcess c, kj::AutoCloseFd socket, Rights has)
+      : rights(std::move(has)),
+        child(kj::mv(c)),
         exit(io.unixEventPort, child.pidfd.get(), kj::UnixEventPort::FdObserver::OBSERVE_READ),
         connection(*io.lowLevelProvider, kj::mv(socket)),
         client(connection.bootstrap().castAs<rpc::Fetcher>()) {}
@@ -88,6 +96,7 @@ struct Fetcher::Process {
     return exit.whenBecomesReadable().then([this] { return ended(); });
   }
 
+  const Rights rights;
   process::ChildProcess child;
   kj::UnixEventPort::FdObserver exit;
   rpc::Connection connection;
@@ -103,6 +112,20 @@ Fetcher::~Fetcher() noexcept(false) = default;
 void Fetcher::begin(Inheritance& inherited) {
   former_ = inherited.take(KeptName::fetcher());
   if (former_.get() >= 0) process::sendSignal(former_.get(), SIGKILL);
+}
+
+// --- rights ---
+
+void Fetcher::Rights::add(const std::string& uri) {
+  if (uri.empty()) return;
+  const rpc::SourceUri source = rpc::SourceUri::parse(uri);
+  connections = true;
+  for (const std::string& path : {source.keyFile, source.certificates})
+    if (!path.empty()) readable.insert(path);
+}
+
+Fetcher::Key Fetcher::keyOf(const FetchedSource& source) {
+  return {source.uri.empty() ? source.file : process::FileIdentity(), source.uri};
 }
 
 // --- the process ---
@@ -144,13 +167,18 @@ kj::Promise<void> Fetcher::start() {
       .then([this, &timer] { return timer.afterDelay(backOff(quickDeaths_)); })
       .then([this, &timer] {
         auto [ours, theirs] = rpc::streamPair();
-        const std::vector<std::string> arguments = {"--cache-limit", std::to_string(options_.cacheLimit),
-                                                    "--log-level", options_.logLevel};
+        std::vector<std::string> arguments = {
+            "--cache-limit", std::to_string(options_.cacheLimit),
+            "--patience-ms", std::to_string(options_.sourcePatience.count()),
+            "--log-level",   options_.logLevel};
+        if (rights_.connections) arguments.emplace_back("--nbd");
+        for (const std::string& path : rights_.readable)
+          arguments.insert(arguments.end(), {"--readable", path});
         auto fresh = std::make_shared<Process>(
             io_,
             process::startProcess(process::siblingExecutable("faultline-fetcher"), arguments, theirs.get(),
                                   {.image = options_.fetcherProgram}),
-            kj::mv(ours));
+            kj::mv(ours), rights_);
         link_.store(KeptName::fetcher(), fresh->child.pidfd.get());
         Process& started = *fresh;
         return started.client.helloRequest()
@@ -202,6 +230,17 @@ void Fetcher::died(const std::string& how) {
   log_.add("the fetcher (pid " + std::to_string(process_->child.pid) + ") " + how);
   quickDeaths_ = process::nowNs() - process_->startedAt < QUICK_DEATH ? quickDeaths_ + 1 : 0;
   restarts_++;
+  gone();
+}
+
+// By one with the rights that a source wants: they cannot be had later. What the one before it was asked is asked of it.
+void Fetcher::replace() {
+  process::sendSignal(process_->child.pidfd.get(), SIGKILL);
+  former_ = process::duplicate(process_->child.pidfd.get());
+  gone();
+}
+
+void Fetcher::gone() {
   link_.drop(KeptName::fetcher());
   for (const FetchedRef& source : sources_) source->served = nullptr;
   // Calls under way on it may still be failing.
@@ -218,10 +257,16 @@ void Fetcher::engageAll() {
 }
 
 kj::Promise<Fetcher::Opened> Fetcher::askToOpen(const FetchedRef& source) {
-  return running().then([this, source] {
+  rights_.add(source->uri);
+  if (process_ != nullptr && process_->rights != rights_) replace();
+  return running().then([this, source]() -> kj::Promise<Opened> {
+    // Another source may have wanted more, or its fetcher may have died since.
+    if (process_ == nullptr || process_->rights != rights_) return askToOpen(source);
     auto request = process_->client.openRequest();
     request.setFile(rpc::makeFdFrom(source->origin.get()));
     request.setName(source->name.c_str());
+    if (!source->uri.empty())
+      request.setConnector(rpc::makeConnector(io_, source->uri, options_.fetcherProgram));
     return request.send();
   });
 }
@@ -230,22 +275,22 @@ kj::Promise<Fetcher::Opened> Fetcher::askToOpen(const FetchedRef& source) {
 kj::Promise<void> Fetcher::engage(FetchedRef source) {
   source->engaging = true;
   return askToOpen(source)
-      .then([this, source](auto response) {
-        auto facts = response.getFacts();
-        KJ_REQUIRE((rpc::FetchMap::Facts{facts.getBytes(), facts.getIdentity(), facts.getDifferential()} ==
-                    source->facts),
-                   "it has changed since the restore began", source->name);
-        return serve(source, response.getSource());
-      })
+      .then([this, source](auto response) { return serve(source, response.getSource()); })
       .then(
           [source]() -> kj::Promise<void> {
             source->engaging = false;
+            source->whyNot.clear();
             return kj::READY_NOW;
           },
           [this, source](kj::Exception&& e) -> kj::Promise<void> {
             source->engaging = false;
-            if (!isDisconnect(e))
-              log_.add(source->name + " cannot be fetched from just now: " + rpc::refusalOf(e).message);
+            if (!isDisconnect(e)) {
+              const std::string why = rpc::refusalOf(e).message;
+              if (std::exchange(source->whyNot, why) != why)
+                log_.add(source->name + " cannot be fetched from just now: " + why);
+            }
+            // It will not be again what it was.
+            if (brokenForGood(*source)) return kj::READY_NOW;
             return io_.provider->getTimer()
                 .afterDelay(ENGAGE_AGAIN)
                 .then([this, weak = std::weak_ptr(source)] {
@@ -269,22 +314,27 @@ kj::Promise<void> Fetcher::serve(FetchedRef source, rpc::FetchedSource::Client o
 }
 
 kj::Promise<FetchedRef> Fetcher::open(kj::AutoCloseFd file, std::string name) {
-  const process::FileIdentity identity = process::identityOf(file.get());
-  for (const FetchedRef& source : sources_) {
-    if (source->file != identity) continue;
-    source->lastUsed = process::nowNs();
-    return source;
-  }
-  for (auto& [file_, opening] : opening_)
-    if (file_ == identity) return opening.addBranch();
   auto source = std::make_shared<FetchedSource>();
   source->name = std::move(name);
+  source->file = process::identityOf(file.get());
+  try {
+    source->uri = rpc::uriOf(file.get()).value_or("");
+  } catch (const rpc::BadUri& error) {
+    rpc::refuse(rpc::Reason::BAD_INPUT, error.what());
+  }
   source->origin = kj::mv(file);
-  source->file = identity;
-  const auto over = [this, identity] {
-    tasks_.add(kj::evalLater([this, identity] {
-      std::erase_if(opening_, [&](const auto& one) { return one.first == identity; });
-    }));
+  const Key key = keyOf(*source);
+  if (source->uri.empty())
+    for (const FetchedRef& known : sources_) {
+      if (keyOf(*known) != key) continue;
+      known->lastUsed = process::nowNs();
+      return known;
+    }
+  for (auto& [key_, opening] : opening_)
+    if (key_ == key) return opening.addBranch();
+  const auto over = [this, key] {
+    tasks_.add(kj::evalLater(
+        [this, key] { std::erase_if(opening_, [&](const auto& one) { return one.first == key; }); }));
   };
   auto opening = openAnew(std::move(source), 0)
                      .then(
@@ -298,46 +348,63 @@ kj::Promise<FetchedRef> Fetcher::open(kj::AutoCloseFd file, std::string name) {
                          })
                      .fork();
   auto branch = opening.addBranch();
-  opening_.emplace_back(identity, kj::mv(opening));
+  opening_.emplace_back(key, kj::mv(opening));
   return branch;
 }
 
 kj::Promise<FetchedRef> Fetcher::openAnew(FetchedRef source, unsigned tries) {
   makeRoom();
   return askToOpen(source)
-      .then([this, source](auto response) {
+      .then([this, source](auto response) -> kj::Promise<FetchedRef> {
         auto facts = response.getFacts();
         source->facts = {facts.getBytes(), facts.getIdentity(), facts.getDifferential()};
-        auto made = std::make_shared<std::vector<kj::AutoCloseFd>>();
-        auto making = inOwnThread("a cache cannot be made",
-                                  [made, facts = source->facts, directory = options_.cacheDirectory] {
-                                    const kj::AutoCloseFd data = unnamedFile(directory, facts.bytes),
-                                                          map = rpc::FetchMap::create(facts);
-                                    made->push_back(reopened(data.get(), O_RDONLY));
-                                    made->push_back(reopened(map.get(), O_RDONLY));
-                                    made->push_back(rpc::FetchRing::create());
-                                  });
-        return making.then([this, source, made, opened = response.getSource()]() mutable {
-          source->data = kj::mv((*made)[0]);
-          source->map = kj::mv((*made)[1]);
-          source->ring = kj::mv((*made)[2]);
-          return serve(source, opened);
-        });
+        if (FetchedRef known = alike(*source)) {
+          known->lastUsed = process::nowNs();
+          return known;
+        }
+        return makeCache(source, response.getSource());
       })
-      .then(
-          [this, source]() -> kj::Promise<FetchedRef> {
-            source->lastUsed = process::nowNs();
-            sources_.push_back(source);
-            if (!std::exchange(makingRoom_, true)) tasks_.add(makeRoomOn());
-            // Its fetcher may have died meanwhile.
-            if (process_ == nullptr) source->served = nullptr;
-            engageAll();
-            return source;
-          },
-          [this, source, tries](kj::Exception&& e) -> kj::Promise<FetchedRef> {
-            if (!isDisconnect(e) || tries >= OPEN_TRIES) return kj::mv(e);
-            return openAnew(source, tries + 1);
-          });
+      .then([](FetchedRef opened) -> kj::Promise<FetchedRef> { return opened; },
+            [this, source, tries](kj::Exception&& e) -> kj::Promise<FetchedRef> {
+              if (!isDisconnect(e) || tries >= OPEN_TRIES) return kj::mv(e);
+              return openAnew(source, tries + 1);
+            });
+}
+
+// The cache of a server's export that has shown the same content.
+FetchedRef Fetcher::alike(const FetchedSource& source) const {
+  for (const FetchedRef& known : sources_)
+    if (!source.uri.empty() && known->uri == source.uri && known->facts == source.facts &&
+        !brokenForGood(*known))
+      return known;
+  return nullptr;
+}
+
+kj::Promise<FetchedRef> Fetcher::makeCache(FetchedRef source, rpc::FetchedSource::Client opened) {
+  auto made = std::make_shared<std::vector<kj::AutoCloseFd>>();
+  auto making = inOwnThread(
+      "a cache cannot be made", [made, facts = source->facts, directory = options_.cacheDirectory] {
+        const kj::AutoCloseFd data = unnamedFile(directory, facts.bytes), map = rpc::FetchMap::create(facts);
+        made->push_back(reopened(data.get(), O_RDONLY));
+        made->push_back(reopened(map.get(), O_RDONLY));
+        made->push_back(rpc::FetchRing::create());
+      });
+  return making
+      .then([this, source, made, opened = kj::mv(opened)]() mutable {
+        source->data = kj::mv((*made)[0]);
+        source->map = kj::mv((*made)[1]);
+        source->ring = kj::mv((*made)[2]);
+        return serve(source, opened);
+      })
+      .then([this, source] {
+        source->lastUsed = process::nowNs();
+        sources_.push_back(source);
+        if (!std::exchange(makingRoom_, true)) tasks_.add(makeRoomOn());
+        // Its fetcher may have died meanwhile.
+        if (process_ == nullptr) source->served = nullptr;
+        engageAll();
+        return source;
+      });
 }
 
 FetchedRef Fetcher::adopt(kj::AutoCloseFd origin, const std::string& name, kj::AutoCloseFd data,
@@ -351,6 +418,8 @@ FetchedRef Fetcher::adopt(kj::AutoCloseFd origin, const std::string& name, kj::A
   rpc::FetchRing::attach(ring.get());
   source->name = name;
   source->file = process::identityOf(origin.get());
+  source->uri = rpc::uriOf(origin.get()).value_or("");
+  rights_.add(source->uri);
   source->origin = kj::mv(origin);
   source->data = kj::mv(data);
   source->map = kj::mv(map);

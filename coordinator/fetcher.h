@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,8 +34,8 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   // Ends a predecessor's fetcher: two would write at the same places. Before the first call of the others.
   void begin(Inheritance& inherited);
 
-  // The cache of a packed image: the one there is, or a new one. `file`: open for reading. Refuses (badSource) where it
-  // cannot be used. Resolves when it can be served from.
+  // The cache of a source: the one there is, or a new one. `file`: a packed image, open for reading, or what names a source
+  // (rpc/named_source.h). Refuses (badSource) where it cannot be used. Resolves when it can be served from.
   kj::Promise<FetchedRef> open(kj::AutoCloseFd file, std::string name);
   // Takes over a predecessor's. Throws where what is kept makes no sense. Does not wait for a fetcher: what is cached is
   // served meanwhile.
@@ -46,18 +47,36 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
 
  private:
   struct Process;
+  // Which source it is, before it is opened. A server has no identity to tell: what is there for its URI is compared.
+  struct Key {
+    process::FileIdentity file{};
+    std::string uri{};
+    bool operator==(const Key&) const = default;
+  };
+  // What a fetcher is started with: the rights that its sources want, and no others.
+  struct Rights {
+    bool connections = false;
+    std::set<std::string> readable{};  // keys, and directories of certificates
+    void add(const std::string& uri);
+    bool operator==(const Rights&) const = default;
+  };
 
+  static Key keyOf(const FetchedSource& source);
   kj::Promise<void> running();
+  void replace();
   kj::Promise<void> start();
   kj::Promise<void> formerEnded(std::uint64_t deadline);
   void watch();
   void died(const std::string& how);
+  void gone();
   kj::Promise<void> pingOn();
   using Opened = capnp::Response<rpc::Fetcher::OpenResults>;
   kj::Promise<Opened> askToOpen(const FetchedRef& source);
   void engageAll();
   kj::Promise<void> engage(FetchedRef source);
   kj::Promise<FetchedRef> openAnew(FetchedRef source, unsigned tries);
+  FetchedRef alike(const FetchedSource& source) const;
+  kj::Promise<FetchedRef> makeCache(FetchedRef source, rpc::FetchedSource::Client opened);
   kj::Promise<void> serve(FetchedRef source, rpc::FetchedSource::Client opened);
   void makeRoom();
   kj::Promise<void> makeRoomOn();
@@ -74,7 +93,8 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   unsigned quickDeaths_ = 0;  // in a row, or starts that failed
   std::uint64_t evicted_ = 0;
   std::vector<FetchedRef> sources_;
-  std::vector<std::pair<process::FileIdentity, kj::ForkedPromise<FetchedRef>>> opening_;
+  std::vector<std::pair<Key, kj::ForkedPromise<FetchedRef>>> opening_;
+  Rights rights_;  // of all sources that there were
   bool makingRoom_ = false;
   kj::TaskSet tasks_;
 };

@@ -9,6 +9,7 @@
 #include "coordinator/replaced_file.h"
 #include "process/duplicate.h"
 #include "process/log_about.h"
+#include "rpc/source_uri.h"
 #include "shmtracker/error.h"
 
 namespace faultline::coordinator {
@@ -178,6 +179,7 @@ kj::Promise<SourceFiles> Listener::checkedSource() const {
 
 kj::Promise<void> Listener::lookAtLayer(std::size_t layer) {
   const std::string& path = spec_.layerNames[layer];
+  if (rpc::SourceUri::isMeant(path)) return kj::READY_NOW;  // asked as it is opened
   auto looked = whatIsAt(path, process::duplicate(source_[layer].get()));
   return looked.then([this, layer, path](const std::shared_ptr<FileNow>& now) {
     switch (now->what) {

@@ -16,6 +16,7 @@
 #include "process/file_identity.h"
 #include "process/plain_text.h"
 #include "rpc/refusal.h"
+#include "rpc/source_uri.h"
 
 namespace faultline::coordinator {
 
@@ -32,8 +33,7 @@ void requireLayerPaths(const std::vector<std::string>& paths) {
                                        std::to_string(process::MOST_LAYERS) +
                                        " that a source can have: flatten some of them");
   for (const std::string& path : paths) {
-    if (path.find("://") != std::string::npos && path.front() != '/')
-      rpc::refuse(Reason::UNSUPPORTED, "sources by URI are not served by this build: give the memory file");
+    if (rpc::SourceUri::isMeant(path)) continue;  // namedSource() looks at it
     if (path.empty() || path.front() != '/' || path.size() > MOST_LAYER_PATH ||
         path != process::plainText(path))
       rpc::refuse(
@@ -81,6 +81,10 @@ kj::Promise<SourceFiles> openLayers(Fetcher& fetcher, std::vector<std::string> p
   auto files = std::make_shared<SourceFiles>();
   return workInOwnThread([paths, files] {
            for (const std::string& path : paths) {
+             if (rpc::SourceUri::isMeant(path)) {
+               files->push_back(namedSource(path));
+               continue;
+             }
              kj::AutoCloseFd file = openLayer(path);
              const bool packed = image::looksPacked(file.get());
              files->emplace_back(kj::mv(file), packed);

@@ -16,11 +16,20 @@
 #include "process/duplicate.h"
 #include "rpc/fd.h"
 #include "rpc/kept.capnp.h"
+#include "rpc/named_source.h"
 #include "rpc/refusal.h"
 
 namespace faultline::coordinator {
 
 using Part = process::KeptName::Part;
+
+SourceFile namedSource(const std::string& uri) {
+  try {
+    return {rpc::makeNamedSource(uri), true};
+  } catch (const rpc::BadUri& error) {
+    rpc::refuse(rpc::Reason::BAD_INPUT, error.what());
+  }
+}
 
 SourceFiles duplicates(const SourceFiles& files) {
   SourceFiles result;
@@ -33,15 +42,18 @@ SourceFiles duplicates(const SourceFiles& files) {
 
 std::vector<std::string> namesOf(rpc::SourceSpec::Reader source) {
   std::vector<std::string> names;
+  if (source.isUri()) names.emplace_back(source.getUri().cStr());
   if (source.isLayers())
     for (auto layer : source.getLayers()) names.emplace_back(layer.getName().cStr());
   return names;
 }
 
 kj::Promise<SourceFiles> filesOf(rpc::SourceSpec::Reader source) {
-  if (source.isUri())
-    rpc::refuse(rpc::Reason::UNSUPPORTED,
-                "sources by URI are not served by this build: give the memory file");
+  if (source.isUri()) {
+    SourceFiles files;
+    files.push_back(namedSource(source.getUri().cStr()));
+    return kj::mv(files);
+  }
   const auto layers = source.getLayers();
   if (layers.size() == 0) rpc::refuse(rpc::Reason::BAD_INPUT, "no source was given: give the memory file");
   if (layers.size() > process::MOST_LAYERS)

@@ -24,7 +24,7 @@ struct SourceFile {
       : file(kj::mv(f)), packed(isPacked) {}  // NOLINT: is one
 
   kj::AutoCloseFd file;  // open for reading
-  bool packed = false;   // a packed image: its bytes are fetched
+  bool packed = false;   // its bytes are fetched: a packed image, or what names a source (rpc/named_source.h)
   FetchedRef fetched{};  // its cache; null: it is not fetched, or not opened yet (checkedStack)
 
   int get() const { return file.get(); }
@@ -35,6 +35,8 @@ struct SourceFile {
 // The top layer first.
 using SourceFiles = std::vector<SourceFile>;
 
+// Of a source that a server has. Refuses (badInput) a URI that is none, or not served.
+SourceFile namedSource(const std::string& uri);
 SourceFiles duplicates(const SourceFiles& files);
 
 // The names of the layers of a call, the top one first.

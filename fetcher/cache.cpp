@@ -36,8 +36,9 @@ std::uint64_t takenOnDisk(int file) {
 Cache::Cache(kj::AutoCloseFd data, int map, const Engine& engine, Budget& budget)
     : data_(kj::mv(data)), map_(FetchMap::attach(map, FetchMap::Access::write)), budget_(budget) {
   const Engine::Facts facts = engine.facts();
-  KJ_REQUIRE((map_.facts() == FetchMap::Facts{facts.bytes, facts.identity, facts.differential}),
-             "the cache is of another image: the file has changed since the restore began", facts.bytes,
+  const bool same = map_.facts() == FetchMap::Facts{facts.bytes, facts.identity, facts.differential};
+  if (!same) sourceChanged();
+  KJ_REQUIRE(same, "the source has another content than it had when the restore began", facts.bytes,
              map_.facts().bytes);
   KJ_REQUIRE(process::contentBytes(data_.get()) == facts.bytes,
              "the cache's data has another size than the image", facts.bytes);
@@ -74,7 +75,7 @@ void Cache::fillIn(const Engine& engine) {
 
 bool Cache::keep(std::uint64_t chunk, std::span<const std::byte> bytes) {
   if (map_.state(chunk) != State::absent) return true;
-  if (map_.broken()) return false;
+  if (map_.broken() != FetchMap::Broken::no) return false;
   if (allZero(bytes)) {
     map_.set(chunk, State::zero);
     return true;
@@ -109,7 +110,7 @@ bool Cache::keep(std::uint64_t chunk, std::span<const std::byte> bytes) {
 }
 
 bool Cache::sound() {
-  if (map_.broken()) return false;
+  if (map_.broken() != FetchMap::Broken::no) return false;
   if (!written_.exchange(false)) return true;
   // Does not begin to write: waits for what the kernel writes, and tells what has failed of it.
   if (sync_file_range(data_.get(), 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE) == 0) {
@@ -118,7 +119,7 @@ bool Cache::sound() {
   }
   if (errno != EIO && errno != ENOSPC && errno != EDQUOT) return true;  // not to be told here
   spdlog::critical("a cache could not be written to the disk: {}", std::strerror(errno));
-  map_.setBroken();
+  map_.setBroken(FetchMap::Broken::disk);
   return false;
 }
 

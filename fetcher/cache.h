@@ -47,6 +47,8 @@ class Cache {
   // Looks whether what was written came to the disk. Waits for writes that are under way. False: it did not, and the cache
   // is broken from now on.
   bool sound();
+  // The source has another content than the cache began with: who rests on it is told.
+  void sourceChanged() { map_.setBroken(rpc::FetchMap::Broken::changed); }
 
  private:
   void fillIn(const Engine& engine);

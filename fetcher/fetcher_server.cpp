@@ -4,15 +4,18 @@
 #include <spdlog/spdlog.h>
 
 #include <functional>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 
+#include "fetcher/nbd_engine.h"
 #include "fetcher/packed_engine.h"
 #include "packed/error.h"
 #include "process/build.h"
 #include "rpc/answering.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
+#include "rpc/named_source.h"
 #include "rpc/refusal.h"
 
 namespace faultline::fetcher {
@@ -32,12 +35,51 @@ kj::Promise<void> inOwnThread(std::function<void()> work) {
   return kj::mv(paf.promise);
 }
 
+// The way to a source's server, for the threads that connect. The loop makes the calls.
+class Door {
+ public:
+  explicit Door(rpc::Connector::Client connector)
+      : loop_(kj::getCurrentThreadExecutor().addRef()), connector_(kj::mv(connector)) {}
+
+  // Any thread but the loop's. Throws std::runtime_error.
+  kj::AutoCloseFd connect() const {
+    try {
+      return loop_->executeSync([this]() -> kj::Promise<kj::AutoCloseFd> {
+        KJ_IF_MAYBE (connector, connector_)
+          return connector->connectRequest().send().then(
+              [](auto response) { return rpc::requireFd(response.getSocket(), "connection"); });
+        return KJ_EXCEPTION(DISCONNECTED, "the source is served no more");
+      });
+    } catch (const kj::Exception& error) {
+      throw std::runtime_error(rpc::refusalOf(error).message);
+    }
+  }
+  // Loop thread.
+  void close() { connector_ = nullptr; }
+
+ private:
+  const kj::Own<const kj::Executor> loop_;
+  mutable kj::Maybe<rpc::Connector::Client> connector_;  // the loop's
+};
+
+// Waits. Throws std::exception for people.
+std::shared_ptr<const Engine> engineFor(State& state, kj::AutoCloseFd file, const std::string& name,
+                                        const std::shared_ptr<const Door>& door) {
+  const auto uri = rpc::uriOf(file.get());
+  if (!uri.has_value()) return std::make_shared<PackedEngine>(kj::mv(file), name);
+  if (rpc::SourceUri::parse(*uri).tls && !state.whyNoFiles.empty())
+    throw std::runtime_error("source " + *uri + " cannot be used: " + state.whyNoFiles);
+  return std::make_shared<NbdEngine>(
+      *uri, [door] { return door->connect(); }, state.patience, state.counters.engines.at("nbd"));
+}
+
 class FetchedSourceServer final : public rpc::Answering<rpc::FetchedSource> {
  public:
-  FetchedSourceServer(State& state, std::shared_ptr<const Engine> engine)
-      : state_(state), engine_(std::move(engine)) {}
+  FetchedSourceServer(State& state, std::shared_ptr<const Engine> engine, std::shared_ptr<Door> door)
+      : state_(state), engine_(std::move(engine)), door_(std::move(door)) {}
   ~FetchedSourceServer() noexcept(false) {
     if (served_ != nullptr) served_->end();
+    door_->close();
   }
 
   kj::Promise<void> serve(ServeContext context) override {
@@ -67,6 +109,7 @@ class FetchedSourceServer final : public rpc::Answering<rpc::FetchedSource> {
  private:
   State& state_;
   const std::shared_ptr<const Engine> engine_;
+  const std::shared_ptr<Door> door_;
   bool begun_ = false;
   std::shared_ptr<ServedSource> served_;
 };
@@ -86,23 +129,27 @@ class FetcherServer final : public rpc::Answering<rpc::Fetcher> {
           auto file = std::make_shared<kj::AutoCloseFd>(kj::mv(fd));
           auto engine = std::make_shared<std::shared_ptr<const Engine>>();
           auto refused = std::make_shared<std::string>();
-          auto opened =
-              inOwnThread([file, engine, refused, name = std::string(context.getParams().getName().cStr())] {
-                try {
-                  *engine = std::make_shared<PackedEngine>(kj::mv(*file), name);
-                } catch (const std::exception& error) {
-                  *refused = error.what();
-                }
-              });
-          return opened.then([this, context, engine, refused]() mutable {
-            if (*engine == nullptr) rpc::refuse(rpc::Reason::BAD_SOURCE, *refused);
+          auto door = std::make_shared<Door>(context.getParams().getConnector());
+          auto opened = inOwnThread([&state = state_, file, engine, refused, door,
+                                     name = std::string(context.getParams().getName().cStr())] {
+            try {
+              *engine = engineFor(state, kj::mv(*file), name, door);
+            } catch (const std::exception& error) {
+              *refused = error.what();
+            }
+          });
+          return opened.then([this, context, engine, refused, door]() mutable {
+            if (*engine == nullptr) {
+              door->close();
+              rpc::refuse(rpc::Reason::BAD_SOURCE, *refused);
+            }
             const Engine::Facts facts = (*engine)->facts();
             auto results = context.getResults();
             auto to = results.initFacts();
             to.setBytes(facts.bytes);
             to.setIdentity(facts.identity);
             to.setDifferential(facts.differential);
-            results.setSource(kj::heap<FetchedSourceServer>(state_, *engine));
+            results.setSource(kj::heap<FetchedSourceServer>(state_, *engine, door));
           });
         });
   }
@@ -122,6 +169,8 @@ class FetcherServer final : public rpc::Answering<rpc::Fetcher> {
       to.setRequests(engine.requests);
       to.setBytes(engine.bytes);
       to.setErrors(engine.errors);
+      to.setReconnects(engine.reconnects);
+      to.setGivenUp(engine.givenUp);
       rpc::fill(to.initLatency(), engine.latency);
     }
     return kj::READY_NOW;

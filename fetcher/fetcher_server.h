@@ -3,7 +3,9 @@
 
 #include <kj/async.h>
 
-#include <memory>
+#include <cstdint>
+#include <string>
+#include <utility>
 
 #include "fetcher/served_source.h"
 #include "rpc/fetcher.capnp.h"
@@ -12,9 +14,16 @@ namespace faultline::fetcher {
 
 // What all sources share. Outlives the process's threads: never destroyed.
 struct State {
-  explicit State(std::uint64_t cacheLimit) : budget(cacheLimit) { counters.engines["packed"]; }
+  // `limit`: bytes that caches may take. `wait`: ns that a server may leave a read unanswered. `noFiles`: why no key can be
+  // read; empty: it can.
+  State(std::uint64_t limit, std::uint64_t wait, std::string noFiles)
+      : budget(limit), patience(wait), whyNoFiles(std::move(noFiles)) {
+    for (const char* engine : {"packed", "nbd"}) counters.engines[engine];
+  }
   Budget budget;
   Counters counters;
+  const std::uint64_t patience;
+  const std::string whyNoFiles;
 };
 
 // `state` must live as long as the process. Loop thread.

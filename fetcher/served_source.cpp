@@ -126,6 +126,7 @@ void ServedSource::fetch(Range unit) {
       if (end <= unit.end) cache_->keep(chunk, got.subspan(chunk * CHUNK - unit.begin, end - chunk * CHUNK));
     }
   }
+  if (error == ESTALE) cache_->sourceChanged();
   std::vector<Question> waiting;
   {
     const threads::Lock lock(mutex_);

@@ -12,17 +12,11 @@
 
 #include "fetcher/cache.h"
 #include "fetcher/engine.h"
+#include "fetcher/engine_counters.h"
 #include "rpc/fetch_ring.h"
-#include "shmtracker/counters.h"
 #include "threads/mutex.h"
 
 namespace faultline::fetcher {
-
-// Of one kind of engine, over all sources; written with relaxed atomics.
-struct EngineCounters {
-  shm::Counter requests{0}, bytes{0}, errors{0};
-  shm::Histogram latency{};
-};
 
 struct Counters {
   shm::Counter hits{0}, misses{0}, notKept{0};

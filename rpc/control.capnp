@@ -98,7 +98,7 @@ struct SourceSpec {
                              # A snapshot's memory file is one layer. All are of one size; none is there twice; the
                              # holes of each but the last are those of a differential snapshot, and its file system
                              # tells them (else badSource). One that changes fails the restore (sourceChanged).
-    uri @1 :Text;            # refused (unsupported) as yet
+    uri @1 :Text;            # of an export of an NBD server (docs/nbd.md)
   }
 }
 

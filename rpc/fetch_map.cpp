@@ -109,14 +109,14 @@ void FetchMap::setBelow(std::uint64_t firstPage, std::uint64_t lastPage) {
 bool FetchMap::ready() const {
   return header_->ready.load(std::memory_order_acquire) != 0;
 }
-bool FetchMap::broken() const {
-  return header_->broken.load(std::memory_order_acquire) != 0;
+FetchMap::Broken FetchMap::broken() const {
+  return static_cast<Broken>(header_->broken.load(std::memory_order_acquire));
 }
 void FetchMap::setReady() {
   header_->ready.store(1, std::memory_order_release);
 }
-void FetchMap::setBroken() {
-  header_->broken.store(1, std::memory_order_release);
+void FetchMap::setBroken(Broken why) {
+  header_->broken.store(static_cast<std::uint32_t>(why), std::memory_order_release);
 }
 
 }  // namespace faultline::rpc

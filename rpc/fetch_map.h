@@ -55,8 +55,13 @@ class FetchMap {
   }
   // False until all that is known without fetching is there: before that, below() says nothing.
   bool ready() const;
-  // The data of the cache may not be what was written (a disk has failed): nothing of it is to be believed any more.
-  bool broken() const;
+  // Nothing of it is to be believed any more.
+  enum class Broken : std::uint32_t {
+    no = 0,
+    disk = 1,     // the data of the cache may not be what was written
+    changed = 2,  // the source has another content by now than it had: no more of it can be had
+  };
+  Broken broken() const;
 
   // --- the fetcher's ---
   void set(std::uint64_t chunk, State state) {
@@ -64,7 +69,7 @@ class FetchMap {
   }
   void setBelow(std::uint64_t firstPage, std::uint64_t lastPage);
   void setReady();
-  void setBroken();
+  void setBroken(Broken why);
 
  private:
   struct Header;

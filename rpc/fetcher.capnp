@@ -28,11 +28,18 @@ interface FetchedSource {
   # (rpc/fetch_map.h), which are open for writing. Returns when the map is ready. Fails where they are another source's.
 }
 
+interface Connector {
+  # The way to the server of one source. The coordinator's: a fetcher has no rights to make a socket.
+  connect @0 () -> (socket :Fd);
+  # A new connection. Fails with the reason for people.
+}
+
 interface Fetcher {
   hello @0 () -> (protocol :UInt32);
   # process/build.h, PROTOCOL.
-  open @1 (file :Fd, name :Text) -> (source :FetchedSource, facts :SourceFacts);
-  # A packed image. Fails (badSource) where it cannot be used, with the reason for people.
+  open @1 (file :Fd, name :Text, connector :Connector) -> (source :FetchedSource, facts :SourceFacts);
+  # A packed image, or the name of a source (rpc/named_source.h), which `connector` leads to. Fails (badSource) where it
+  # cannot be used, with the reason for people.
   stats @2 () -> (stats :FetcherStats);
   # As they are now.
 }

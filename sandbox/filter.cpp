@@ -117,8 +117,9 @@ void Filter::allow(int call) {
   require(seccomp_rule_add_array(context_, SCMP_ACT_ALLOW, call, 0, nullptr));
 }
 
-void Filter::allowIf(int call, scmp_arg_cmp argument) {
-  require(seccomp_rule_add_array(context_, SCMP_ACT_ALLOW, call, 1, &argument));
+void Filter::allowIf(int call, const std::vector<scmp_arg_cmp>& arguments) {
+  require(seccomp_rule_add_array(context_, SCMP_ACT_ALLOW, call, static_cast<unsigned>(arguments.size()),
+                                 arguments.data()));
 }
 
 // The kernel looks at 32 bits of a request (fs/ioctl.c).

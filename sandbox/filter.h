@@ -3,6 +3,8 @@
 
 #include <seccomp.h>
 
+#include <vector>
+
 namespace faultline::sandbox {
 
 // Gives up every capability, for good. Before there is another thread: capabilities are each thread's own. Throws
@@ -23,7 +25,8 @@ class Filter {
   Filter(const Filter&) = delete;
 
   void allow(int call);
-  void allowIf(int call, scmp_arg_cmp argument);
+  void allowIf(int call, scmp_arg_cmp argument) { allowIf(call, std::vector{argument}); }
+  void allowIf(int call, const std::vector<scmp_arg_cmp>& arguments);  // all of them
   void allowIoctl(unsigned long request);
   // Puts it in force for every thread of the process, those to come included. Not undone by anything.
   void load();

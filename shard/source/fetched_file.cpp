@@ -63,9 +63,16 @@ std::optional<FileRange> FetchedFile::plainRead(std::uint64_t offset, std::size_
 }
 
 std::optional<std::string> FetchedFile::whatChanged(std::uint64_t, std::size_t) const {
-  if (!map_.broken()) return std::nullopt;
-  return "what was fetched of " + name_ +
-         " could not be written to the disk: it may read as something else (--cache-dir)";
+  switch (map_.broken()) {
+    case FetchMap::Broken::no:
+      return std::nullopt;
+    case FetchMap::Broken::changed:
+      return name_ +
+             " has another content than when the restore began: was another snapshot put in its place?";
+    default:
+      return "what was fetched of " + name_ +
+             " could not be written to the disk: it may read as something else (--cache-dir)";
+  }
 }
 
 Staged FetchedFile::read(std::uint64_t offset, std::size_t length, void* buffer) const {

@@ -17,6 +17,7 @@
 
 #include "process/clock.h"
 #include "tests/fetcher/packed_source.h"
+#include "tests/nbd/nbd_server.h"
 #include "tests/support/image.h"
 #include "tests/support/server.h"
 #include "tests/support/stack.h"
@@ -128,12 +129,15 @@ std::uint64_t quantile(std::vector<std::uint64_t>& values, double fraction) {
 struct Options {
   std::uint64_t seed = 1;
   unsigned kills = 50, targets = 3, shards = 3, threads = 2;
-  bool layers = false, packed = false;
-  std::uint64_t mib = 0;  // 0: 16, or packed 64, of which more has to be fetched than is touched soon
+  bool layers = false, packed = false, nbd = false;
+  std::uint64_t mib =
+      0;  // 0: 16, or of what is fetched 64, of which more has to be fetched than is touched soon
+
+  bool fetched() const { return packed || nbd; }
 };
 
 std::string sourceOf(const Options& options) {
-  return options.packed ? " --packed" : options.layers ? " --layers" : "";
+  return options.nbd ? " --nbd" : options.packed ? " --packed" : options.layers ? " --layers" : "";
 }
 
 // Asks for a background population that the kill may catch in the middle.
@@ -154,6 +158,7 @@ int run(const Options& options) {
   std::optional<Stack> stack;
   std::optional<Image> flat;
   std::optional<PackedSource> packed;
+  std::optional<NbdServer> nbd;
   ServerOptions served{.shards = options.shards, .workers = 2, .lockDeadlineMs = 250, .watchdogMs = 2000};
   if (options.packed) {
     stack = Stack::random(options.mib << 20, options.seed);
@@ -161,6 +166,15 @@ int run(const Options& options) {
     served.memory = packed->path();
     served.more = packed->over();
     // Less than there is: some chunks are found in the cache, others are fetched each time.
+    served.more.insert(served.more.end(), {"--cache-size", "4M"});
+  } else if (options.nbd) {
+    stack = Stack::random(options.mib << 20, options.seed);
+    nbd.emplace(NbdServer::ofFile(stack->lowest().path()));
+    std::vector<std::string> paths = stack->paths();
+    paths.back() = nbd->uri();
+    served.memory = paths.front();
+    for (std::size_t i = 1; i < paths.size(); i++)
+      served.more.insert(served.more.end(), {"--over", paths[i]});
     served.more.insert(served.more.end(), {"--cache-size", "4M"});
   } else if (options.layers) {
     stack = Stack::random(options.mib << 20, options.seed);
@@ -182,7 +196,7 @@ int run(const Options& options) {
 
   std::mt19937_64 random(options.seed);
   std::vector<std::uint64_t> afterShard, afterCoordinator;
-  unsigned coordinators = 0, shards = 0, fetchers = 0;
+  unsigned coordinators = 0, shards = 0, fetchers = 0, servers = 0;
   for (unsigned kill = 0; kill < options.kills; kill++) {
     // A little progress of every target between two kills, of random length.
     const std::uint64_t progress = 1 + random() % 400;
@@ -195,7 +209,8 @@ int run(const Options& options) {
     populate(server, static_cast<unsigned>(random() % options.targets), random);
     const bool coordinator = what < 3 || what == 9;
     const bool shard = what >= 3;
-    const bool fetcher = options.packed && random() % 2 == 0;
+    const bool fetcher = options.fetched() && random() % 2 == 0;
+    const bool nbdServer = options.nbd && random() % 3 == 0;
     // Everything may be in motion, so pids are asked for each time; a shard that is down just now has none.
     std::vector<pid_t> victims;
     for (bool asked = false; !asked;) {
@@ -214,6 +229,11 @@ int run(const Options& options) {
     const std::uint64_t killed = process::nowNs();
     for (auto& driver : drivers) driver->watch(killed, shard ? index : Driver::ANY);
     for (const pid_t pid : victims) ::kill(pid, SIGKILL);
+    if (nbdServer) {
+      nbd->kill();
+      nbd->start();
+      servers++;
+    }
     coordinators += coordinator ? 1 : 0;
     shards += shard ? 1 : 0;
     fetchers += fetcher ? 1 : 0;
@@ -244,6 +264,7 @@ int run(const Options& options) {
          static_cast<unsigned long long>(options.mib));
   if (stack.has_value()) printf("  a stack of %u layers\n", stack->layers());
   if (options.packed) printf("  packed; %u fetchers killed as well\n", fetchers);
+  if (options.nbd) printf("  over nbdkit; %u fetchers and %u servers killed as well\n", fetchers, servers);
   printf("  touches %llu, removals %llu\n", static_cast<unsigned long long>(faults),
          static_cast<unsigned long long>(removals));
   row("kill of a shard to an answer", afterShard);
@@ -266,8 +287,9 @@ int main(int argc, char** argv) {
   app.add_option("--shards", options.shards, "Shards");
   app.add_flag("--layers", options.layers, "Restore from a stack of layers, 2 to 32 by the seed");
   app.add_flag("--packed", options.packed, "Of packed layers; kills the fetcher as well");
+  app.add_flag("--nbd", options.nbd, "Of layers over a real nbdkit; kills that and the fetcher as well");
   app.add_option("--mib", options.mib, "Memory of each target");
   CLI11_PARSE(app, argc, argv);
-  if (options.mib == 0) options.mib = options.packed ? 64 : 16;
+  if (options.mib == 0) options.mib = options.fetched() ? 64 : 16;
   return run(options);
 }

@@ -26,7 +26,7 @@ TEST(FetchMap, KnowsNothingAtFirst) {
   EXPECT_EQ(ends.reader.facts(), FACTS);
   EXPECT_EQ(ends.reader.chunks(), 11u);
   EXPECT_FALSE(ends.reader.ready());
-  EXPECT_FALSE(ends.reader.broken());
+  EXPECT_EQ(ends.reader.broken(), FetchMap::Broken::no);
   for (std::uint64_t chunk = 0; chunk < 11; chunk++) EXPECT_EQ(ends.reader.state(chunk), State::absent);
   EXPECT_FALSE(ends.reader.known(0, PAGE));
 }

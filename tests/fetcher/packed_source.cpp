@@ -80,7 +80,12 @@ FetcherFigures figuresOf(Server& server) {
   figures.notKept = fetcher.getNotKept();
   figures.cachedBytes = fetcher.getCachedBytes();
   figures.evicted = fetcher.getEvicted();
-  for (auto engine : fetcher.getEngines()) figures.bytes += engine.getBytes();
+  for (auto engine : fetcher.getEngines()) {
+    figures.bytes += engine.getBytes();
+    figures.errors += engine.getErrors();
+    figures.reconnects += engine.getReconnects();
+    figures.givenUp += engine.getGivenUp();
+  }
   return figures;
 }
 

@@ -138,8 +138,11 @@ TEST_F(Refusals, ListsAndNamesOfTooMuch) {
 
 TEST_F(Refusals, SourcesThatAreNotServed) {
   auto uri = listening("uri");
-  uri.initSource().setUri("nbd://host/disk");
-  EXPECT_EQ(reasonOf(uri.send()), Reason::UNSUPPORTED);
+  uri.initSource().setUri("nbd+ssh://host/disk");
+  EXPECT_EQ(reasonOf(uri.send()), Reason::BAD_INPUT);
+  auto absent = listening("absent");
+  absent.initSource().setUri("nbd+unix:///?socket=/none");
+  EXPECT_EQ(reasonOf(absent.send()), Reason::BAD_SOURCE);
   auto nothing = listening("nothing");
   nothing.initSource().initLayers(0);
   EXPECT_EQ(reasonOf(nothing.send()), Reason::BAD_INPUT);

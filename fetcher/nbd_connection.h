@@ -1,0 +1,87 @@
+// One connection to an NBD server, by libnbd, with deadlines of ours: libnbd's own calls wait for ever.
+#pragma once
+
+#include <kj/io.h>
+#include <poll.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <set>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "fetcher/engine.h"
+#include "fetcher/nbd_library.h"
+#include "rpc/source_uri.h"
+
+namespace faultline::fetcher {
+
+// A connection that cannot be made or used, for people.
+struct NbdFailure : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Checksums of places of an export (image/sampled_checksum.h), in order; nothing: of a place that could not be read.
+using NbdSamples = std::vector<std::optional<std::uint64_t>>;
+
+// How an export is sampled.
+struct NbdSampling {
+  std::set<std::size_t> leaveOut{};  // places, by number
+  bool singly = false;               // one after the other, `at` telling which
+  std::size_t at = 0;                // the place that was last asked for
+  unsigned tries = 0;  // of a place that the server fails; 0: until the deadline, and then that is a failure
+};
+
+// A read under way. Must not move, nor the memory that it fills, until it is over or its connection is gone.
+struct NbdRead {
+  Range range;
+  std::byte* to;
+  bool over = false;
+  int error = 0;  // errno, where it is over
+};
+
+// One thread at a time. Destroyed at any time: what is under way is then never filled in.
+class NbdConnection {
+ public:
+  // Has the export opened over `socket`, which is connected. Waits until `deadline` (ns, CLOCK_MONOTONIC). Throws NbdFailure.
+  NbdConnection(const NbdLibrary& library, const rpc::SourceUri& uri, kj::AutoCloseFd socket,
+                std::uint64_t deadline);
+  ~NbdConnection();
+  NbdConnection(const NbdConnection&) = delete;
+
+  std::uint64_t bytes() const { return bytes_; }
+  // Whether the server says that several connections show the same.
+  bool multiple() const { return multiple_; }
+
+  // --- without waiting ---
+  // Begins to read. False: it could not be begun; `read` is over, or the connection is dead().
+  bool begin(NbdRead& read);
+  // What to poll for, and what came of it: reads may be over.
+  pollfd wish() const;
+  void handle(short events);
+  bool dead() const;
+  std::string error() const;  // of the last call, for people
+
+  // --- waiting until `deadline`; throw NbdFailure, after which the connection may only be destroyed: what is under way has
+  // memory that is gone ---
+  // Reads samples. `all`: set to the checksum over all of them, where each could be read.
+  NbdSamples samples(std::uint64_t deadline, NbdSampling& how, std::uint64_t& all);
+  // The parts that the server knows to be zero, ascending; none where it does not tell. False: not all were asked for.
+  bool zeros(std::uint64_t deadline, const std::function<void(Range)>& use);
+
+ private:
+  void waitOn(std::uint64_t deadline, const std::function<bool()>& over);
+  void check(int result, const char* what) const;
+
+  const NbdLibrary& library_;
+  nbd_handle* const handle_;
+  std::uint64_t bytes_ = 0;
+  bool multiple_ = false;
+  bool tellsZeros_ = false;
+};
+
+}  // namespace faultline::fetcher

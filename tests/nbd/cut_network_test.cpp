@@ -1,0 +1,118 @@
+// A server on another host, which is a network namespace here: the cable between the two is pulled and put back.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "tests/fetcher/packed_source.h"
+#include "tests/nbd/nbd_server.h"
+#include "tests/recovery/recovery_test.h"
+
+namespace faultline::test {
+namespace {
+
+constexpr std::uint64_t CHUNK_PAGES = 16;
+
+// A namespace with a cable to us. Goes with the object.
+class OtherHost {
+ public:
+  // Throws where there can be none.
+  OtherHost() {
+    runTool({"ip", "netns", "add", name_});
+    runTool({"ip", "link", "add", cable_, "type", "veth", "peer", "name", "there", "netns", name_});
+    runTool({"ip", "address", "add", ours_ + "/30", "dev", cable_});
+    runTool({"ip", "-n", name_, "address", "add", address() + "/30", "dev", "there"});
+    runTool({"ip", "-n", name_, "link", "set", "there", "up"});
+    plug();
+  }
+  ~OtherHost() {
+    try {
+      runTool({"ip", "netns", "delete", name_});
+      runTool({"ip", "link", "delete", cable_});
+    } catch (const std::exception&) {  // the kernel takes the cable with the namespace, sooner or later
+    }
+  }
+  OtherHost(const OtherHost&) = delete;
+
+  std::string address() const { return "10.213." + number_ + ".2"; }
+  void pull() const { runTool({"ip", "link", "set", cable_, "down"}); }
+  void plug() const { runTool({"ip", "link", "set", cable_, "up"}); }
+  // nbdkit there.
+  std::vector<std::string> server(const std::string& path) const {
+    return {"ip",      "netns", "exec",  name_, "nbdkit", "-f",   "-i",
+            address(), "-p",    "10809", "-t",  "1",      "file", path};
+  }
+
+ private:
+  const std::string number_ = std::to_string(getpid() % 250);
+  const std::string name_ = "faultline-test-" + number_, cable_ = "fltest" + number_;
+  const std::string ours_ = "10.213." + number_ + ".1";
+};
+
+class CutNetwork : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (const char* program : {"nbdkit", "ip"})
+      if (const std::string why = NbdServer::whyNot(program); !why.empty()) GTEST_SKIP() << why;
+    try {
+      host_ = std::make_unique<OtherHost>();
+    } catch (const std::exception& error) {
+      GTEST_SKIP() << "no network namespace can be made: " << error.what();
+    }
+    source_ = std::make_unique<NbdServer>(host_->server(image_.path()), host_->address());
+  }
+  void begin(const std::string& patience) {
+    server_ = std::make_unique<Server>(image_, serving(*source_, {.more = {"--source-patience", patience}}));
+    target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
+    server_->restore();
+    ASSERT_TRUE(target_->holdsImage(0));
+  }
+
+  Image image_{8 << 20};
+  std::unique_ptr<OtherHost> host_;
+  std::unique_ptr<NbdServer> source_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<Target> target_;
+};
+
+TEST_F(CutNetwork, PagesWaitAndComeRight) {
+  begin("60s");
+  host_->pull();
+  std::vector<std::future<unsigned char>> waiting;
+  for (std::uint64_t chunk = 10; chunk < 40; chunk++)
+    waiting.push_back(target_->readLater(chunk * CHUNK_PAGES));
+  await([&] { return target_->queued().total >= 30; });
+  host_->plug();
+  for (auto& read : waiting) read.get();
+  expectContent(*target_, {});
+}
+
+// The end of the connection is not told to us: the other side has forgotten it when the cable is back.
+TEST_F(CutNetwork, AServerThatWasStartedAnewMeanwhileIsConnectedToAgain) {
+  begin("60s");
+  host_->pull();
+  auto waiting = target_->readLater(50 * CHUNK_PAGES);
+  await([&] { return target_->queued().total >= 1; });
+  source_->kill();
+  host_->plug();
+  source_->start();
+  waiting.get();
+  expectContent(*target_, {});
+  EXPECT_GE(figuresOf(*server_).reconnects, 1u);
+}
+
+TEST_F(CutNetwork, PastThePatienceItsPagesAreLostAlone) {
+  begin("3s");
+  host_->pull();
+  EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus);
+  EXPECT_TRUE(target_->holdsImage(1));
+  host_->plug();
+  source_->awaitAnswer();
+  for (std::uint64_t page = 0; page < target_->pages(); page++) {
+    if (page / CHUNK_PAGES == 50) continue;
+    ASSERT_TRUE(target_->holdsImage(page)) << page;
+  }
+}
+
+}  // namespace
+}  // namespace faultline::test

@@ -1,0 +1,102 @@
+// Fetcher, shards and coordinator killed while a server is asked: no page is lost, and every byte is right.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "tests/fetcher/packed_source.h"
+#include "tests/nbd/nbd_server.h"
+#include "tests/recovery/recovery_test.h"
+
+namespace faultline::test {
+namespace {
+
+constexpr std::uint64_t CHUNK_PAGES = 16;
+
+// The server stalls while they are killed: the questions are on their way then.
+class DeathWhileAsking : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = NbdServer::whyNot(); !why.empty()) GTEST_SKIP() << why;
+    source_ = std::make_unique<NbdServer>(NbdServer::ofFile(image_.path()));
+    server_ = std::make_unique<Server>(image_, serving(*source_));
+    target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
+    server_->restore();
+    EXPECT_TRUE(target_->holdsImage(0));
+  }
+  void touchAndStall() {
+    source_->stall();
+    for (std::uint64_t chunk = 10; chunk < 40; chunk++)
+      waiting_.push_back(target_->readLater(chunk * CHUNK_PAGES));
+    await([&] { return target_->queued().total >= 30; });
+  }
+  void goOn() {
+    source_->goOn();
+    for (auto& read : waiting_) read.get();
+    expectContent(*target_, {});
+  }
+
+  Image image_{8 << 20};
+  std::unique_ptr<NbdServer> source_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<Target> target_;
+  std::vector<std::future<unsigned char>> waiting_;
+};
+
+TEST_F(DeathWhileAsking, OfTheFetcher) {
+  touchAndStall();
+  kill(figuresOf(*server_).pid, SIGKILL);
+  goOn();
+  await([&] { return figuresOf(*server_).restarts == 1; });
+}
+
+TEST_F(DeathWhileAsking, OfTheCoordinator) {
+  touchAndStall();
+  kill(server_->coordinatorPid(), SIGKILL);
+  goOn();
+  server_->reconnect();
+  server_->restore();
+}
+
+TEST_F(DeathWhileAsking, OfEveryShard) {
+  touchAndStall();
+  for (const unsigned index : {0u, 1u}) kill(server_->shardPid(index), SIGKILL);
+  goOn();
+}
+
+TEST_F(DeathWhileAsking, OfAllOfThemAndTheServer) {
+  touchAndStall();
+  const pid_t all[] = {figuresOf(*server_).pid, server_->shardPid(0), server_->shardPid(1),
+                       server_->coordinatorPid()};
+  for (const pid_t pid : all) kill(pid, SIGKILL);
+  source_->kill();
+  source_->start();
+  goOn();
+}
+
+// Images that are packed are unpacked by the same process: it is started anew with the rights that a server's source wants, and
+// the questions of before are answered.
+TEST(NbdRights, AFetcherGetsThemWhenASourceWantsThem) {
+  if (const std::string why = NbdServer::whyNot(); !why.empty()) GTEST_SKIP() << why;
+  Image packedImage(4 << 20), image(4 << 20);
+  image.fill(0, 4096, 7);
+  const PackedSource packed(packedImage);
+  const NbdServer source(NbdServer::ofFile(image.path()));
+  const std::string otherSocket = image.directory() + "/other";
+  Server server(
+      packedImage,
+      serving(packed, {.more = {"--socket", otherSocket, "--memory", source.uri(), "--name", "other"}}));
+  Target first(packedImage, server.socket(), SMALL);
+  server.restore();
+  EXPECT_TRUE(first.holdsImage(0));
+  const pid_t before = figuresOf(server).pid;
+  Target second(image, otherSocket, SMALL);
+  server.restoreNamed("other");
+  expectContent(second, {});
+  expectContent(first, {});
+  EXPECT_NE(figuresOf(server).pid, before);
+  EXPECT_EQ(figuresOf(server).restarts, 0u) << "that is no death";
+}
+
+}  // namespace
+}  // namespace faultline::test

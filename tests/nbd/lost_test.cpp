@@ -1,0 +1,226 @@
+// NBD servers that go, come back, stall, fail, and come back as another: pages wait as long as the operator says, and no byte is
+// wrong.
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "tests/fetcher/packed_source.h"
+#include "tests/nbd/nbd_server.h"
+#include "tests/recovery/recovery_test.h"
+
+namespace faultline::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr std::uint64_t CHUNK_PAGES = 16;
+
+// A server that passes on to another, but for reads of a part, which end their connection.
+std::vector<std::string> proxyTo(const NbdServer& source, std::uint64_t begin, std::uint64_t end) {
+  return {"python3",       NBD_TESTS "/killing_proxy.py", "{}",
+          source.socket(), std::to_string(begin),         std::to_string(end)};
+}
+
+class LostNbd : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = NbdServer::whyNot(); !why.empty()) GTEST_SKIP() << why;
+    source_ = std::make_unique<NbdServer>(NbdServer::ofFile(image_.path()));
+  }
+  ServerOptions options(const std::string& patience) const {
+    return serving(*source_, {.more = {"--source-patience", patience}});
+  }
+  void begin(const std::string& patience) {
+    server_ = std::make_unique<Server>(image_, options(patience));
+    target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
+    server_->restore();
+    EXPECT_TRUE(target_->holdsImage(0));
+  }
+  // A thread that waits for each of so many chunks.
+  void touch(std::uint64_t first, std::uint64_t chunks) {
+    for (std::uint64_t chunk = first; chunk < first + chunks; chunk++)
+      waiting_.push_back(target_->readLater(chunk * CHUNK_PAGES));
+  }
+  void expectAll() {
+    for (auto& read : waiting_) read.get();
+    waiting_.clear();
+    expectContent(*target_, {});
+  }
+  // Every page but those of one chunk.
+  void expectAllBut(std::uint64_t chunk) {
+    for (std::uint64_t page = 0; page < target_->pages(); page++) {
+      if (page / CHUNK_PAGES == chunk) continue;
+      ASSERT_TRUE(target_->holdsImage(page)) << page;
+    }
+  }
+  rpc::EndReason failure() { return server_->status().getRestores()[0].getFailure(); }
+
+  Image image_{8 << 20};
+  std::unique_ptr<NbdServer> source_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<Target> target_;
+  std::vector<std::future<unsigned char>> waiting_;
+};
+
+TEST_F(LostNbd, PagesWaitForAServerThatWasKilled) {
+  begin("60s");
+  source_->kill();
+  touch(10, 40);
+  await([&] { return target_->queued().total >= 40; });
+  source_->start();
+  expectAll();
+  EXPECT_GE(figuresOf(*server_).reconnects, 1u);
+}
+
+// With questions on their way.
+TEST_F(LostNbd, WhatWasUnderWayAtItsDeathIsAskedAgain) {
+  begin("60s");
+  for (std::uint64_t round = 0; round < 5; round++) {
+    source_->stall();
+    touch(10 + round * 20, 20);
+    await([&] { return target_->queued().total >= 20; });
+    source_->kill();
+    source_->start();
+    for (auto& read : waiting_) read.get();
+    waiting_.clear();
+  }
+  expectAll();
+}
+
+TEST_F(LostNbd, PastThePatienceItsPagesAreLostAlone) {
+  begin("300ms");
+  source_->kill();
+  EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus);
+  EXPECT_TRUE(target_->holdsImage(1)) << "what was fetched is served meanwhile";
+  source_->start();
+  expectAllBut(50);
+  EXPECT_THAT(server_->eventWith({"is poisoned", "--source-patience"}), HasSubstr(source_->uri()));
+  EXPECT_GE(figuresOf(*server_).givenUp, 1u);
+}
+
+TEST_F(LostNbd, OneThatStallsCostsItsPagesAloneAndGoesOn) {
+  Image other(4 << 20);
+  other.fill(0, 4096, 7);
+  const NbdServer whole(NbdServer::ofFile(other.path()));
+  const std::string otherSocket = image_.directory() + "/other";
+  ServerOptions both = options("300ms");
+  both.more.insert(both.more.end(), {"--socket", otherSocket, "--memory", whole.uri(), "--name", "other"});
+  server_ = std::make_unique<Server>(image_, both);
+  target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
+  server_->restore();
+  EXPECT_TRUE(target_->holdsImage(0));
+  source_->stall();
+  auto lost = target_->touchLater(50 * CHUNK_PAGES);
+  Target bystander(other, otherSocket, SMALL);
+  server_->restoreNamed("other");
+  expectContent(bystander, {});
+  EXPECT_EQ(lost.get(), Touch::sigbus);
+  source_->goOn();
+  expectAllBut(50);
+}
+
+TEST_F(LostNbd, AnotherContentFailsTheRestore) {
+  begin("60s");
+  Image other(image_.bytes());
+  other.fill(0, 4096, 7);
+  source_->kill();
+  source_->startAs(NbdServer::ofFile(other.path()));
+  EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus) << "no byte of the other";
+  await([&] { return failure() == rpc::EndReason::SOURCE_CHANGED; });
+}
+
+TEST_F(LostNbd, AnotherSizeFailsTheRestore) {
+  begin("60s");
+  source_->kill();
+  source_->startAs(NbdServer::ofFile(image_.path(), {"truncate"}, {"truncate=4M"}));
+  EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus);
+  await([&] { return failure() == rpc::EndReason::SOURCE_CHANGED; });
+}
+
+// Noticed by the next fetcher, which has no connection that was there before.
+TEST_F(LostNbd, AnotherContentWhileNoFetcherLooksFailsTheRestore) {
+  begin("60s");
+  Image other(image_.bytes());
+  other.fill(0, 4096, 7);
+  source_->kill();
+  source_->startAs(NbdServer::ofFile(other.path()));
+  killFetcher(*server_);
+  EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus);
+  await([&] { return failure() == rpc::EndReason::SOURCE_CHANGED; });
+}
+
+class FailingNbd : public LostNbd {
+ protected:
+  void SetUp() override {
+    LostNbd::SetUp();
+    if (IsSkipped()) return;
+    source_ = std::make_unique<NbdServer>(NbdServer::ofFile(
+        image_.path(), {"error"}, {"error=EIO", "error-pread-rate=100%", "error-file=" + file()}));
+  }
+  std::string file() const { return image_.directory() + "/fail"; }
+  void fail() const { kj::AutoCloseFd(open(file().c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600)); }
+  void mend() const { unlink(file().c_str()); }
+};
+
+TEST_F(FailingNbd, ErrorsThatPassAreWaitedFor) {
+  begin("60s");
+  fail();
+  touch(50, 4);
+  await([&] { return figuresOf(*server_).errors > 4; });
+  mend();
+  expectAll();
+}
+
+TEST_F(FailingNbd, ErrorsThatStayCostTheirPagesAlone) {
+  begin("300ms");
+  fail();
+  EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus);
+  mend();
+  expectAllBut(50);
+  EXPECT_EQ(figuresOf(*server_).reconnects, 0u) << "the connection was sound";
+}
+
+// Some of the reads fail, those by which it is known included.
+TEST_F(FailingNbd, ErrorsNowAndThenCostNothing) {
+  source_->kill();
+  source_->startAs(NbdServer::ofFile(image_.path(), {"error"}, {"error=EIO", "error-pread-rate=10%"}));
+  begin("60s");
+  expectAll();
+}
+
+// A chunk at which the connection ends whenever it is asked for, whether it has one of the samples by which the export is known or
+// not.
+class KillingChunk : public testing::TestWithParam<std::uint64_t> {
+ protected:
+  void SetUp() override {
+    for (const char* program : {"nbdkit", "python3"})
+      if (const std::string why = NbdServer::whyNot(program); !why.empty()) GTEST_SKIP() << why;
+  }
+};
+
+TEST_P(KillingChunk, CostsItselfAlone) {
+  const std::uint64_t bad = GetParam();
+  Image image(32 << 20);
+  const NbdServer source(NbdServer::ofFile(image.path()));
+  NbdServer way(proxyTo(source, 0, 0));
+  Server server(image, serving(way, {.more = {"--source-patience", "4s"}}));
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  EXPECT_TRUE(target.holdsImage(0));
+  way.kill();
+  way.startAs(proxyTo(source, bad * CHUNK_PAGES * SMALL, (bad + 1) * CHUNK_PAGES * SMALL));
+  auto lost = target.touchLater(bad * CHUNK_PAGES);
+  for (std::uint64_t page = 0; page < target.pages(); page++) {
+    if (page / CHUNK_PAGES == bad) continue;
+    ASSERT_TRUE(target.holdsImage(page)) << page;
+  }
+  EXPECT_EQ(lost.get(), Touch::sigbus);
+}
+INSTANTIATE_TEST_SUITE_P(Chunks, KillingChunk, testing::Values(50, 51), [](const auto& info) {
+  return std::string(info.param == 50 ? "Sampled" : "NotSampled");
+});
+
+}  // namespace
+}  // namespace faultline::test

@@ -1,0 +1,306 @@
+// Targets that are restored from NBD servers: what they see is what the server has, by the shipped programs.
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "cli/snapshot_identity.h"
+#include "cli/working_set_file.h"
+#include "tests/fetcher/packed_source.h"
+#include "tests/nbd/nbd_server.h"
+#include "tests/recovery/recovery_test.h"
+
+namespace faultline::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+#define NEEDS(program) \
+  if (const std::string why = NbdServer::whyNot(program); !why.empty()) GTEST_SKIP() << why
+
+class Nbd : public BothPageSizes {
+ protected:
+  void SetUp() override {
+    BothPageSizes::SetUp();
+    if (!IsSkipped()) NEEDS("nbdkit");
+  }
+  std::uint64_t bytes() const { return pageSize() == SMALL ? 4u << 20 : 8u << 20; }
+};
+BOTH_PAGE_SIZES(Nbd);
+
+TEST_P(Nbd, EveryByteIsTheServers) {
+  Image image(bytes());
+  image.zero(64 << 10, 200 << 10);
+  image.hole(1 << 20, 1 << 20);
+  const NbdServer source(NbdServer::ofFile(image.path()));
+  Server server(image, serving(source));
+  Target target(image, server.socket(), pageSize());
+  server.restore();
+  expectContent(target, {});
+  EXPECT_LE(figuresOf(server).bytes, image.bytes() - (1 << 20)) << "what it says is zero is not fetched";
+  EXPECT_GT(figuresOf(server).bytes, 0u);
+}
+
+TEST_P(Nbd, APopulationBringsAllOfIt) {
+  Image image(bytes());
+  image.hole(1 << 20, 300 << 10);
+  const NbdServer source(NbdServer::ofFile(image.path()));
+  Server server(image, serving(source));
+  Target target(image, server.socket(), pageSize());
+  auto restore = server.restore();
+  auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
+  server.wait(prefault.waitRequest().send());
+  for (std::uint64_t page = 0; page < target.pages(); page++) ASSERT_TRUE(target.inMemory(page)) << page;
+  expectContent(target, {});
+}
+
+// Layers that are plain files here, over what a server has.
+TEST_P(Nbd, ItIsTheLowestOfAStack) {
+  for (std::uint64_t seed = 0; seed < 3; seed++) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Stack stack = Stack::random(bytes(), seed);
+    const NbdServer source(NbdServer::ofFile(stack.lowest().path()));
+    ServerOptions options;
+    const auto paths = stack.paths();
+    options.memory = paths.front();
+    for (std::size_t i = 1; i + 1 < paths.size(); i++)
+      options.more.insert(options.more.end(), {"--over", paths[i]});
+    options.more.insert(options.more.end(), {"--over", source.uri()});
+    Server server(stack.shown(), options);
+    Target target(stack.shown(), server.socket(), pageSize());
+    server.restore();
+    expectContent(target, {});
+  }
+}
+
+// As snapshots of qemu lie there: compressed, and in chains.
+class Qcow2 : public BothPageSizes {
+ protected:
+  void SetUp() override {
+    BothPageSizes::SetUp();
+    if (!IsSkipped()) NEEDS("qemu-nbd");
+    if (!IsSkipped()) NEEDS("qemu-img");
+  }
+  std::uint64_t bytes() const { return pageSize() == SMALL ? 4u << 20 : 8u << 20; }
+  void expectServed(const std::string& file) {
+    const NbdServer source({"qemu-nbd", "-r", "-t", "-e", "4", "-f", "qcow2", "-k", "{}", file});
+    Server server(image_, serving(source));
+    Target target(image_, server.socket(), pageSize());
+    server.restore();
+    expectContent(target, {});
+  }
+
+  Image image_{bytes()};
+  const Directory folder_;
+};
+BOTH_PAGE_SIZES(Qcow2);
+
+TEST_P(Qcow2, Plain) {
+  image_.hole(1 << 20, 1 << 20);
+  runTool({"qemu-img", "convert", "-f", "raw", "-O", "qcow2", image_.path(), folder_ / "q"});
+  expectServed(folder_ / "q");
+}
+
+TEST_P(Qcow2, CompressedByZstd) {
+  runTool({"qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "compression_type=zstd",
+           image_.path(), folder_ / "z"});
+  expectServed(folder_ / "z");
+}
+
+TEST_P(Qcow2, ThreeDeep) {
+  runTool({"qemu-img", "convert", "-f", "raw", "-O", "qcow2", image_.path(), folder_ / "0"});
+  for (unsigned layer = 1; layer < 3; layer++) {
+    const std::string top = folder_ / std::to_string(layer), below = folder_ / std::to_string(layer - 1);
+    runTool({"qemu-img", "create", "-f", "qcow2", "-b", below, "-F", "qcow2", top});
+    const std::uint64_t at = (layer * 1) << 20;
+    const std::string where = std::to_string(at), length = std::to_string(192 << 10);
+    runTool({"qemu-io", "-f", "qcow2", "-c",
+             "write -P 0x7" + std::to_string(layer) + " " + where + " " + length, top});
+    image_.fill(at, 192 << 10, static_cast<unsigned char>(0x70 + layer));
+    runTool(
+        {"qemu-io", "-f", "qcow2", "-c", "write -z " + std::to_string(at + (256 << 10)) + " " + length, top});
+    image_.zero(at + (256 << 10), 192 << 10);
+  }
+  expectServed(folder_ / "2");
+}
+
+class NbdOnce : public testing::Test {
+ protected:
+  void SetUp() override { NEEDS("nbdkit"); }
+  Image image_{4 << 20};
+};
+
+// A server that takes one client at a time has the one.
+TEST_F(NbdOnce, OneConnectionIsEnough) {
+  NEEDS("qemu-nbd");
+  const NbdServer source({"qemu-nbd", "-r", "-t", "-e", "1", "-f", "raw", "-k", "{}", image_.path()});
+  Server server(image_, serving(source));
+  Target target(image_, server.socket(), SMALL);
+  server.restore();
+  std::vector<std::future<unsigned char>> reads;
+  for (std::uint64_t chunk = 0; chunk < 64; chunk++) reads.push_back(target.readLater(chunk * 16));
+  for (auto& read : reads) read.get();
+  expectContent(target, {});
+}
+
+TEST_F(NbdOnce, NothingIsFetchedTwice) {
+  const NbdServer source(NbdServer::ofFile(image_.path()));
+  Server server(image_, serving(source));
+  {
+    Target first(image_, server.socket(), SMALL);
+    server.restore();
+    expectContent(first, {});
+    Target second(image_, server.socket(), SMALL);
+    server.restore(1);
+    expectContent(second, {});
+  }
+  await([&] { return server.status().getRestores().size() == 0; });
+  Target third(image_, server.socket(), SMALL);
+  server.restore();
+  expectContent(third, {});
+  EXPECT_EQ(figuresOf(server).bytes, image_.bytes());
+}
+
+// Another snapshot under the same name, between two restores: the later one has it, with a cache of its own.
+TEST_F(NbdOnce, ALaterRestoreHasWhatIsThereThen) {
+  Image other(4 << 20);
+  other.fill(0, 4096, 7);
+  NbdServer source(NbdServer::ofFile(image_.path()));
+  Server server(image_, serving(source));
+  {
+    Target target(image_, server.socket(), SMALL);
+    server.restore();
+    expectContent(target, {});
+  }
+  await([&] { return server.status().getRestores().size() == 0; });
+  source.kill();
+  source.startAs(NbdServer::ofFile(other.path()));
+  Target target(other, server.socket(), SMALL);
+  server.restore();
+  expectContent(target, {});
+}
+
+TEST_F(NbdOnce, CallsNameItByItsUri) {
+  const NbdServer source(NbdServer::ofFile(image_.path()));
+  Image plain(4 << 20);
+  Server server(plain);
+  const std::string socket = image_.directory() + "/placed";
+  auto request = server.client().coordinator().listenAtRequest();
+  auto placed = request.initPlaced();
+  placed.initSpec().setName("placed");
+  placed.getSpec().initPolicy().setKeepServing(true);
+  placed.initSocket().setPath(socket.c_str());
+  placed.initLayers(1).set(0, source.uri().c_str());
+  server.wait(request.send());
+  Target target(image_, socket, SMALL);
+  server.restoreNamed("placed");
+  expectContent(target, {});
+  kill(server.coordinatorPid(), SIGKILL);
+  server.reconnect();
+  Target late(image_, socket, SMALL);
+  server.restoreNamed("placed-2");
+  expectContent(late, {});
+}
+
+TEST_F(NbdOnce, OneThatIsSmallerThanTheMemoryIsRefused) {
+  const NbdServer source(NbdServer::ofFile(image_.path(), {"truncate"}, {"truncate=2M"}));
+  const std::string log = image_.directory() + "/log";
+  Server server(image_, serving(source, {.logFile = log}));
+  Target target(image_, server.socket(), SMALL);
+  await([&] { return textOf(log).find("a target is refused") != std::string::npos; });
+  EXPECT_THAT(textOf(log), HasSubstr("2097152"));
+  EXPECT_EQ(server.status().getRestores().size(), 0u);
+}
+
+TEST_F(NbdOnce, OneThatIsNotThereIsRefusedWithTheReason) {
+  const auto result = run({"restore", "--memory", "nbd+unix:///?socket=" + image_.directory() + "/none",
+                           "--socket", image_.directory() + "/s"});
+  EXPECT_NE(result.code, 0);
+  EXPECT_THAT(result.err, HasSubstr("is the server running?"));
+}
+
+TEST_F(NbdOnce, AUriThatIsNotServedIsRefusedWithTheWayOut) {
+  const auto result =
+      run({"restore", "--memory", "nbd+ssh://host/disk", "--socket", image_.directory() + "/s"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("no source of this kind is served; give nbd://HOST"));
+}
+
+TEST_F(NbdOnce, CommandsThatReadFilesSaySo) {
+  const auto result = run({"info", "nbd://host/disk"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("nbdcopy"));
+}
+
+// A working set is of a snapshot, whichever way its bytes come.
+TEST_F(NbdOnce, AWorkingSetOfTheFileIsOneOfTheExport) {
+  const NbdServer source(NbdServer::ofFile(image_.path()));
+  const kj::AutoCloseFd file(open(image_.path().c_str(), O_RDONLY | O_CLOEXEC));
+  cli::WorkingSet set;
+  set.snapshot = cli::identityOf(file.get());
+  set.pageSize = SMALL;
+  set.ranges = {{64 << 10, 8192}};
+  const std::string path = image_.directory() + "/set";
+  cli::writeWorkingSet(path, set);
+  const auto shown = run({"working-set", "show", path, "--memory", source.uri()});
+  EXPECT_EQ(shown.code, 0) << shown.err;
+  Image other(4 << 20);
+  other.fill(0, 4096, 7);
+  const NbdServer another(NbdServer::ofFile(other.path()));
+  const auto refused = run({"working-set", "show", path, "--memory", another.uri()});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("was recorded with another snapshot"));
+}
+
+TEST_F(NbdOnce, CheckTellsWhetherItCanBeServed) {
+  const NbdServer source(NbdServer::ofFile(image_.path()));
+  EXPECT_THAT(run({"check", "--memory", source.uri()}).out,
+              HasSubstr(source.uri() + ": 4.0 MiB, the lowest"));
+  const auto none = run({"check", "--memory", "nbd+unix:///?socket=/none"});
+  EXPECT_THAT(none.out, HasSubstr("is the server running?"));
+}
+
+class NbdTls : public NbdOnce {
+ protected:
+  void SetUp() override {
+    NbdOnce::SetUp();
+    folder_.file("keys", "vm:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n");
+    folder_.file("wrong", "vm:ffffffffffffffffffffffffffffffff00112233445566778899aabbccddeeff\n");
+    source_ = std::make_unique<NbdServer>(std::vector<std::string>{
+        "nbdkit", "-f", "-U", "{}", "--tls=require", "--tls-psk=" + folder_ / "keys", "file", image_.path()});
+  }
+  std::string uri(const std::string& keys) const {
+    return "nbds+unix://vm@/?socket=" + source_->socket() + "&tls-psk-file=" + folder_ / keys;
+  }
+  const Directory folder_;
+  std::unique_ptr<NbdServer> source_;
+};
+
+TEST_F(NbdTls, TheKeyOpensIt) {
+  Server server(image_, {.memory = uri("keys")});
+  Target target(image_, server.socket(), SMALL);
+  server.restore();
+  expectContent(target, {});
+}
+
+TEST_F(NbdTls, AnotherKeyIsRefused) {
+  const std::string log = image_.directory() + "/log";
+  Server server(image_, {.memory = uri("wrong"), .logFile = log});
+  Target target(image_, server.socket(), SMALL);
+  await([&] { return textOf(log).find("a target is refused") != std::string::npos; });
+  EXPECT_EQ(server.status().getRestores().size(), 0u);
+  EXPECT_THAT(textOf(log), HasSubstr("cannot be used"));
+  EXPECT_EQ(textOf(log).find("ffffffff"), std::string::npos) << "keys are not told";
+}
+
+TEST_F(NbdTls, NoKeyIsRefused) {
+  const std::string log = image_.directory() + "/log";
+  Server server(image_, serving(*source_, {.logFile = log}));
+  Target target(image_, server.socket(), SMALL);
+  await([&] { return textOf(log).find("a target is refused") != std::string::npos; });
+  EXPECT_EQ(server.status().getRestores().size(), 0u);
+}
+
+}  // namespace
+}  // namespace faultline::test
