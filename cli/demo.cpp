@@ -9,6 +9,7 @@
 
 #include "cli/commands.h"
 #include "cli/demo_image.h"
+#include "cli/demo_server.h"
 #include "cli/errors.h"
 #include "cli/format.h"
 #include "cli/memory_file.h"
@@ -39,12 +40,14 @@ struct DemoOptions {
   std::uint64_t seed = 1;
   std::string directory = "/var/tmp";
   std::string pageSize = "4k";
-  bool prefault = true, json = false;
+  bool prefault = true, json = false, nbd = false;
 };
 
 constexpr const char* NAME = "demo";  // name of the restore
 // How often it is looked whether the target was refused.
 constexpr std::chrono::milliseconds LOOK{20};
+// How often it is looked whether it is time to kill the server, and how long that is away.
+constexpr std::chrono::milliseconds OFTEN{5}, AWAY{300};
 // Exit code of faultline-target where the machine is to blame.
 constexpr int TARGET_ENVIRONMENT = 3;
 
@@ -136,6 +139,7 @@ class Demo {
   int run() {
     requireUserfaultfd();
     makeImage();
+    if (options_.nbd) serveByNbd();
     ServiceOptions withHooks = options_.service;
     withHooks.testHooks = true;  // for holdSegment()
     OwnService service(withHooks);
@@ -170,6 +174,11 @@ class Demo {
         " zero, " + decimal(made.holes) + " holes, " + decimal(made.random) + " random");
   }
 
+  void serveByNbd() {
+    server_.emplace(image_, scratch_.path() + "/nbd");
+    say("serving that file by nbdkit, at " + server_->uri() + " ...");
+  }
+
   void listen() {
     auto request = session_->coordinator().listenRequest();
     auto spec = request.initSpec();
@@ -177,7 +186,7 @@ class Demo {
     spec.initPolicy().setPrefault(options_.prefault);
     spec.getPolicy().setKeepServing(true);  // kept until the target has looked at everything twice
     request.setSocket(rpc::makeFd(socket_.take()));
-    fill(request.initSource(), openStack({image_}));
+    fill(request.initSource(), openStack({server_.has_value() ? server_->uri() : image_}));
     listener_ = session_->wait(request.send()).getListener();
   }
 
@@ -236,7 +245,32 @@ class Demo {
   }
 
   void watch() {
-    if (next(kj::NEVER_DONE) == Event::interrupted) interrupted();
+    Event event = Event::tick;
+    if (server_.has_value() && segment_.has_value()) event = killServer();
+    if (event == Event::tick) event = next(kj::NEVER_DONE);
+    if (event == Event::interrupted) interrupted();
+  }
+
+  // Pages that are in place.
+  std::uint64_t brought() {
+    const RestoreView view = figures();
+    return view.copied + view.zeroed;
+  }
+
+  // Twice, while pages are asked for: at a quarter of them, and at the half.
+  Event killServer() {
+    const std::uint64_t pages = segment_->pages().pageCount();
+    for (const std::uint64_t part : {pages / 4, pages / 2}) {
+      while (brought() < part)
+        if (const Event event = next(session_->after(OFTEN)); event != Event::tick) return event;
+      server_->kill();
+      kills_++;
+      say("  nbdkit is killed (SIGKILL), and started again after " + decimal(AWAY.count()) + " ms ...");
+      const Event event = next(session_->after(AWAY));
+      server_->start();
+      if (event != Event::tick) return event;
+    }
+    return Event::tick;
   }
 
   RestoreView figures() {
@@ -260,16 +294,23 @@ class Demo {
       throw CommandError(code == TARGET_ENVIRONMENT ? ENVIRONMENT : FAILED,
                          "the target did not report; its exit code was " + std::to_string(code));
     if (options_.json)
-      printJson(target, figures());
+      printJson(withKills(target), figures());
     else
       printTable(options_, target, figures());
     return code == 0 ? OK : FAILED;
+  }
+
+  json withKills(json target) const {
+    if (options_.nbd) target["nbd_kills"] = kills_;
+    return target;
   }
 
   const DemoOptions& options_;
   const ScratchDirectory scratch_;
   const std::string image_;
   SocketFile socket_;
+  std::optional<DemoServer> server_;
+  unsigned kills_ = 0;  // of it
   std::optional<Session> session_;
   kj::Maybe<rpc::Listener::Client> listener_;
   kj::Maybe<rpc::Restore::Client> restore_;
@@ -300,6 +341,7 @@ void addDemo(CLI::App& app, Result& chosen) {
       "Examples:\n"
       "  faultline demo\n"
       "  faultline demo --size-mib 4096 --shards 8 --threads 16 --no-prefault\n"
+      "  faultline demo --nbd\n"
       "  faultline demo --json | jq .fault_p99_ns");
   command->add_option("--size-mib", options->sizeMib, "Size of the image in MiB (even)")
       ->check(CLI::Range(2u, 1u << 20))
@@ -317,6 +359,8 @@ void addDemo(CLI::App& app, Result& chosen) {
       ->capture_default_str();
   command->add_flag("--prefault,!--no-prefault", options->prefault,
                     "Populate in the background meanwhile (the default), or only by faults");
+  command->add_flag("--nbd", options->nbd,
+                    "Restore over a real nbdkit, which is killed twice in the middle (docs/nbd.md)");
   command->add_flag("--json", options->json, "Print one JSON object");
   addServiceOptions(*command, options->service);
   command->footer(std::string(EXIT_CODES) +

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <nlohmann/json.hpp>
+
 #include "cli/snapshot_identity.h"
 #include "cli/working_set_file.h"
 #include "tests/fetcher/packed_source.h"
@@ -259,6 +261,16 @@ TEST_F(NbdOnce, CheckTellsWhetherItCanBeServed) {
               HasSubstr(source.uri() + ": 4.0 MiB, the lowest"));
   const auto none = run({"check", "--memory", "nbd+unix:///?socket=/none"});
   EXPECT_THAT(none.out, HasSubstr("is the server running?"));
+}
+
+TEST_F(NbdOnce, TheDemonstrationKillsItsServer) {
+  const Directory folder;
+  const auto result =
+      run({"demo", "--nbd", "--size-mib", "128", "--threads", "2", "--json", "--dir", folder.path()});
+  EXPECT_EQ(result.code, 0) << result.err;
+  const auto report = nlohmann::json::parse(result.out);
+  EXPECT_EQ(report["nbd_kills"], 2);
+  EXPECT_EQ(report["pages"], (128 << 20) / SMALL);
 }
 
 class NbdTls : public NbdOnce {
