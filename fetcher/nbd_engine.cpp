@@ -214,7 +214,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
           continue;
         }
         any = true;
-        if (read.error == 0) rests_.erase(read.range.begin);
+        if (read.error == 0) rests_.erase({read.range.begin, read.range.end});
         finish(*request, read.error);
       }
       const bool leaves = std::any_of(slot.asked.begin(), slot.asked.end(),
@@ -273,13 +273,13 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
 
   // Whether the chunk is to be left alone, since connections die at it.
   bool restsFrom(const Request& request, std::uint64_t now) REQUIRES(mutex_) {
-    Rest& rest = rests_[request.read.range.begin];
+    Rest& rest = rests_[{request.read.range.begin, request.read.range.end}];
     if (++rest.deaths < MOST_DEATHS) return false;
     rest.until = now + std::min(FIRST_REST << std::min(rest.deaths - MOST_DEATHS, 10u), LAST_REST);
     return true;
   }
   bool rests(Range unit, std::uint64_t now) const REQUIRES(mutex_) {
-    const auto found = rests_.find(unit.begin);
+    const auto found = rests_.find({unit.begin, unit.end});
     return found != rests_.end() && now < found->second.until;
   }
 
@@ -436,9 +436,9 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   bool moving_ GUARDED_BY(mutex_) = false;   // a thread moves things on
   bool polling_ GUARDED_BY(mutex_) = false;  // and waits
   std::array<Slot, MOST_CONNECTIONS> slots_ GUARDED_BY(mutex_);
-  std::deque<Request*> queue_ GUARDED_BY(mutex_);           // not asked yet
-  std::deque<Request*> suspects_ GUARDED_BY(mutex_);        // their connection has died
-  std::map<std::uint64_t, Rest> rests_ GUARDED_BY(mutex_);  // by offset
+  std::deque<Request*> queue_ GUARDED_BY(mutex_);     // not asked yet
+  std::deque<Request*> suspects_ GUARDED_BY(mutex_);  // their connection has died
+  std::map<std::pair<std::uint64_t, std::uint64_t>, Rest> rests_ GUARDED_BY(mutex_);  // by what was read
   bool connecting_ GUARDED_BY(mutex_) = false;
   // Of the thread that connects, which there is one of at a time.
   NbdSampling sampling_{.tries = SAMPLE_TRIES};

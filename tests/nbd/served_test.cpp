@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "cli/snapshot_identity.h"
 #include "cli/working_set_file.h"
+#include "process/process.h"
 #include "tests/fetcher/packed_source.h"
 #include "tests/nbd/nbd_server.h"
 #include "tests/recovery/recovery_test.h"
@@ -203,6 +205,63 @@ TEST_F(NbdOnce, CallsNameItByItsUri) {
   Target late(image_, socket, SMALL);
   server.restoreNamed("placed-2");
   expectContent(late, {});
+}
+
+// As the files of restores.d name it; the server is asked when a target comes, not when the service begins.
+TEST_F(NbdOnce, TheConfigurationNamesItByItsUri) {
+  NbdServer source(NbdServer::ofFile(image_.path()));
+  const Directory folder;
+  std::filesystem::create_directory(folder / "restores.d");
+  folder.file("faultline.conf", "");
+  const std::string socket = folder / "configured";
+  folder.file("restores.d/configured.conf", "memory = " + source.uri() + "\nsocket = " + socket +
+                                                "\nkeep-serving = true\nprefault = false\n");
+  Image plain(4 << 20);
+  source.kill();
+  Server server(plain, {.more = {"--config", folder / "faultline.conf"}});
+  source.start();
+  Target target(image_, socket, SMALL);
+  server.restoreNamed("configured");
+  expectContent(target, {});
+  folder.file("restores.d/configured.conf", "memory = nbd+ssh://host/disk\nsocket = " + socket + "\n");
+  const auto refused = run({"reload", "--control", server.control(), "--config", folder / "faultline.conf"});
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("no source of this kind is served"));
+}
+
+TEST_F(NbdOnce, RunServesItToACommand) {
+  const NbdServer source(NbdServer::ofFile(image_.path()));
+  const auto result =
+      run({"run", "--memory", source.uri(), "--", process::siblingExecutable("faultline-target"), "--socket",
+           "{}", "--image", image_.path()});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("every byte is right"));
+}
+
+// What is no NBD server, and one that never says a word: refused within the time that a connection may take.
+TEST_F(NbdOnce, OneThatSpeaksNonsenseOrNothingIsRefused) {
+  NEEDS("python3");
+  for (const char* says : {"os.urandom(1 << 20)", "b'NBDMAGICIHAVEOPT' + b'\\xff' * 65536", "b''"}) {
+    SCOPED_TRACE(says);
+    const NbdServer source({"python3", "-c",
+                            "import os, socket, sys\n"
+                            "listening = socket.socket(socket.AF_UNIX)\n"
+                            "listening.bind(sys.argv[1])\n"
+                            "listening.listen()\n"
+                            "kept = []\n"
+                            "while True:\n"
+                            "    kept.append(listening.accept()[0])\n"
+                            "    try:\n"
+                            "        kept[-1].sendall(" +
+                                std::string(says) +
+                                ")\n"
+                                "    except OSError:\n"
+                                "        pass\n",
+                            "{}"});
+    const auto result = run({"restore", "--memory", source.uri(), "--socket", image_.directory() + "/s"});
+    EXPECT_NE(result.code, 0);
+    EXPECT_THAT(result.err, HasSubstr("source " + source.uri() + " cannot be used: "));
+  }
 }
 
 TEST_F(NbdOnce, OneThatIsSmallerThanTheMemoryIsRefused) {

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from container import Container, Failed, enter_mount_namespace, require, until
+from container import Container, Failed, enter_mount_namespace, require, skip, until
 
 SOCKET = "/run/faultline/vm.sock"
 ANSWERED = 15_000  # ms: a fault is answered within this, whatever is restarted or killed
@@ -527,6 +527,33 @@ def check_out_of_fds(box):
     box.systemctl("daemon-reload")
     restart(box)
     many.ready().all_right()
+
+
+def check_nbd(box):
+    """A memory that a server has, by TLS: what the unit allows is enough for it, through all that befalls a service."""
+    import shutil
+    import subprocess
+    if shutil.which("nbdkit") is None:
+        skip("nbdkit is not installed (scripts/deps)")
+    image = box.image("memory", LONG)
+    keys, socket = f"{box.share}/keys", f"{box.share}/nbd.sock"
+    with open(keys, "w") as file:
+        file.write("vm:" + "0123456789abcdef" * 4 + "\n")
+    os.chmod(keys, 0o644)
+    server = subprocess.Popen(["nbdkit", "-f", "-r", "--exit-with-parent", "-t", "1", "-U", socket, "--tls=require",
+                               f"--tls-psk={keys}", "file", f"{box.share}/memory"], stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: os.path.exists(socket), "nbdkit")
+        os.chmod(socket, 0o777)
+        uri = "nbds+unix://vm@/?socket=/share/nbd.sock&tls-psk-file=/share/keys"
+        configure(box, f"--shards 2 --no-prefault --keep-serving --socket {SOCKET} --memory {uri} --name vm")
+        box.boot()
+        box.systemctl("enable", "--now", "faultline.socket", "faultline.service")
+        target = box.reader(SOCKET, image, pace_us=PACE).ready()
+        through_all(box, target)
+    finally:
+        server.kill()
+        server.wait()
 
 
 def check_metrics(box):

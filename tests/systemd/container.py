@@ -102,7 +102,9 @@ class Container:
         self.nspawn = subprocess.Popen(
             ["systemd-nspawn", "-q", "-D", f"{self.work}/root", "--boot", "--keep-unit", "--register=no", "-M",
              f"faultline-{os.getpid()}", "--private-network", "--console=pipe", "--capability=all",
-             "--bind=/dev/userfaultfd", "--bind=/dev/cpu_dma_latency", f"--bind={self.share}:/share"],
+             "--bind=/dev/userfaultfd", "--bind=/dev/cpu_dma_latency",
+             # A host has them; here they are to be allowed.
+             "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self", f"--bind={self.share}:/share"],
             stdin=subprocess.DEVNULL, stdout=self.console, stderr=self.console,
             env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
         self.leader = until(self.find_leader, "systemd as pid 1 of the container")
