@@ -152,7 +152,7 @@ void NbdConnection::waitOn(std::uint64_t deadline, const std::function<bool()>& 
   }
 }
 
-NbdSamples NbdConnection::samples(std::uint64_t deadline, NbdSampling& how, std::uint64_t& all) {
+NbdSamples NbdConnection::samples(std::uint64_t deadline, NbdSampling& how, std::uint64_t& checksum) {
   struct Sample {
     NbdRead read;
     std::size_t number;
@@ -182,7 +182,7 @@ NbdSamples NbdConnection::samples(std::uint64_t deadline, NbdSampling& how, std:
       if (next > now) poll(nullptr, 0, static_cast<int>((next - now) / 1'000'000 + 1));
       continue;
     }
-    waitOn(deadline, [&] { return asked.front()->read.over; });
+    waitOn(std::min(deadline, process::nowNs() + how.silence), [&] { return asked.front()->read.over; });
     Sample& sample = *asked.front();
     asked.pop_front();
     const NbdRead& read = sample.read;
@@ -191,15 +191,17 @@ NbdSamples NbdConnection::samples(std::uint64_t deadline, NbdSampling& how, std:
       image::SampledChecksum sum;
       sum.add(std::span(read.to, read.range.size()));
       result[sample.number] = sum.value();
-    } else if (++sample.tries != how.tries) {
+    } else if (++sample.tries < how.tries) {
       waiting.push_back(&sample);
       next = process::nowNs() + SAMPLE_AGAIN;
-      if (next >= deadline) throw NbdFailure(std::string("a sample of it: ") + std::strerror(read.error));
+    } else if (how.all) {
+      throw NbdFailure("offset " + std::to_string(read.range.begin) +
+                       " of it cannot be read: " + std::strerror(read.error));
     }
   }
   image::SampledChecksum sum;
   for (const Sample& sample : samples) sum.add(std::span(sample.read.to, sample.read.range.size()));
-  all = sum.value();
+  checksum = sum.value();
   return result;
 }
 

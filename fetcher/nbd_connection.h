@@ -33,7 +33,9 @@ struct NbdSampling {
   std::set<std::size_t> leaveOut{};  // places, by number
   bool singly = false;               // one after the other, `at` telling which
   std::size_t at = 0;                // the place that was last asked for
-  unsigned tries = 0;  // of a place that the server fails; 0: until the deadline, and then that is a failure
+  unsigned tries = 1;                // of a place that the server fails
+  bool all = false;                  // one that cannot be read is a failure; else it is left out
+  std::uint64_t silence = 0;         // ns that the server may say nothing
 };
 
 // A read under way. Must not move, nor the memory that it fills, until it is over or its connection is gone.
@@ -68,8 +70,8 @@ class NbdConnection {
 
   // --- waiting until `deadline`; throw NbdFailure, after which the connection may only be destroyed: what is under way has
   // memory that is gone ---
-  // Reads samples. `all`: set to the checksum over all of them, where each could be read.
-  NbdSamples samples(std::uint64_t deadline, NbdSampling& how, std::uint64_t& all);
+  // Reads samples. `checksum`: set to that over all of them, where each could be read.
+  NbdSamples samples(std::uint64_t deadline, NbdSampling& how, std::uint64_t& checksum);
   // The parts that the server knows to be zero, ascending; none where it does not tell. False: not all were asked for.
   bool zeros(std::uint64_t deadline, const std::function<void(Range)>& use);
 

@@ -29,17 +29,18 @@ namespace {
 
 constexpr std::uint64_t MS = 1'000'000, SECOND = 1000 * MS;  // ns
 constexpr std::size_t MOST_CONNECTIONS = 4;
-constexpr unsigned DEPTH = 32;                        // reads at once, over all connections
-constexpr std::uint64_t CONNECT_LIMIT = 5 * SECOND;   // until a server has shown what it has
-constexpr std::uint64_t ZEROS_LIMIT = 10 * SECOND;    // until it has told its zeros
-constexpr std::uint64_t ANOTHER_LIMIT = 2 * SECOND;   // of one more connection than there is need of
-constexpr std::uint64_t ANOTHER_AGAIN = 30 * SECOND;  // after that was refused
+constexpr unsigned DEPTH = 32;  // reads at once, over all connections
+// So long a server may say nothing while it is being connected to; and where that is one more connection than there is need of.
+constexpr std::uint64_t SILENCE = 5 * SECOND, ANOTHER_SILENCE = 2 * SECOND;
+constexpr std::uint64_t SAMPLING_LIMIT = 30 * SECOND;  // until it has shown its samples
+constexpr std::uint64_t ZEROS_LIMIT = 10 * SECOND;     // until it has told its zeros
+constexpr std::uint64_t ANOTHER_AGAIN = 30 * SECOND;   // after that was refused
 constexpr std::uint64_t FIRST_BACK_OFF = 20 * MS, LAST_BACK_OFF = SECOND;
 // A chunk at which so many connections died, while it alone was asked for on each, is left alone for a while.
 constexpr unsigned MOST_DEATHS = 3;
 constexpr std::uint64_t FIRST_REST = SECOND, LAST_REST = 10 * SECOND;
 constexpr std::uint64_t LONGEST_POLL = SECOND;
-constexpr unsigned SAMPLE_TRIES = 3;
+constexpr unsigned SAMPLE_TRIES = 3, FIRST_SAMPLE_TRIES = 30;
 
 }  // namespace
 
@@ -56,11 +57,10 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   }
 
   void open() {
-    const std::uint64_t deadline = nowNs() + CONNECT_LIMIT;
-    auto first = connected(deadline);
-    NbdSampling all;
+    auto first = connected(SILENCE);
+    NbdSampling each{.tries = FIRST_SAMPLE_TRIES, .all = true, .silence = SILENCE};
     std::uint64_t checksum = 0;
-    NbdSamples samples = first->samples(deadline, all, checksum);
+    NbdSamples samples = first->samples(nowNs() + SAMPLING_LIMIT, each, checksum);
     const threads::Lock lock(mutex_);
     samples_ = std::move(samples);
     facts_ = {first->bytes(), checksum, false};
@@ -118,7 +118,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
  private:
   struct Request {
     NbdRead read{};
-    std::uint64_t since = 0;
+    std::uint64_t since = 0, asked = 0;  // when it was wanted, and sent
     bool alone = false;  // its connection has died: the next death tells whether it is the reason
     bool done = false;
     int error = 0;
@@ -136,8 +136,11 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
     std::uint64_t until = 0;
   };
 
-  std::unique_ptr<NbdConnection> connected(std::uint64_t deadline) const {
-    return std::make_unique<NbdConnection>(NbdLibrary::loaded(), uri_, connect_(), deadline);
+  // `limit`: ns that it may take beside making the socket, which has a limit of its own.
+  std::unique_ptr<NbdConnection> connected(std::uint64_t limit) const {
+    const NbdLibrary& library = NbdLibrary::loaded();
+    kj::AutoCloseFd socket = connect_();
+    return std::make_unique<NbdConnection>(library, uri_, kj::mv(socket), nowNs() + limit);
   }
 
   // --- by the thread that moves things on ---
@@ -193,7 +196,8 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   void ask(Slot& slot, std::deque<Request*>& from) REQUIRES(mutex_) {
     Request* const request = from.front();
     from.pop_front();
-    if (slot.asked.empty()) slot.heard = nowNs();
+    request->asked = nowNs();
+    if (slot.asked.empty()) slot.heard = request->asked;
     slot.asked.push_back(request);
     slot.connection->begin(request->read);  // what could not be begun shows in settle()
   }
@@ -239,7 +243,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   // When it has been silent for too long, or one of its reads.
   std::uint64_t limitOf(const Slot& slot) const {
     std::uint64_t limit = slot.heard + patience_;
-    for (const Request* request : slot.asked) limit = std::min(limit, request->since + patience_);
+    for (const Request* request : slot.asked) limit = std::min(limit, request->asked + patience_);
     return limit;
   }
 
@@ -345,14 +349,14 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
     while (wanted()) {
       const bool another = std::any_of(slots_.begin(), slots_.end(),
                                        [](const Slot& slot) { return slot.connection != nullptr; });
-      const std::uint64_t deadline = nowNs() + (another ? ANOTHER_LIMIT : CONNECT_LIMIT);
+      const std::uint64_t silence = another ? ANOTHER_SILENCE : SILENCE;
       std::unique_ptr<NbdConnection> fresh;
       NbdSamples samples;
       std::string why;
       mutex_.unlock();
       try {
-        fresh = connected(deadline);
-        if (fresh->bytes() == bytes) samples = sampled(*fresh, deadline);
+        fresh = connected(silence);
+        if (fresh->bytes() == bytes) samples = sampled(*fresh, silence);
       } catch (const std::exception& error) {
         fresh = nullptr;
         why = error.what();
@@ -374,11 +378,12 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   }
 
   // A place that the server fails, or dies at, is left out: it costs the pages that are there, and no others.
-  NbdSamples sampled(NbdConnection& connection, std::uint64_t deadline) {
-    std::uint64_t all = 0;
+  NbdSamples sampled(NbdConnection& connection, std::uint64_t silence) {
+    std::uint64_t checksum = 0;
     NbdSamples samples;
+    sampling_.silence = silence;
     try {
-      samples = connection.samples(deadline, sampling_, all);
+      samples = connection.samples(nowNs() + SAMPLING_LIMIT, sampling_, checksum);
     } catch (const NbdFailure&) {
       if (sampling_.singly && ++sampleDeaths_[sampling_.at] >= SAMPLE_TRIES)
         sampling_.leaveOut.insert(sampling_.at);

@@ -23,10 +23,13 @@ class OtherHost {
     runTool({"ip", "address", "add", ours_ + "/30", "dev", cable_});
     runTool({"ip", "-n", name_, "address", "add", address() + "/30", "dev", "there"});
     runTool({"ip", "-n", name_, "link", "set", "there", "up"});
+    // Without the cable it is not to be found by way of others.
+    runTool({"ip", "route", "add", "blackhole", "10.213." + number_ + ".0/30", "metric", "4000"});
     plug();
   }
   ~OtherHost() {
     try {
+      runTool({"ip", "route", "delete", "blackhole", "10.213." + number_ + ".0/30", "metric", "4000"});
       runTool({"ip", "netns", "delete", name_});
       runTool({"ip", "link", "delete", cable_});
     } catch (const std::exception&) {  // the kernel takes the cable with the namespace, sooner or later

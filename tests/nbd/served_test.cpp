@@ -5,11 +5,13 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "cli/snapshot_identity.h"
 #include "cli/working_set_file.h"
+#include "process/clock.h"
 #include "process/process.h"
 #include "tests/fetcher/packed_source.h"
 #include "tests/nbd/nbd_server.h"
@@ -134,6 +136,31 @@ class NbdOnce : public testing::Test {
   void SetUp() override { NEEDS("nbdkit"); }
   Image image_{4 << 20};
 };
+
+// What it takes long for overlaps: one read after the other would take 6.4 s.
+TEST_F(NbdOnce, SlowReadsOverlap) {
+  auto command = NbdServer::ofFile(image_.path(), {"delay"}, {"rdelay=100ms"});
+  std::replace(command.begin(), command.end(), std::string("1"), std::string("16"));
+  const NbdServer source(command);
+  Server server(image_, serving(source));
+  Target target(image_, server.socket(), SMALL);
+  server.restore();
+  const std::uint64_t before = process::nowNs();
+  std::vector<std::future<unsigned char>> reads;
+  for (std::uint64_t chunk = 0; chunk < 64; chunk++) reads.push_back(target.readLater(chunk * 16));
+  for (auto& read : reads) read.get();
+  EXPECT_LT(process::nowNs() - before, 3'000'000'000u);
+  expectContent(target, {});
+}
+
+// One that shows what it has slowly is waited for, as long as it goes on.
+TEST_F(NbdOnce, ASlowServerIsServed) {
+  const NbdServer source(NbdServer::ofFile(image_.path(), {"delay"}, {"rdelay=21ms"}));
+  Server server(image_, serving(source, {.more = {"--handshake-timeout-ms", "60000"}}));
+  Target target(image_, server.socket(), SMALL);
+  server.restore();
+  expectContent(target, {});
+}
 
 // A server that takes one client at a time has the one.
 TEST_F(NbdOnce, OneConnectionIsEnough) {
