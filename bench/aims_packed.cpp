@@ -1,26 +1,27 @@
-// Packed images: served, beside a raw file; one frame, and packing, beside zstd itself.
+// Packed images: served, beside a raw file and beside the parts of the work by themselves; one frame, and packing, beside
+// zstd itself.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <kj/io.h>
-#include <sched.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <zstd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <filesystem>
-#include <fstream>
+#include <iterator>
 #include <memory>
 #include <random>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "bench/aim_table.h"
+#include "bench/bulk.h"
+#include "bench/fetched.h"
 #include "packed/file.h"
 #include "packed/image.h"
-#include "process/process.h"
 
 namespace faultline::bench {
 
@@ -32,62 +33,52 @@ double secondsSince(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-// Bytes as memory has them: of this machine's libraries. Goes with the object.
-class ProgramBytes {
- public:
-  ProgramBytes(const std::string& directory, std::uint64_t bytes) : path_(directory + "/program-bytes") {
-    std::ofstream out(path_, std::ios::binary);
-    std::error_code error;
-    std::vector<char> content;
-    using Walk = std::filesystem::recursive_directory_iterator;
-    for (Walk it("/usr/lib", std::filesystem::directory_options::skip_permission_denied, error), end;
-         !error && it != end && bytes > 0; it.increment(error)) {
-      if (!it->is_regular_file(error) || it->is_symlink(error)) continue;
-      content.resize(std::min(it->file_size(error), bytes));
-      std::ifstream in(it->path(), std::ios::binary);
-      in.read(content.data(), static_cast<std::streamsize>(content.size()));
-      out.write(content.data(), in.gcount());
-      bytes -= static_cast<std::uint64_t>(in.gcount());
-    }
-    if (bytes > 0 || !out.flush()) throw std::runtime_error("no program bytes for " + path_);
-  }
-  ~ProgramBytes() {
-    std::error_code ignored;
-    for (const char* more : {"", ".packed", ".zst"}) std::filesystem::remove(path_ + more, ignored);
-  }
-  ProgramBytes(const ProgramBytes&) = delete;
-
-  const std::string& path() const { return path_; }
-  std::string packed() const { return path_ + ".packed"; }
-  std::string byZstd() const { return path_ + ".zst"; }
-
- private:
-  const std::string path_;
-};
-
-// Runs a program to its end, its output thrown away.
-void finish(const std::vector<std::string>& command) {
-  std::vector<char*> argv;
-  argv.reserve(command.size() + 1);
-  for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
-  argv.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-  pid_t pid = -1;
-  const int error = posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  int status = 0;
-  if (error != 0 || waitpid(pid, &status, 0) != pid || status != 0)
-    throw std::runtime_error(command.front() + " fails");
+double mebibytes(std::uint64_t bytes) {
+  return static_cast<double>(bytes) / static_cast<double>(MIB);
 }
 
-// As many as this process may use, and so the threads of both.
-int cpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  sched_getaffinity(0, sizeof set, &set);
-  return std::max(CPU_COUNT(&set), 1);
+// All frames, by as many threads as there are CPUs, each into a buffer of its own.
+double unpackAll(const packed::Image& image) {
+  const auto begin = Clock::now();
+  std::atomic<std::size_t> next{0};
+  std::atomic<bool> failed{false};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < cpus(); i++)
+    threads.emplace_back([&] {
+      packed::FrameReader reader;
+      std::vector<std::byte> content(image.table().largest());
+      try {
+        for (std::size_t index; (index = next++) < image.table().frames();)
+          image.read(index, reader, std::span(content).first(image.table().frame(index).bytes));
+      } catch (const std::exception&) {
+        failed = true;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  if (failed) throw std::runtime_error("a frame of " + image.name() + " cannot be read");
+  return secondsSince(begin);
+}
+
+// So many bytes into a new file, by as many threads as there are CPUs.
+double writeAll(const std::string& path, std::uint64_t bytes) {
+  constexpr std::uint64_t PIECE = 2 * MIB;
+  const kj::AutoCloseFd file(open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  const std::vector<std::byte> content(PIECE, std::byte{0x5a});
+  const auto begin = Clock::now();
+  std::atomic<std::uint64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < cpus(); i++)
+    threads.emplace_back([&] {
+      for (std::uint64_t at; (at = PIECE * next++) < bytes;) {
+        const std::uint64_t size = std::min(PIECE, bytes - at);
+        if (pwrite(file.get(), content.data(), size, static_cast<off_t>(at)) != static_cast<ssize_t>(size))
+          failed = true;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  if (failed) throw std::runtime_error("cannot write " + path);
+  return secondsSince(begin);
 }
 
 class PackedAims {
@@ -103,7 +94,7 @@ class PackedAims {
       return;
     }
     const ProgramBytes bytes(table_.directory(), table_.quick() ? 128 * MIB : 512 * MIB);
-    pack(bytes);
+    pack(bytes.path(), bytes.packed());
     if (frame) oneFrame(bytes);
     if (speed) packSpeed(bytes);
   }
@@ -115,18 +106,27 @@ class PackedAims {
   static constexpr const char* HIT = "packed: fault on what is cached, p50, 1 thread";
   static constexpr const char* AGAIN = "packed: second restore, population";
   static constexpr const char* FIRST = "packed: first restore, population";
+  static constexpr const char* COLD = "packed: cold fault, one of each frame, p50, 1 thread";
+  static constexpr const char* HALF = "packed: bytes fetched where half is zero, to the data";
+  static constexpr const char* NONE = "packed: bytes fetched by a second restore, to the data";
+  static constexpr const char* TWO = "packed: bytes fetched by two restores at once, to the data";
 
   // The image of the measurements, served as it is packed.
   void served() {
-    if (!table_.wanted(HIT) && !table_.wanted(AGAIN) && !table_.wanted(FIRST)) return;
-    const std::string packed = table_.directory() + "/served.packed",
-                      unpacked = table_.directory() + "/served.mem";
-    finish({process::siblingExecutable("faultline"), "pack", "--force", table_.image().path, packed});
+    const char* const all[] = {HIT, AGAIN, FIRST, COLD, NONE, TWO};
+    if (table_.wanted(HALF)) halfZero();
+    if (std::none_of(std::begin(all), std::end(all), [&](const char* what) { return table_.wanted(what); }))
+      return;
+    const std::string packed = table_.directory() + "/served.packed";
+    pack(table_.image().path, packed);
     if (table_.wanted(HIT)) hit(packed);
+    if (table_.wanted(COLD)) cold(packed);
     if (table_.wanted(AGAIN)) secondRestore(packed);
-    if (table_.wanted(FIRST)) firstRestore(packed, unpacked);
+    if (table_.wanted(FIRST)) firstRestore(packed);
+    if (table_.wanted(NONE)) nothingTwice(packed);
+    if (table_.wanted(TWO)) twoAtOnce(packed);
     std::error_code ignored;
-    for (const std::string& path : {packed, unpacked}) std::filesystem::remove(path, ignored);
+    std::filesystem::remove(packed, ignored);
   }
 
   void hit(const std::string& packed) {
@@ -153,67 +153,136 @@ class PackedAims {
     table_.add({AGAIN, "s", result.ours, result.theirs, "raw file", result.ratio, Aim::atMost, 1.1});
   }
 
-  // Beside unpacking it to a file first: zstd's work, the writing, and the copying, one after the other.
-  void firstRestore(const std::string& packed, const std::string& unpacked) {
-    const double mib = static_cast<double>(table_.image().dataBytes) / static_cast<double>(MIB);
+  // Beside the same work in series: all of it unpacked, then written, then copied, each by all CPUs.
+  void firstRestore(const std::string& packed) {
+    const kj::AutoCloseFd file(open(packed.c_str(), O_RDONLY | O_CLOEXEC));
+    const packed::Image image(file.get(), packed, std::filesystem::file_size(packed));
+    const std::uint64_t bytes = table_.image().dataBytes;
+    const std::string written = table_.directory() + "/written";
     const Comparison result = compare(
         table_.rounds(),
         [&] {
           const Faultline server(table_.directory(), packed, {.prefault = true});
-          return mib / populated(server);
+          return mebibytes(bytes) / populated(server);
         },
         [&] {
-          const auto begin = Clock::now();
-          finish({"zstd", "-q", "-d", "-f", packed, "-o", unpacked});
-          const double unpacking = secondsSince(begin);
-          const Faultline server(table_.directory(), unpacked, {.prefault = true});
-          return mib / (unpacking + populated(server));
+          const double copying = mebibytes(bytes) / 1024 /
+                                 bulkCopy(static_cast<unsigned>(cpus()), 2 * MIB,
+                                          bytes / (2 * MIB) * (2 * MIB), 4096, Placement::free);
+          const double all = unpackAll(image) + writeAll(written, bytes) + copying;
+          std::filesystem::remove(written);
+          return mebibytes(bytes) / all;
         });
     table_.add(
-        {FIRST, "MiB/s", result.ours, result.theirs, "unpacked first", result.ratio, Aim::atLeast, 0.8});
+        {FIRST, "MiB/s", result.ours, result.theirs, "zstd, pwrite, bulk", result.ratio, Aim::atLeast, 0.8});
   }
 
-  static void pack(const ProgramBytes& bytes) {
-    finish({process::siblingExecutable("faultline"), "pack", "--force", bytes.path(), bytes.packed()});
+  // Both files out of the page cache.
+  void cold(const std::string& packed) {
+    const Workload workload{.bytes = table_.image().dataBytes, .threads = 1, .pattern = Pattern::sparse};
+    const BenchImage file{packed, std::filesystem::file_size(packed), {}};
+    const auto raw = table_.faultline({});
+    const auto p50 = [&](const Faultline& server) {
+      return micro(run(workload, table_.image(), server.backing()).latency.quantile(0.5));
+    };
+    const double frame = unpackingUs(packed), over = handOver();
+    const Comparison result = compare(
+        table_.rounds(),
+        [&] {
+          const Faultline server(table_.directory(), packed, {});
+          makeCold(file);
+          return p50(server);
+        },
+        [&] {
+          makeCold(table_.image());
+          return p50(*raw) + 1.5 * frame + over;
+        });
+    table_.add(
+        {COLD, "us", result.ours, result.theirs, "raw + 1.5 frames + ring", result.ratio, Aim::atMost, 1.0});
   }
 
-  // Frames at random from the page cache; beside what zstd takes for the same ones, which lie in memory.
-  void oneFrame(const ProgramBytes& bytes) {
-    const kj::AutoCloseFd file(open(bytes.packed().c_str(), O_RDONLY | O_CLOEXEC));
-    const packed::Image image(file.get(), bytes.packed(), std::filesystem::file_size(bytes.packed()));
+  // Bare zstd, of frames at random that lie in memory; p50.
+  static double unpackingUs(const std::string& packed) {
+    const kj::AutoCloseFd file(open(packed.c_str(), O_RDONLY | O_CLOEXEC));
+    const packed::Image image(file.get(), packed, std::filesystem::file_size(packed));
+    return p50OfFrames(image, [&](const packed::Frame& at, const std::vector<std::byte>& frame,
+                                  std::vector<std::byte>& content, ZSTD_DCtx& zstd) {
+      const auto begin = Clock::now();
+      if (ZSTD_decompressDCtx(&zstd, content.data(), at.bytes, frame.data(), at.packedBytes) != at.bytes)
+        throw std::runtime_error("zstd fails");
+      return secondsSince(begin);
+    });
+  }
+
+  void ratioOfBytes(const char* what, std::uint64_t bytes, std::uint64_t data, double most) {
+    const double ratio = static_cast<double>(bytes) / static_cast<double>(data);
+    table_.add({what, "MiB", mebibytes(bytes), mebibytes(data), "the data", ratio, Aim::atMost, most});
+  }
+
+  void halfZero() {
+    const std::string memory = table_.directory() + "/half", packed = memory + ".packed";
+    const BenchImage image = makeStripedImage(memory, 256 * MIB, {.data = MIB, .hole = MIB});
+    pack(memory, packed);
+    {
+      const Faultline server(table_.directory(), packed, {.prefault = true});
+      prefault(server, {.bytes = image.dataBytes});
+      ratioOfBytes(HALF, fetchedBytes(server), image.dataBytes / 2, 1.05);
+    }
+    for (const std::string& path : {memory, packed}) std::filesystem::remove(path);
+  }
+
+  void nothingTwice(const std::string& packed) {
+    const Faultline server(table_.directory(), packed, {.prefault = true});
+    populated(server);
+    const std::uint64_t before = fetchedBytes(server);
+    populated(server);
+    ratioOfBytes(NONE, fetchedBytes(server) - before, table_.image().dataBytes, 0);
+  }
+
+  void twoAtOnce(const std::string& packed) {
+    const Faultline server(table_.directory(), packed, {.prefault = true});
+    const Workload workload{.bytes = table_.image().dataBytes, .pattern = Pattern::sparse};
+    secondsOfRestoresAtOnce(2, workload, table_.image(), server.backing());
+    // Their targets may have ended before all was populated.
+    populated(server);
+    ratioOfBytes(TWO, fetchedBytes(server), table_.image().dataBytes, 1.02);
+  }
+
+  // Frames at random. `once(frame, its packed bytes, room for its content, a context)` gives seconds.
+  template <typename Once>
+  static double p50OfFrames(const packed::Image& image, Once once) {
     std::vector<std::size_t> order;
     for (std::size_t i = 0; i + 1 < image.table().frames(); i++) order.push_back(i);
     std::shuffle(order.begin(), order.end(), std::mt19937(1));
     order.resize(std::min<std::size_t>(order.size(), 2000));
-    packed::FrameReader reader;
     std::vector<std::byte> content(image.table().largest()), frame(image.table().largestPacked());
     const std::unique_ptr<ZSTD_DCtx, std::size_t (*)(ZSTD_DCtx*)> zstd(ZSTD_createDCtx(), ZSTD_freeDCtx);
-    const auto p50 = [&](const std::function<double(std::size_t)>& once) {
-      std::vector<double> us;
-      us.reserve(order.size());
-      for (const std::size_t index : order) us.push_back(1e6 * once(index));
-      return median(us);
-    };
+    std::vector<double> us;
+    us.reserve(order.size());
+    for (const std::size_t index : order) {
+      const packed::Frame at = image.table().frame(index);
+      packed::readAt(image.file(), image.name(), at.at, std::span(frame).first(at.packedBytes));
+      us.push_back(1e6 * once(at, frame, content, *zstd));
+    }
+    return median(us);
+  }
+
+  // From the page cache; beside what zstd takes for the same ones, which lie in memory.
+  void oneFrame(const ProgramBytes& bytes) {
+    const kj::AutoCloseFd file(open(bytes.packed().c_str(), O_RDONLY | O_CLOEXEC));
+    const packed::Image image(file.get(), bytes.packed(), std::filesystem::file_size(bytes.packed()));
+    packed::FrameReader reader;
     const Comparison result = compare(
         table_.rounds(),
         [&] {
-          return p50([&](std::size_t index) {
+          return p50OfFrames(image, [&](const packed::Frame& at, const std::vector<std::byte>&,
+                                        std::vector<std::byte>& content, ZSTD_DCtx&) {
             const auto begin = Clock::now();
-            image.read(index, reader, std::span(content).first(image.table().frame(index).bytes));
+            image.read(image.table().indexAt(at.offset), reader, std::span(content).first(at.bytes));
             return secondsSince(begin);
           });
         },
-        [&] {
-          return p50([&](std::size_t index) {
-            const packed::Frame at = image.table().frame(index);
-            packed::readAt(file.get(), bytes.packed(), at.at, std::span(frame).first(at.packedBytes));
-            const auto begin = Clock::now();
-            if (ZSTD_decompressDCtx(zstd.get(), content.data(), at.bytes, frame.data(), at.packedBytes) !=
-                at.bytes)
-              throw std::runtime_error("zstd fails");
-            return secondsSince(begin);
-          });
-        });
+        [&] { return unpackingUs(bytes.packed()); });
     table_.add({FRAME, "us", result.ours, result.theirs, "bare zstd", result.ratio, Aim::atMost, 1.25});
   }
 
@@ -225,7 +294,7 @@ class PackedAims {
         table_.rounds(),
         [&] {
           const auto begin = Clock::now();
-          pack(bytes);
+          pack(bytes.path(), bytes.packed());
           return mib / secondsSince(begin);
         },
         [&] {

@@ -85,6 +85,7 @@ std::vector<std::string> ServiceOptions::coordinatorArguments() const {
   if (!cpus.empty()) arguments.insert(arguments.end(), {"--cpus", cpus});
   if (populationRate != 0)
     arguments.insert(arguments.end(), {"--population-rate", std::to_string(populationRate)});
+  if (fetchRate != 0) arguments.insert(arguments.end(), {"--fetch-rate", std::to_string(fetchRate)});
   if (populations != 0) arguments.insert(arguments.end(), {"--populations", std::to_string(populations)});
   if (cpuLatencyUs.has_value()) {
     arguments.emplace_back("--cpu-latency-us");
@@ -147,6 +148,16 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
           "Bytes that this may take, as in 512M or 64G: what comes beyond is served without being kept")
       ->transform(CLI::AsSizeValue(false))
       ->default_str("16G");
+  command
+      .add_option(
+          "--fetch-rate", options.fetchRate,
+          "Bytes a second, unpacked, that are fetched for what no fault waits for: populations and working "
+          "sets of\nall restores together; as in 200MiB; 0: as many as there are. A fault never waits for "
+          "the "
+          "rate: what it\nwants is fetched at once, and not counted. At the end of the service the rate is "
+          "lifted")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
   command
       .add_option("--max-restores", options.maxRestores,
                   "Restores at the same time; further targets are refused")

@@ -34,6 +34,7 @@ struct ServiceOptions {
   std::optional<std::uint32_t> cpuLatencyUs;
   std::string cacheDirectory;  // empty: the service manager's, or /var/tmp
   std::uint64_t cacheBytes = 16ull << 30;
+  std::uint64_t fetchRate = 0;  // bytes a second; 0: any
   bool testHooks = false;
   std::string logLevel = "warn";
 

@@ -6,12 +6,22 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "process/file_identity.h"
 #include "rpc/fetch_map.h"
 #include "rpc/fetcher.capnp.h"
 
 namespace faultline::coordinator {
+
+// Parts of a source that are to be fetched in this order, until it goes away. Loop thread only.
+struct WantedParts {
+  struct Part {
+    std::uint64_t begin, end;  // in bytes
+  };
+  std::vector<Part> parts;
+  kj::Maybe<rpc::Prefetch::Client> at{};  // of the fetcher that serves the source
+};
 
 // All that is needed to go on with it is in its fds, whoever has died. Loop thread only.
 struct FetchedSource {
@@ -29,6 +39,7 @@ struct FetchedSource {
   kj::Maybe<rpc::FetchedSource::Client> served{};
   bool engaging = false;  // it is being asked to
   std::string whyNot{};   // it is not served, as it was told last
+  std::vector<std::weak_ptr<WantedParts>> wanted{};
 };
 
 using FetchedRef = std::shared_ptr<FetchedSource>;

@@ -72,6 +72,7 @@ std::uint64_t takenOnDisk(const FetchedSource& source) {
   return fstat(source.data.get(), &status) == 0 ? static_cast<std::uint64_t>(status.st_blocks) * 512 : 0;
 }
 
+// Whoever begins now is better off with another cache.
 bool brokenForGood(const FetchedSource& source) {
   return rpc::FetchMap::attach(source.map.get(), rpc::FetchMap::Access::read).broken() !=
          rpc::FetchMap::Broken::no;
@@ -170,6 +171,7 @@ kj::Promise<void> Fetcher::start() {
         std::vector<std::string> arguments = {
             "--cache-limit", std::to_string(options_.cacheLimit),
             "--patience-ms", std::to_string(options_.sourcePatience.count()),
+            "--fetch-rate",  std::to_string(hurries_ ? 0 : options_.fetchRate),
             "--log-level",   options_.logLevel};
         if (rights_.connections) arguments.emplace_back("--nbd");
         for (const std::string& path : rights_.readable)
@@ -310,7 +312,37 @@ kj::Promise<void> Fetcher::serve(FetchedRef source, rpc::FetchedSource::Client o
     // Its answer may be heard after its death.
     if (process_ != process) kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the fetcher has died"));
     source->served = kj::mv(opened);
+    for (const auto& weak : source->wanted)
+      if (const WantedRef wanted = weak.lock()) tell(source, wanted);
   });
+}
+
+Fetcher::WantedRef Fetcher::prefetch(const FetchedRef& source, const std::vector<SourceRange>& ranges) {
+  auto wanted = std::make_shared<WantedParts>();
+  for (const SourceRange& range : ranges) wanted->parts.push_back({range.offset, range.offset + range.size});
+  std::erase_if(source->wanted, [](const auto& weak) { return weak.expired(); });
+  source->wanted.emplace_back(wanted);
+  if (source->served != nullptr) tell(source, wanted);
+  return wanted;
+}
+
+void Fetcher::tell(const FetchedRef& source, const WantedRef& wanted) {
+  KJ_IF_MAYBE (served, source->served) {
+    auto request = served->prefetchRequest();
+    auto list = request.initRanges(static_cast<unsigned>(wanted->parts.size()));
+    for (unsigned i = 0; i < list.size(); i++) {
+      list[i].setBegin(wanted->parts[i].begin);
+      list[i].setEnd(wanted->parts[i].end);
+    }
+    // One that dies is followed by one that is told as well.
+    wanted->at = request.send().getPrefetch();
+  }
+}
+
+void Fetcher::hurry() {
+  hurries_ = true;
+  if (process_ == nullptr) return;
+  process_->client.fetchAtMostRequest().send().detach([](kj::Exception&&) {});
 }
 
 kj::Promise<FetchedRef> Fetcher::open(kj::AutoCloseFd file, std::string name) {
@@ -326,7 +358,7 @@ kj::Promise<FetchedRef> Fetcher::open(kj::AutoCloseFd file, std::string name) {
   const Key key = keyOf(*source);
   if (source->uri.empty())
     for (const FetchedRef& known : sources_) {
-      if (keyOf(*known) != key) continue;
+      if (keyOf(*known) != key || brokenForGood(*known)) continue;
       known->lastUsed = process::nowNs();
       return known;
     }

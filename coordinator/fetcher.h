@@ -19,6 +19,7 @@
 #include "coordinator/fetched_source.h"
 #include "coordinator/options.h"
 #include "coordinator/supervisor_link.h"
+#include "coordinator/working_set.h"
 #include "process/process.h"
 #include "rpc/connection.h"
 #include "rpc/control.capnp.h"
@@ -41,6 +42,13 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   // served meanwhile.
   FetchedRef adopt(kj::AutoCloseFd origin, const std::string& name, kj::AutoCloseFd data, kj::AutoCloseFd map,
                    kj::AutoCloseFd ring);
+
+  // Has parts of it fetched in this order, beside what is asked for, by whatever fetcher there is, until the last reference
+  // to what is returned goes away. `source`: opened.
+  using WantedRef = std::shared_ptr<WantedParts>;
+  WantedRef prefetch(const FetchedRef& source, const std::vector<SourceRange>& ranges);
+  // The service ends: what is missing is to come before its limit.
+  void hurry();
 
   // How it does, for people and metrics. Resolves soon, whatever the fetcher does.
   kj::Promise<void> fill(rpc::FetcherInfo::Builder to);
@@ -78,6 +86,7 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   FetchedRef alike(const FetchedSource& source) const;
   kj::Promise<FetchedRef> makeCache(FetchedRef source, rpc::FetchedSource::Client opened);
   kj::Promise<void> serve(FetchedRef source, rpc::FetchedSource::Client opened);
+  void tell(const FetchedRef& source, const WantedRef& wanted);
   void makeRoom();
   kj::Promise<void> makeRoomOn();
   void taskFailed(kj::Exception&& exception) override;
@@ -95,7 +104,7 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   std::vector<FetchedRef> sources_;
   std::vector<std::pair<Key, kj::ForkedPromise<FetchedRef>>> opening_;
   Rights rights_;  // of all sources that there were
-  bool makingRoom_ = false;
+  bool makingRoom_ = false, hurries_ = false;
   kj::TaskSet tasks_;
 };
 

@@ -77,6 +77,7 @@ int main(int argc, char** argv) {
   app.add_option("--cpu-latency-us", options.cpuLatencyUs, "What CPUs may take to wake while faults flow");
   app.add_option("--cache-dir", options.cacheDirectory, "Where what is fetched is kept");
   app.add_option("--cache-limit", options.cacheLimit, "Bytes that it may take");
+  app.add_option("--fetch-rate", options.fetchRate, "Bytes a second of what no fault waits for; 0: any");
   app.add_flag("--test-hooks", options.testHooks, "Offer the test hooks");
   app.add_option("--log-level", options.logLevel, "trace, debug, info, warn, error");
   bool build = false;

@@ -23,6 +23,7 @@ struct Options {
   std::optional<std::uint32_t> cpuLatencyUs;         // time that CPUs may take to wake while faults flow
   std::string cacheDirectory = "/var/tmp";           // where caches of what is fetched lie
   std::uint64_t cacheLimit = 16ull << 30;            // bytes that they may take
+  std::uint64_t fetchRate = 0;                       // bytes a second that are fetched in advance; 0: any
   bool testHooks = false;
   std::string logLevel = "info";
   int shardProgram = -1;    // open (O_PATH), borrowed; -1: the one installed beside us

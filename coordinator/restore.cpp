@@ -216,8 +216,10 @@ void Restore::populateFromTheStart() {
     if (segment_.header().prefaultAll.load() == shm::YES) population_.begin({});
     return;
   }
+  prefetch_ = kj::heap<Prefetch>(context_.fetcher, fds_.source, std::exchange(workingSetParts_, {}));
   auto job = population_.begin(std::exchange(workingSet_, {}));
   tasks_.add(job->whenFinished().then([this, job] {
+    prefetch_ = nullptr;
     if (!over() && !failed()) populateFromTheStart();
   }));
 }
@@ -229,6 +231,7 @@ void Restore::useWorkingSet(const WorkingSet& set) {
     context_.log.add("restore " + name() + ": the working set is not used: " + *why, name());
   } else {
     workingSet_ = pagesOf(set, regions);
+    workingSetParts_ = set.ranges;
   }
 }
 

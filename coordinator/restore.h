@@ -20,6 +20,7 @@
 #include "coordinator/page_counting.h"
 #include "coordinator/population.h"
 #include "coordinator/populations.h"
+#include "coordinator/prefetch.h"
 #include "coordinator/refused_targets.h"
 #include "coordinator/restore_spec.h"
 #include "coordinator/service_counters.h"
@@ -227,11 +228,13 @@ class Restore final : private ShardAttachments::Owner,
   kj::Own<Undertaker> undertaker_;
   kj::Promise<void> reading_;  // of reader_ or undertaker_
   Life life_;
-  std::vector<std::uint64_t> outside_;      // addresses of the first faults that no region covers
-  bool keptTold_ = false;                   // that the target's memory cannot be let go
-  bool partTold_ = false;                   // a part of a page that was given up was logged
-  shm::PageIndex firstMissing_ = 0;         // the first page that may be missing; never moves back
-  std::vector<shm::PageRange> workingSet_;  // ranges that serve() populates first
+  std::vector<std::uint64_t> outside_;        // addresses of the first faults that no region covers
+  bool keptTold_ = false;                     // that the target's memory cannot be let go
+  bool partTold_ = false;                     // a part of a page that was given up was logged
+  shm::PageIndex firstMissing_ = 0;           // the first page that may be missing; never moves back
+  std::vector<shm::PageRange> workingSet_;    // ranges that serve() populates first
+  std::vector<SourceRange> workingSetParts_;  // the same, in the source
+  kj::Own<Prefetch> prefetch_;                // of them, while they are populated; null else
   std::string workingSetRefused_;
 
   kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;

@@ -70,6 +70,7 @@ void ServiceEnd::begin(const std::string& why, bool now) {
     spdlog::info("the service ends ({}): {} restores", why, restores_.size());
     listeners_.end();
     context_.populations.hurry();
+    context_.fetcher.hurry();
     for (const auto& [id, restore] : Restores(restores_)) restore->finishUp("the service ends: " + why);
     lost_.letGo();
     watching_ = kj::evalLater([this] { return watch(); }).eagerlyEvaluate([](kj::Exception&& e) {

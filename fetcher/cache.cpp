@@ -44,6 +44,7 @@ Cache::Cache(kj::AutoCloseFd data, int map, const Engine& engine, Budget& budget
              "the cache's data has another size than the image", facts.bytes);
   if (!map_.ready()) fillIn(engine);
   taken_ = takenOnDisk(data_.get());
+  written_ = taken_ > 0;  // by a fetcher before us
   budget_.add(taken_);
 }
 
@@ -73,17 +74,37 @@ void Cache::fillIn(const Engine& engine) {
   map_.setReady();
 }
 
-bool Cache::keep(std::uint64_t chunk, std::span<const std::byte> bytes) {
-  if (map_.state(chunk) != State::absent) return true;
-  if (map_.broken() != FetchMap::Broken::no) return false;
-  if (allZero(bytes)) {
-    map_.set(chunk, State::zero);
-    return true;
+// Neighbours are written at once: the page cache then has them in large pieces, which are mapped as a whole.
+void Cache::keep(std::uint64_t first, std::span<const std::byte> bytes) {
+  const std::uint64_t end = first + (bytes.size() + CHUNK - 1) / CHUNK;
+  const auto part = [&](std::uint64_t chunk, std::uint64_t count) {
+    const std::uint64_t at = (chunk - first) * CHUNK;
+    return bytes.subspan(at, std::min(count * CHUNK, bytes.size() - at));
+  };
+  for (std::uint64_t chunk = first; chunk < end && map_.broken() == FetchMap::Broken::no;) {
+    std::uint64_t count = 0;
+    while (chunk + count < end && map_.state(chunk + count) == State::absent &&
+           !allZero(part(chunk + count, 1)))
+      count++;
+    if (count == 0) {
+      if (map_.state(chunk) == State::absent) map_.set(chunk, State::zero);
+      chunk++;
+      continue;
+    }
+    // Where there is no room for all, there may be for some.
+    if (!write(chunk, count, part(chunk, count)) && count > 1)
+      for (std::uint64_t one = chunk; one < chunk + count; one++)
+        if (!write(one, 1, part(one, 1))) break;
+    chunk += count;
   }
-  const auto offset = static_cast<off_t>(chunk * CHUNK);
+}
+
+// False: there is no room.
+bool Cache::write(std::uint64_t first, std::uint64_t chunks, std::span<const std::byte> bytes) {
+  const auto offset = static_cast<off_t>(first * CHUNK);
   const auto size = static_cast<off_t>(bytes.size());
-  if (!budget_.take(CHUNK)) {
-    if (!full_.exchange(true))
+  if (!budget_.take(chunks * CHUNK)) {
+    if (chunks == 1 && !full_.exchange(true))
       spdlog::warn("a cache has reached its limit (--cache-size): what is fetched is not kept");
     return false;
   }
@@ -97,15 +118,15 @@ bool Cache::keep(std::uint64_t chunk, std::span<const std::byte> bytes) {
     done += static_cast<std::size_t>(std::max<ssize_t>(put, 0));
   }
   if (error != 0) {
-    budget_.giveBack(CHUNK);
-    if (!full_.exchange(true))
+    budget_.giveBack(chunks * CHUNK);
+    if (chunks == 1 && !full_.exchange(true))
       spdlog::warn("what is fetched cannot be kept: {} (--cache-dir)", std::strerror(error));
     return false;
   }
-  taken_ += CHUNK;
+  taken_ += chunks * CHUNK;
   written_ = true;
   full_ = false;
-  map_.set(chunk, State::present);
+  for (std::uint64_t chunk = first; chunk < first + chunks; chunk++) map_.set(chunk, State::present);
   return true;
 }
 

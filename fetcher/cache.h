@@ -42,8 +42,9 @@ class Cache {
 
   const rpc::FetchMap& map() const { return map_; }
   rpc::FetchMap::State state(std::uint64_t chunk) const { return map_.state(chunk); }
-  // Keeps a chunk's bytes, unless they are there. Returns whether the cache has it now: there may be no room.
-  bool keep(std::uint64_t chunk, std::span<const std::byte> bytes);
+  // Keeps the bytes of chunks from `first` on, of each that is not there, as far as there is room for them: state() tells.
+  // Each chunk by one thread at a time.
+  void keep(std::uint64_t first, std::span<const std::byte> bytes);
   // Looks whether what was written came to the disk. Waits for writes that are under way. False: it did not, and the cache
   // is broken from now on.
   bool sound();
@@ -52,6 +53,7 @@ class Cache {
 
  private:
   void fillIn(const Engine& engine);
+  bool write(std::uint64_t first, std::uint64_t chunks, std::span<const std::byte> bytes);
 
   const kj::AutoCloseFd data_;
   rpc::FetchMap map_;

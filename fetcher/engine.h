@@ -1,6 +1,7 @@
 // A kind of source that is fetched: what it knows of itself, and its bytes.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -32,11 +33,18 @@ class Engine {
   virtual void forEachKnown(const std::function<void(Range, Known)>& use) const = 0;
   // What one read should bring where the chunk at [begin, end) is wanted: it contains that.
   virtual Range unitOf(Range chunk) const = 0;
-  // Fills `to` from `unit.begin` on: `unit` is what unitOf() gave. Returns 0, or errno: EBADMSG where the bytes are not
-  // those of the image, ESTALE where the source has become another. Waits as long as the store does.
-  virtual int read(Range unit, std::span<std::byte> to) const = 0;
+  // Fills `to` from `units.begin` on: `units` is what unitOf() gave, or several of those that follow each other. Returns 0, or
+  // errno: EBADMSG where the bytes are not those of the image, ESTALE where the source has become another. Waits as long as
+  // the store does.
+  virtual int read(Range units, std::span<std::byte> to) const = 0;
   // Threads that may read at once.
   virtual unsigned depth() const = 0;
+  // How many of them may read what no fault waits for; fewer than depth().
+  virtual unsigned background() const { return std::max(1u, depth() - std::max(1u, depth() / 8)); }
+  // Bytes that one read brings at least where more is wanted than a unit. A fault that wants some of them waits for that read.
+  virtual std::uint64_t portion() const { return 1; }
+  // Bytes that one thread takes on, by one portion after the other; a unit at least.
+  virtual std::uint64_t piece() const { return portion(); }
 };
 
 }  // namespace faultline::fetcher

@@ -73,6 +73,17 @@ std::shared_ptr<const Engine> engineFor(State& state, kj::AutoCloseFd file, cons
       *uri, [door] { return door->connect(); }, state.patience, state.counters.engines.at("nbd"));
 }
 
+class PrefetchServer final : public rpc::Answering<rpc::Prefetch> {
+ public:
+  PrefetchServer(std::shared_ptr<ServedSource> source, std::vector<Range> ranges)
+      : source_(std::move(source)), wanted_(source_->prefetch(std::move(ranges))) {}
+  ~PrefetchServer() noexcept(false) { source_->cancel(wanted_); }
+
+ private:
+  const std::shared_ptr<ServedSource> source_;
+  const std::shared_ptr<ServedSource::Wanted> wanted_;
+};
+
 class FetchedSourceServer final : public rpc::Answering<rpc::FetchedSource> {
  public:
   FetchedSourceServer(State& state, std::shared_ptr<const Engine> engine, std::shared_ptr<Door> door)
@@ -96,14 +107,23 @@ class FetchedSourceServer final : public rpc::Answering<rpc::FetchedSource> {
       return inOwnThread([shared, made, engine = engine_, &state = state_] {
                auto cache =
                    std::make_unique<Cache>(kj::mv((*shared)[0]), (*shared)[1].get(), *engine, state.budget);
-               *made = std::make_shared<ServedSource>(
-                   engine, std::move(cache), rpc::FetchRing::attach((*shared)[2].get()), state.counters);
+               *made = std::make_shared<ServedSource>(engine, std::move(cache),
+                                                      rpc::FetchRing::attach((*shared)[2].get()),
+                                                      state.counters, state.rate);
              })
           .then([this, made] {
             served_ = *made;
             served_->begin();
           });
     });
+  }
+
+  kj::Promise<void> prefetch(PrefetchContext context) override {
+    KJ_REQUIRE(served_ != nullptr, "the source is not served yet");
+    std::vector<Range> ranges;
+    for (auto range : context.getParams().getRanges()) ranges.push_back({range.getBegin(), range.getEnd()});
+    context.getResults().setPrefetch(kj::heap<PrefetchServer>(served_, std::move(ranges)));
+    return kj::READY_NOW;
   }
 
  private:
@@ -152,6 +172,11 @@ class FetcherServer final : public rpc::Answering<rpc::Fetcher> {
             results.setSource(kj::heap<FetchedSourceServer>(state_, *engine, door));
           });
         });
+  }
+
+  kj::Promise<void> fetchAtMost(FetchAtMostContext context) override {
+    state_.rate.limit(context.getParams().getBytesPerSecond());
+    return kj::READY_NOW;
   }
 
   kj::Promise<void> stats(StatsContext context) override {

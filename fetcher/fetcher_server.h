@@ -14,13 +14,15 @@ namespace faultline::fetcher {
 
 // What all sources share. Outlives the process's threads: never destroyed.
 struct State {
-  // `limit`: bytes that caches may take. `wait`: ns that a server may leave a read unanswered. `noFiles`: why no key can be
+  // `limit`: bytes that caches may take. `fetchRate`: bytes a second of what no fault waits for; 0: any. `wait`: ns that a server may leave a read unanswered. `noFiles`: why no key can be
   // read; empty: it can.
-  State(std::uint64_t limit, std::uint64_t wait, std::string noFiles)
+  State(std::uint64_t limit, std::uint64_t fetchRate, std::uint64_t wait, std::string noFiles)
       : budget(limit), patience(wait), whyNoFiles(std::move(noFiles)) {
     for (const char* engine : {"packed", "nbd"}) counters.engines[engine];
+    rate.limit(fetchRate);
   }
   Budget budget;
+  process::ByteRate rate;  // of what no fault waits for
   Counters counters;
   const std::uint64_t patience;
   const std::string whyNoFiles;

@@ -27,7 +27,7 @@ namespace {
 using namespace faultline;
 
 struct Options {
-  std::uint64_t cacheLimit = 0, patienceMs = 30'000;
+  std::uint64_t cacheLimit = 0, fetchRate = 0, patienceMs = 30'000;
   std::string connect, logLevel = "info";
   fetcher::Rights rights;
 };
@@ -54,8 +54,8 @@ void loadNbd() {
 void serve(const Options& options, std::string whyNoFiles) {
   auto io = kj::setupAsyncIo();
   // Threads that wait for a store outlive the loop.
-  auto& state =
-      *new fetcher::State(options.cacheLimit, options.patienceMs * 1'000'000, std::move(whyNoFiles));
+  auto& state = *new fetcher::State(options.cacheLimit, options.fetchRate, options.patienceMs * 1'000'000,
+                                    std::move(whyNoFiles));
   auto stream = io.lowLevelProvider->wrapUnixSocketFd(kj::AutoCloseFd(process::CHANNEL_FD));
   const bool fenced = !options.rights.readable.empty() && state.whyNoFiles.empty();
   if (!fetcher::enterSandbox(options.rights, fenced)) spdlog::debug("this build has no system call filter");
@@ -71,6 +71,7 @@ int main(int argc, char** argv) {
       "hand."};
   Options options;
   app.add_option("--cache-limit", options.cacheLimit, "Bytes that what is kept may take");
+  app.add_option("--fetch-rate", options.fetchRate, "Bytes a second of what no fault waits for; 0: any");
   app.add_option("--patience-ms", options.patienceMs, "How long a server may leave a read unanswered");
   app.add_flag("--nbd", options.rights.connections, "NBD servers are asked");
   app.add_option("--readable", options.rights.readable, "A key, or a directory of certificates (repeatable)");

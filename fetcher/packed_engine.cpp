@@ -33,11 +33,11 @@ Range PackedEngine::unitOf(Range chunk) const {
   return {table.frame(table.indexAt(chunk.begin)).offset, table.frame(table.indexAt(chunk.end - 1)).end()};
 }
 
-int PackedEngine::read(Range unit, std::span<std::byte> to) const {
+int PackedEngine::read(Range units, std::span<std::byte> to) const {
   try {
     thread_local packed::FrameReader reader;
     const packed::SeekTable& table = image_.table();
-    for (std::size_t index = table.indexAt(unit.begin); !to.empty(); index++) {
+    for (std::size_t index = table.indexAt(units.begin); !to.empty(); index++) {
       const packed::Frame frame = table.frame(index);
       image_.read(index, reader, to.first(frame.bytes));
       to = to.subspan(frame.bytes);

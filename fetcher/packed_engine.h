@@ -20,8 +20,12 @@ class PackedEngine final : public Engine {
   Facts facts() const override;
   void forEachKnown(const std::function<void(Range, Known)>& use) const override;
   Range unitOf(Range chunk) const override;
-  int read(Range unit, std::span<std::byte> to) const override;
+  int read(Range units, std::span<std::byte> to) const override;
   unsigned depth() const override;
+  // As many as there are CPUs: to unpack takes one.
+  unsigned background() const override { return std::max(1u, depth() / 2); }
+  // What is written at once is in the page cache in large pieces.
+  std::uint64_t piece() const override { return 2u << 20; }
 
  private:
   const kj::AutoCloseFd file_;

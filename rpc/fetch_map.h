@@ -43,8 +43,10 @@ class FetchMap {
   std::uint64_t chunks() const { return (facts_.bytes + CHUNK - 1) / CHUNK; }
 
   // `chunk` is one of the source; so is a range.
+  // Whatever else may stand there is no state that can be believed.
   State state(std::uint64_t chunk) const {
-    return static_cast<State>(states_[chunk].load(std::memory_order_acquire));
+    const std::uint8_t state = states_[chunk].load(std::memory_order_acquire);
+    return state <= static_cast<std::uint8_t>(State::zero) ? static_cast<State>(state) : State::absent;
   }
   // Whether nothing of the range has to be asked for.
   bool known(std::uint64_t offset, std::uint64_t length) const;

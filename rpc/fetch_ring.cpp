@@ -27,7 +27,16 @@ constexpr int SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
 
 // A place's word: number of the question << 16 | error << 4 | state. A number is never used twice, so that an answer to a
 // question of before is none.
-enum State : unsigned { FREE = 0, ASKED = 1, TAKEN = 2, FILLING = 3, KEPT = 4, HAS_BYTES = 5, FAILED = 6 };
+enum State : unsigned {
+  FREE = 0,
+  ASKED = 1,
+  TAKEN = 2,
+  FILLING = 3,
+  KEPT = 4,
+  HAS_BYTES = 5,
+  FAILED = 6,
+  NOT_KEPT = 7
+};
 constexpr unsigned NUMBER_SHIFT = 16, ERROR_SHIFT = 4, STATE_MASK = 0xf, ERROR_MASK = 0xfff;
 
 unsigned stateOf(std::uint64_t word) {
@@ -61,10 +70,12 @@ struct FetchRing::Memory {
     std::atomic<std::uint64_t> chunk;
     std::atomic<std::uint32_t> purpose;
     std::atomic<std::uint32_t> tries;  // fetchers that have taken the question
+    std::atomic<std::uint32_t> count;  // chunks; 0: one
   };
 
   std::uint64_t magic;
   alignas(64) std::atomic<std::uint32_t> doorbell;
+  std::atomic<std::uint64_t> heldBackAt;
   // Places that have been asked, by bits: hints, a place's word is the truth.
   alignas(64) std::atomic<std::uint64_t> asked[2][SHARDS];
   Place places[SHARDS][PLACES];
@@ -114,11 +125,13 @@ bool FetchRing::reclaim(unsigned shard, unsigned place) {
   return true;
 }
 
-void FetchRing::ask(unsigned shard, unsigned place, std::uint64_t chunk, Purpose purpose) {
+void FetchRing::ask(unsigned shard, unsigned place, std::uint64_t chunk, Purpose purpose,
+                    std::uint32_t count) {
   Memory::Place& at = memory_->places[shard][place];
   at.chunk.store(chunk, std::memory_order_relaxed);
   at.purpose.store(static_cast<std::uint32_t>(purpose), std::memory_order_relaxed);
   at.tries.store(0, std::memory_order_relaxed);
+  at.count.store(count, std::memory_order_relaxed);
   at.word.store(next(at.word.load(std::memory_order_relaxed), ASKED), std::memory_order_release);
   memory_->asked[static_cast<unsigned>(purpose)][shard].fetch_or(1ull << place, std::memory_order_acq_rel);
   memory_->doorbell.fetch_add(1, std::memory_order_acq_rel);
@@ -134,6 +147,8 @@ FetchRing::Answer FetchRing::await(unsigned shard, unsigned place, std::uint64_t
         return {Answer::Kind::kept};
       case HAS_BYTES:
         return {Answer::Kind::bytes};
+      case NOT_KEPT:
+        return {Answer::Kind::notKept};
       case FAILED: {
         const auto error = static_cast<int>(word >> ERROR_SHIFT & ERROR_MASK);
         return {Answer::Kind::failed, error == 0 ? EIO : error};
@@ -149,6 +164,10 @@ FetchRing::Answer FetchRing::await(unsigned shard, unsigned place, std::uint64_t
 
 const char* FetchRing::bytes(unsigned shard, unsigned place) const {
   return memory_->bytes[shard][place];
+}
+
+std::uint64_t FetchRing::heldBackAt() const {
+  return memory_->heldBackAt.load(std::memory_order_relaxed);
 }
 
 // --- the fetcher's ---
@@ -180,13 +199,21 @@ std::optional<FetchRing::Question> FetchRing::take(Purpose purpose) {
       if (stateOf(word) != ASKED ||
           !at.word.compare_exchange_strong(word, with(word, TAKEN), std::memory_order_acq_rel))
         continue;
-      const Question question{shard, place, with(word, TAKEN), at.chunk.load(std::memory_order_relaxed),
+      const Question question{shard,
+                              place,
+                              with(word, TAKEN),
+                              at.chunk.load(std::memory_order_relaxed),
+                              std::max(at.count.load(std::memory_order_relaxed), 1u),
                               purpose};
       if (at.tries.fetch_add(1, std::memory_order_relaxed) < MOST_TRIES) return question;
       answerFailed(question, EIO);
     }
   }
   return std::nullopt;
+}
+
+bool FetchRing::isOpen(const Question& question) const {
+  return memory_->at(question).word.load(std::memory_order_acquire) == question.word;
 }
 
 void FetchRing::answer(const Question& question, std::uint64_t from, unsigned state, int error) {
@@ -197,6 +224,10 @@ void FetchRing::answer(const Question& question, std::uint64_t from, unsigned st
 
 void FetchRing::answerKept(const Question& question) {
   answer(question, question.word, KEPT, 0);
+}
+
+void FetchRing::answerNotKept(const Question& question) {
+  answer(question, question.word, NOT_KEPT, 0);
 }
 
 void FetchRing::answerFailed(const Question& question, int error) {
@@ -210,6 +241,10 @@ void FetchRing::answerBytes(const Question& question, std::span<const std::byte>
   std::memcpy(memory_->bytes[question.shard][question.place], bytes.data(),
               std::min<std::size_t>(bytes.size(), BYTES));
   answer(question, with(question.word, FILLING), HAS_BYTES, 0);
+}
+
+void FetchRing::holdBack(std::uint64_t now) {
+  memory_->heldBackAt.store(now, std::memory_order_relaxed);
 }
 
 std::uint32_t FetchRing::doorbell() const {

@@ -9,6 +9,8 @@
 //                                            -> filling -> bytes (fetcher) -> free (shard)
 //
 // A shard may take a question back until it is being filled: from then on the fetcher writes into its place.
+//
+// A population asks for several chunks in one question, and is not waited for by a fault.
 #pragma once
 
 #include <kj/io.h>
@@ -26,6 +28,7 @@ class FetchRing {
  public:
   static constexpr unsigned SHARDS = 64, PLACES = 64;  // places of each shard
   static constexpr std::uint64_t BYTES = 64u << 10;    // that an answer can carry: a chunk
+  static constexpr std::uint32_t MOST_CHUNKS = 32;     // of one question
   // Fetchers that may die at a question before it is answered with an error.
   static constexpr std::uint32_t MOST_TRIES = 5;
 
@@ -41,19 +44,23 @@ class FetchRing {
   // Makes the place free for a process that begins with the shard's places. False: a fetcher writes into it still; ask
   // again later.
   bool reclaim(unsigned shard, unsigned place);
-  void ask(unsigned shard, unsigned place, std::uint64_t chunk, Purpose purpose);
+  // `count`: chunks from `chunk` on, 1 to MOST_CHUNKS.
+  void ask(unsigned shard, unsigned place, std::uint64_t chunk, Purpose purpose, std::uint32_t count = 1);
   struct Answer {
     enum class Kind {
-      kept,    // the cache has it now, or it is zero: the map says which
-      bytes,   // they are in the place until it is freed; not kept
-      failed,  // `error`: errno
-      late,    // none has come by the deadline
+      kept,     // the cache has it now, or it is zero: the map says which
+      bytes,    // they are in the place until it is freed, and need not be kept; of one chunk alone
+      notKept,  // of several, some: there is no room for them
+      failed,   // `error`: errno
+      late,     // none has come by the deadline
     } kind;
     int error = 0;
   };
   // Waits until the question is answered, or `deadline` (ns, CLOCK_MONOTONIC) has come.
   Answer await(unsigned shard, unsigned place, std::uint64_t deadline);
   const char* bytes(unsigned shard, unsigned place) const;
+  // When a fetcher has last said that a rate holds populations back (ns, CLOCK_MONOTONIC): what is asked waits meanwhile.
+  std::uint64_t heldBackAt() const;
   // After an answer, or in its stead. False as of reclaim().
   bool release(unsigned shard, unsigned place) { return reclaim(shard, place); }
 
@@ -62,20 +69,26 @@ class FetchRing {
     unsigned shard, place;
     std::uint64_t word;  // of the place, as it was taken
     std::uint64_t chunk;
+    std::uint32_t count;  // whatever the shard has written: to be checked, as `chunk` is
     Purpose purpose;
   };
   // Has all questions that a fetcher before this one has left asked again. Before the first take().
   void recover();
   // The next question of that purpose. One at which one fetcher after the other has died is answered with EIO instead.
   std::optional<Question> take(Purpose purpose);
+  // Whether it waits for an answer still.
+  bool isOpen(const Question& question) const;
   // The answers; none where the shard has taken the question back, or has died.
   void answerKept(const Question& question);
   void answerFailed(const Question& question, int error);
+  void answerNotKept(const Question& question);
   // `bytes`: at most BYTES.
   void answerBytes(const Question& question, std::span<const std::byte> bytes);
   // A number that changes with each question, and waiting for that, at most `most` ns.
   std::uint32_t doorbell() const;
   void awaitQuestion(std::uint32_t seen, std::uint64_t most);
+  // Tells the shards that a rate holds populations back just now.
+  void holdBack(std::uint64_t now);
   // Ends the waits of awaitQuestion(): of all that wait, or of one of them.
   enum class Wake { one, all };
   void wakeFetcher(Wake whom);

@@ -21,11 +21,23 @@ struct SourceFacts {
   differential @2 :Bool;     # it lies over another
 }
 
+struct ByteRange {
+  begin @0 :UInt64;          # of the source
+  end @1 :UInt64;            # exclusive
+}
+
+interface Prefetch {
+  # Parts of a source that are fetched in advance. Dropped, those that were not yet are not.
+}
+
 interface FetchedSource {
   # A source that is open. Dropped, it is closed, and is fetched from no more.
   serve @0 (data :Fd, map :Fd, ring :Fd) -> ();
   # Answers the questions of `ring` (rpc/fetch_ring.h) from here on, keeping what it fetches in `data` and `map`
   # (rpc/fetch_map.h), which are open for writing. Returns when the map is ready. Fails where they are another source's.
+  prefetch @1 (ranges :List(ByteRange)) -> (prefetch :Prefetch);
+  # Fetches what is not there of `ranges`, in their order, beside what is asked for; what lies past the end is left out.
+  # Returns at once. After serve.
 }
 
 interface Connector {
@@ -42,4 +54,6 @@ interface Fetcher {
   # cannot be used, with the reason for people.
   stats @2 () -> (stats :FetcherStats);
   # As they are now.
+  fetchAtMost @3 (bytesPerSecond :UInt64) -> ();
+  # What no fault waits for, of all sources together; 0: as much as there is. As --fetch-rate at the start.
 }

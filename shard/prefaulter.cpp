@@ -316,7 +316,7 @@ Prefaulter::Brought Prefaulter::bring(const PageSource& source, std::uint64_t of
   if (what.staged.kind == Staged::Kind::cold) {
     try {
       what.buffer = std::make_shared<StagingBuffer>(length);
-      do what.staged = source.readFrom(offset, length).read(offset, length, what.buffer->data());
+      do what.staged = source.readFrom(offset, length).readToPopulate(offset, length, what.buffer->data());
       while (what.staged.kind == Staged::Kind::cold);
     } catch (const kj::Exception&) {
       what.staged = {Staged::Kind::lost, nullptr, ENOMEM};

@@ -17,9 +17,9 @@
 #include <utility>
 #include <vector>
 
+#include "process/byte_rate.h"
 #include "shard/committer.h"
 #include "shard/later.h"
-#include "shard/population_rate.h"
 #include "shard/source/staging_buffer.h"
 #include "shard/worker_pool.h"
 #include "threads/mutex.h"
@@ -40,7 +40,7 @@ class Prefaulter {
   void cancel(std::uint64_t restore, std::uint64_t job);
   void cancelAll(std::uint64_t restore);
   // How fast all of them together may be. Any thread.
-  PopulationRate& rate() { return rate_; }
+  process::ByteRate& rate() { return rate_; }
 
  private:
   struct Job;
@@ -74,7 +74,7 @@ class Prefaulter {
   WorkerPool& workers_;
   const unsigned parallel_;  // tasks a job
   const std::shared_ptr<Door> door_;
-  PopulationRate rate_;
+  process::ByteRate rate_;
   Later later_;
   threads::Mutex mutex_;
   std::map<std::pair<std::uint64_t, std::uint64_t>, JobRef> jobs_ GUARDED_BY(mutex_);

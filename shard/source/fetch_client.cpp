@@ -10,6 +10,11 @@
 
 namespace faultline::shard {
 
+namespace {
+// ns after a fetcher has said that a rate holds populations back: it says so more often while that is so.
+constexpr std::uint64_t HELD_BACK = 1'000'000'000;
+}  // namespace
+
 FetchClient::FetchClient(rpc::FetchRing ring, unsigned shard) : ring_(std::move(ring)), shard_(shard) {
   // What a process with our number has left.
   for (unsigned place = 0; place < rpc::FetchRing::PLACES; place++)
@@ -28,18 +33,34 @@ std::optional<unsigned> FetchClient::takePlace(Purpose purpose) {
   return std::nullopt;
 }
 
-std::optional<FetchClient::Asked> FetchClient::ask(std::uint64_t chunk, Purpose purpose,
+bool FetchClient::heldBack() const {
+  return ring_.heldBackAt() + HELD_BACK >= process::nowNs();
+}
+
+FetchClient::Answer FetchClient::Asked::await(std::uint64_t deadline) {
+  for (;;) {
+    const Answer answer = client_->ring_.await(client_->shard_, place_, deadline);
+    if (answer.kind != Answer::Kind::late || purpose_ != Purpose::population || !client_->heldBack())
+      return answer;
+    deadline = process::nowNs() + HELD_BACK;
+  }
+}
+
+std::optional<FetchClient::Asked> FetchClient::ask(std::uint64_t chunk, std::uint32_t count, Purpose purpose,
                                                    std::uint64_t deadline) {
   std::optional<unsigned> place;
   {
     const threads::Lock lock(mutex_);
     while (!(place = takePlace(purpose)).has_value()) {
       const std::uint64_t now = process::nowNs();
-      if (now >= deadline) return std::nullopt;
+      if (now >= deadline) {
+        if (deadline == 0 || purpose != Purpose::population || !heldBack()) return std::nullopt;
+        deadline = now + HELD_BACK;
+      }
       freed_.waitUntil(mutex_, std::chrono::steady_clock::now() + std::chrono::nanoseconds(deadline - now));
     }
   }
-  ring_.ask(shard_, *place, chunk, purpose);
+  ring_.ask(shard_, *place, chunk, purpose, count);
   return std::optional<Asked>(std::in_place, *this, *place, purpose);
 }
 

@@ -31,8 +31,9 @@ class FetchClient {
     ~Asked() {
       if (client_ != nullptr) client_->giveBack(place_, purpose_);
     }
-    // Waits for the answer until `deadline` (ns, CLOCK_MONOTONIC).
-    Answer await(std::uint64_t deadline) { return client_->ring_.await(client_->shard_, place_, deadline); }
+    // Waits for the answer until `deadline` (ns, CLOCK_MONOTONIC). For a population the time does not count in which a rate
+    // holds it back.
+    Answer await(std::uint64_t deadline);
     // Of an answer that has them.
     const char* bytes() const { return client_->ring_.bytes(client_->shard_, place_); }
 
@@ -46,8 +47,8 @@ class FetchClient {
   FetchClient(rpc::FetchRing ring, unsigned shard);
   FetchClient(const FetchClient&) = delete;
 
-  // Asks for a chunk. Nothing: no place was free by `deadline`; 0: none is now.
-  std::optional<Asked> ask(std::uint64_t chunk, Purpose purpose, std::uint64_t deadline);
+  // Asks for `count` chunks, at most FetchRing::MOST_CHUNKS. Nothing: no place was free by `deadline`; 0: none is now.
+  std::optional<Asked> ask(std::uint64_t chunk, std::uint32_t count, Purpose purpose, std::uint64_t deadline);
 
  private:
   enum class Place : std::uint8_t {
@@ -58,6 +59,7 @@ class FetchClient {
 
   std::optional<unsigned> takePlace(Purpose purpose) REQUIRES(mutex_);
   void giveBack(unsigned place, Purpose purpose);
+  bool heldBack() const;
 
   rpc::FetchRing ring_;
   const unsigned shard_;

@@ -20,7 +20,7 @@ namespace {
 
 constexpr std::uint64_t CHUNK = FetchMap::CHUNK;
 static_assert(PageSource::PIECE / CHUNK + 1 <= 64);
-// Chunks that one read asks for at once.
+// Questions that one read asks at once.
 constexpr std::size_t AHEAD = 8;
 // A fault's read gives the error after so long, ns, and is tried again: the fault's patience is counted from there.
 constexpr std::uint64_t FAULT_READ = 1'000'000'000;
@@ -76,9 +76,17 @@ std::optional<std::string> FetchedFile::whatChanged(std::uint64_t, std::size_t) 
 }
 
 Staged FetchedFile::read(std::uint64_t offset, std::size_t length, void* buffer) const {
+  return readFor(Purpose::fault, offset, length, buffer);
+}
+
+Staged FetchedFile::readToPopulate(std::uint64_t offset, std::size_t length, void* buffer) const {
+  return readFor(Purpose::population, offset, length, buffer);
+}
+
+Staged FetchedFile::readFor(Purpose purpose, std::uint64_t offset, std::size_t length, void* buffer) const {
   char* to = static_cast<char*>(buffer);
-  const Fetched fetched =
-      fetch({offset, length, to}, Purpose::fault, process::nowNs() + std::min(patience_, FAULT_READ));
+  const std::uint64_t most = purpose == Purpose::fault ? std::min(patience_, FAULT_READ) : patience_;
+  const Fetched fetched = fetch({offset, length, to}, purpose, process::nowNs() + most);
   if (fetched.error != 0) return lost(fetched.error);
   if (fetched.given == 0) return map_.zero(offset, length) ? ZERO : file_->read(offset, length, buffer);
   const std::uint64_t first = offset / CHUNK;
@@ -106,17 +114,23 @@ FetchedFile::Fetched FetchedFile::fetch(const Wanted& wanted, Purpose purpose, s
   KJ_REQUIRE(lastChunk - firstChunk < 64, "more is wanted at once than a piece", wanted.offset,
              wanted.length);
   Fetched fetched;
-  std::deque<std::pair<std::uint64_t, FetchClient::Asked>> asked;
+  struct Open {
+    std::uint64_t chunk;
+    std::uint32_t count;
+    FetchClient::Asked question;
+  };
+  std::deque<Open> asked;
   const auto takeAnswer = [&] {
-    auto& [chunk, question] = asked.front();
+    auto& [chunk, count, question] = asked.front();
     const Answer answer = question.await(deadline);
     switch (answer.kind) {
       case Answer::Kind::kept:
         // What a fetcher says must show in the map, which alone is believed.
-        if (map_.state(chunk) == FetchMap::State::absent) fetched.error = EIO;
+        for (std::uint64_t one = chunk; one < chunk + count; one++)
+          if (map_.state(one) == FetchMap::State::absent) fetched.error = EIO;
         break;
       case Answer::Kind::bytes:
-        if (wanted.buffer == nullptr) {
+        if (wanted.buffer == nullptr || count != 1) {
           fetched.notKept = true;
         } else {
           const std::uint64_t from = std::max(wanted.offset, chunk * CHUNK),
@@ -125,6 +139,12 @@ FetchedFile::Fetched FetchedFile::fetch(const Wanted& wanted, Purpose purpose, s
                       end - from);
           fetched.given |= 1ull << (chunk - firstChunk);
         }
+        break;
+      case Answer::Kind::notKept:
+        if (wanted.buffer == nullptr)
+          fetched.notKept = true;
+        else
+          fetched.error = EIO;  // no answer to a question for one
         break;
       case Answer::Kind::failed:
         fetched.error = answer.error;
@@ -136,23 +156,31 @@ FetchedFile::Fetched FetchedFile::fetch(const Wanted& wanted, Purpose purpose, s
     asked.pop_front();
   };
   // Never waits for a place with answers to come: all who have some could wait for each other's.
-  const auto askFor = [&](std::uint64_t chunk) {
+  const auto askFor = [&](std::uint64_t chunk, std::uint32_t count) {
     while (!asked.empty()) {
-      if (auto question = client_->ask(chunk, purpose, 0)) return question;
+      if (auto question = client_->ask(chunk, count, purpose, 0)) return question;
       takeAnswer();
     }
-    return client_->ask(chunk, purpose, deadline);
+    return client_->ask(chunk, count, purpose, deadline);
   };
-  for (std::uint64_t chunk = firstChunk; chunk <= lastChunk && fetched.error == 0 && !fetched.notKept;
-       chunk++) {
-    if (map_.state(chunk) != FetchMap::State::absent) continue;
+  // Bytes come for one chunk at a time; what is to be kept only is asked for together.
+  const std::uint32_t most = wanted.buffer == nullptr ? rpc::FetchRing::MOST_CHUNKS : 1;
+  for (std::uint64_t chunk = firstChunk; chunk <= lastChunk && fetched.error == 0 && !fetched.notKept;) {
+    std::uint32_t count = 0;
+    while (count < most && chunk + count <= lastChunk && map_.state(chunk + count) == FetchMap::State::absent)
+      count++;
+    if (count == 0) {
+      chunk++;
+      continue;
+    }
     if (asked.size() == AHEAD) takeAnswer();
-    auto question = askFor(chunk);
+    auto question = askFor(chunk, count);
     if (!question.has_value()) {
       fetched.error = ETIMEDOUT;
       break;
     }
-    asked.emplace_back(chunk, std::move(*question));
+    asked.push_back({chunk, count, std::move(*question)});
+    chunk += count;
   }
   while (!asked.empty() && fetched.error == 0 && !fetched.notKept) takeAnswer();
   return fetched;

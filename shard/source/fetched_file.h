@@ -32,6 +32,7 @@ class FetchedFile final : public PageSource {
   std::optional<FileRange> plainRead(std::uint64_t offset, std::size_t length) const override;
   std::optional<std::string> whatChanged(std::uint64_t offset, std::size_t length) const override;
   Staged read(std::uint64_t offset, std::size_t length, void* buffer) const override;
+  Staged readToPopulate(std::uint64_t offset, std::size_t length, void* buffer) const override;
   Staged readInPlace(std::uint64_t offset, std::size_t length) const override;
 
   // Whether the page is not the source's own, but that of a layer below.
@@ -52,6 +53,7 @@ class FetchedFile final : public PageSource {
         0;  // by bits, from the range's first chunk on: came without being kept, and was put into the buffer
     bool notKept = false;  // a chunk is not, and there was no buffer
   };
+  Staged readFor(Purpose purpose, std::uint64_t offset, std::size_t length, void* buffer) const;
   Fetched fetch(const Wanted& wanted, Purpose purpose, std::uint64_t deadline) const;
 
   const std::shared_ptr<RawFile> file_;

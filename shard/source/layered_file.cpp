@@ -240,13 +240,25 @@ void LayeredFile::release(std::uint64_t offset, std::size_t length) const {
 }
 
 // Once it is known that one layer has all of it, that layer's threads read it: they wait for no other.
-Staged LayeredFile::read(std::uint64_t offset, std::size_t length, void* buffer) const {
+template <typename Read>
+Staged LayeredFile::readBy(std::uint64_t offset, std::size_t length, void* buffer, Read read) const {
   if (const int error = lookUp(offset, length)) return {Staged::Kind::lost, nullptr, error};
   if (whose(offset, length).kind == Whose::Kind::one) return COLD;
   if (zeroForGood(offset, length)) return NOTHING;
-  return gather(offset, length, static_cast<char*>(buffer),
+  return gather(offset, length, static_cast<char*>(buffer), read);
+}
+
+Staged LayeredFile::read(std::uint64_t offset, std::size_t length, void* buffer) const {
+  return readBy(offset, length, buffer,
                 [](const PageSource& file, std::uint64_t at, std::size_t part, char* to) {
                   return file.read(at, part, to);
+                });
+}
+
+Staged LayeredFile::readToPopulate(std::uint64_t offset, std::size_t length, void* buffer) const {
+  return readBy(offset, length, buffer,
+                [](const PageSource& file, std::uint64_t at, std::size_t part, char* to) {
+                  return file.readToPopulate(at, part, to);
                 });
 }
 

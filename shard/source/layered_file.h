@@ -43,6 +43,7 @@ class LayeredFile final : public PageSource {
   std::optional<std::string> whatChanged(std::uint64_t offset, std::size_t length) const override;
   std::string fileOf(std::uint64_t offset) const override;
   Staged read(std::uint64_t offset, std::size_t length, void* buffer) const override;
+  Staged readToPopulate(std::uint64_t offset, std::size_t length, void* buffer) const override;
   Staged readInPlace(std::uint64_t offset, std::size_t length) const override;
 
  private:
@@ -66,6 +67,8 @@ class LayeredFile final : public PageSource {
   int lookUp(std::uint64_t offset, std::size_t length) const;
   int lookUp(std::uint64_t piece, std::uint64_t from, std::uint64_t to) const;
   bool known(std::uint64_t from, std::uint64_t to) const;
+  template <typename Read>
+  Staged readBy(std::uint64_t offset, std::size_t length, void* buffer, Read read) const;
   template <typename Read>
   Staged gather(std::uint64_t offset, std::size_t length, char* buffer, Read read) const;
 

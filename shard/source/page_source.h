@@ -87,6 +87,10 @@ class PageSource : public std::enable_shared_from_this<PageSource> {
 
   // Reads the bytes into `buffer`. `cold`: nothing was read, but it is known now where from; ask readFrom() again.
   virtual Staged read(std::uint64_t offset, std::size_t length, void* buffer) const = 0;
+  // The same for pages that no fault waits for.
+  virtual Staged readToPopulate(std::uint64_t offset, std::size_t length, void* buffer) const {
+    return read(offset, length, buffer);
+  }
   // Makes the bytes resident where they are, as tryView() finds them. `cold`: they cannot be used in place,
   // so read() is to be used.
   virtual Staged readInPlace(std::uint64_t offset, std::size_t length) const = 0;

@@ -56,6 +56,14 @@ TEST(FetchMap, OfAFullImageHasNoPagesOfOthers) {
   EXPECT_FALSE(FetchMap::attach(memory.get(), FetchMap::Access::read).below(0));
 }
 
+TEST(FetchMap, AStateThatThereIsNotIsAbsent) {
+  TwoEnds ends;
+  ends.writer.set(3, static_cast<State>(3));
+  ends.writer.set(4, static_cast<State>(0xff));
+  EXPECT_EQ(ends.reader.state(3), State::absent);
+  EXPECT_FALSE(ends.reader.known(4 * CHUNK, PAGE));
+}
+
 TEST(FetchMap, RefusesMemoryThatIsNone) {
   const kj::AutoCloseFd other(memfd_create("other", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   EXPECT_THROW(FetchMap::attach(other.get(), FetchMap::Access::read), kj::Exception);

@@ -67,6 +67,26 @@ TEST(FetchRing, EachAnswerComesAsItWasGiven) {
   EXPECT_STREQ(ends.shard.bytes(SHARD, PLACE), "what was fetched");
 }
 
+TEST(FetchRing, AQuestionForSeveralComesAsItWasAsked) {
+  TwoEnds ends;
+  ends.shard.ask(SHARD, PLACE, CHUNK, Purpose::population, FetchRing::MOST_CHUNKS);
+  const auto question = ends.fetcher.take(Purpose::population);
+  ASSERT_TRUE(question.has_value());
+  EXPECT_EQ(question->count, FetchRing::MOST_CHUNKS);
+  ends.fetcher.answerNotKept(*question);
+  EXPECT_EQ(ends.answer().kind, Kind::notKept);
+  ASSERT_TRUE(ends.shard.release(SHARD, PLACE));
+  ends.ask();
+  EXPECT_EQ(ends.fetcher.take(Purpose::fault)->count, 1u);
+}
+
+TEST(FetchRing, ThatARateHoldsPopulationsBackIsSeen) {
+  TwoEnds ends;
+  EXPECT_EQ(ends.shard.heldBackAt(), 0u);
+  ends.fetcher.holdBack(77);
+  EXPECT_EQ(ends.shard.heldBackAt(), 77u);
+}
+
 TEST(FetchRing, NoAnswerByTheDeadlineIsLate) {
   TwoEnds ends;
   ends.ask();
@@ -79,7 +99,9 @@ TEST(FetchRing, AnAnswerToAQuestionThatWasTakenBackIsNone) {
   TwoEnds ends;
   ends.ask();
   const auto old = ends.fetcher.take(Purpose::fault);
+  EXPECT_TRUE(ends.fetcher.isOpen(*old));
   ASSERT_TRUE(ends.shard.release(SHARD, PLACE));
+  EXPECT_FALSE(ends.fetcher.isOpen(*old));
   ends.ask();
   ends.fetcher.answerFailed(*old, EIO);
   ends.fetcher.answerBytes(*old, bytesOf("of another chunk"));

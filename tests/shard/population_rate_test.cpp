@@ -1,6 +1,6 @@
 // Populations that may bring only so many bytes a second.
 
-#include "shard/population_rate.h"
+#include "process/byte_rate.h"
 
 #include <gtest/gtest.h>
 
@@ -16,14 +16,14 @@ namespace {
 constexpr std::uint64_t SECOND = 1'000'000'000, MIB = 1u << 20;
 
 TEST(PopulationRate, WithoutALimitNothingWaits) {
-  PopulationRate rate;
+  process::ByteRate rate;
   rate.took(1000 * MIB, 7 * SECOND);
   EXPECT_EQ(rate.wait(7 * SECOND), 0u);
   EXPECT_GT(rate.portion(), 2 * MIB);
 }
 
 TEST(PopulationRate, WhatWasTakenIsPaidForByTime) {
-  PopulationRate rate;
+  process::ByteRate rate;
   rate.limit(10 * MIB);
   std::uint64_t now = 7 * SECOND, bytes = 0;
   for (unsigned i = 0; i < 1000; i++) {
@@ -36,8 +36,20 @@ TEST(PopulationRate, WhatWasTakenIsPaidForByTime) {
 }
 
 // Else a population that had nothing to do for a minute would bring a minute's bytes at once.
+TEST(PopulationRate, OneOfTwoThatTryMayTake) {
+  process::ByteRate rate;
+  EXPECT_EQ(rate.tryTake(MIB, 7 * SECOND), 0u) << "without a limit";
+  rate.limit(10 * MIB);
+  EXPECT_EQ(rate.tryTake(10 * MIB, 7 * SECOND), 0u);
+  const std::uint64_t wait = rate.tryTake(10 * MIB, 7 * SECOND);
+  EXPECT_GT(wait, SECOND * 9 / 10);
+  EXPECT_EQ(rate.wait(7 * SECOND), wait) << "what was not taken is not paid for";
+  rate.gaveBack(5 * MIB);
+  EXPECT_EQ(rate.wait(7 * SECOND), wait - SECOND / 2);
+}
+
 TEST(PopulationRate, TimeThatPassedUnusedIsMadeUpForByAMomentOnly) {
-  PopulationRate rate;
+  process::ByteRate rate;
   rate.limit(10 * MIB);
   rate.took(MIB, 7 * SECOND);
   rate.took(MIB, 60 * SECOND);
@@ -45,7 +57,7 @@ TEST(PopulationRate, TimeThatPassedUnusedIsMadeUpForByAMomentOnly) {
 }
 
 TEST(PopulationRate, AnEndedLimitIsForgotten) {
-  PopulationRate rate;
+  process::ByteRate rate;
   rate.limit(1);
   rate.took(MIB, 7 * SECOND);
   EXPECT_GT(rate.wait(7 * SECOND), SECOND);

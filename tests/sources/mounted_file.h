@@ -13,9 +13,9 @@ namespace faultline::test {
 // it ends with this object or with the test.
 class MountedFile {
  public:
-  // `kind`: ext4, xfs, btrfs, squashfs, erofs, overlay, tmpfs, or loop (the block device itself), or a variant that
-  // the script `mount` has: ext4-1k. Its holes are the image's where the file system has them. If that is not
-  // possible here, whyNot() says so.
+  // `kind`: ext4, xfs, btrfs, squashfs, erofs, overlay, tmpfs, loop (the block device itself), full (an ext4 whose disk
+  // takes less than it has room for, so that late writes fail), or a variant that the script `mount` has: ext4-1k. Its
+  // holes are the image's where the file system has them. If that is not possible here, whyNot() says so.
   MountedFile(const Image& image, const std::string& kind);
   ~MountedFile();
   MountedFile(const MountedFile&) = delete;

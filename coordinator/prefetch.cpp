@@ -1,0 +1,113 @@
+#include "coordinator/prefetch.h"
+
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "coordinator/own_thread.h"
+#include "rpc/fetch_map.h"
+
+namespace faultline::coordinator {
+
+namespace {
+
+constexpr std::uint64_t PAGE = rpc::FetchMap::PAGE;
+
+struct Split {
+  std::vector<SourceRange> own, below;
+};
+
+void add(std::vector<SourceRange>& ranges, std::uint64_t begin, std::uint64_t end) {
+  if (begin >= end) return;
+  if (!ranges.empty() && ranges.back().offset + ranges.back().size == begin)
+    ranges.back().size += end - begin;
+  else
+    ranges.push_back({begin, end - begin});
+}
+
+Split splitByMap(const rpc::FetchMap& map, const std::vector<SourceRange>& ranges) {
+  Split split;
+  for (const SourceRange& range : ranges) {
+    const std::uint64_t end = std::min(range.offset + range.size, map.bytes());
+    for (std::uint64_t at = range.offset; at < end;) {
+      const std::uint64_t next = std::min(at / PAGE * PAGE + PAGE, end);
+      add(map.below(at / PAGE) ? split.below : split.own, at, next);
+      at = next;
+    }
+  }
+  return split;
+}
+
+// What a file does not tell of is its own: it is read, and need not be fetched from below.
+Split splitByHoles(int file, const std::vector<SourceRange>& ranges) {
+  Split split;
+  for (const SourceRange& range : ranges) {
+    const std::uint64_t end = range.offset + range.size;
+    for (std::uint64_t at = range.offset; at < end;) {
+      const off_t data = lseek(file, static_cast<off_t>(at), SEEK_DATA);
+      if (data < 0 && errno != ENXIO) break;
+      const std::uint64_t from = data < 0 ? end : std::min(static_cast<std::uint64_t>(data), end);
+      add(split.below, at, from);
+      if (from == end) break;
+      const off_t hole = lseek(file, data, SEEK_HOLE);
+      if (hole < 0) break;
+      at = std::min(static_cast<std::uint64_t>(hole), end);
+      add(split.own, from, at);
+    }
+  }
+  return split;
+}
+
+}  // namespace
+
+std::vector<std::vector<SourceRange>> ownedRanges(const SourceFiles& files,
+                                                  const std::vector<SourceRange>& ranges) {
+  std::vector<std::vector<SourceRange>> owned(files.size());
+  std::vector<SourceRange> left = ranges;
+  for (std::size_t i = 0; i < files.size(); i++) {
+    const SourceFile& file = files[i];
+    const bool lowest = i + 1 == files.size();
+    if (lowest) {
+      if (file.fetched != nullptr) owned[i] = std::move(left);
+      break;
+    }
+    Split split =
+        file.fetched == nullptr
+            ? splitByHoles(file.get(), left)
+            : splitByMap(rpc::FetchMap::attach(file.fetched->map.get(), rpc::FetchMap::Access::read), left);
+    if (file.fetched != nullptr) owned[i] = std::move(split.own);
+    left = std::move(split.below);
+  }
+  return owned;
+}
+
+Prefetch::Prefetch(Fetcher& fetcher, const SourceFiles& files, std::vector<SourceRange> ranges)
+    : looking_(kj::READY_NOW) {
+  if (std::none_of(files.begin(), files.end(),
+                   [](const SourceFile& file) { return file.fetched != nullptr; }))
+    return;
+  struct Look {
+    SourceFiles files;
+    std::vector<SourceRange> ranges;
+    std::vector<std::vector<SourceRange>> owned;
+  };
+  auto look = std::make_shared<Look>(Look{duplicates(files), std::move(ranges), {}});
+  looking_ = kj::evalNow([&] {
+               return inOwnThread("what a working set has to be fetched for cannot be looked at",
+                                  [look] { look->owned = ownedRanges(look->files, look->ranges); });
+             })
+                 .then([look, &fetcher, wanted = wanted_] {
+                   for (std::size_t i = 0; i < look->owned.size(); i++)
+                     if (!look->owned[i].empty())
+                       wanted->push_back(fetcher.prefetch(look->files[i].fetched, std::move(look->owned[i])));
+                 })
+                 .eagerlyEvaluate([](kj::Exception&& e) {
+                   // Its pages come as they are asked for.
+                   spdlog::warn("{}", e.getDescription().cStr());
+                 });
+}
+
+}  // namespace faultline::coordinator
