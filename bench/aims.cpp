@@ -47,6 +47,7 @@ class Aims : public AimTable {
     holeAims(*this);
     layerAims(*this);
     packedAims(*this);
+    nbdAims(*this);
     slowAims(*this);
     beforeAims(*this);
     prefault();

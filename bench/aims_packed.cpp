@@ -59,28 +59,6 @@ double unpackAll(const packed::Image& image) {
   return secondsSince(begin);
 }
 
-// So many bytes into a new file, by as many threads as there are CPUs.
-double writeAll(const std::string& path, std::uint64_t bytes) {
-  constexpr std::uint64_t PIECE = 2 * MIB;
-  const kj::AutoCloseFd file(open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
-  const std::vector<std::byte> content(PIECE, std::byte{0x5a});
-  const auto begin = Clock::now();
-  std::atomic<std::uint64_t> next{0};
-  std::atomic<bool> failed{false};
-  std::vector<std::thread> threads;
-  for (int i = 0; i < cpus(); i++)
-    threads.emplace_back([&] {
-      for (std::uint64_t at; (at = PIECE * next++) < bytes;) {
-        const std::uint64_t size = std::min(PIECE, bytes - at);
-        if (pwrite(file.get(), content.data(), size, static_cast<off_t>(at)) != static_cast<ssize_t>(size))
-          failed = true;
-      }
-    });
-  for (std::thread& thread : threads) thread.join();
-  if (failed) throw std::runtime_error("cannot write " + path);
-  return secondsSince(begin);
-}
-
 class PackedAims {
  public:
   explicit PackedAims(AimTable& table) : table_(table) {}
@@ -169,7 +147,7 @@ class PackedAims {
           const double copying = mebibytes(bytes) / 1024 /
                                  bulkCopy(static_cast<unsigned>(cpus()), 2 * MIB,
                                           bytes / (2 * MIB) * (2 * MIB), 4096, Placement::free);
-          const double all = unpackAll(image) + writeAll(written, bytes) + copying;
+          const double all = unpackAll(image) + secondsOfWriting(written, bytes) + copying;
           std::filesystem::remove(written);
           return mebibytes(bytes) / all;
         });

@@ -8,10 +8,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <kj/io.h>
+
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
+#include <thread>
 
 #include "bench/figures.h"
 #include "process/clock.h"
@@ -68,6 +72,27 @@ int cpus() {
   CPU_ZERO(&set);
   sched_getaffinity(0, sizeof set, &set);
   return std::max(CPU_COUNT(&set), 1);
+}
+
+double secondsOfWriting(const std::string& path, std::uint64_t bytes) {
+  constexpr std::uint64_t PIECE = 2u << 20;
+  const kj::AutoCloseFd file(open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+  const std::vector<std::byte> content(PIECE, std::byte{0x5a});
+  const std::uint64_t begin = process::nowNs();
+  std::atomic<std::uint64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < cpus(); i++)
+    threads.emplace_back([&] {
+      for (std::uint64_t at; (at = PIECE * next++) < bytes;) {
+        const std::uint64_t size = std::min(PIECE, bytes - at);
+        if (pwrite(file.get(), content.data(), size, static_cast<off_t>(at)) != static_cast<ssize_t>(size))
+          failed = true;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  if (failed) throw std::runtime_error("cannot write " + path);
+  return static_cast<double>(process::nowNs() - begin) * 1e-9;
 }
 
 double handOver() {

@@ -33,6 +33,9 @@ void pack(const std::string& memory, const std::string& packed);
 // As many as this process may use.
 int cpus();
 
+// Seconds that so many bytes take into a new file, by as many threads as there are CPUs, up to the page cache.
+double secondsOfWriting(const std::string& path, std::uint64_t bytes);
+
 // us that an answer takes through the memory of a fetch ring, from a process that waits for questions: p50.
 double handOver();
 

@@ -9,7 +9,6 @@
 #include "cli/commands.h"
 #include "cli/errors.h"
 #include "cli/format.h"
-#include "cli/layer_content.h"
 #include "cli/memory_file.h"
 #include "cli/packed_file.h"
 #include "cli/snapshot_identity.h"
@@ -19,6 +18,7 @@
 #include "image/file_system.h"
 #include "image/read_data.h"
 #include "image/upper_layer.h"
+#include "packed/packed_content.h"
 #include "process/content_size.h"
 #include "process/plain_text.h"
 
@@ -97,7 +97,7 @@ Facts factsOf(const PackedFile& file, const std::string& path, bool zeros) {
   facts.kind = image.base().has_value() ? "packed diff" : "packed image";
   facts.bytes = image.bytes();
   facts.fileSystem = image::fileSystemOf(file.file.get());
-  PackedContent content(image);
+  packed::PackedContent content(image);
   facts.fingerprint = fingerprintText(identityOf(content));
   bool afterHole = true;
   image.map().forEach(0, image.bytes(), [&](const packed::Extent& extent) {

@@ -1,5 +1,6 @@
 // `faultline pack`: a snapshot's memory, compressed so that each page can be found.
 
+#include "packed/packed_content.h"
 #include "packed/pack.h"
 
 #include <memory>
@@ -10,7 +11,6 @@
 #include "cli/errors.h"
 #include "cli/format.h"
 #include "cli/image_stack.h"
-#include "cli/layer_content.h"
 #include "cli/output_file.h"
 #include "cli/packed_file.h"
 #include "cli/snapshot_identity.h"
@@ -41,9 +41,9 @@ class Below {
       kj::AutoCloseFd file = openMemory(path);
       if (isPacked(file.get(), path)) {
         packed_.push_back(std::make_unique<PackedFile>(packedFile(kj::mv(file), path)));
-        contents_.push_back(std::make_unique<PackedContent>(packed_.back()->image));
+        contents_.push_back(std::make_unique<packed::PackedContent>(packed_.back()->image));
       } else {
-        contents_.push_back(std::make_unique<PlainContent>(file.get()));
+        contents_.push_back(std::make_unique<image::PlainContent>(file.get()));
         plain_.push_back(kj::mv(file));
       }
       if (contents_.back()->bytes() != contents_.front()->bytes()) throw otherSize(path, paths.front());
@@ -61,7 +61,7 @@ class Below {
 
   std::vector<kj::AutoCloseFd> plain_;
   std::vector<std::unique_ptr<PackedFile>> packed_;
-  std::vector<std::unique_ptr<LayerContent>> contents_;
+  std::vector<std::unique_ptr<image::LayerContent>> contents_;
 };
 
 // The fingerprint of what a differential image lies over; empty for a full one. CommandError(USAGE) where it cannot lie

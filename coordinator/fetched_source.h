@@ -33,6 +33,9 @@ struct FetchedSource {
   kj::AutoCloseFd data, map;
   kj::AutoCloseFd ring;  // where shards ask (rpc/fetch_ring.h)
   rpc::FetchMap::Facts facts{};
+  // Where it is differential: the fingerprint of what it lies over, and the layers that were found to be that.
+  std::uint64_t base = 0;
+  std::vector<process::FileIdentity> knownBelow{};
   std::uint64_t lastUsed = 0;  // ns, CLOCK_MONOTONIC: when a restore began with it
 
   // At a fetcher: nothing while there is none, or it does not serve it yet.

@@ -317,6 +317,22 @@ kj::Promise<void> Fetcher::serve(FetchedRef source, rpc::FetchedSource::Client o
   });
 }
 
+kj::Promise<std::uint64_t> Fetcher::baseOf(FetchedRef source) {
+  if (source->base != 0) return source->base;
+  return askToOpen(source).then(
+      [source](auto response) -> std::uint64_t { return source->base = response.getFacts().getBase(); });
+}
+
+kj::Promise<std::uint64_t> Fetcher::fingerprint(std::vector<kj::AutoCloseFd> layers, std::uint64_t base) {
+  return running().then([this, layers = std::move(layers), base] {
+    auto request = process_->client.fingerprintRequest();
+    auto list = request.initLayers(static_cast<unsigned>(layers.size()));
+    for (unsigned i = 0; i < list.size(); i++) list.set(i, rpc::makeFdFrom(layers[i].get()));
+    request.setBase(base);
+    return request.send().then([](auto response) -> std::uint64_t { return response.getFingerprint(); });
+  });
+}
+
 Fetcher::WantedRef Fetcher::prefetch(const FetchedRef& source, const std::vector<SourceRange>& ranges) {
   auto wanted = std::make_shared<WantedParts>();
   for (const SourceRange& range : ranges) wanted->parts.push_back({range.offset, range.offset + range.size});
@@ -390,6 +406,7 @@ kj::Promise<FetchedRef> Fetcher::openAnew(FetchedRef source, unsigned tries) {
       .then([this, source](auto response) -> kj::Promise<FetchedRef> {
         auto facts = response.getFacts();
         source->facts = {facts.getBytes(), facts.getIdentity(), facts.getDifferential()};
+        source->base = facts.getBase();
         if (FetchedRef known = alike(*source)) {
           known->lastUsed = process::nowNs();
           return known;

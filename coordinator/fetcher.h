@@ -43,6 +43,11 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   FetchedRef adopt(kj::AutoCloseFd origin, const std::string& name, kj::AutoCloseFd data, kj::AutoCloseFd map,
                    kj::AutoCloseFd ring);
 
+  // The fingerprint of what a differential image lies over; of one that was taken over it is asked for.
+  kj::Promise<std::uint64_t> baseOf(FetchedRef source);
+  // The fingerprint of a stack of files, the top one first; or of such over a memory of fingerprint `base`, where that is not
+  // 0. Refuses (badSource) where one cannot be read. The fetcher reads them.
+  kj::Promise<std::uint64_t> fingerprint(std::vector<kj::AutoCloseFd> layers, std::uint64_t base);
   // Has parts of it fetched in this order, beside what is asked for, by whatever fetcher there is, until the last reference
   // to what is returned goes away. `source`: opened.
   using WantedRef = std::shared_ptr<WantedParts>;

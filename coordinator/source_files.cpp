@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <memory>
 
 #include "coordinator/fetcher.h"
@@ -82,6 +83,12 @@ std::string nameOf(const std::vector<std::string>& layers) {
 
 namespace {
 
+std::string hexadecimal(std::uint64_t number) {
+  char text[20];
+  snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(number));
+  return text;
+}
+
 // The packed ones opened, one after the other.
 kj::Promise<SourceFiles> opened(Fetcher& fetcher, SourceFiles files, std::vector<std::string> names) {
   const auto next = std::find_if(files.begin(), files.end(), [](const SourceFile& file) {
@@ -104,6 +111,44 @@ kj::Promise<SourceFiles> opened(Fetcher& fetcher, SourceFiles files, std::vector
                           "is below it; a differential one is packed with --over");
         files[index].fetched = std::move(fetched);
         return opened(fetcher, kj::mv(files), std::move(names));
+      });
+}
+
+std::vector<process::FileIdentity> identitiesBelow(const SourceFiles& files, std::size_t index) {
+  std::vector<process::FileIdentity> identities;
+  for (std::size_t i = index + 1; i < files.size(); i++)
+    identities.push_back(process::identityOf(files[i].get()));
+  return identities;
+}
+
+// Compares what lies below each differential image with what it was packed over, from the layer `index` on. Whatever names the
+// layers may not have done so.
+kj::Promise<SourceFiles> overTheirBases(Fetcher& fetcher, SourceFiles files, std::vector<std::string> names,
+                                        std::size_t index) {
+  while (index + 1 < files.size() &&
+         (files[index].fetched == nullptr || !files[index].fetched->facts.layered ||
+          files[index].fetched->knownBelow == identitiesBelow(files, index)))
+    index++;
+  if (index + 1 >= files.size()) return kj::mv(files);
+  // What a server has is known by a checksum of the same kind.
+  const FetchedRef& lowest = files.back().fetched;
+  const bool served = lowest != nullptr && !lowest->uri.empty();
+  std::vector<kj::AutoCloseFd> below;
+  for (std::size_t i = index + 1; i + (served ? 1 : 0) < files.size(); i++)
+    below.push_back(process::duplicate(files[i].get()));
+  return fetcher.baseOf(files[index].fetched)
+      .then([&fetcher, below = std::move(below), base = served ? lowest->facts.identity : 0](
+                std::uint64_t) mutable { return fetcher.fingerprint(std::move(below), base); })
+      .then([&fetcher, files = kj::mv(files), names = std::move(names), index](std::uint64_t is) mutable {
+        FetchedSource& layer = *files[index].fetched;
+        if (is != layer.base)
+          rpc::refuse(rpc::Reason::BAD_SOURCE, (index < names.size() ? names[index] : "a layer") +
+                                                   " lies over a memory of fingerprint " +
+                                                   hexadecimal(layer.base) +
+                                                   ", and what is named below it has " + hexadecimal(is) +
+                                                   ": name its own base (faultline info)");
+        layer.knownBelow = identitiesBelow(files, index);
+        return overTheirBases(fetcher, kj::mv(files), std::move(names), index + 1);
       });
 }
 
@@ -148,9 +193,9 @@ kj::Promise<SourceFiles> checkedStack(Fetcher& fetcher, SourceFiles files,
                                       const std::vector<std::string>& names) {
   if (std::none_of(files.begin(), files.end(), [](const SourceFile& file) { return file.packed; }))
     return checked(kj::mv(files), names);
-  return opened(fetcher, kj::mv(files), names).then([names](SourceFiles all) {
-    return checked(kj::mv(all), names);
-  });
+  return opened(fetcher, kj::mv(files), names)
+      .then([names](SourceFiles all) { return checked(kj::mv(all), names); })
+      .then([&fetcher, names](SourceFiles all) { return overTheirBases(fetcher, kj::mv(all), names, 0); });
 }
 
 std::vector<SourceLayer> layersOf(const SourceFiles& files, const std::vector<std::string>& names) {

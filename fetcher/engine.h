@@ -23,6 +23,7 @@ class Engine {
     std::uint64_t bytes;     // of the image
     std::uint64_t identity;  // two sources whose identities differ have different bytes
     bool differential;       // some of it is a layer's below
+    std::uint64_t base = 0;  // fingerprint of what is below, where it is differential
   };
   // What is known of a part without fetching it.
   enum class Known { zero, below };

@@ -8,10 +8,12 @@
 #include <thread>
 #include <utility>
 
+#include "fetcher/fingerprint.h"
 #include "fetcher/nbd_engine.h"
 #include "fetcher/packed_engine.h"
 #include "packed/error.h"
 #include "process/build.h"
+#include "process/file_identity.h"
 #include "rpc/answering.h"
 #include "rpc/convert.h"
 #include "rpc/fd.h"
@@ -169,9 +171,38 @@ class FetcherServer final : public rpc::Answering<rpc::Fetcher> {
             to.setBytes(facts.bytes);
             to.setIdentity(facts.identity);
             to.setDifferential(facts.differential);
+            to.setBase(facts.base);
             results.setSource(kj::heap<FetchedSourceServer>(state_, *engine, door));
           });
         });
+  }
+
+  kj::Promise<void> fingerprint(FingerprintContext context) override {
+    const auto layers = context.getParams().getLayers();
+    KJ_REQUIRE(layers.size() <= process::MOST_LAYERS, "more layers than a source can have", layers.size());
+    const std::uint64_t base = context.getParams().getBase();
+    KJ_REQUIRE(layers.size() > 0 || base != 0, "a stack has layers");
+    auto fds = kj::heapArrayBuilder<kj::Promise<kj::AutoCloseFd>>(layers.size());
+    for (auto layer : layers) fds.add(rpc::requireFd(layer, "layer"));
+    return kj::joinPromises(fds.finish()).then([context, base](kj::Array<kj::AutoCloseFd> got) mutable {
+      struct Work {
+        kj::Array<kj::AutoCloseFd> layers;
+        std::uint64_t fingerprint = 0;
+        std::string refused{};
+      };
+      auto work = std::make_shared<Work>(Work{kj::mv(got)});
+      return inOwnThread([work, base] {
+               try {
+                 work->fingerprint = fingerprintOf(work->layers, base);
+               } catch (const std::exception& error) {
+                 work->refused = error.what();
+               }
+             })
+          .then([context, work]() mutable {
+            if (!work->refused.empty()) rpc::refuse(rpc::Reason::BAD_SOURCE, work->refused);
+            context.getResults().setFingerprint(work->fingerprint);
+          });
+    });
   }
 
   kj::Promise<void> fetchAtMost(FetchAtMostContext context) override {

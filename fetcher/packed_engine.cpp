@@ -17,7 +17,7 @@ PackedEngine::PackedEngine(kj::AutoCloseFd file, const std::string& name)
     : file_(kj::mv(file)), image_(file_.get(), name, process::contentBytes(file_.get()).value_or(0)) {}
 
 Engine::Facts PackedEngine::facts() const {
-  return {image_.bytes(), image_.table().hash(), image_.base().has_value()};
+  return {image_.bytes(), image_.table().hash(), image_.base().has_value(), image_.base().value_or(0)};
 }
 
 void PackedEngine::forEachKnown(const std::function<void(Range, Known)>& use) const {

@@ -19,6 +19,7 @@ struct SourceFacts {
   bytes @0 :UInt64;          # of the image
   identity @1 :UInt64;       # of its content
   differential @2 :Bool;     # it lies over another
+  base @3 :UInt64;           # fingerprint of what that is; 0 where it does not
 }
 
 struct ByteRange {
@@ -54,6 +55,9 @@ interface Fetcher {
   # cannot be used, with the reason for people.
   stats @2 () -> (stats :FetcherStats);
   # As they are now.
+  fingerprint @4 (layers :List(Fd), base :UInt64) -> (fingerprint :UInt64);
+  # Of a stack of plain and packed files, the top one first (image/fingerprint.h); or of such files over a memory of the
+  # fingerprint `base`, where that is not 0.
   fetchAtMost @3 (bytesPerSecond :UInt64) -> ();
   # What no fault waits for, of all sources together; 0: as much as there is. As --fetch-rate at the start.
 }

@@ -180,6 +180,38 @@ TEST(Fetcher, ADifferentialImageAloneIsRefused) {
   EXPECT_THAT(result.err, HasSubstr("is a differential image: name what it lies over as well (--over)"));
 }
 
+// Whoever names them: also a call, whose layers no command of ours has looked at.
+TEST(Fetcher, ACallThatNamesAnotherBaseIsRefused) {
+  for (const auto lowest : {PackedSource::Lowest::plain, PackedSource::Lowest::packed}) {
+    Stack stack = Stack::random(4 << 20, 3);
+    Image other(4 << 20);
+    other.fill(0, 4096, 9);
+    const PackedSource source(stack, lowest), another(other);
+    std::vector<std::string> paths{source.path()};
+    for (const std::string& word : source.over())
+      if (word != "--over") paths.push_back(word);
+    Server server(other);
+    const auto listenAt = [&](const std::string& name, const std::vector<std::string>& layers) {
+      auto request = server.client().coordinator().listenAtRequest();
+      auto placed = request.initPlaced();
+      placed.initSpec().setName(name.c_str());
+      placed.initSocket().setPath((other.directory() + "/" + name).c_str());
+      auto list = placed.initLayers(static_cast<unsigned>(layers.size()));
+      for (unsigned i = 0; i < list.size(); i++) list.set(i, layers[i].c_str());
+      server.wait(request.send());
+    };
+    listenAt("right", paths);
+    paths.back() = lowest == PackedSource::Lowest::plain ? other.path() : another.path();
+    try {
+      listenAt("wrong", paths);
+      FAIL() << "accepted";
+    } catch (const kj::Exception& error) {
+      EXPECT_THAT(error.getDescription().cStr(), HasSubstr("name its own base"));
+      EXPECT_THAT(error.getDescription().cStr(), HasSubstr(paths.front()));
+    }
+  }
+}
+
 TEST(Fetcher, ADifferentialImageOverAnotherBaseIsRefused) {
   Stack stack = Stack::random(4 << 20, 3);
   Image other(4 << 20);

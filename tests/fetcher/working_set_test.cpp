@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include "cli/layer_content.h"
 #include "cli/memory_file.h"
 #include "cli/snapshot_identity.h"
 #include "cli/working_set_file.h"

@@ -1,20 +1,20 @@
-#include "cli/layer_content.h"
+#include "image/layer_content.h"
 
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+#include <stdexcept>
 #include <string>
 
-#include "cli/errors.h"
 #include "process/content_size.h"
 
-namespace faultline::cli {
+namespace faultline::image {
 
 namespace {
 
-CommandError failure(const std::string& why) {
-  return {FAILED, "the memory file can't be read to tell which snapshot it is: " + why};
+std::runtime_error failure(const std::string& why) {
+  return std::runtime_error("the memory file can't be read to tell which snapshot it is: " + why);
 }
 
 std::uint64_t bytesOf(int file) {
@@ -45,12 +45,4 @@ std::uint64_t PlainContent::dataFrom(std::uint64_t offset) {
   return data < 0 ? bytes_ : static_cast<std::uint64_t>(data);
 }
 
-void PackedContent::read(std::uint64_t offset, std::span<std::byte> to) {
-  image_.readRange(offset, reader_, to);
-}
-
-std::uint64_t PackedContent::dataFrom(std::uint64_t offset) {
-  return image_.map().nextOtherThan(packed::Kind::below, offset);
-}
-
-}  // namespace faultline::cli
+}  // namespace faultline::image
