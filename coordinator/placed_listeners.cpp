@@ -76,7 +76,7 @@ std::vector<std::string> layerPathsOf(rpc::PlacedListener::Reader placed) {
   return paths;
 }
 
-kj::Promise<SourceFiles> openLayers(Fetcher& fetcher, std::vector<std::string> paths) {
+kj::Promise<SourceFiles> openLayers(Fetcher& fetcher, const std::vector<std::string>& paths) {
   requireLayerPaths(paths);
   auto files = std::make_shared<SourceFiles>();
   return workInOwnThread([paths, files] {

@@ -18,7 +18,7 @@ namespace faultline::coordinator {
 std::vector<std::string> layerPathsOf(rpc::PlacedListener::Reader placed);
 // Opens the layers of a source by their paths, the top one first, and looks whether they can be one. Refuses (badInput,
 // badSource, unsupported) with a text that names the layer.
-kj::Promise<SourceFiles> openLayers(Fetcher& fetcher, std::vector<std::string> paths);
+kj::Promise<SourceFiles> openLayers(Fetcher& fetcher, const std::vector<std::string>& paths);
 
 // Loop thread only.
 class PlacedListeners {
