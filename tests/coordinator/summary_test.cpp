@@ -20,7 +20,7 @@ struct Ended {
   Ended() {
     auto info = ended.initInfo();
     info.setPages(1000);
-    info.initRegions(1)[0].setSize(1000 * 4096);
+    info.initRegions(1)[0].setSize(1000ul * 4096);
     info.setAgeNs(12'300'000'000);
     info.setFaulted(900);
     info.setMissing(60);

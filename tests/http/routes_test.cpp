@@ -17,8 +17,6 @@
 namespace faultline::cli {
 namespace {
 
-using testing::HasSubstr;
-
 std::string nameOf(Route::Subject subject) {
   switch (subject) {
     case Route::Subject::coordinator:

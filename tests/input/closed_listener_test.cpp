@@ -24,7 +24,7 @@ rpc::Listener::Client listenAt(Server& server, const Image& image, const std::st
 }
 
 TEST(ClosedListener, HangsUpOnWhoeverHasNotSaidItsHandshake) {
-  Image image(64 * 4096);
+  Image image(64ul * 4096);
   Server server(image, {.more = {"--handshake-timeout-ms", "600000"}});
   const std::string socket = image.directory() + "/closed";
   auto listener = listenAt(server, image, socket);
@@ -40,7 +40,7 @@ TEST(ClosedListener, HangsUpOnWhoeverHasNotSaidItsHandshake) {
 
 // A second close() is for the listener that was closed, not for one that has taken its name since.
 TEST(ClosedListener, LeavesItsNameToTheNext) {
-  Image image(64 * 4096);
+  Image image(64ul * 4096);
   Server server(image);
   auto first = listenAt(server, image, image.directory() + "/first");
   server.wait(first.closeRequest().send());

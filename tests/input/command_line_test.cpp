@@ -29,8 +29,8 @@ Outcome run(const std::string& arguments, const std::string& by = "") {
       by + process::siblingExecutable("faultline") + " " + arguments + " 2>&1 </dev/null";
   FILE* pipe = popen(command.c_str(), "re");
   std::string text;
-  for (char buffer[4096]; const std::size_t got = fread(buffer, 1, sizeof buffer, pipe);)
-    text.append(buffer, got);
+  char buffer[4096];
+  for (std::size_t got; (got = fread(buffer, 1, sizeof buffer, pipe)) > 0;) text.append(buffer, got);
   const int status = pclose(pipe);
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128, text};
 }
@@ -180,8 +180,8 @@ TEST_F(CommandLine, NoPermissionForUserfaultfd) {
       "setpriv --reuid 65534 --clear-groups --bounding-set -all " + process::siblingExecutable("faultline");
   FILE* pipe = popen((command + " restore --memory /etc/passwd --socket " + socket + " 2>&1").c_str(), "re");
   std::string text;
-  for (char buffer[4096]; const std::size_t got = fread(buffer, 1, sizeof buffer, pipe);)
-    text.append(buffer, got);
+  char buffer[4096];
+  for (std::size_t got; (got = fread(buffer, 1, sizeof buffer, pipe)) > 0;) text.append(buffer, got);
   const int status = pclose(pipe);
   if (text.find("Permission denied") != std::string::npos && text.find("userfaultfd") == std::string::npos)
     GTEST_SKIP() << "user 65534 cannot reach the executable: " << text;
