@@ -104,8 +104,9 @@ class ForkingTarget {
     message.msg_iovlen = 1;
     message.msg_control = control;
     message.msg_controllen = sizeof control;
-    if (recvmsg(ends_[0], &message, MSG_CMSG_CLOEXEC) > 0)
-      std::memcpy(&uffd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof uffd);
+    const ssize_t got = recvmsg(ends_[0], &message, MSG_CMSG_CLOEXEC);
+    if (const cmsghdr* header = CMSG_FIRSTHDR(&message); got > 0 && header != nullptr)
+      std::memcpy(&uffd, CMSG_DATA(header), sizeof uffd);
     address = address_.wait();
   }
   ~ForkingTarget() {

@@ -93,7 +93,7 @@ TEST(ConfigurationFiles, AMistakeIsTheirsByFileAndLine) {
            {"mode = 0999\n", ":1: "},
            {"population-rate = fast\n", ":1: "},
            {"shards = \n", ":1: shards has no value"},
-           {std::string("shards = 3\nowner = a\0b\n", 24), ":2: "}}) {
+           {std::string("shards = 3\nowner = a\0b\n", 23), ":2: "}}) {
     const Files files;
     files.service(text);
     EXPECT_THAT(whyRefused(files.config), StartsWith(files.config + why)) << text;

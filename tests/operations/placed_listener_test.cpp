@@ -26,7 +26,6 @@ namespace faultline::test {
 namespace {
 
 using rpc::Reason;
-using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -240,7 +239,7 @@ TEST_F(PlacedListener, IsRefusedWithAReasonAndLeavesNothing) {
     return changed;
   };
   std::ofstream(at("file")) << "text";
-  std::ofstream(at("empty"));
+  std::ofstream(at("empty")) << "";
   const Image other(32 * SMALL);
   const kj::AutoCloseFd served = rpc::listenAt(at("served"));
   listen(with([this](Wish& w) { w.name = "one", w.socket = at("one"); }));
