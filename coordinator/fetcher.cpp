@@ -274,7 +274,7 @@ kj::Promise<Fetcher::Opened> Fetcher::askToOpen(const FetchedRef& source) {
 }
 
 // Until it is served, or not wanted any more. Questions wait meanwhile, as long as --source-patience lets them.
-kj::Promise<void> Fetcher::engage(FetchedRef source) {
+kj::Promise<void> Fetcher::engage(const FetchedRef& source) {
   source->engaging = true;
   return askToOpen(source)
       .then([this, source](auto response) { return serve(source, response.getSource()); })
@@ -303,7 +303,7 @@ kj::Promise<void> Fetcher::engage(FetchedRef source) {
           });
 }
 
-kj::Promise<void> Fetcher::serve(FetchedRef source, rpc::FetchedSource::Client opened) {
+kj::Promise<void> Fetcher::serve(const FetchedRef& source, rpc::FetchedSource::Client opened) {
   auto request = opened.serveRequest();
   request.setData(rpc::makeFd(reopened(source->data.get(), O_RDWR)));
   request.setMap(rpc::makeFd(reopened(source->map.get(), O_RDWR)));
@@ -317,7 +317,7 @@ kj::Promise<void> Fetcher::serve(FetchedRef source, rpc::FetchedSource::Client o
   });
 }
 
-kj::Promise<std::uint64_t> Fetcher::baseOf(FetchedRef source) {
+kj::Promise<std::uint64_t> Fetcher::baseOf(const FetchedRef& source) {
   if (source->base != 0) return source->base;
   return askToOpen(source).then(
       [source](auto response) -> std::uint64_t { return source->base = response.getFacts().getBase(); });
@@ -400,7 +400,7 @@ kj::Promise<FetchedRef> Fetcher::open(kj::AutoCloseFd file, std::string name) {
   return branch;
 }
 
-kj::Promise<FetchedRef> Fetcher::openAnew(FetchedRef source, unsigned tries) {
+kj::Promise<FetchedRef> Fetcher::openAnew(const FetchedRef& source, unsigned tries) {
   makeRoom();
   return askToOpen(source)
       .then([this, source](auto response) -> kj::Promise<FetchedRef> {
@@ -429,7 +429,7 @@ FetchedRef Fetcher::alike(const FetchedSource& source) const {
   return nullptr;
 }
 
-kj::Promise<FetchedRef> Fetcher::makeCache(FetchedRef source, rpc::FetchedSource::Client opened) {
+kj::Promise<FetchedRef> Fetcher::makeCache(const FetchedRef& source, rpc::FetchedSource::Client opened) {
   auto made = std::make_shared<std::vector<kj::AutoCloseFd>>();
   auto making = inOwnThread(
       "a cache cannot be made", [made, facts = source->facts, directory = options_.cacheDirectory] {

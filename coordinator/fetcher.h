@@ -44,7 +44,7 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
                    kj::AutoCloseFd ring);
 
   // The fingerprint of what a differential image lies over; of one that was taken over it is asked for.
-  kj::Promise<std::uint64_t> baseOf(FetchedRef source);
+  kj::Promise<std::uint64_t> baseOf(const FetchedRef& source);
   // The fingerprint of a stack of files, the top one first; or of such over a memory of fingerprint `base`, where that is not
   // 0. Refuses (badSource) where one cannot be read. The fetcher reads them.
   kj::Promise<std::uint64_t> fingerprint(std::vector<kj::AutoCloseFd> layers, std::uint64_t base);
@@ -86,11 +86,11 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   using Opened = capnp::Response<rpc::Fetcher::OpenResults>;
   kj::Promise<Opened> askToOpen(const FetchedRef& source);
   void engageAll();
-  kj::Promise<void> engage(FetchedRef source);
-  kj::Promise<FetchedRef> openAnew(FetchedRef source, unsigned tries);
+  kj::Promise<void> engage(const FetchedRef& source);
+  kj::Promise<FetchedRef> openAnew(const FetchedRef& source, unsigned tries);
   FetchedRef alike(const FetchedSource& source) const;
-  kj::Promise<FetchedRef> makeCache(FetchedRef source, rpc::FetchedSource::Client opened);
-  kj::Promise<void> serve(FetchedRef source, rpc::FetchedSource::Client opened);
+  kj::Promise<FetchedRef> makeCache(const FetchedRef& source, rpc::FetchedSource::Client opened);
+  kj::Promise<void> serve(const FetchedRef& source, rpc::FetchedSource::Client opened);
   void tell(const FetchedRef& source, const WantedRef& wanted);
   void makeRoom();
   kj::Promise<void> makeRoomOn();
