@@ -108,6 +108,7 @@ bool Cache::write(std::uint64_t first, std::uint64_t chunks, std::span<const std
       spdlog::warn("a cache has reached its limit (--cache-size): what is fetched is not kept");
     return false;
   }
+  threads::Lock lock(writing_);
   // Space first: later there may be none, when the bytes are on their way to the disk and the chunk is believed.
   int error = fallocate(data_.get(), 0, offset, size) == 0 ? 0 : errno;
   for (std::size_t done = 0; error == 0 && done < bytes.size();) {
@@ -117,6 +118,7 @@ bool Cache::write(std::uint64_t first, std::uint64_t chunks, std::span<const std
     if (put <= 0) error = put < 0 ? errno : EIO;
     done += static_cast<std::size_t>(std::max<ssize_t>(put, 0));
   }
+  lock.unlock();
   if (error != 0) {
     budget_.giveBack(chunks * CHUNK);
     if (chunks == 1 && !full_.exchange(true))

@@ -9,6 +9,7 @@
 
 #include "fetcher/engine.h"
 #include "rpc/fetch_map.h"
+#include "threads/mutex.h"
 
 namespace faultline::fetcher {
 
@@ -56,6 +57,8 @@ class Cache {
   bool write(std::uint64_t first, std::uint64_t chunks, std::span<const std::byte> bytes);
 
   const kj::AutoCloseFd data_;
+  // Of writers, who would spin for the file's own lock (kernel/locking/rwsem.c) and take the CPU from those who fetch.
+  threads::Mutex writing_;
   rpc::FetchMap map_;
   Budget& budget_;
   std::atomic<std::uint64_t> taken_{0};  // of the budget

@@ -29,7 +29,8 @@ namespace {
 
 constexpr std::uint64_t MS = 1'000'000, SECOND = 1000 * MS;  // ns
 constexpr std::size_t MOST_CONNECTIONS = 4;
-constexpr unsigned DEPTH = 32;  // reads at once, over all connections
+constexpr unsigned DEPTH = 32;  // reads at once of a connection, and in advance over all of them
+constexpr unsigned FAULTS = 8;  // reads beside those in advance
 // So long a server may say nothing while it is being connected to; and where that is one more connection than there is need of.
 constexpr std::uint64_t SILENCE = 5 * SECOND, ANOTHER_SILENCE = 2 * SECOND;
 constexpr std::uint64_t SAMPLING_LIMIT = 30 * SECOND;  // until it has shown its samples
@@ -480,6 +481,10 @@ int NbdEngine::read(Range unit, std::span<std::byte> to) const {
 }
 
 unsigned NbdEngine::depth() const {
+  return DEPTH + FAULTS;
+}
+
+unsigned NbdEngine::background() const {
   return DEPTH;
 }
 

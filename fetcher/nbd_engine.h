@@ -36,6 +36,7 @@ class NbdEngine final : public Engine {
   // ESTALE where the server has another content than it had: from then on always.
   int read(Range unit, std::span<std::byte> to) const override;
   unsigned depth() const override;
+  unsigned background() const override;
 
  private:
   class State;

@@ -350,7 +350,7 @@ int ServedSource::readPortion(Range range, std::span<std::byte> to) {
 // Faults that wait for what is there by now need not wait for what else is read, nor for the disk's room.
 void ServedSource::portionRead(const Reading& reading, Range range, int error,
                                std::span<const std::byte> bytes) {
-  if (error != 0 || reading.chunks.end - reading.chunks.first == 1) return;
+  if (error != 0) return;
   const threads::Lock lock(mutex_);
   for (std::uint64_t chunk = std::max(reading.chunks.first, range.begin / CHUNK); chunk < reading.chunks.end;
        chunk++) {
@@ -386,15 +386,14 @@ void ServedSource::finish(const Reading& reading, std::span<const std::byte> byt
       for (const AskedRef& asked : found->second.waiting) {
         if (const int error = errors[chunk - reading.chunks.first]; error != 0) asked->error = error;
         asked->kept = asked->kept && kept;
-        if (--asked->left == 0 && !std::exchange(asked->answered, true)) ready.push_back(asked);
+        if (--asked->left > 0) continue;
+        if (asked->error == 0 && !asked->kept) shm::count(counters_.notKept, asked->question.count);
+        if (!std::exchange(asked->answered, true)) ready.push_back(asked);
       }
       reading_.erase(found);
     }
   }
-  for (const AskedRef& asked : ready) {
-    if (asked->error == 0 && !asked->kept) shm::count(counters_.notKept, asked->question.count);
-    answer(*asked, reading, bytes);
-  }
+  for (const AskedRef& asked : ready) answer(*asked, reading, bytes);
 }
 
 // `bytes`: of `reading`, which has read the last of what was asked for.

@@ -185,7 +185,7 @@ TEST(ServedSource, AFaultFindsAThreadHoweverMuchIsPopulated) {
   for (unsigned place = 1; place < 10; place++) served.ask(place, 30 + place, Purpose::population);
   await([&] { return served.store->waiting() == 3; });
   served.ask(20, 70, Purpose::fault);
-  EXPECT_EQ(served.answer(20).kind, Kind::kept);
+  EXPECT_EQ(served.answer(20).kind, Kind::bytes);
   EXPECT_EQ(served.store->waiting(), 3u) << "one of four is left to faults";
 }
 
@@ -266,7 +266,7 @@ TEST(ServedSource, ARateHoldsBackWhatNoFaultWaitsFor) {
   auto wanted = served.source->prefetch({{60 * CHUNK, 70 * CHUNK}});
   for (std::uint64_t chunk = 80; chunk < 90; chunk++) {
     served.ask(2, chunk, Purpose::fault);
-    ASSERT_EQ(served.answer(2).kind, Kind::kept);
+    ASSERT_EQ(served.answer(2).kind, Kind::bytes);
     ASSERT_TRUE(served.ring.release(0, 2));
   }
   await([&] { return served.ring.heldBackAt() != 0; });
@@ -274,7 +274,7 @@ TEST(ServedSource, ARateHoldsBackWhatNoFaultWaitsFor) {
   EXPECT_FALSE(served.map.known(60 * CHUNK, CHUNK));
   // A fault for a chunk that a population waits for is a fault.
   served.ask(3, 40, Purpose::fault);
-  EXPECT_EQ(served.answer(3).kind, Kind::kept);
+  EXPECT_EQ(served.answer(3).kind, Kind::bytes);
   EXPECT_EQ(served.answer(1).kind, Kind::kept) << "what is there waits for no rate";
   served.rate.limit(0);
   served.source->rateChanged();
