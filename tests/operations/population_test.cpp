@@ -154,7 +154,7 @@ TEST(PopulationLimit, ATargetThatMayNotHaveItsSnapshotIsNotPopulated) {
   Server server(image, {.prefault = true});
   const LimitedTarget target(group, image, server.socket());
   auto restore = server.restore();
-  await([&] { return stateOf(server, restore).faulted >= 16 && stateOf(server, restore).held != ""; });
+  await([&] { return stateOf(server, restore).faulted >= 16 && !stateOf(server, restore).held.empty(); });
   const State held = stateOf(server, restore);
   EXPECT_NE(held.held.find(group.path()), std::string::npos) << held.held;
   EXPECT_LT(held.faulted * SMALL, 8 * MIB);
@@ -178,7 +178,7 @@ TEST(PopulationLimit, TargetsOfOneGroupAreAddedUp) {
   auto one = server.restore(0), two = server.restore(1);
   await([&] {
     const State a = stateOf(server, one), b = stateOf(server, two);
-    return (a.missing == 0 && b.held != "") || (b.missing == 0 && a.held != "");
+    return (a.missing == 0 && !b.held.empty()) || (b.missing == 0 && !a.held.empty());
   });
   EXPECT_EQ(group.killed(), 0u);
   EXPECT_TRUE(first.lives());

@@ -18,13 +18,14 @@ constexpr std::uint64_t SMALL = 4096, LOAD_PAGES = 8192;
 constexpr unsigned THREADS = 4;
 
 std::vector<std::string> argumentsFor(const Image& image) {
+  const char* level = getenv("FAULTLINE_TEST_LOG");
   return {"--control",     image.directory() + "/control",
           "--socket",      image.directory() + "/socket",
           "--memory",      image.path(),
           "--name",        "vm",
           "--shards",      "3",
           "--no-prefault", "--keep-serving",
-          "--log-level",   getenv("FAULTLINE_TEST_LOG") != nullptr ? getenv("FAULTLINE_TEST_LOG") : "off"};
+          "--log-level",   level != nullptr ? level : "off"};
 }
 
 void awaitFile(const std::string& path) {

@@ -19,12 +19,9 @@ namespace faultline::test {
 namespace {
 
 using rpc::EventLevel;
-using testing::Contains;
 using testing::Each;
-using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-using testing::Not;
 
 using Events = std::vector<coordinator::EventLog::Event>;
 

@@ -18,7 +18,6 @@ namespace {
 
 using packed::Image;
 using packed::Refused;
-using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr std::size_t PAGE = 4096;

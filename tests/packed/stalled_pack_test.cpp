@@ -26,6 +26,9 @@ using ::testing::IsEmpty;
 constexpr std::uint64_t BYTES = 64 << 20;
 
 class Stalled : public testing::TestWithParam<std::string> {
+ public:
+  ~Stalled() noexcept override = default;
+
  protected:
   void SetUp() override {
     if (const std::string why = FuseFile::whyNot(); !why.empty()) GTEST_SKIP() << why;

@@ -12,8 +12,6 @@
 namespace faultline::test {
 namespace {
 
-using testing::HasSubstr;
-
 void* start(const Target& target, std::uint64_t page) {
   return const_cast<unsigned char*>(target.address(page));
 }

@@ -5,6 +5,7 @@
 // ShardEvents; the coordinator's answer goes back as a line: "believed", or the refusal.
 
 #include <kj/async-io.h>
+#include <kj/debug.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -82,6 +83,13 @@ kj::Promise<void> takeOrders(kj::AsyncIoStream& test, Liar& liar) {
   });
 }
 
+// A variable of the environment that the test sets.
+std::string told(const char* variable) {
+  const char* value = getenv(variable);
+  KJ_REQUIRE(value != nullptr, variable);
+  return value;
+}
+
 void lieAsTold() {
   auto io = kj::setupAsyncIo();
   process::FdChannel channel{kj::AutoCloseFd(process::CHANNEL_FD)};
@@ -89,7 +97,7 @@ void lieAsTold() {
   Liar& liar = *server;
   rpc::Acceptor acceptor{rpc::Shard::Client(kj::mv(server))};
   auto test = io.lowLevelProvider->wrapSocketFd(
-      rpc::connectTo(getenv("LIAR_SOCKET")).release(),
+      rpc::connectTo(told("LIAR_SOCKET")).release(),
       kj::LowLevelAsyncIoProvider::TAKE_OWNERSHIP | kj::LowLevelAsyncIoProvider::ALREADY_CLOEXEC);
   auto orders = takeOrders(*test, liar).eagerlyEvaluate([](kj::Exception&&) {});
   kj::UnixEventPort::FdObserver readable(io.unixEventPort, channel.fd(),
@@ -110,7 +118,7 @@ int main(int argc, char** argv) {
   const auto index = std::find(arguments.begin(), arguments.end(), "--index");
   const bool lies = index != arguments.end() && index + 1 != arguments.end() && *(index + 1) == "1";
   if (!lies) {
-    execv(getenv("REAL_SHARD"), argv);
+    execv(told("REAL_SHARD").c_str(), argv);
     return 127;
   }
   lieAsTold();
