@@ -37,6 +37,8 @@ constexpr kj::Duration ENGAGE_AGAIN = 1 * kj::SECONDS, ROOM_CHECK = 1 * kj::SECO
 constexpr std::uint64_t QUICK_DEATH = 1'000'000'000;  // ns after the start
 // A file that cannot be opened while one fetcher after the other dies at it is refused.
 constexpr unsigned OPEN_TRIES = 5;
+// Without patience an answer is waited for as long as it may take where nothing is wrong.
+constexpr std::chrono::milliseconds NO_PATIENCE{1000};
 // From this part of the limit on, caches that are not used make way.
 constexpr std::uint64_t FULL_PERCENT = 90;
 
@@ -169,10 +171,15 @@ kj::Promise<void> Fetcher::start() {
       .then([this, &timer] {
         auto [ours, theirs] = rpc::streamPair();
         std::vector<std::string> arguments = {
-            "--cache-limit", std::to_string(options_.cacheLimit),
-            "--patience-ms", std::to_string(options_.sourcePatience.count()),
-            "--fetch-rate",  std::to_string(hurries_ ? 0 : options_.fetchRate),
-            "--log-level",   options_.logLevel};
+            "--cache-limit",
+            std::to_string(options_.cacheLimit),
+            "--patience-ms",
+            std::to_string(options_.sourcePatience.count() == 0 ? NO_PATIENCE.count()
+                                                                : options_.sourcePatience.count()),
+            "--fetch-rate",
+            std::to_string(hurries_ ? 0 : options_.fetchRate),
+            "--log-level",
+            options_.logLevel};
         if (rights_.connections) arguments.emplace_back("--nbd");
         for (const std::string& path : rights_.readable)
           arguments.insert(arguments.end(), {"--readable", path});

@@ -226,7 +226,7 @@ void Restore::populateFromTheStart() {
 
 void Restore::useWorkingSet(const WorkingSet& set) {
   const auto regions = segment_.regions().regions();
-  if (auto why = whyNotUsable(set, regions)) {
+  if (auto why = whyNotUsable(set, regions, segment_.facts().sourceBytes)) {
     workingSetRefused_ = *why;
     context_.log.add("restore " + name() + ": the working set is not used: " + *why, name());
   } else {

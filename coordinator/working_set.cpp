@@ -116,7 +116,16 @@ void fill(rpc::WorkingSet::Builder to, const WorkingSet& set) {
   }
 }
 
-std::optional<std::string> whyNotUsable(const WorkingSet& set, const std::vector<shm::Region>& regions) {
+std::optional<std::string> whyNotUsable(const WorkingSet& set, const std::vector<shm::Region>& regions,
+                                        std::uint64_t sourceBytes) {
+  std::uint64_t left = sourceBytes;
+  for (const SourceRange& range : set.ranges) {
+    if (range.offset > sourceBytes || range.size > sourceBytes - range.offset)
+      return "it reaches past the end of the source's " + std::to_string(sourceBytes) + " bytes";
+    if (range.size > left)
+      return "it names a part of the source's " + std::to_string(sourceBytes) + " bytes twice";
+    left -= range.size;
+  }
   const std::uint64_t here = smallestPage(regions);
   if (set.ranges.empty() || set.pageSize == here) return std::nullopt;
   return "it was recorded with pages of " + std::to_string(set.pageSize) +

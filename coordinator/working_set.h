@@ -37,7 +37,9 @@ WorkingSet workingSetFrom(rpc::WorkingSet::Reader reader, int source);
 void fill(rpc::WorkingSet::Builder to, const WorkingSet& set);
 
 // Why `set` cannot be used for a restore with these regions; nothing where it can.
-std::optional<std::string> whyNotUsable(const WorkingSet& set, const std::vector<shm::Region>& regions);
+// `sourceBytes`: the source's size, which may not have been known when the set came.
+std::optional<std::string> whyNotUsable(const WorkingSet& set, const std::vector<shm::Region>& regions,
+                                        std::uint64_t sourceBytes);
 
 // The pages that the set's ranges back, in its order. `regions`: sorted by address, as pages are numbered.
 std::vector<shm::PageRange> pagesOf(const WorkingSet& set, const std::vector<shm::Region>& regions);

@@ -22,7 +22,8 @@ constexpr std::uint64_t CHUNK = FetchMap::CHUNK;
 static_assert(PageSource::PIECE / CHUNK + 1 <= 64);
 // Questions that one read asks at once.
 constexpr std::size_t AHEAD = 8;
-// A fault's read gives the error after so long, ns, and is tried again: the fault's patience is counted from there.
+// A fault's read gives the error after so long, ns, and is tried again: the fault's patience is counted from there. An answer
+// is waited for as long, too, where there is no patience with errors.
 constexpr std::uint64_t FAULT_READ = 1'000'000'000;
 
 constexpr Staged ZERO{Staged::Kind::zero, nullptr, 0}, COLD{Staged::Kind::cold, nullptr, 0};
@@ -38,7 +39,7 @@ FetchedFile::FetchedFile(kj::AutoCloseFd data, FetchMap map, std::shared_ptr<Fet
       file_(std::make_shared<RawFile>(kj::mv(data), bytes, RawFile::Role::fetched)),
       map_(std::move(map)),
       client_(std::move(client)),
-      patience_(patience),
+      patience_(patience == 0 ? FAULT_READ : patience),
       name_(std::move(name)) {
   KJ_REQUIRE(map_.bytes() == bytes && map_.ready(), "the map of the cache is of another source", map_.bytes(),
              bytes);

@@ -87,6 +87,28 @@ TEST_F(StalledPacked, PastThePatienceItsPagesAreLostAlone) {
   await([&] { return !server.eventWith({"page 500 is poisoned", "--source-patience"}).empty(); });
 }
 
+// That is for errors: an answer takes its time.
+TEST_F(StalledPacked, WithoutPatienceWhatComesIsWaitedFor) {
+  Server server(image_, options("0s"));
+  Target target(image_, server.socket(), SMALL);
+  auto restore = server.restore();
+  for (std::uint64_t page = 0; page < target.pages() / 2; page += CHUNK_PAGES)
+    ASSERT_TRUE(target.holdsImage(page)) << page;
+  auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
+  server.wait(prefault.waitRequest().send());
+  expectContent(target, {});
+}
+
+TEST_F(StalledPacked, WithoutPatienceTheFirstErrorLosesThePage) {
+  Server server(image_, options("0s"));
+  Target target(image_, server.socket(), SMALL);
+  server.restore();
+  fuse_->fail(EIO);
+  EXPECT_EQ(target.touch(500), Touch::sigbus);
+  fuse_->mend();
+  EXPECT_TRUE(target.holdsImage(900));
+}
+
 TEST_F(StalledPacked, ErrorsThatPassAreWaitedFor) {
   Server server(image_, options("60s"));
   Target target(image_, server.socket(), SMALL);

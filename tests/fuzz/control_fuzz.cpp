@@ -129,7 +129,7 @@ void checkWorkingSet(rpc::WorkingSet::Reader reader, const std::vector<shm::Regi
   for (const auto& range : set.ranges)
     fuzz::require(range.offset <= SOURCE && range.size <= SOURCE - range.offset,
                   "a range lies in the source");
-  if (regions.empty() || coordinator::whyNotUsable(set, regions).has_value()) return;
+  if (regions.empty() || coordinator::whyNotUsable(set, regions, SOURCE).has_value()) return;
   const std::uint64_t pages = shm::RegionTable::pagesOf(regions);
   for (const shm::PageRange range : coordinator::pagesOf(set, regions))
     fuzz::require(range.count > 0 && range.end() <= pages, "its pages are the restore's");

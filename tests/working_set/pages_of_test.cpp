@@ -46,11 +46,23 @@ TEST(PagesOf, SmallRangesTouchWholeHugePages) {
   EXPECT_EQ(pagesOf({KIB4, {{MIB2 + 5 * KIB4, KIB4}}}, mixed), (Ranges{{4, 1}}));
 }
 
+// Of a source whose size is not known when the set comes, this is the check of its claims.
+TEST(PagesOf, WhatIsNotOfTheSourceIsNotUsable) {
+  const std::uint64_t bytes = 16 * KIB4;
+  EXPECT_FALSE(whyNotUsable({KIB4, {{8 * KIB4, 8 * KIB4}, {0, 8 * KIB4}}}, SWAPPED, bytes).has_value());
+  EXPECT_TRUE(whyNotUsable({KIB4, {{16 * KIB4, KIB4}}}, SWAPPED, bytes).has_value());
+  EXPECT_TRUE(whyNotUsable({KIB4, {{8 * KIB4, 9 * KIB4}}}, SWAPPED, bytes).has_value());
+  EXPECT_TRUE(whyNotUsable({KIB4, {{~0ull - KIB4, KIB4}}}, SWAPPED, bytes).has_value());
+  EXPECT_TRUE(whyNotUsable({KIB4, {{0, bytes}, {KIB4, KIB4}}}, SWAPPED, bytes).has_value());
+}
+
 TEST(PagesOf, RecordedWithAnotherPageSizeIsNotUsable) {
-  EXPECT_FALSE(whyNotUsable({KIB4, {{0, KIB4}}}, SWAPPED).has_value());
-  EXPECT_TRUE(whyNotUsable({MIB2, {{0, MIB2}}}, SWAPPED).has_value());
+  constexpr std::uint64_t ANY = ~0ull;
+
+  EXPECT_FALSE(whyNotUsable({KIB4, {{0, KIB4}}}, SWAPPED, ANY).has_value());
+  EXPECT_TRUE(whyNotUsable({MIB2, {{0, MIB2}}}, SWAPPED, ANY).has_value());
   // None given.
-  EXPECT_FALSE(whyNotUsable({}, SWAPPED).has_value());
+  EXPECT_FALSE(whyNotUsable({}, SWAPPED, ANY).has_value());
 }
 
 class FromAPeer : public testing::Test {
