@@ -58,6 +58,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   }
 
   void open() {
+    Siblings::of(uriText_, [](State& sibling) { sibling.makeRoom(); });
     auto first = connected(SILENCE);
     NbdSampling each{.tries = FIRST_SAMPLE_TRIES, .all = true, .silence = SILENCE};
     std::uint64_t checksum = 0;
@@ -67,6 +68,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
     facts_ = {first->bytes(), checksum, false};
     multiple_ = first->multiple();
     slots_[0].connection = std::move(first);
+    Siblings::add(shared_from_this());
   }
 
   Facts facts() {
@@ -109,12 +111,60 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
     return request.error;
   }
 
+  // A server may take so many clients and no more: gives a connection back that there is no need of, and does without for a
+  // while. What is under way on it is asked again.
+  void makeRoom() {
+    const threads::Lock lock(mutex_);
+    Slot* last = nullptr;
+    std::size_t have = 0;
+    for (Slot& slot : slots_)
+      if (slot.connection != nullptr) {
+        last = &slot;
+        have++;
+      }
+    anotherAt_ = nowNs() + ANOTHER_AGAIN;
+    if (have < 2) return;
+    last->connection = nullptr;
+    for (Request* request : std::exchange(last->asked, {})) queue_.push_front(request);
+    if (polling_) kick();
+  }
+
   void end() {
     const threads::Lock lock(mutex_);
     ended_ = true;
     turn_.notifyAll();
     for (Slot& slot : slots_) slot.connection = nullptr;
   }
+
+  // All that there are, by what they are of. Any thread.
+  class Siblings {
+   public:
+    static void add(const std::shared_ptr<State>& state) {
+      const threads::Lock lock(all().mutex);
+      std::erase_if(all().states, [](const auto& known) { return known.expired(); });
+      all().states.push_back(state);
+    }
+    static void of(const std::string& uri, const std::function<void(State&)>& use) {
+      std::vector<std::shared_ptr<State>> found;
+      {
+        const threads::Lock lock(all().mutex);
+        for (const auto& known : all().states)
+          if (auto state = known.lock(); state != nullptr && state->uriText_ == uri)
+            found.push_back(std::move(state));
+      }
+      for (const auto& state : found) use(*state);
+    }
+
+   private:
+    struct All {
+      threads::Mutex mutex;
+      std::vector<std::weak_ptr<State>> states GUARDED_BY(mutex);
+    };
+    static All& all() {
+      static All* one = new All;  // threads outlive main()
+      return *one;
+    }
+  };
 
  private:
   struct Request {
@@ -365,7 +415,8 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
       mutex_.lock();
       if (fresh != nullptr) {
         backOff = FIRST_BACK_OFF;
-        take(std::move(fresh), samples);
+        // It may be in the way of others by now.
+        if (!another || nowNs() >= anotherAt_) take(std::move(fresh), samples);
       } else if (another) {
         anotherAt_ = nowNs() + ANOTHER_AGAIN;
         spdlog::debug("{}: no further connection: {}", uriText_, why);

@@ -108,6 +108,15 @@ void NbdServer::awaitAnswer() const {
   });
 }
 
+std::size_t NbdServer::sockets() const {
+  std::size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid_) + "/fd")) {
+    std::error_code closed;
+    count += std::filesystem::read_symlink(entry.path(), closed).string().rfind("socket:", 0) == 0;
+  }
+  return count;
+}
+
 void NbdServer::stall() const {
   ::kill(pid_, SIGSTOP);
   // Each of its threads by itself.

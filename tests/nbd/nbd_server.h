@@ -37,6 +37,8 @@ class NbdServer {
   std::string log() const { return textOf(directory_ / "log"); }
 
   void awaitAnswer() const;
+  // Sockets that it has open.
+  std::size_t sockets() const;
   void kill();
   void start();
   void startAs(std::vector<std::string> command);

@@ -175,6 +175,31 @@ TEST_F(NbdOnce, OneConnectionIsEnough) {
   expectContent(target, {});
 }
 
+// One whose clients are all ours: the connections that there is no need of make way for a look at it.
+TEST_F(NbdOnce, AServerWithoutRoomForMoreClientsServesTheNextRestore) {
+  NEEDS("qemu-nbd");
+  const NbdServer source({"qemu-nbd", "-r", "-t", "-e", "2", "-f", "raw", "-k", "{}", image_.path()});
+  const std::size_t before = source.sockets();
+  Server server(image_, serving(source));
+  Target first(image_, server.socket(), SMALL);
+  server.restore();
+  std::vector<std::future<unsigned char>> reads;
+  for (std::uint64_t chunk = 0, end = 0; source.sockets() < before + 2; chunk = end) {
+    source.stall();
+    end = std::min<std::uint64_t>(chunk + 8, 32);
+    ASSERT_LT(chunk, end) << "there is no second connection";
+    for (std::uint64_t one = chunk; one < end; one++) reads.push_back(first.readLater(one * 16));
+    await([&] { return first.queued().total >= end - chunk; });
+    source.goOn();
+    for (auto& read : reads) read.get();
+    reads.clear();
+  }
+  Target second(image_, server.socket(), SMALL);
+  server.restore(1);
+  expectContent(second, {});
+  expectContent(first, {});
+}
+
 TEST_F(NbdOnce, NothingIsFetchedTwice) {
   const NbdServer source(NbdServer::ofFile(image_.path()));
   Server server(image_, serving(source));
