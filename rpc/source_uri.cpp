@@ -8,6 +8,8 @@
 #include <optional>
 #include <string_view>
 
+#include "process/plain_text.h"
+
 namespace faultline::rpc {
 
 namespace {
@@ -19,10 +21,7 @@ constexpr char FORMS[] =
     "(docs/nbd.md)";
 
 [[noreturn]] void refuse(const std::string& text, const std::string& why) {
-  // What cannot be printed is no part of a message.
-  std::string shown = text.substr(0, 200);
-  std::replace_if(
-      shown.begin(), shown.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+  const std::string shown = process::plainText(text.substr(0, 200));
   throw BadUri("source " + shown + ": " + why);
 }
 
