@@ -51,6 +51,7 @@ json listenersJson(capnp::List<rpc::ListenerInfo>::Reader listeners) {
                    {"on_lost", policy.getOnLost() == rpc::OnLost::KILL ? "kill" : "poison"},
                    {"record_working_set", policy.getRecordWorkingSet()},
                    {"around", policy.getAround()},
+                   {"keep_registered", policy.getKeepRegistered()},
                    {"any_user", listener.getAnyUser()},
                    {"begun", listener.getBegun()},
                    {"refused", listener.getRefused()},

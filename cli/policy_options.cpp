@@ -66,6 +66,9 @@ CLI::Option* addPolicyOptions(CLI::App& command, PolicyOptions& options) {
           "16384, 32768 or 65536. off where a working set is recorded")
       ->check(CLI::IsMember({"off", "auto", "8192", "16384", "32768", "65536"}))
       ->capture_default_str();
+  command.add_flag("--keep-registered", options.keepRegistered,
+                   "Keep large holes of the memory file registered with the userfaultfd, too, and answer\n"
+                   "their faults; else they are unregistered, and the kernel answers alone");
   return prefault;
 }
 
@@ -75,6 +78,7 @@ void fill(rpc::RestorePolicy::Builder to, const PolicyOptions& options, const Wo
   to.setOnLost(options.onLost == "kill" ? rpc::OnLost::KILL : rpc::OnLost::POISON);
   to.setRecordWorkingSet(options.recordWorkingSet);
   to.setAround(aroundBytes(options.around));
+  to.setKeepRegistered(options.keepRegistered);
   if (workingSet != nullptr) fill(to.initWorkingSet(), *workingSet);
 }
 

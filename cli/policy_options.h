@@ -18,6 +18,7 @@ struct PolicyOptions {
   bool recordWorkingSet = false;  // has an option of its own in each command
   std::string onLost = "poison";
   std::string around = "auto";
+  bool keepRegistered = false;
 };
 
 // Adds all but --record-working-set. Returns --prefault, which restore gives another default.

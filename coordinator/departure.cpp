@@ -41,10 +41,12 @@ class Departure {
   }
   const Departed& departed() const { return departed_; }
 
-  bool anyRegistered() const {
+  bool anyRegistered() {
     for (const shm::RegionEntry& region : order_.regions) {
       const std::uint64_t pageSize = std::uint64_t{1} << region.pageShift;
-      for (std::uint64_t at = 0; at < region.size; at += pageSize)
+      for (std::uint64_t at = 0; at < region.size; at += pageSize) {
+        at += releasedFrom(region, at);
+        if (at >= region.size) break;
         switch (uffd::registrationOf(order_.uffd.get(), region.base + at, pageSize)) {
           case uffd::Registration::notRegistered:
             continue;
@@ -55,6 +57,7 @@ class Departure {
           case uffd::Registration::unknown:
             return true;
         }
+      }
     }
     return false;
   }
@@ -63,6 +66,15 @@ class Departure {
   struct Run {
     std::uint64_t address, pageSize, pages;
   };
+
+  // Bytes of the region from `at` on that are registered no more, as a segment that is to be trusted says.
+  std::uint64_t releasedFrom(const shm::RegionEntry& region, std::uint64_t at) {
+    if (order_.segment.get() < 0) return 0;
+    const shm::PageTable& pages = segment().pages();
+    const shm::PageIndex page = region.firstPage + (at >> region.pageShift);
+    if (pages.state(page) != shm::PageState::released) return 0;
+    return pages.runLength(page, (region.size - at) >> region.pageShift) << region.pageShift;
+  }
 
   void unregister(const shm::RegionEntry& region) {
     if (uffd::unregister(order_.uffd.get(), region.base, region.size) == 0) return;

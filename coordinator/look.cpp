@@ -13,12 +13,32 @@ namespace faultline::coordinator {
 
 using uffd::Registration;
 
+namespace {
+
+// What the kernel says of no place in particular: whether the memory is there it is asked first (fs/userfaultfd.c).
+Registration askAnywhere(int uffd) {
+  constexpr std::uint64_t ADDRESS = 1ull << 30;  // any that a process may have
+  return uffd::registrationOf(uffd, ADDRESS, shm::SMALL_PAGE);
+}
+
+}  // namespace
+
 // Pages that were registered when they were last looked at. Used by one look at a time.
 class Look::Memory {
  public:
   explicit Memory(std::span<const shm::RegionEntry> regions) {
     for (const shm::RegionEntry& region : regions)
       asked_.push_back({region.base, region.pageShift, {region.firstPage, region.size >> region.pageShift}});
+  }
+
+  // `ranges`: in order.
+  void leaveOut(const std::vector<shm::PageRange>& ranges) {
+    if (ranges.empty()) return;
+    leaveOut(ranges, asked_);
+    std::reverse(ahead_.begin(), ahead_.end());
+    leaveOut(ranges, ahead_);
+    std::reverse(ahead_.begin(), ahead_.end());
+    step_ = WHOLE;
   }
 
   Sight look(int uffd) {
@@ -56,6 +76,7 @@ class Look::Memory {
       }
     }
     sight.nothingLeft = ahead_.empty() && asked_.empty();
+    if (sight.nothingLeft) sight.targetGone = askAnywhere(uffd) == Registration::targetGone;
     return sight;
   }
 
@@ -67,6 +88,27 @@ class Look::Memory {
     shm::PageRange pages;
   };
   static constexpr std::uint64_t WHOLE = 1ull << 40;  // pages; more than any region has
+
+  static void leaveOut(const std::vector<shm::PageRange>& ranges, std::vector<Run>& runs) {
+    std::vector<Run> left;
+    auto keep = [&](const Run& run, shm::PageIndex from, shm::PageIndex to) {
+      if (from < to)
+        left.push_back(
+            {run.address + ((from - run.pages.first) << run.pageShift), run.pageShift, {from, to - from}});
+    };
+    for (const Run& run : runs) {
+      shm::PageIndex from = run.pages.first;
+      auto range =
+          std::lower_bound(ranges.begin(), ranges.end(), from,
+                           [](const shm::PageRange& r, shm::PageIndex page) { return r.end() <= page; });
+      for (; range != ranges.end() && range->first < run.pages.end(); ++range) {
+        keep(run, from, range->first);
+        from = std::max(from, range->end());
+      }
+      keep(run, from, run.pages.end());
+    }
+    runs = std::move(left);
+  }
 
   static void add(std::vector<shm::PageRange>& ranges, shm::PageIndex page) {
     if (!ranges.empty() && ranges.back().end() == page)
@@ -106,18 +148,24 @@ Look::Look(std::span<const shm::RegionEntry> regions) : memory_(std::make_shared
 kj::Promise<Sight> Look::look(int uffd) {
   auto own = std::make_shared<kj::AutoCloseFd>(process::duplicate(uffd));
   auto sight = std::make_shared<Sight>();
+  std::sort(leftOut_.begin(), leftOut_.end(),
+            [](const shm::PageRange& a, const shm::PageRange& b) { return a.first < b.first; });
   return inOwnThread("a target's memory cannot be looked at",
-                     [memory = memory_, own, sight] { *sight = memory->look(own->get()); })
+                     [memory = memory_, own, sight, leftOut = std::exchange(leftOut_, {})] {
+                       memory->leaveOut(leftOut);
+                       *sight = memory->look(own->get());
+                     })
       .then([sight] { return std::move(*sight); });
 }
 
+void Look::leaveOut(const std::vector<shm::PageRange>& pages) {
+  leftOut_.insert(leftOut_.end(), pages.begin(), pages.end());
+}
+
 kj::Promise<Presence> lookWhetherThere(int uffd) {
-  // Any that a process may have: whether its memory is there is asked first (fs/userfaultfd.c).
-  constexpr std::uint64_t ADDRESS = 1ull << 30;
   auto own = std::make_shared<kj::AutoCloseFd>(process::duplicate(uffd));
   auto answer = std::make_shared<Registration>(Registration::unknown);
-  auto looked = lookInOwnThread(
-      [own, answer] { *answer = uffd::registrationOf(own->get(), ADDRESS, shm::SMALL_PAGE); });
+  auto looked = lookInOwnThread([own, answer] { *answer = askAnywhere(own->get()); });
   return looked.then([answer] {
     return *answer == Registration::targetGone ? Presence::gone
            : *answer == Registration::unknown  ? Presence::unknown

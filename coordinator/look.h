@@ -18,8 +18,8 @@ namespace faultline::coordinator {
 struct Sight {
   bool targetGone = false;           // the address space is
   std::vector<shm::PageRange> gone;  // pages registered no more, each asked for alone, in order; told once
-  bool nothingLeft = false;          // every page has been found gone, by this look or those before
-  bool more = false;                 // the look has stopped before the last page, and goes on from there
+  bool nothingLeft = false;  // every page has been found gone, by this look or those before, or is left out
+  bool more = false;         // the look has stopped before the last page, and goes on from there
 };
 
 // Loop thread only. The kernel is asked in a thread of its own, since it waits for the target's mmap_lock.
@@ -37,9 +37,13 @@ class Look {
   // for it, can be had.
   kj::Promise<Sight> look(int uffd);
 
+  // These pages have been unregistered by us: they are asked for no more, from the next look on, and told by none then.
+  void leaveOut(const std::vector<shm::PageRange>& pages);
+
  private:
   class Memory;
   const std::shared_ptr<Memory> memory_;
+  std::vector<shm::PageRange> leftOut_;  // since the last look
 };
 
 enum class Presence { there, gone, unknown };  // unknown: a removal is under way

@@ -60,6 +60,7 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
               population_, *this),
       target_(context.io, segment_, {fds_.uffd.get(), fds_.target.get(), fds_.conn.get()}, context.log,
               context.totals, *this),
+      release_(context.io, context.turns, context.failpoints, segment_, *this),
       reading_(nullptr),
       ready_(nullptr),
       complete_(nullptr),
@@ -176,7 +177,14 @@ void Restore::start() {
   serveFromOwners();
 }
 
+// A target that tracks its writes has to stay registered. A recording is to have every touch.
+bool Restore::mayRelease() const {
+  return policy().keepRegistered == 0 && policy().recordWorkingSet == 0 && fds_.target.get() >= 0 &&
+         (segment_.facts().uffdFeatures & TRACKS_WRITES) == 0;
+}
+
 void Restore::serveFromOwners() {
+  if (mayRelease()) release_.begin(fds_.uffd.get(), fds_.target.get(), fds_.source, fds_.layers);
   tasks_.add(shards_.begin().then([this] { serve(); }));
 }
 

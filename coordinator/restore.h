@@ -4,6 +4,7 @@
 #include <kj/async-io.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +22,7 @@
 #include "coordinator/population.h"
 #include "coordinator/populations.h"
 #include "coordinator/prefetch.h"
+#include "coordinator/range_release.h"
 #include "coordinator/refused_targets.h"
 #include "coordinator/restore_spec.h"
 #include "coordinator/service_counters.h"
@@ -67,6 +69,7 @@ struct RestoreFds {
 // Loop thread only.
 class Restore final : private ShardAttachments::Owner,
                       private TargetWatch::Owner,
+                      private RangeRelease::Owner,
                       private kj::TaskSet::ErrorHandler {
  public:
   // Begins a restore and makes it durable. `segment`: of RestoreSpec::createSegment(). Throws, leaving nothing, where
@@ -166,6 +169,7 @@ class Restore final : private ShardAttachments::Owner,
   kj::Promise<void> deal(std::uint32_t shards);
   kj::Promise<void> formerOwnersLeave();
   void serveFromOwners();
+  bool mayRelease() const;
   void failOf(const kj::Exception& exception);
   kj::Promise<void> leave(std::uint64_t deadline);
   void fetchMissing(const std::string& text, std::uint64_t before);
@@ -210,6 +214,10 @@ class Restore final : private ShardAttachments::Owner,
   void anotherKilled() override;
   void watchFailed(const kj::Exception& exception) override { failOf(exception); }
 
+  // Of RangeRelease.
+  kj::Promise<void> exclusively(std::function<void(const shm::ExclusiveGuard&)> mark) override;
+  void released(const std::vector<shm::PageRange>& pages) override { target_.released(pages); }
+
   UffdReaderHooks readerHooks();
   process::KeptName kept(process::KeptName::Part part, std::optional<std::uint64_t> number = {}) const {
     return process::KeptName::restore(id(), part, number);
@@ -225,6 +233,7 @@ class Restore final : private ShardAttachments::Owner,
   FaultAnswerer answerer_;
   ShardAttachments shards_;
   TargetWatch target_;
+  RangeRelease release_;
   kj::Own<Undertaker> undertaker_;
   kj::Promise<void> reading_;  // of reader_ or undertaker_
   Life life_;

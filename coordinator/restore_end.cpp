@@ -37,10 +37,14 @@ void Restore::targetGone(const std::string& how) {
 // The marks are set under the write side, where no section spans them.
 kj::Promise<void> Restore::pagesGone(std::vector<shm::PageRange> pages) {
   if (failed() || reader_.get() == nullptr) return kj::READY_NOW;
-  return inReader_.wrap(
-      reader_->exclusively([this, pages = std::move(pages)](const shm::ExclusiveGuard& guard) {
-        for (const shm::PageRange& range : pages) segment_.pages().markGone(guard, range);
-      }));
+  return exclusively([this, pages = std::move(pages)](const shm::ExclusiveGuard& guard) {
+    for (const shm::PageRange& range : pages) segment_.pages().markGone(guard, range);
+  });
+}
+
+kj::Promise<void> Restore::exclusively(std::function<void(const shm::ExclusiveGuard&)> mark) {
+  if (failed() || reader_.get() == nullptr) return KJ_EXCEPTION(FAILED, "the restore has failed");
+  return inReader_.wrap(reader_->exclusively(std::move(mark)));
 }
 
 kj::Promise<void> Restore::refused(kj::AutoCloseFd userfaultfd) {
@@ -108,7 +112,8 @@ void Restore::fetchMissing(const std::string& text, std::uint64_t before) {
 // Zeros in place of what the snapshot has would be wrong bytes: what is missing is made an error before
 // anything is unregistered, or the target is killed before any fd is closed.
 kj::Promise<void> Restore::letGo() {
-  return missing()
+  return release_.stop()
+      .then([this] { return missing(); })
       .then([this](std::uint64_t missing) -> kj::Promise<void> {
         if (over()) return kj::READY_NOW;
         life_.misses(missing);

@@ -34,6 +34,7 @@ RestorePolicy policyFrom(rpc::RestorePolicy::Reader reader, int source) {
   policy.flags.killOnLost = reader.getOnLost() == rpc::OnLost::KILL ? 1 : 0;
   policy.flags.recordWorkingSet = reader.getRecordWorkingSet() ? 1 : 0;
   policy.flags.around = aroundFrom(reader);
+  policy.flags.keepRegistered = reader.getKeepRegistered() ? 1 : 0;
   policy.workingSet = workingSetFrom(reader.getWorkingSet(), source);
   return policy;
 }
@@ -44,6 +45,7 @@ void fill(rpc::RestorePolicy::Builder to, const shm::Policy& flags) {
   to.setOnLost(flags.killOnLost != 0 ? rpc::OnLost::KILL : rpc::OnLost::POISON);
   to.setRecordWorkingSet(flags.recordWorkingSet != 0);
   to.setAround(flags.around);
+  to.setKeepRegistered(flags.keepRegistered != 0);
 }
 
 void fill(rpc::RestorePolicy::Builder to, const RestorePolicy& policy) {

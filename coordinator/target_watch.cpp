@@ -133,7 +133,8 @@ kj::Promise<void> TargetWatch::saw(Sight sight) {
   }
   kj::Promise<void> told = kj::READY_NOW;
   if (!sight.gone.empty()) told = owner_.pagesGone(std::move(sight.gone));
-  return told.then([this, nothingLeft = sight.nothingLeft] {
+  const bool nothingLeft = sight.nothingLeft && segment_.header().rangesReleased.load() == 0;
+  return told.then([this, nothingLeft] {
     if (nothingLeft && !owner_.over()) owner_.nothingLeft();
   });
 }

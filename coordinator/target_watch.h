@@ -59,6 +59,10 @@ class TargetWatch final : private kj::TaskSet::ErrorHandler {
   // Whether the address space is there; if it has gone, the owner is told, `how` it was noticed. Never fails.
   kj::Promise<Presence> look(std::string how);
 
+  // These pages have been unregistered by us: that they are is no news. While there are some, no look tells that nothing is
+  // left.
+  void released(const std::vector<shm::PageRange>& pages) { look_.leaveOut(pages); }
+
   // Kills the process that connected, saying why; true where that is done, by this call or one before. The restore goes
   // on until its memory has gone: were the uffd closed before, a thread that still runs would read zeros.
   bool kill(const std::string& reason);

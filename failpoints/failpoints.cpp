@@ -11,12 +11,13 @@ namespace faultline::failpoints {
 
 namespace {
 
-constexpr std::array<std::string_view, 25> NAMES = {
-    "beforeStage",   "coldRead",      "beforeReadLock",    "beforeCopy",    "afterCopy",
-    "afterStore",    "gateClosed",    "beforeRead",        "afterRead",     "midMark",
-    "beforeOpen",    "beforeHandout", "handshakeAccepted", "handshakeRead", "targetRefused",
-    "restoreStored", "shardStarting", "adoptClaimed",      "adoptDrained",  "adoptReplayed",
-    "adoptChecking", "adoptOpened",   "listenerNamed",     "endNoted",      "listenerChanging"};
+constexpr std::array<std::string_view, 28> NAMES = {
+    "beforeStage",       "coldRead",      "beforeReadLock",   "beforeCopy",    "afterCopy",
+    "afterStore",        "gateClosed",    "beforeRead",       "afterRead",     "midMark",
+    "beforeOpen",        "beforeHandout", "beforeUnregister", "unregistered",  "midRelease",
+    "handshakeAccepted", "handshakeRead", "targetRefused",    "restoreStored", "shardStarting",
+    "adoptClaimed",      "adoptDrained",  "adoptReplayed",    "adoptChecking", "adoptOpened",
+    "listenerNamed",     "endNoted",      "listenerChanging"};
 static_assert(NAMES.size() == static_cast<std::size_t>(Point::listenerChanging) + 1);
 
 void signalEvent(int fd) {

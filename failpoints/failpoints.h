@@ -39,6 +39,10 @@ enum class Point {
   midMark,        // before each page that is marked removed
   beforeOpen,     // all published, gate still closed
   beforeHandout,  // gate open, faults not handed out
+  // coordinator, in the order of a release of ranges
+  beforeUnregister,  // some are known, nothing is done about them (hold(), not hit())
+  unregistered,      // unregistered and woken, not marked (hold(), not hit())
+  midRelease,        // before each piece that is marked released
   // coordinator, in the order of a restore's beginning
   handshakeAccepted,  // the supervisor has handed over a connection
   handshakeRead,      // regions and uffd are known, nothing is stored

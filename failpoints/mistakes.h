@@ -20,6 +20,7 @@ enum class Mistake {
   openBeforeReplay,     // successor: opens the gate before it has replayed
   noWakeAfterTakeover,  // successor: does not wake
   noWakeAfterShard,     // coordinator: does not wake after a shard's death
+  releasesData,         // coordinator: takes all of a source for zero for good
   storesEachName,       // supervisor: has an open file that has two names stored under each
 };
 

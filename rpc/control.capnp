@@ -82,6 +82,8 @@ struct RestorePolicy {
   around @5 :UInt32;          # bytes that come with a fault on a 4 KiB page, aligned to as many in the source: 4096 (its
                               # page alone), 8192, 16384, 32768 or 65536; 0: up to 64 KiB, as the faults around it tell.
                               # 4096 where recordWorkingSet is set.
+  keepRegistered @6 :Bool;    # all memory stays registered; else large ranges that are zero for good are unregistered, and
+                              # the kernel alone answers for them (released)
 }
 
 struct Layer {

@@ -18,7 +18,7 @@
 namespace faultline::shm {
 
 inline constexpr std::uint64_t MAGIC = 0x656e696c746c6166;  // "faltline"
-inline constexpr std::uint32_t LAYOUT_VERSION = 2;
+inline constexpr std::uint32_t LAYOUT_VERSION = 3;
 inline constexpr std::uint32_t MAX_SHARDS = 64;
 inline constexpr std::uint32_t MAX_WORKERS = 16;  // slots a shard, per restore
 inline constexpr std::uint32_t MAX_REGIONS = 4096;
@@ -35,6 +35,7 @@ struct Policy {
   std::uint32_t killOnLost;        // a lost page kills the target; otherwise the page is poisoned
   std::uint32_t recordWorkingSet;  // note the first touches
   std::uint32_t around;            // bytes that come with a fault; 0: as the faults around it tell
+  std::uint32_t keepRegistered;    // what is zero for good stays registered, and is served
   bool operator==(const Policy&) const = default;
 };
 
@@ -74,6 +75,7 @@ struct Header {
   std::atomic<std::uint32_t> paused;             // YES: the uffd is not read
   std::atomic<std::uint32_t> watchSocket;        // 1: the target is gone when its handshake socket closes
   std::atomic<std::uint64_t> attachedAt;         // ns, CLOCK_MONOTONIC
+  std::atomic<std::uint64_t> rangesReleased;  // that we have unregistered, or are about to; never goes back
 };
 
 // The words of the lock; the slots are a part of their own. See rwlock.h.

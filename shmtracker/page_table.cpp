@@ -42,6 +42,14 @@ std::uint64_t pagesIn(const PageWord& word, PageState state) {
 
 }  // namespace
 
+bool PageTable::zeroForGood(PageRange range) const {
+  bool all = true;
+  forEachWord(range, [&](std::size_t index, std::uint64_t mask) {
+    all = all && (words_[index].released.load(RELAXED) & words_[index].removed.load(RELAXED) & mask) == mask;
+  });
+  return all;
+}
+
 PageIndex PageTable::find(PageRange range, PageState state) const {
   PageIndex page = range.first;
   while (page < range.end()) {
@@ -84,13 +92,15 @@ void PageTable::markRemoved(const ExclusiveGuard&, PageRange range) {
   });
 }
 
-// `removed` first: no instant shows a page that is zero for good as one that the target has replaced.
+// `released` first: if we die between two of these stores, no journal says so, and a page of which only `removed` differs
+// between the copies is doubtful. As one that has left its region the page is released all the same, until the successor
+// marks it anew.
 void PageTable::markReleased(const ExclusiveGuard&, PageRange range) {
   forEachWord(range, [this](std::size_t index, std::uint64_t mask) {
-    mirror_[index].removed.fetch_or(mask, RELAXED);
-    words_[index].removed.fetch_or(mask, RELAXED);
     mirror_[index].released.fetch_or(mask, RELAXED);
-    words_[index].released.fetch_or(mask, std::memory_order_release);
+    words_[index].released.fetch_or(mask, RELAXED);
+    mirror_[index].removed.fetch_or(mask, RELAXED);
+    words_[index].removed.fetch_or(mask, std::memory_order_release);
   });
 }
 

@@ -66,6 +66,8 @@ class PageTable {
   bool zeroForGood(PageIndex page) const {
     return (words_[page / 64].removed.load(std::memory_order_relaxed) & 1ull << (page % 64)) != 0;
   }
+  // True where each page of the range is released and zero for good.
+  bool zeroForGood(PageRange range) const;
   // The number of pages from `first` on, at most `limit`, that are in the same state as `first`.
   std::uint64_t runLength(PageIndex first, std::uint64_t limit) const;
   // The first page of `range` in state `state`, or range.end().

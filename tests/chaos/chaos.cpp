@@ -182,6 +182,9 @@ int run(const Options& options) {
     served.more = stack->over();
   } else {
     flat.emplace(options.mib << 20);
+    // Large ones, which are registered no more soon after a target has come.
+    flat->hole(options.mib / 8 << 20, options.mib / 4 << 20);
+    flat->hole(options.mib / 2 << 20, options.mib / 4 << 20);
   }
   const Image& image = stack.has_value() ? stack->shown() : *flat;
   Server server(image, std::move(served));
@@ -197,6 +200,7 @@ int run(const Options& options) {
   std::mt19937_64 random(options.seed);
   std::vector<std::uint64_t> afterShard, afterCoordinator;
   unsigned coordinators = 0, shards = 0, fetchers = 0, servers = 0;
+  std::uint64_t visitorsWrong = 0;
   for (unsigned kill = 0; kill < options.kills; kill++) {
     // A little progress of every target between two kills, of random length.
     const std::uint64_t progress = 1 + random() % 400;
@@ -226,6 +230,9 @@ int run(const Options& options) {
         server.reconnect();
       }
     }
+    // One that comes just before the kill: its handshake, or the release of its holes, is in the middle of it.
+    std::optional<Target> visitor;
+    if (kill % 4 == 0) visitor.emplace(image, server.socket(), PAGE, 2);
     const std::uint64_t killed = process::nowNs();
     for (auto& driver : drivers) driver->watch(killed, shard ? index : Driver::ANY);
     for (const pid_t pid : victims) ::kill(pid, SIGKILL);
@@ -244,10 +251,17 @@ int run(const Options& options) {
     }
     (coordinator ? afterCoordinator : afterShard).push_back(first - killed);
     if (coordinator) server.reconnect();
+    if (visitor.has_value())
+      for (std::uint64_t page = 0; page < visitor->pages(); page++)
+        if (!visitor->holdsImage(page)) {
+          visitorsWrong++;
+          fprintf(stderr, "a target that came with a kill: page %llu is not the snapshot's\n",
+                  static_cast<unsigned long long>(page));
+        }
     if ((kill + 1) % 100 == 0) printf("%u kills survived\n", kill + 1);
     fflush(stdout);
   }
-  std::uint64_t faults = 0, removals = 0, wrong = 0;
+  std::uint64_t faults = 0, removals = 0, wrong = visitorsWrong;
   for (auto& driver : drivers) {
     driver->stop();
     faults += driver->faults();

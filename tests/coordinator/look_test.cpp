@@ -135,6 +135,37 @@ TEST(Look, SaysSoWhereNothingIsLeft) {
   EXPECT_TRUE(seen.nothingLeft);
 }
 
+// What we have unregistered ourselves is not asked for: not where a round begins, nor in the middle of one.
+TEST(Look, LeavesOutWhatItIsTold) {
+  Seen seen(1000);
+  const auto letGo = [&](std::uint64_t page, std::uint64_t count) {
+    ASSERT_EQ(
+        uffd::unregister(seen.uffd.get(), reinterpret_cast<std::uint64_t>(seen.at(page)), count * SMALL_PAGE),
+        0);
+    seen.look->leaveOut({{page, count}});
+  };
+  letGo(500, 100);
+  letGo(0, 10);
+  EXPECT_EQ(plain(seen.round()), Ranges{});
+  letGo(10, 490);
+  munmap(seen.at(650), SMALL_PAGE);
+  EXPECT_EQ(plain(seen.round()), (Ranges{{650, 1}}));
+  EXPECT_FALSE(seen.nothingLeft);
+  letGo(600, 50);
+  letGo(651, 349);
+  EXPECT_EQ(plain(seen.round()), Ranges{});
+  EXPECT_TRUE(seen.nothingLeft);
+}
+
+TEST(Look, LeavesOutInTheMiddleOfARound) {
+  constexpr std::uint64_t PAGES = Look::GONE + 100;
+  Seen seen(PAGES + 10);
+  munmap(seen.at(0), PAGES * SMALL_PAGE);
+  EXPECT_TRUE(seen.once().more);
+  seen.look->leaveOut({{Look::GONE + 50, 1000}});
+  EXPECT_EQ(plain(seen.once().gone), (Ranges{{Look::GONE, 50}}));
+}
+
 // However large: one look ends after so many pages, and the next goes on where it ended.
 TEST(Look, IsBounded) {
   constexpr std::uint64_t PAGES = Look::GONE + 100;

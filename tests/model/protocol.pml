@@ -68,10 +68,24 @@ byte crashes, stops;
 bool failed;        /* the segment's header: nobody serves this restore any more */
 #endif
 
+#ifdef LETS_GO
+byte letting;       /* the release of page 0, a hole of the source, by a thread of the coordinator's: how far it is */
+#ifdef M_RELEASES_DATA
+#define HOLE(p) false
+#else
+#define HOLE(p) ((p) == 0)
+#endif
+#else
+#define HOLE(p) false
+#endif
+
+#if defined(GOES) || defined(LETS_GO)
+#define LEAVES
+byte away;          /* pages that are registered no more, so the kernel alone answers: mapped over by the target, or let go */
+byte removedToo;    /* RELEASED pages that are zero for good: given up by the target, or let go */
 #ifdef GOES
-byte away;          /* pages that the target has mapped over: registered no more, so the kernel alone answers */
-byte removedToo;    /* RELEASED pages that the target has given up: zero for good */
 bool sighted;       /* a look of the coordinator's has found page 0 away; what it found is lost with the coordinator */
+#endif
 #define AWAY(p) HAS(away, p)
 #define SETTLED(p, s) (state[p] == RELEASED -> RELEASED : s)
 #define NOTE_REMOVED(p) removedToo = removedToo | BIT(p);
@@ -92,8 +106,8 @@ inline touch(p) {
      !HAS(waiting, p)
   :: atomic { pte[p] == NONE && HAS(waiting, p) -> !HAS(waiting, p) }
   :: atomic { pte[p] != NONE -> break }
-#ifdef GOES
-  :: atomic { pte[p] == NONE && AWAY(p) && !HAS(waiting, p) -> pte[p] = ZERO }
+#ifdef LEAVES
+  :: atomic { pte[p] == NONE && AWAY(p) && !HAS(waiting, p) -> assert(HAS(giving, p) || HOLE(p)); pte[p] = ZERO }
 #endif
   od
 }
@@ -135,26 +149,43 @@ active proctype Mapper() {
 }
 #endif
 
+#ifdef LETS_GO
+/* UFFDIO_UNREGISTER wakes, and only then waits for the faults in flight; a fault that comes in between is not woken by it. */
+active proctype Letter() {
+end:
+  do
+  :: d_step { letting == 1 -> waiting = waiting & ~BIT(0); queued = queued & ~BIT(0); letting = 2 }
+  :: d_step { letting == 2 -> away = away | BIT(0); letting = 3 }
+#ifdef M_NO_WAKE_AFTER_UNREGISTER
+  :: d_step { letting == 3 -> letting = 4 }
+#else
+  :: d_step { letting == 3 -> waiting = waiting & ~BIT(0); queued = queued & ~BIT(0); letting = 4 }
+#endif
+  od
+}
+#endif
+
 /* UFFDIO_COPY, UFFDIO_ZEROPAGE or UFFDIO_POISON of one page, with DONTWAKE: one step. */
 inline copy(p, answer) {
   d_step {
     if
     :: changing -> answer = REFUSED
-#ifdef GOES
+#ifdef LEAVES
     :: !changing && AWAY(p) -> answer = ABSENT
 #endif
     :: !changing && !AWAY(p) && pte[p] != NONE -> answer = EXISTS
     :: else ->
        if
-       :: seen == MISSING -> pte[p] = SNAP; assert(SOURCE_IS_RIGHT(p))
-#ifdef GOES
+       :: seen == MISSING && !HOLE(p) -> pte[p] = SNAP; assert(SOURCE_IS_RIGHT(p))
+       :: seen == MISSING && HOLE(p) -> pte[p] = ZERO
+#ifdef LEAVES
 #ifdef M_GONE_READS_THE_SOURCE
        :: seen == RELEASED -> pte[p] = SNAP; assert(SOURCE_IS_RIGHT(p))
 #else
        :: seen == RELEASED -> pte[p] = (HAS(removedToo, p) -> ZERO : POISON)
 #endif
 #endif
-       :: else -> pte[p] = ZERO; assert(HAS(giving, p))
+       :: else -> pte[p] = ZERO; assert(HAS(giving, p) || HOLE(p))
        fi;
        answer = DONE
     fi
@@ -216,7 +247,7 @@ again:
        request[id] = request[id] | BIT(p)   /* the page is kept, the decision is not */
 #endif
      }
-#ifdef GOES
+#ifdef LEAVES
   :: atomic { answer == ABSENT -> state[p] = RELEASED; slot[id] = 0 }
 #endif
   :: atomic { answer != REFUSED && answer != ABSENT -> state[p] = SETTLED(p, FAULTED); slot[id] = 0 }
@@ -257,7 +288,13 @@ die:   /* what it was asked is lost; the kernel frees its slot after its last sy
 #else
 #define SIGHT_OF_THE_DEAD
 #endif
-#define FALLS atomic { crashes < MAXCRASH -> crashes++; i = 0; got = 0; SIGHT_OF_THE_DEAD GATE_OF_THE_DEAD READ_BY_THE_DEAD goto takeover }
+#ifdef LETS_GO
+/* A process has ended when its system calls have. */
+#define RELEASE_OF_THE_DEAD if :: letting == 2 -> away = away | BIT(0) :: else fi; letting = 0;
+#else
+#define RELEASE_OF_THE_DEAD
+#endif
+#define FALLS atomic { crashes < MAXCRASH -> crashes++; i = 0; got = 0; SIGHT_OF_THE_DEAD RELEASE_OF_THE_DEAD GATE_OF_THE_DEAD READ_BY_THE_DEAD goto takeover }
 
 #ifdef M_NO_WAKE_AFTER_SHARD
 #define WAKE_OF_THE_NEW skip
@@ -328,6 +365,12 @@ end:
   :: atomic { !sighted && AWAY(0) && !changing -> sighted = 1 }   /* in a thread of its own: marked at any time later */
   :: atomic { sighted && state[0] != RELEASED -> goto sight }
 #endif
+#ifdef LETS_GO
+  :: atomic { letting == 0 && !(state[0] == RELEASED && HAS(removedToo, 0)) -> letting = 1 }
+  :: atomic { letting == 4 -> goto released }
+  /* Nothing is missing, and no removal is to come. */
+  :: atomic { letting == 0 && state[0] != MISSING && state[NP - 1] != MISSING && giving == ALL && !eventQueued -> goto over }
+#endif
   :: FALLS
   od;
 
@@ -338,6 +381,27 @@ sight:      /* the write side, and no event is read */
   drain();
 #endif
   if :: atomic { state[0] = RELEASED; gate = 0; goto end } :: FALLS fi;
+#endif
+
+#ifdef LETS_GO
+released:   /* the write side, and no event is read */
+  if :: gate = 1 :: FALLS fi;
+  drain();
+  if :: atomic { state[0] = RELEASED; removedToo = removedToo | BIT(0); letting = 0; gate = 0; goto end } :: FALLS fi;
+
+over:       /* every range is unregistered, as above; nothing is read any more */
+  if :: wake(ALL) :: FALLS fi;
+  if :: away = ALL :: FALLS fi;
+#ifndef M_NO_WAKE_AFTER_UNREGISTER
+  if :: wake(ALL) :: FALLS fi;
+#endif
+end_over:
+  do
+  :: atomic { dead[0] -> dead[0] = 0 }
+#if NS > 1
+  :: atomic { dead[1] -> dead[1] = 0 }
+#endif
+  od;
 #endif
 
 attached:   /* a shard's successor runs and has the restore */

@@ -1,6 +1,7 @@
 // Pages that are registered no more.
 
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 #include "tests/shmtracker/marked_pages.h"
@@ -32,6 +33,29 @@ TEST_F(Released, ZeroForGoodIsWhatWeLetGo) {
   // A page that the target gives up behind our back is zero, too.
   remove({70, 1});
   EXPECT_TRUE(pages_.zeroForGood(70));
+}
+
+// A coordinator that dies between two stores of a mark leaves no journal. Its successor takes the page for a released one,
+// or knows nothing of it; it never doubts it.
+TEST_F(Released, AMarkThatWasHalfSetIsNotDoubtful) {
+  const std::size_t released = offsetof(PageWord, released), removed = offsetof(PageWord, removed);
+  const std::pair<std::size_t, std::size_t> stores[] = {{layout_.mirror, released},
+                                                        {layout_.pages, released},
+                                                        {layout_.mirror, removed},
+                                                        {layout_.pages, removed}};
+  for (PageIndex page = 0; page < 4; page++) {
+    for (PageIndex store = 0; store <= page; store++) flip(page, stores[store].first, stores[store].second);
+    EXPECT_EQ(check().doubtful, 0u) << page;
+    EXPECT_EQ(pages_.state(page), PageState::released) << page;
+  }
+  // As they are set.
+  release({64, 1});
+  EXPECT_TRUE(pages_.zeroForGood(PageRange{64, 1}));
+  EXPECT_FALSE(pages_.zeroForGood(PageRange{63, 2}));
+  gone(65);
+  EXPECT_FALSE(pages_.zeroForGood(PageRange{64, 2}));
+  release({65, 1});
+  EXPECT_TRUE(pages_.zeroForGood(PageRange{64, 2}));
 }
 
 TEST_F(Released, CountsAsDone) {

@@ -26,6 +26,12 @@ class FileSystem : public testing::TestWithParam<std::tuple<std::string, std::ui
 TEST_P(FileSystem, IsServedWarmAndCold) {
   constexpr std::uint64_t BYTES = 16 * HUGE;
   Image image(BYTES);
+  // Large holes are not populated. Zeros that were written are a hole, too, where the file system makes it so (squashfs).
+  const auto isReleased = [&](std::uint64_t page) {
+    const std::uint64_t at = page * SMALL;
+    return pageSize() == SMALL &&
+           ((at >= 2 * HUGE && at < 5 * HUGE) || (at >= 8 * HUGE && at < 9 * HUGE + 5 * SMALL));
+  };
   image.hole(2 * HUGE, 3 * HUGE);
   image.hole(6 * HUGE + 20 * SMALL, 40 * SMALL);
   image.zero(8 * HUGE, HUGE + 5 * SMALL);
@@ -45,7 +51,7 @@ TEST_P(FileSystem, IsServedWarmAndCold) {
     auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
     server.wait(prefault.waitRequest().send());
     for (std::uint64_t page = 0; page < populated.pages(); page++)
-      ASSERT_TRUE(populated.inMemory(page)) << page;
+      ASSERT_TRUE(populated.inMemory(page) || isReleased(page)) << page;
     expectContent(populated, {});
     EXPECT_EQ(server.sum(&rpc::ShardStats::Reader::getPoisoned), 0u);
   }

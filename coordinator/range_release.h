@@ -1,0 +1,82 @@
+// The release of a restore's large ranges that are zero for good (coordinator/releasable_memory.h): they are unregistered, so
+// the kernel alone answers for them, and marked in the page table. The target's touches there cost what they cost without a
+// userfaultfd, and its removals there are told to nobody.
+//
+//   look, in a thread of its own -> some ranges: unregister, wake, in a thread of its own -> mark, under the write side
+//                                   ^ until none is left, or no more may be                                          |
+//                                   +--------------------------------------------------------------------------------+
+//
+// A range is marked after the kernel has unregistered it, never before: a fault there that came before is answered with
+// zeros as long as it is registered. A fault can be lost that arrives as its range is unregistered (the kernel wakes first
+// and waits for the target's faults in flight afterwards: fs/userfaultfd.c, userfaultfd_unregister), so each range is woken
+// once more. A coordinator that dies in between leaves ranges that are unregistered and not marked: its successor does the
+// same again, which changes nothing, and wakes every thread as it takes over.
+#pragma once
+
+#include <kj/async-io.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "coordinator/reading_turns.h"
+#include "coordinator/releasable_memory.h"
+#include "failpoints/failpoints.h"
+#include "shmtracker/segment.h"
+
+namespace faultline::coordinator {
+
+// Loop thread only.
+class RangeRelease {
+ public:
+  class Owner {
+   public:
+    // Runs `mark` under the write side. Fails where that is not to be had any more.
+    virtual kj::Promise<void> exclusively(std::function<void(const shm::ExclusiveGuard&)> mark) = 0;
+    // These pages are released: nothing of them is to be looked for.
+    virtual void released(const std::vector<shm::PageRange>& pages) = 0;
+
+   protected:
+    ~Owner() = default;
+  };
+
+  // Borrows all.
+  RangeRelease(kj::AsyncIoContext& io, ReadingTurns& turns, failpoints::Failpoints& failpoints,
+               shm::Segment& segment, Owner& owner);
+  // What is under way in a thread ends when the kernel lets it, and goes no further.
+  ~RangeRelease();
+  RangeRelease(const RangeRelease&) = delete;
+
+  // Once. Duplicates the fds. `target`: pidfd of the process that has the memory.
+  void begin(int uffd, int target, const SourceFiles& files, const std::vector<SourceLayer>& were);
+  // Begins nothing more. Resolves when nothing is under way at the target; never fails.
+  kj::Promise<void> stop();
+
+ private:
+  struct Shared;
+
+  kj::Promise<void> run(int uffd, int target, const SourceFiles& files, const std::vector<SourceLayer>& were);
+  kj::Promise<void> next();
+  bool choose(std::vector<ReleasableRange>& some);
+  kj::Promise<void> release(std::vector<ReleasableRange> some);
+  kj::Promise<void> unregister(std::vector<ReleasableRange> some);
+  kj::Promise<void> unregistered(std::vector<shm::PageRange> pages);
+  kj::Promise<void> whileHeld(failpoints::Point point, shm::PageIndex page);
+  kj::Promise<void> mark(std::vector<shm::PageRange> left);
+  void tell() const;
+
+  kj::AsyncIoContext& io_;
+  ReadingTurns& turns_;
+  failpoints::Failpoints& failpoints_;
+  shm::Segment& segment_;
+  Owner& owner_;
+  const std::shared_ptr<Shared> shared_;  // with the threads
+  ReleasableMemory found_;
+  std::size_t next_ = 0;                             // of found_.ranges
+  std::uint64_t ranges_ = 0, bytes_ = 0, kept_ = 0;  // released; ranges that are not
+  kj::Canceler looking_;
+  kj::ForkedPromise<void> running_;
+};
+
+}  // namespace faultline::coordinator
