@@ -372,8 +372,9 @@ void FaultLoop::readEnded(Fault fault, const Staged& all) {
 // Bytes that were read may be another snapshot's: the restore has failed then, and they are not used.
 bool FaultLoop::sourceChanged(Attachment& restore, std::uint64_t offset, std::uint64_t length) {
   auto why = restore.source().whatChanged(offset, length);
-  if (why.has_value()) restore.fail(rpc::EndReason::SOURCE_CHANGED, *std::move(why));
-  return why.has_value();
+  if (!why.has_value()) return false;
+  restore.fail(rpc::EndReason::SOURCE_CHANGED, *std::move(why));
+  return true;
 }
 
 void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
@@ -411,10 +412,8 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
     case Commit::unregistered:
       return Committer::wake(restore, fault.page);  // its thread looks again at what is there now
     case Commit::poisoned:
-    case Commit::unpoisonable:
-      break;  // of poison alone
-    case Commit::parted:
-      break;  // of runs alone
+    case Commit::unpoisonable:  // of poison alone
+    case Commit::parted:        // of runs alone
     case Commit::dropped:
       break;
   }
