@@ -168,6 +168,7 @@ struct ColdReader::State {
       const bool byRing = haveRing && read.hold.get() < 0 && lane.bytes != shm::HUGE_PAGE &&
                           lanes.source->plainRead(read.offset, read.length).has_value();
       if (byRing && prepareRest(read)) continue;
+      if (read.hold.get() < 0) lanes.source->willRead(read.offset, read.length);
       if (!lanes.source->readers().run(Readers::For::fault, read)) {
         read.result = {Staged::Kind::lost, nullptr, EAGAIN};
         ended->push(&read);

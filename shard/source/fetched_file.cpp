@@ -76,6 +76,34 @@ std::optional<std::string> FetchedFile::whatChanged(std::uint64_t, std::size_t) 
   }
 }
 
+// A chunk, as all but a huge page is: the others of that are asked for by its reader.
+void FetchedFile::willRead(std::uint64_t offset, std::size_t) const {
+  const std::uint64_t chunk = offset / CHUNK;
+  if (map_.state(chunk) != FetchMap::State::absent) return;
+  const threads::Lock lock(mutex_);
+  Ahead* free = nullptr;
+  for (Ahead& ahead : ahead_) {
+    if (!ahead.question.has_value()) free = &ahead;
+    if (ahead.question.has_value() && ahead.chunk == chunk) return;
+  }
+  if (free == nullptr) return;
+  if (auto question = client_->ask(chunk, 1, Purpose::fault, 0)) {
+    free->chunk = chunk;
+    free->question.emplace(std::move(*question));
+  }
+}
+
+std::optional<FetchClient::Asked> FetchedFile::takeAhead(std::uint64_t chunk) const {
+  const threads::Lock lock(mutex_);
+  for (Ahead& ahead : ahead_) {
+    if (!ahead.question.has_value() || ahead.chunk != chunk) continue;
+    std::optional<FetchClient::Asked> question(std::in_place, std::move(*ahead.question));
+    ahead.question.reset();
+    return question;
+  }
+  return std::nullopt;
+}
+
 Staged FetchedFile::read(std::uint64_t offset, std::size_t length, void* buffer) const {
   return readFor(Purpose::fault, offset, length, buffer);
 }
@@ -109,6 +137,8 @@ Staged FetchedFile::readInPlace(std::uint64_t offset, std::size_t length) const 
 }
 
 FetchedFile::Fetched FetchedFile::fetch(const Wanted& wanted, Purpose purpose, std::uint64_t deadline) const {
+  // Taken in any case: it would keep its place.
+  auto ahead = purpose == Purpose::fault ? takeAhead(wanted.offset / CHUNK) : std::nullopt;
   if (map_.known(wanted.offset, wanted.length)) return {};
   const std::uint64_t firstChunk = wanted.offset / CHUNK,
                       lastChunk = (wanted.offset + wanted.length - 1) / CHUNK;
@@ -164,9 +194,15 @@ FetchedFile::Fetched FetchedFile::fetch(const Wanted& wanted, Purpose purpose, s
     }
     return client_->ask(chunk, count, purpose, deadline);
   };
+  std::uint64_t next = firstChunk;
+  if (ahead.has_value()) {
+    asked.push_back({firstChunk, 1, std::move(*ahead)});
+    ahead.reset();
+    next++;
+  }
   // Bytes come for one chunk at a time; what is to be kept only is asked for together.
   const std::uint32_t most = wanted.buffer == nullptr ? rpc::FetchRing::MOST_CHUNKS : 1;
-  for (std::uint64_t chunk = firstChunk; chunk <= lastChunk && fetched.error == 0 && !fetched.notKept;) {
+  for (std::uint64_t chunk = next; chunk <= lastChunk && fetched.error == 0 && !fetched.notKept;) {
     std::uint32_t count = 0;
     while (count < most && chunk + count <= lastChunk && map_.state(chunk + count) == FetchMap::State::absent)
       count++;

@@ -4,13 +4,16 @@
 // alone wait for the answer. A hole of the file says nothing: only the map does.
 #pragma once
 
+#include <array>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "rpc/fetch_map.h"
 #include "shard/source/fetch_client.h"
 #include "shard/source/page_source.h"
 #include "shard/source/raw_file.h"
+#include "threads/mutex.h"
 
 namespace faultline::shard {
 
@@ -31,6 +34,7 @@ class FetchedFile final : public PageSource {
   }
   std::optional<FileRange> plainRead(std::uint64_t offset, std::size_t length) const override;
   std::optional<std::string> whatChanged(std::uint64_t offset, std::size_t length) const override;
+  void willRead(std::uint64_t offset, std::size_t length) const override;
   Staged read(std::uint64_t offset, std::size_t length, void* buffer) const override;
   Staged readToPopulate(std::uint64_t offset, std::size_t length, void* buffer) const override;
   Staged readInPlace(std::uint64_t offset, std::size_t length) const override;
@@ -54,6 +58,7 @@ class FetchedFile final : public PageSource {
     bool notKept = false;  // a chunk is not, and there was no buffer
   };
   Staged readFor(Purpose purpose, std::uint64_t offset, std::size_t length, void* buffer) const;
+  std::optional<FetchClient::Asked> takeAhead(std::uint64_t chunk) const;
   Fetched fetch(const Wanted& wanted, Purpose purpose, std::uint64_t deadline) const;
 
   const std::shared_ptr<RawFile> file_;
@@ -61,6 +66,13 @@ class FetchedFile final : public PageSource {
   const std::shared_ptr<FetchClient> client_;
   const std::uint64_t patience_;
   const std::string name_;
+  // Questions that were asked before the reader thread had been woken that takes the answer. More have to wait for theirs.
+  struct Ahead {
+    std::uint64_t chunk = 0;
+    std::optional<FetchClient::Asked> question{};
+  };
+  mutable threads::Mutex mutex_;
+  mutable std::array<Ahead, 16> ahead_ GUARDED_BY(mutex_);
 };
 
 }  // namespace faultline::shard

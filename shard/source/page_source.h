@@ -77,6 +77,9 @@ class PageSource : public std::enable_shared_from_this<PageSource> {
   // The source that the range is to be read from: this one, or one that it is made of and that has all of the range.
   // Each has threads of its own.
   virtual const PageSource& readFrom(std::uint64_t, std::size_t) const { return *this; }
+  // A reader thread is about to be woken for a read() of the range, which readFrom() has named this source for: what can be
+  // asked of others without it is asked now.
+  virtual void willRead(std::uint64_t, std::size_t) const {}
   // Why the range may be read with another's bytes, for people: a file that it comes from has changed. To be asked after
   // the read. Nothing: it may not, or this kind of source does not look.
   virtual std::optional<std::string> whatChanged(std::uint64_t, std::size_t) const { return std::nullopt; }
