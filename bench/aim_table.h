@@ -64,6 +64,7 @@ void populationAims(AimTable& table);  // with the background population
 void holeAims(AimTable& table);        // holes of the source
 void layerAims(AimTable& table);       // stacks of layers
 void packedAims(AimTable& table);      // packed images, beside zstd itself
+void remoteAims(AimTable& table);      // memory that lies in Ceph, in S3, or on a web server
 void nbdAims(AimTable& table);         // memory that an NBD server has, beside libnbd itself
 void slowAims(AimTable& table);        // sources whose every read takes long
 void beforeAims(AimTable& table);      // one flat file, beside the build before

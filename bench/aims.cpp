@@ -48,6 +48,7 @@ class Aims : public AimTable {
     layerAims(*this);
     packedAims(*this);
     nbdAims(*this);
+    remoteAims(*this);
     slowAims(*this);
     beforeAims(*this);
     prefault();

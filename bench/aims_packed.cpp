@@ -20,7 +20,6 @@
 #include "bench/aim_table.h"
 #include "bench/bulk.h"
 #include "bench/fetched.h"
-#include "packed/file.h"
 #include "packed/image.h"
 
 namespace faultline::bench {
@@ -239,7 +238,7 @@ class PackedAims {
     us.reserve(order.size());
     for (const std::size_t index : order) {
       const packed::Frame at = image.table().frame(index);
-      packed::readAt(image.file(), image.name(), at.at, std::span(frame).first(at.packedBytes));
+      image.file().read(at.at, std::span(frame).first(at.packedBytes));
       us.push_back(1e6 * once(at, frame, content, *zstd));
     }
     return median(us);

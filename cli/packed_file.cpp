@@ -18,7 +18,7 @@ std::uint64_t bytesOf(int file) {
 }  // namespace
 
 bool isPacked(int file, const std::string& path) {
-  return packed::hasSeekTable(file, path, bytesOf(file));
+  return packed::hasSeekTable(packed::FileBytes(file, path, bytesOf(file)));
 }
 
 PackedFile packedFile(kj::AutoCloseFd file, const std::string& path) {

@@ -25,10 +25,10 @@ constexpr kj::Duration LIMIT = 20 * kj::SECONDS;
 
 SnapshotIdentity ask(int named, const std::string& uri) {
   auto io = kj::setupAsyncIo();
-  std::vector<std::string> arguments{"--nbd", "--log-level", "error"};
-  const rpc::SourceUri source = rpc::SourceUri::parse(uri);
-  for (const std::string& path : {source.keyFile, source.certificates})
-    if (!path.empty()) arguments.insert(arguments.end(), {"--readable", path});
+  rpc::FetcherRights rights;
+  rights.add(uri);
+  std::vector<std::string> arguments = rights.arguments();
+  arguments.insert(arguments.end(), {"--log-level", "error"});
   auto [ours, theirs] = rpc::streamPair();
   const process::ChildProcess child =
       process::startProcess(process::siblingExecutable("faultline-fetcher"), arguments, theirs.get());
@@ -41,7 +41,11 @@ SnapshotIdentity ask(int named, const std::string& uri) {
   request.setConnector(rpc::makeConnector(io, uri, -1));
   return request.send()
       .then([](auto response) {
-        return SnapshotIdentity{response.getFacts().getBytes(), response.getFacts().getIdentity()};
+        const std::uint64_t bytes = response.getFacts().getBytes();
+        auto source = response.getSource();
+        return source.fingerprintRequest().send().then([bytes, source = kj::mv(source)](auto answer) {
+          return SnapshotIdentity{bytes, answer.getFingerprint()};
+        });
       })
       .exclusiveJoin(io.provider->getTimer().afterDelay(LIMIT).then(
           []() -> SnapshotIdentity { rpc::refuse(rpc::Reason::BAD_SOURCE, "the server does not answer"); }))

@@ -87,7 +87,7 @@ bool isDisconnect(const kj::Exception& error) {
 }  // namespace
 
 struct Fetcher::Process {
-  Process(kj::AsyncIoContext& io, process::ChildProcess c, kj::AutoCloseFd socket, Rights has)
+  Process(kj::AsyncIoContext& io, process::ChildProcess c, kj::AutoCloseFd socket, rpc::FetcherRights has)
       : rights(std::move(has)),
         child(kj::mv(c)),
         exit(io.unixEventPort, child.pidfd.get(), kj::UnixEventPort::FdObserver::OBSERVE_READ),
@@ -99,7 +99,7 @@ struct Fetcher::Process {
     return exit.whenBecomesReadable().then([this] { return ended(); });
   }
 
-  const Rights rights;
+  const rpc::FetcherRights rights;
   process::ChildProcess child;
   kj::UnixEventPort::FdObserver exit;
   rpc::Connection connection;
@@ -115,16 +115,6 @@ Fetcher::~Fetcher() noexcept(false) = default;
 void Fetcher::begin(Inheritance& inherited) {
   former_ = inherited.take(KeptName::fetcher());
   if (former_.get() >= 0) process::sendSignal(former_.get(), SIGKILL);
-}
-
-// --- rights ---
-
-void Fetcher::Rights::add(const std::string& uri) {
-  if (uri.empty()) return;
-  const rpc::SourceUri source = rpc::SourceUri::parse(uri);
-  connections = true;
-  for (const std::string& path : {source.keyFile, source.certificates})
-    if (!path.empty()) readable.insert(path);
 }
 
 Fetcher::Key Fetcher::keyOf(const FetchedSource& source) {
@@ -180,9 +170,7 @@ kj::Promise<void> Fetcher::start() {
             std::to_string(hurries_ ? 0 : options_.fetchRate),
             "--log-level",
             options_.logLevel};
-        if (rights_.connections) arguments.emplace_back("--nbd");
-        for (const std::string& path : rights_.readable)
-          arguments.insert(arguments.end(), {"--readable", path});
+        for (std::string& argument : rights_.arguments()) arguments.push_back(std::move(argument));
         auto fresh = std::make_shared<Process>(
             io_,
             process::startProcess(process::siblingExecutable("faultline-fetcher"), arguments, theirs.get(),
@@ -328,6 +316,14 @@ kj::Promise<std::uint64_t> Fetcher::baseOf(const FetchedRef& source) {
   if (source->base != 0) return source->base;
   return askToOpen(source).then(
       [source](auto response) -> std::uint64_t { return source->base = response.getFacts().getBase(); });
+}
+
+kj::Promise<std::uint64_t> Fetcher::fingerprintOf(const FetchedRef& source) {
+  return askToOpen(source).then([](auto response) {
+    auto opened = response.getSource();
+    return opened.fingerprintRequest().send().then(
+        [opened](auto answer) -> std::uint64_t { return answer.getFingerprint(); });
+  });
 }
 
 kj::Promise<std::uint64_t> Fetcher::fingerprint(std::vector<kj::AutoCloseFd> layers, std::uint64_t base) {

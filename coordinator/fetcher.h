@@ -10,7 +10,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +22,7 @@
 #include "process/process.h"
 #include "rpc/connection.h"
 #include "rpc/control.capnp.h"
+#include "rpc/source_uri.h"
 
 namespace faultline::coordinator {
 
@@ -45,6 +45,8 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
 
   // The fingerprint of what a differential image lies over; of one that was taken over it is asked for.
   kj::Promise<std::uint64_t> baseOf(const FetchedRef& source);
+  // The fingerprint of what a server has. Waits for it.
+  kj::Promise<std::uint64_t> fingerprintOf(const FetchedRef& source);
   // The fingerprint of a stack of files, the top one first; or of such over a memory of fingerprint `base`, where that is not
   // 0. Refuses (badSource) where one cannot be read. The fetcher reads them.
   kj::Promise<std::uint64_t> fingerprint(std::vector<kj::AutoCloseFd> layers, std::uint64_t base);
@@ -66,14 +68,6 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
     std::string uri{};
     bool operator==(const Key&) const = default;
   };
-  // What a fetcher is started with: the rights that its sources want, and no others.
-  struct Rights {
-    bool connections = false;
-    std::set<std::string> readable{};  // keys, and directories of certificates
-    void add(const std::string& uri);
-    bool operator==(const Rights&) const = default;
-  };
-
   static Key keyOf(const FetchedSource& source);
   kj::Promise<void> running();
   void replace();
@@ -108,7 +102,7 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   std::uint64_t evicted_ = 0;
   std::vector<FetchedRef> sources_;
   std::vector<std::pair<Key, kj::ForkedPromise<FetchedRef>>> opening_;
-  Rights rights_;  // of all sources that there were
+  rpc::FetcherRights rights_;  // of all sources that there were
   bool makingRoom_ = false, hurries_ = false;
   kj::TaskSet tasks_;
 };

@@ -130,15 +130,19 @@ kj::Promise<SourceFiles> overTheirBases(Fetcher& fetcher, SourceFiles files, std
           files[index].fetched->knownBelow == identitiesBelow(files, index)))
     index++;
   if (index + 1 >= files.size()) return kj::mv(files);
-  // What a server has is known by a checksum of the same kind.
-  const FetchedRef& lowest = files.back().fetched;
+  const FetchedRef lowest = files.back().fetched;
   const bool served = lowest != nullptr && !lowest->uri.empty();
   std::vector<kj::AutoCloseFd> below;
   for (std::size_t i = index + 1; i + (served ? 1 : 0) < files.size(); i++)
     below.push_back(process::duplicate(files[i].get()));
   return fetcher.baseOf(files[index].fetched)
-      .then([&fetcher, below = std::move(below), base = served ? lowest->facts.identity : 0](
-                std::uint64_t) mutable { return fetcher.fingerprint(std::move(below), base); })
+      .then([&fetcher, served, lowest](std::uint64_t) -> kj::Promise<std::uint64_t> {
+        if (!served) return std::uint64_t{0};
+        return fetcher.fingerprintOf(lowest);
+      })
+      .then([&fetcher, below = std::move(below)](std::uint64_t base) mutable {
+        return fetcher.fingerprint(std::move(below), base);
+      })
       .then([&fetcher, files = kj::mv(files), names = std::move(names), index](std::uint64_t is) mutable {
         FetchedSource& layer = *files[index].fetched;
         if (is != layer.base)

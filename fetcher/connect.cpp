@@ -14,6 +14,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <variant>
 
 #include "rpc/source_connector.h"
 
@@ -85,17 +86,24 @@ kj::AutoCloseFd toHost(const std::string& host, const std::string& port) {
       return fd;
     }
     why = fd.get() < 0 && error == EAFNOSUPPORT
-              ? "this service may not use the network (RestrictAddressFamilies=, docs/nbd.md)"
+              ? "this service may not use the network (RestrictAddressFamilies=, docs/remote.md)"
               : std::string(std::strerror(error)) + "; is the server running?";
   }
   throw std::runtime_error("host " + host + ", port " + port + ": " + why);
+}
+
+kj::AutoCloseFd to(const rpc::SourceUri& uri) {
+  if (const auto* server = std::get_if<rpc::NbdUri>(&uri.of))
+    return server->host.empty() ? toSocket(server->socket) : toHost(server->host, server->port);
+  if (const auto* object = std::get_if<rpc::ObjectUri>(&uri.of)) return toHost(object->host, object->port);
+  throw std::runtime_error("Ceph's library makes its own connections");
 }
 
 }  // namespace
 
 int connectFor(const rpc::SourceUri& uri, int channel) {
   try {
-    const kj::AutoCloseFd fd = uri.host.empty() ? toSocket(uri.socket) : toHost(uri.host, uri.port);
+    const kj::AutoCloseFd fd = to(uri);
     rpc::sendConnection(channel, fd.get());
     return 0;
   } catch (const std::exception& error) {

@@ -31,6 +31,9 @@ class Engine {
   virtual ~Engine() noexcept(false) = default;  // KJ's fds may throw
   virtual const char* name() const = 0;         // of the kind, for people and metrics
   virtual Facts facts() const = 0;
+  // What a file with these bytes has: `faultline info` shows it, and a differential image names its base by it. Reads samples.
+  // Throws std::system_error. Waits for the store. Some have it for their identity.
+  virtual std::uint64_t fingerprint() const { return facts().identity; }
   virtual void forEachKnown(const std::function<void(Range, Known)>& use) const = 0;
   // What one read should bring where the chunk at [begin, end) is wanted: it contains that.
   virtual Range unitOf(Range chunk) const = 0;

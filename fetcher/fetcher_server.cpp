@@ -7,10 +7,16 @@
 #include <stdexcept>
 #include <thread>
 #include <utility>
+#include <variant>
 
 #include "fetcher/fingerprint.h"
+#include "fetcher/http_engine.h"
+#include "fetcher/http_object.h"
 #include "fetcher/nbd_engine.h"
 #include "fetcher/packed_engine.h"
+#include "fetcher/packed_object.h"
+#include "fetcher/rbd_engine.h"
+#include "fetcher/s3_keys.h"
 #include "packed/error.h"
 #include "process/build.h"
 #include "process/file_identity.h"
@@ -19,6 +25,7 @@
 #include "rpc/fd.h"
 #include "rpc/named_source.h"
 #include "rpc/refusal.h"
+#include "rpc/source_uri.h"
 
 namespace faultline::fetcher {
 
@@ -64,15 +71,47 @@ class Door {
   mutable kj::Maybe<rpc::Connector::Client> connector_;  // the loop's
 };
 
+// An object, packed or plain. Waits. Throws std::exception for people.
+std::shared_ptr<const Engine> objectEngine(State& state, const rpc::ObjectUri& uri,
+                                           const std::shared_ptr<const Door>& door) {
+  EngineCounters& counters = state.counters.engines.at("http");
+  const auto object = std::make_shared<const HttpObject>(
+      uri,
+      HttpWays{[door] { return door->connect(); }, [profile = uri.profile] { return s3Keys(profile); },
+               state.authorities},
+      state.patience, counters);
+  EngineCounters unseen;
+  if (!packed::hasSeekTable(PackedObject(object, unseen))) return std::make_shared<HttpEngine>(object);
+  auto engine = std::make_shared<PackedEngine>(std::make_shared<const PackedObject>(object, counters),
+                                               HTTP_GRAIN, HTTP_DEPTH);
+  if (engine->facts().differential)
+    throw std::runtime_error(
+        "source " + uri.text +
+        " is a differential image: a server has the lowest layer alone; copy it to a file");
+  return engine;
+}
+
 // Waits. Throws std::exception for people.
 std::shared_ptr<const Engine> engineFor(State& state, kj::AutoCloseFd file, const std::string& name,
                                         const std::shared_ptr<const Door>& door) {
-  const auto uri = rpc::uriOf(file.get());
-  if (!uri.has_value()) return std::make_shared<PackedEngine>(kj::mv(file), name);
-  if (rpc::SourceUri::parse(*uri).tls && !state.whyNoFiles.empty())
-    throw std::runtime_error("source " + *uri + " cannot be used: " + state.whyNoFiles);
+  const auto text = rpc::uriOf(file.get());
+  if (!text.has_value()) return std::make_shared<PackedEngine>(kj::mv(file), name);
+  const rpc::SourceUri uri = rpc::SourceUri::parse(*text);
+  const auto requireFiles = [&](bool wanted) {
+    if (wanted && !state.whyNoFiles.empty())
+      throw std::runtime_error("source " + *text + " cannot be used: " + state.whyNoFiles);
+  };
+  if (const auto* object = std::get_if<rpc::ObjectUri>(&uri.of)) {
+    requireFiles(object->tls);
+    return objectEngine(state, *object, door);
+  }
+  if (const auto* image = std::get_if<rpc::RbdUri>(&uri.of)) {
+    requireFiles(true);
+    return std::make_shared<RbdEngine>(*image, state.patience, state.counters.engines.at("rbd"));
+  }
+  requireFiles(std::get<rpc::NbdUri>(uri.of).tls);
   return std::make_shared<NbdEngine>(
-      *uri, [door] { return door->connect(); }, state.patience, state.counters.engines.at("nbd"));
+      *text, [door] { return door->connect(); }, state.patience, state.counters.engines.at("nbd"));
 }
 
 class PrefetchServer final : public rpc::Answering<rpc::Prefetch> {
@@ -126,6 +165,22 @@ class FetchedSourceServer final : public rpc::Answering<rpc::FetchedSource> {
     for (auto range : context.getParams().getRanges()) ranges.push_back({range.getBegin(), range.getEnd()});
     context.getResults().setPrefetch(kj::heap<PrefetchServer>(served_, std::move(ranges)));
     return kj::READY_NOW;
+  }
+
+  kj::Promise<void> fingerprint(FingerprintContext context) override {
+    auto value = std::make_shared<std::uint64_t>(0);
+    auto refused = std::make_shared<std::string>();
+    return inOwnThread([engine = engine_, value, refused] {
+             try {
+               *value = engine->fingerprint();
+             } catch (const std::exception& error) {
+               *refused = error.what();
+             }
+           })
+        .then([value, refused, context]() mutable {
+          if (!refused->empty()) rpc::refuse(rpc::Reason::BAD_SOURCE, *refused);
+          context.getResults().setFingerprint(*value);
+        });
   }
 
  private:

@@ -16,9 +16,11 @@ namespace faultline::fetcher {
 struct State {
   // `limit`: bytes that caches may take. `fetchRate`: bytes a second of what no fault waits for; 0: any. `wait`: ns that a server may leave a read unanswered. `noFiles`: why no key can be
   // read; empty: it can.
-  State(std::uint64_t limit, std::uint64_t fetchRate, std::uint64_t wait, std::string noFiles)
-      : budget(limit), patience(wait), whyNoFiles(std::move(noFiles)) {
-    for (const char* engine : {"packed", "nbd"}) counters.engines[engine];
+  // `trusted`: a file of certificates.
+  State(std::uint64_t limit, std::uint64_t fetchRate, std::uint64_t wait, std::string noFiles,
+        std::string trusted)
+      : budget(limit), patience(wait), whyNoFiles(std::move(noFiles)), authorities(std::move(trusted)) {
+    for (const char* engine : {"packed", "nbd", "http", "rbd"}) counters.engines[engine];
     rate.limit(fetchRate);
   }
   Budget budget;
@@ -26,6 +28,7 @@ struct State {
   Counters counters;
   const std::uint64_t patience;
   const std::string whyNoFiles;
+  const std::string authorities;
 };
 
 // `state` must live as long as the process. Loop thread.

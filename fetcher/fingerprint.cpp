@@ -16,7 +16,7 @@ std::uint64_t fingerprintOf(kj::ArrayPtr<const kj::AutoCloseFd> layers, std::uin
   std::vector<std::unique_ptr<image::LayerContent>> contents;
   for (const kj::AutoCloseFd& layer : layers) {
     const std::uint64_t bytes = process::contentBytes(layer.get()).value_or(0);
-    if (packed::hasSeekTable(layer.get(), NAME, bytes)) {
+    if (packed::hasSeekTable(packed::FileBytes(layer.get(), NAME, bytes))) {
       images.push_back(std::make_unique<packed::Image>(layer.get(), NAME, bytes));
       contents.push_back(std::make_unique<packed::PackedContent>(*images.back()));
     } else {

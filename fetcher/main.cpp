@@ -9,13 +9,19 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <string>
 #include <system_error>
 #include <utility>
 
+#include "fetcher/certificate_authorities.h"
 #include "fetcher/connect.h"
+#include "fetcher/curl_library.h"
 #include "fetcher/fetcher_server.h"
 #include "fetcher/nbd_library.h"
+#include "fetcher/rbd_files.h"
+#include "fetcher/rbd_library.h"
+#include "fetcher/s3_keys.h"
 #include "fetcher/sandbox.h"
 #include "process/log.h"
 #include "process/message.h"
@@ -29,7 +35,7 @@ using namespace faultline;
 struct Options {
   std::uint64_t cacheLimit = 0, fetchRate = 0, patienceMs = 30'000;
   std::string connect, logLevel = "info";
-  fetcher::Rights rights;
+  rpc::FetcherRights kinds;
 };
 
 // Why no key or certificate can be read; empty: those can that are named.
@@ -43,22 +49,44 @@ std::string whyNoFence(const fetcher::Rights& rights) {
 }
 
 // Before there is a filter; what is missing is told to those who want it.
-void loadNbd() {
+template <typename Library>
+void load() {
   try {
-    fetcher::NbdLibrary::load();
+    Library::load();
   } catch (const std::runtime_error& error) {
     spdlog::warn("{}", error.what());
   }
 }
 
-void serve(const Options& options, std::string whyNoFiles) {
+void loadLibraries(const rpc::FetcherRights& kinds) {
+  if (kinds.nbd) load<fetcher::NbdLibrary>();
+  if (kinds.http) load<fetcher::CurlLibrary>();
+  if (kinds.rbd) load<fetcher::RbdLibrary>();
+}
+
+fetcher::Rights rightsFor(const rpc::FetcherRights& kinds) {
+  fetcher::Rights rights{kinds.nbd || kinds.http, kinds.rbd, {kinds.readable.begin(), kinds.readable.end()}};
+  const auto read = [&rights](const std::string& path) {
+    if (!path.empty()) rights.readable.push_back(path);
+  };
+  if (kinds.http) {
+    read(fetcher::certificateAuthorities());
+    // Its folder: who replaces keys puts another file in that one's place.
+    read(std::filesystem::path(fetcher::s3KeyFile()).parent_path());
+  }
+  if (kinds.rbd)
+    for (const std::string& path : fetcher::rbdFiles()) read(path);
+  return rights;
+}
+
+void serve(const Options& options, const fetcher::Rights& rights, std::string whyNoFiles) {
   auto io = kj::setupAsyncIo();
   // Threads that wait for a store outlive the loop.
   auto& state = *new fetcher::State(options.cacheLimit, options.fetchRate, options.patienceMs * 1'000'000,
-                                    std::move(whyNoFiles));
+                                    std::move(whyNoFiles), fetcher::certificateAuthorities());
   auto stream = io.lowLevelProvider->wrapUnixSocketFd(kj::AutoCloseFd(process::CHANNEL_FD));
-  const bool fenced = !options.rights.readable.empty() && state.whyNoFiles.empty();
-  if (!fetcher::enterSandbox(options.rights, fenced)) spdlog::debug("this build has no system call filter");
+  const bool fenced = !rights.readable.empty() && state.whyNoFiles.empty();
+  if (!fetcher::enterSandbox(rights, fenced)) spdlog::debug("this build has no system call filter");
   capnp::TwoPartyServer server(fetcher::makeFetcherServer(state));
   server.accept(*stream, rpc::MAX_FDS).wait(io.waitScope);
 }
@@ -70,14 +98,18 @@ int main(int argc, char** argv) {
       "faultline-fetcher fetches sources for a faultline coordinator, which starts it. It is not run by "
       "hand."};
   Options options;
+  std::vector<std::string> readable;
   app.add_option("--cache-limit", options.cacheLimit, "Bytes that what is kept may take");
   app.add_option("--fetch-rate", options.fetchRate, "Bytes a second of what no fault waits for; 0: any");
   app.add_option("--patience-ms", options.patienceMs, "How long a server may leave a read unanswered");
-  app.add_flag("--nbd", options.rights.connections, "NBD servers are asked");
-  app.add_option("--readable", options.rights.readable, "A key, or a directory of certificates (repeatable)");
+  app.add_flag("--nbd", options.kinds.nbd, "NBD servers are asked");
+  app.add_flag("--http", options.kinds.http, "Servers of objects are asked");
+  app.add_flag("--rbd", options.kinds.rbd, "Ceph clusters are asked");
+  app.add_option("--readable", readable, "A key, or a directory of certificates (repeatable)");
   app.add_option("--connect", options.connect, "Connect to the server of this source, and end");
   app.add_option("--log-level", options.logLevel, "trace, debug, info, warn, error");
   CLI11_PARSE(app, argc, argv);
+  options.kinds.readable = {readable.begin(), readable.end()};
   process::nameProcess("faultline-fetcher");
   spdlog::set_level(spdlog::level::from_str(options.logLevel));
   int code = 0;
@@ -85,11 +117,12 @@ int main(int argc, char** argv) {
     fetcher::dropCapabilities();  // before the log, which has a thread
     if (!options.connect.empty())
       return fetcher::connectFor(rpc::SourceUri::parse(options.connect), process::CHANNEL_FD);
-    if (options.rights.connections) loadNbd();
-    std::string whyNoFiles = whyNoFence(options.rights);
+    loadLibraries(options.kinds);
+    const fetcher::Rights rights = rightsFor(options.kinds);
+    std::string whyNoFiles = whyNoFence(rights);
     process::setUpLog("fetcher", process::LogStream::out);
     process::keepMemoryPrivate();
-    serve(options, std::move(whyNoFiles));
+    serve(options, rights, std::move(whyNoFiles));
   } catch (const kj::Exception& error) {
     // That the coordinator is killed is how this usually ends.
     if (error.getType() != kj::Exception::Type::DISCONNECTED) {

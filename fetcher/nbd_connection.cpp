@@ -67,7 +67,7 @@ std::string NbdConnection::error() const {
   return text == nullptr ? "no reason is known" : process::plainText(text);
 }
 
-NbdConnection::NbdConnection(const NbdLibrary& library, const rpc::SourceUri& uri, kj::AutoCloseFd socket,
+NbdConnection::NbdConnection(const NbdLibrary& library, const rpc::NbdUri& uri, kj::AutoCloseFd socket,
                              std::uint64_t deadline)
     : library_(library), handle_(library.create()) {
   if (handle_ == nullptr) throw NbdFailure("libnbd: " + error());

@@ -16,7 +16,7 @@
 
 #include "fetcher/engine.h"
 #include "fetcher/nbd_library.h"
-#include "rpc/source_uri.h"
+#include "rpc/nbd_uri.h"
 
 namespace faultline::fetcher {
 
@@ -50,7 +50,7 @@ struct NbdRead {
 class NbdConnection {
  public:
   // Has the export opened over `socket`, which is connected. Waits until `deadline` (ns, CLOCK_MONOTONIC). Throws NbdFailure.
-  NbdConnection(const NbdLibrary& library, const rpc::SourceUri& uri, kj::AutoCloseFd socket,
+  NbdConnection(const NbdLibrary& library, const rpc::NbdUri& uri, kj::AutoCloseFd socket,
                 std::uint64_t deadline);
   ~NbdConnection();
   NbdConnection(const NbdConnection&) = delete;

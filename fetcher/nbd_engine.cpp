@@ -49,7 +49,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
  public:
   State(const std::string& uri, Connect connect, std::uint64_t patience, EngineCounters& counters)
       : uriText_(uri),
-        uri_(rpc::SourceUri::parse(uri)),
+        uri_(rpc::NbdUri::parse(uri)),
         connect_(std::move(connect)),
         patience_(patience),
         counters_(counters),
@@ -477,7 +477,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   }
 
   const std::string uriText_;
-  const rpc::SourceUri uri_;
+  const rpc::NbdUri uri_;
   const Connect connect_;
   const std::uint64_t patience_;
   EngineCounters& counters_;

@@ -15,7 +15,7 @@
 
 #include "fetcher/engine.h"
 #include "fetcher/engine_counters.h"
-#include "rpc/source_uri.h"
+#include "rpc/nbd_uri.h"
 
 namespace faultline::fetcher {
 

@@ -1,4 +1,5 @@
-// Packed images: the bytes come out of frames, each of which is checked before a byte of it is used.
+// Packed images: the bytes come out of frames, each of which is checked before a byte of it is used. The file may be of this
+// host, or an object of a server.
 #pragma once
 
 #include <kj/io.h>
@@ -15,21 +16,28 @@ class PackedEngine final : public Engine {
  public:
   // `file`: open for reading. Throws packed::Refused and std::system_error, naming the file. Waits for the file.
   PackedEngine(kj::AutoCloseFd file, const std::string& name);
+  // `grain`: bytes of `file` that a read should bring at least, where its neighbours have as many. `depth`: threads that may
+  // read at once. Throws as above.
+  PackedEngine(std::shared_ptr<const packed::Bytes> file, std::uint64_t grain, unsigned depth);
 
   const char* name() const override { return "packed"; }
   Facts facts() const override;
+  std::uint64_t fingerprint() const override;
   void forEachKnown(const std::function<void(Range, Known)>& use) const override;
   Range unitOf(Range chunk) const override;
   int read(Range units, std::span<std::byte> to) const override;
-  unsigned depth() const override;
-  // As many as there are CPUs: to unpack takes one.
-  unsigned background() const override { return std::max(1u, depth() / 2); }
+  unsigned depth() const override { return depth_; }
+  // As many as there are CPUs: to unpack takes one. Where the file is far, most of them wait.
+  unsigned background() const override { return std::max(1u, grain_ == 0 ? depth_ / 2 : depth_ * 3 / 4); }
   // What is written at once is in the page cache in large pieces.
   std::uint64_t piece() const override { return 2u << 20; }
 
  private:
-  const kj::AutoCloseFd file_;
+  bool together(std::size_t frame, std::size_t next) const;
+
   const packed::Image image_;
+  const std::uint64_t grain_;
+  const unsigned depth_;
 };
 
 }  // namespace faultline::fetcher

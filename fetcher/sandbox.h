@@ -11,6 +11,7 @@ namespace faultline::fetcher {
 // What sources want beside files that are handed over. A fetcher without such sources has none of it.
 struct Rights {
   bool connections = false;             // to send and receive on sockets that it is handed
+  bool network = false;                 // to make sockets of its own: Ceph's library knows no other way
   std::vector<std::string> readable{};  // keys and certificates: files, and directories of them
 };
 

@@ -18,10 +18,10 @@ set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION admin)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_COMPRESSION_TYPE xz)
-# Loaded when an NBD server is asked: a host without such sources needs none.
+# Loaded when such a server is asked: a host without such sources needs none.
 set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "libnbd0")
-# For the C++ library, and for the clients of the JSON door.
-set(CPACK_DEBIAN_PACKAGE_SUGGESTS "libcapnp-dev, python3, nodejs, curl")
+# As those, for fewer hosts; for the C++ library; and for the clients of the JSON door.
+set(CPACK_DEBIAN_PACKAGE_SUGGESTS "libcurl4, librbd1, libcapnp-dev, python3, nodejs, curl")
 # Reloads systemd's units. Starts and restarts nothing: when a new build takes over is the operator's to say
 # (faultline upgrade), and until then a running service stays with the one that it was started from.
 set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA

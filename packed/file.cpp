@@ -5,6 +5,8 @@
 #include <cerrno>
 #include <system_error>
 
+#include "packed/bytes.h"
+
 namespace faultline::packed {
 
 namespace {
@@ -25,6 +27,10 @@ void readAt(int file, const std::string& name, std::uint64_t offset, std::span<s
     to = to.subspan(static_cast<std::size_t>(got));
     offset += static_cast<std::uint64_t>(got);
   }
+}
+
+void FileBytes::read(std::uint64_t offset, std::span<std::byte> to) const {
+  readAt(file_, name_, offset, to);
 }
 
 void writeAt(int file, const std::string& name, std::uint64_t offset, std::span<const std::byte> bytes) {

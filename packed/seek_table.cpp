@@ -8,7 +8,6 @@
 
 #include "packed/checksum.h"
 #include "packed/error.h"
-#include "packed/file.h"
 #include "packed/layer_map.h"
 #include "packed/little_endian.h"
 
@@ -38,17 +37,17 @@ struct Footer {
   std::uint8_t descriptor;
 };
 
-Footer footerOf(int file, const std::string& name, std::uint64_t fileBytes) {
+Footer footerOf(const Bytes& file) {
   std::array<std::byte, FOOTER> bytes{};
-  readAt(file, name, fileBytes - FOOTER, bytes);
+  file.read(file.size() - FOOTER, bytes);
   return {numberAt<std::uint32_t>(bytes, 0), numberAt<std::uint32_t>(bytes, 5),
           std::to_integer<std::uint8_t>(bytes[4])};
 }
 
 // Tells what a file without a table is instead, as far as its first bytes tell.
-std::string whatItIs(int file, const std::string& name, std::uint64_t fileBytes) {
+std::string whatItIs(const Bytes& file) {
   std::array<std::byte, 4> first{};
-  if (fileBytes >= first.size()) readAt(file, name, 0, first);
+  if (file.size() >= first.size()) file.read(0, first);
   const auto magic = numberAt<std::uint32_t>(first, 0);
   if (magic == PZSTD_FRAME)
     return std::string("it was written by pzstd, whose files have no table by which a page could be found") +
@@ -60,19 +59,18 @@ std::string whatItIs(int file, const std::string& name, std::uint64_t fileBytes)
 
 }  // namespace
 
-bool hasSeekTable(int file, const std::string& name, std::uint64_t fileBytes) {
-  return fileBytes >= HEADER + FOOTER && footerOf(file, name, fileBytes).magic == FOOTER_MAGIC;
+bool hasSeekTable(const Bytes& file) {
+  return file.size() >= HEADER + FOOTER && footerOf(file).magic == FOOTER_MAGIC;
 }
 
 // Reads one table.
 class SeekTable::Reading {
  public:
-  Reading(SeekTable& table, int file, const std::string& name, std::uint64_t fileBytes)
-      : table_(table), file_(file), name_(name), fileBytes_(fileBytes) {}
+  Reading(SeekTable& table, const Bytes& file) : table_(table), file_(file) {}
 
   void run() {
-    if (!hasSeekTable(file_, name_, fileBytes_)) refuse(whatItIs(file_, name_, fileBytes_));
-    const Footer footer = footerOf(file_, name_, fileBytes_);
+    if (!hasSeekTable(file_)) refuse(whatItIs(file_));
+    const Footer footer = footerOf(file_);
     if ((footer.descriptor & RESERVED) != 0)
       refuse("its table has bits set that are reserved (" + text(footer.descriptor) + ")" + DAMAGED);
     const bool checksums = (footer.descriptor & CHECKSUMS) != 0;
@@ -87,7 +85,7 @@ class SeekTable::Reading {
 
  private:
   [[noreturn]] void refuse(const std::string& why) const {
-    throw Refused(name_ + " can't be used as a packed image: " + why);
+    throw Refused(file_.name() + " can't be used as a packed image: " + why);
   }
 
   // Finds where the table begins, if the file has room for it.
@@ -96,12 +94,12 @@ class SeekTable::Reading {
       refuse("its table has " + text(frames) + " frames, and at most " + text(MOST_FRAMES) + " are taken" +
              DAMAGED);
     const std::uint64_t content = frames * entry + FOOTER;
-    if (HEADER + content > fileBytes_)
-      refuse("its table has " + text(frames) + " frames, for which the file's " + text(fileBytes_) +
+    if (HEADER + content > file_.size())
+      refuse("its table has " + text(frames) + " frames, for which the file's " + text(file_.size()) +
              " bytes have no room" + DAMAGED);
-    tableAt_ = fileBytes_ - content - HEADER;
+    tableAt_ = file_.size() - content - HEADER;
     std::array<std::byte, HEADER> header{};
-    readAt(file_, name_, tableAt_, header);
+    file_.read(tableAt_, header);
     if (numberAt<std::uint32_t>(header, 0) != TABLE_FRAME || numberAt<std::uint32_t>(header, 4) != content)
       refuse("no table begins at offset " + text(tableAt_) + ", where one of " + text(frames) +
              " frames would" + DAMAGED);
@@ -113,7 +111,7 @@ class SeekTable::Reading {
     RunningHash hash;
     for (std::uint32_t first = 0; first < frames; first += AT_ONCE) {
       const std::span<std::byte> some = std::span(piece).first(ENTRY * std::min(frames - first, AT_ONCE));
-      readAt(file_, name_, tableAt_ + HEADER + first * ENTRY, some);
+      file_.read(tableAt_ + HEADER + first * ENTRY, some);
       hash.add(some);
       for (std::size_t i = 0; i < some.size() / ENTRY; i++) {
         number_ = first + i;
@@ -162,15 +160,13 @@ class SeekTable::Reading {
   }
 
   SeekTable& table_;
-  const int file_;
-  const std::string& name_;
-  const std::uint64_t fileBytes_;
+  const Bytes& file_;
   std::uint64_t tableAt_ = 0, at_ = 0;  // at: of the frame that is being looked at
   std::uint64_t number_ = 0;            // number of that frame
 };
 
-SeekTable::SeekTable(int file, const std::string& name, std::uint64_t fileBytes) {
-  Reading(*this, file, name, fileBytes).run();
+SeekTable::SeekTable(const Bytes& file) {
+  Reading(*this, file).run();
 }
 
 Frame SeekTable::frame(std::size_t index) const {

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "packed/bytes.h"
+
 namespace faultline::packed {
 
 // A larger frame is refused: a page would wait for all of it.
@@ -34,9 +36,9 @@ class SeekTable {
   // Reads the table of a file of `fileBytes` and checks every entry. Frames follow each other without a gap and end
   // where the table begins; each has a checksum; each but the last has whole pages of 4096 bytes; none has more than
   // LARGEST_FRAME, nor more than its packed bytes can hold. Any bytes may come; memory is in proportion to what the file
-  // really has. `file`: borrowed. Throws Refused, naming file, value and way out; std::system_error where the file
-  // cannot be read. Waits for the file.
-  SeekTable(int file, const std::string& name, std::uint64_t fileBytes);
+  // really has. Throws Refused, naming file, value and way out; std::system_error where the file cannot be read. Waits for
+  // the file.
+  explicit SeekTable(const Bytes& file);
 
   std::uint64_t bytes() const { return content_; }  // image's size
   std::size_t frames() const { return entries_.size(); }
@@ -63,8 +65,8 @@ class SeekTable {
   std::uint32_t largestPacked_ = 0, largest_ = 0;
 };
 
-// Whether the file ends as one with a seek table does. `file`: borrowed. Throws std::system_error. Waits for the file.
-bool hasSeekTable(int file, const std::string& name, std::uint64_t fileBytes);
+// Whether the file ends as one with a seek table does. Throws std::system_error. Waits for the file.
+bool hasSeekTable(const Bytes& file);
 
 // Makes a table, entry by entry in the order of the frames.
 class SeekTableWriter {

@@ -17,7 +17,7 @@ struct FetcherStats {
 
 struct SourceFacts {
   bytes @0 :UInt64;          # of the image
-  identity @1 :UInt64;       # of its content
+  identity @1 :UInt64;       # two sources whose identities differ may have different bytes
   differential @2 :Bool;     # it lies over another
   base @3 :UInt64;           # fingerprint of what that is; 0 where it does not
 }
@@ -39,6 +39,8 @@ interface FetchedSource {
   prefetch @1 (ranges :List(ByteRange)) -> (prefetch :Prefetch);
   # Fetches what is not there of `ranges`, in their order, beside what is asked for; what lies past the end is left out.
   # Returns at once. After serve.
+  fingerprint @2 () -> (fingerprint :UInt64);
+  # What a file with these bytes has (image/sampled_checksum.h). Reads samples.
 }
 
 interface Connector {

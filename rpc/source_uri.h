@@ -1,34 +1,37 @@
-// The URI of a source that a server has, as people and programs name it: what is allowed in one, and what it says.
+// The URI of a source that is no file of this host, as people and programs name it.
 #pragma once
 
-#include <cstdint>
-#include <stdexcept>
+#include <set>
 #include <string>
+#include <variant>
+#include <vector>
+
+#include "rpc/nbd_uri.h"
+#include "rpc/object_uri.h"
+#include "rpc/rbd_uri.h"
 
 namespace faultline::rpc {
 
-// For people: what is wrong with a URI, and the way out.
-struct BadUri : std::invalid_argument {
-  using std::invalid_argument::invalid_argument;
-};
-
-// An export of an NBD server. Any thread.
-//
-//   nbd://HOST[:PORT]/EXPORT        nbd+unix:///EXPORT?socket=/PATH
-//   nbds://USER@HOST[:PORT]/EXPORT  nbds+unix://USER@/EXPORT?socket=/PATH   (TLS: &tls-psk-file=/PATH, or
-//                                                                            &tls-certificates=/DIRECTORY)
+// Any thread.
 struct SourceUri {
-  bool tls = false;
-  std::string host, port;  // empty: a Unix socket
-  std::string socket;      // its path, absolute
-  std::string exportName;  // may be empty: the server's default
-  // Of TLS. One of the two files is set; `user`: whose key it is, of a key file.
-  std::string user, keyFile, certificates;
+  std::variant<NbdUri, ObjectUri, RbdUri> of;
 
   // Throws BadUri. Whatever is not known is refused: a URI comes from others, and libraries know schemes that start programs.
   static SourceUri parse(const std::string& text);
   // Whether a name is meant as a URI, not as a path.
   static bool isMeant(const std::string& name);
+};
+
+// What a fetcher has to be started with, so that it has the rights that its sources want, and no others.
+struct FetcherRights {
+  bool nbd = false, http = false, rbd = false;
+  std::set<std::string> readable{};  // keys, and directories of certificates
+
+  // Those of a source. `uri`: empty: it is a file. Throws BadUri.
+  void add(const std::string& uri);
+  // For the command line of faultline-fetcher.
+  std::vector<std::string> arguments() const;
+  bool operator==(const FetcherRights&) const = default;
 };
 
 }  // namespace faultline::rpc

@@ -18,6 +18,7 @@
 #include "process/clock.h"
 #include "tests/fetcher/packed_source.h"
 #include "tests/nbd/nbd_server.h"
+#include "tests/remote/servers.h"
 #include "tests/support/image.h"
 #include "tests/support/server.h"
 #include "tests/support/stack.h"
@@ -129,15 +130,19 @@ std::uint64_t quantile(std::vector<std::uint64_t>& values, double fraction) {
 struct Options {
   std::uint64_t seed = 1;
   unsigned kills = 50, targets = 3, shards = 3, threads = 2;
-  bool layers = false, packed = false, nbd = false;
+  bool layers = false, packed = false, nbd = false, rbd = false;
   std::uint64_t mib =
       0;  // 0: 16, or of what is fetched 64, of which more has to be fetched than is touched soon
 
-  bool fetched() const { return packed || nbd; }
+  bool fetched() const { return packed || nbd || rbd; }
 };
 
 std::string sourceOf(const Options& options) {
-  return options.nbd ? " --nbd" : options.packed ? " --packed" : options.layers ? " --layers" : "";
+  return options.rbd      ? " --rbd"
+         : options.nbd    ? " --nbd"
+         : options.packed ? " --packed"
+         : options.layers ? " --layers"
+                          : "";
 }
 
 // Asks for a background population that the kill may catch in the middle.
@@ -159,6 +164,7 @@ int run(const Options& options) {
   std::optional<Image> flat;
   std::optional<PackedSource> packed;
   std::optional<NbdServer> nbd;
+  std::optional<RbdImage> rbd;
   ServerOptions served{.shards = options.shards, .workers = 2, .lockDeadlineMs = 250, .watchdogMs = 2000};
   if (options.packed) {
     stack = Stack::random(options.mib << 20, options.seed);
@@ -167,11 +173,13 @@ int run(const Options& options) {
     served.more = packed->over();
     // Less than there is: some chunks are found in the cache, others are fetched each time.
     served.more.insert(served.more.end(), {"--cache-size", "4M"});
-  } else if (options.nbd) {
+  } else if (options.nbd || options.rbd) {
     stack = Stack::random(options.mib << 20, options.seed);
-    nbd.emplace(NbdServer::ofFile(stack->lowest().path()));
     std::vector<std::string> paths = stack->paths();
-    paths.back() = nbd->uri();
+    if (options.nbd)
+      paths.back() = nbd.emplace(NbdServer::ofFile(stack->lowest().path())).uri();
+    else
+      paths.back() = rbd.emplace(stack->lowest()).uri();
     served.memory = paths.front();
     for (std::size_t i = 1; i < paths.size(); i++)
       served.more.insert(served.more.end(), {"--over", paths[i]});
@@ -215,6 +223,8 @@ int run(const Options& options) {
     const bool shard = what >= 3;
     const bool fetcher = options.fetched() && random() % 2 == 0;
     const bool nbdServer = options.nbd && random() % 3 == 0;
+    // It takes some seconds to come back.
+    const bool osd = options.rbd && random() % 20 == 0;
     // Everything may be in motion, so pids are asked for each time; a shard that is down just now has none.
     std::vector<pid_t> victims;
     for (bool asked = false; !asked;) {
@@ -236,6 +246,11 @@ int run(const Options& options) {
     const std::uint64_t killed = process::nowNs();
     for (auto& driver : drivers) driver->watch(killed, shard ? index : Driver::ANY);
     for (const pid_t pid : victims) ::kill(pid, SIGKILL);
+    if (osd) {
+      CephCluster::killOsd();
+      CephCluster::startOsd();
+      servers++;
+    }
     if (nbdServer) {
       nbd->kill();
       nbd->start();
@@ -278,7 +293,9 @@ int run(const Options& options) {
          static_cast<unsigned long long>(options.mib));
   if (stack.has_value()) printf("  a stack of %u layers\n", stack->layers());
   if (options.packed) printf("  packed; %u fetchers killed as well\n", fetchers);
-  if (options.nbd) printf("  over nbdkit; %u fetchers and %u servers killed as well\n", fetchers, servers);
+  if (options.nbd || options.rbd)
+    printf("  over %s; %u fetchers and %u servers killed as well\n", options.nbd ? "nbdkit" : "Ceph RBD",
+           fetchers, servers);
   printf("  touches %llu, removals %llu\n", static_cast<unsigned long long>(faults),
          static_cast<unsigned long long>(removals));
   row("kill of a shard to an answer", afterShard);
@@ -302,8 +319,14 @@ int main(int argc, char** argv) {
   app.add_flag("--layers", options.layers, "Restore from a stack of layers, 2 to 32 by the seed");
   app.add_flag("--packed", options.packed, "Of packed layers; kills the fetcher as well");
   app.add_flag("--nbd", options.nbd, "Of layers over a real nbdkit; kills that and the fetcher as well");
+  app.add_flag("--rbd", options.rbd,
+               "Of layers over RBD, of the cluster in FAULTLINE_CEPH; kills its OSD and the fetcher as well");
   app.add_option("--mib", options.mib, "Memory of each target");
   CLI11_PARSE(app, argc, argv);
+  if (const std::string why = options.rbd ? CephCluster::whyNot() : ""; !why.empty()) {
+    printf("skipped: %s\n", why.c_str());
+    return 77;
+  }
   if (options.mib == 0) options.mib = options.fetched() ? 64 : 16;
   return run(options);
 }

@@ -226,7 +226,7 @@ TEST(SeekTable, AHugeTableOfNothingIsRefusedAtItsFirstFrame) {
 TEST(SeekTable, HasAHashOfAllThatItSays) {
   const auto hashOf = [](const std::vector<MadeFrame>& frames) {
     const MemoryFile file(fileOf(frames));
-    return packed::SeekTable(file.fd(), "made", file.bytes()).hash();
+    return packed::SeekTable(packed::FileBytes(file.fd(), "made", file.bytes())).hash();
   };
   auto frames = pages(3);
   const std::uint64_t hash = hashOf(frames);

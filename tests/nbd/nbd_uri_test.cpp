@@ -17,43 +17,43 @@ using ::testing::HasSubstr;
 
 std::string whyNot(const std::string& uri) {
   try {
-    SourceUri::parse(uri);
+    NbdUri::parse(uri);
     return "";
   } catch (const BadUri& error) {
     return error.what();
   }
 }
 
-TEST(SourceUri, OfAUnixSocket) {
-  const SourceUri uri = SourceUri::parse("nbd+unix:///a%20name?socket=/run/nbd/s%3d1");
+TEST(NbdUri, OfAUnixSocket) {
+  const NbdUri uri = NbdUri::parse("nbd+unix:///a%20name?socket=/run/nbd/s%3d1");
   EXPECT_FALSE(uri.tls);
   EXPECT_EQ(uri.host, "");
   EXPECT_EQ(uri.socket, "/run/nbd/s=1");
   EXPECT_EQ(uri.exportName, "a name");
 }
 
-TEST(SourceUri, OfAHost) {
-  const SourceUri usual = SourceUri::parse("nbd://host.example/disk");
+TEST(NbdUri, OfAHost) {
+  const NbdUri usual = NbdUri::parse("nbd://host.example/disk");
   EXPECT_EQ(usual.host, "host.example");
   EXPECT_EQ(usual.port, "10809");
   EXPECT_EQ(usual.exportName, "disk");
-  const SourceUri six = SourceUri::parse("nbd://[fe80::1]:77/");
+  const NbdUri six = NbdUri::parse("nbd://[fe80::1]:77/");
   EXPECT_EQ(six.host, "fe80::1");
   EXPECT_EQ(six.port, "77");
   EXPECT_EQ(six.exportName, "");
 }
 
-TEST(SourceUri, OfTls) {
-  const SourceUri key = SourceUri::parse("nbds://alice@host/d?tls-psk-file=/etc/keys");
+TEST(NbdUri, OfTls) {
+  const NbdUri key = NbdUri::parse("nbds://alice@host/d?tls-psk-file=/etc/keys");
   EXPECT_TRUE(key.tls);
   EXPECT_EQ(key.user, "alice");
   EXPECT_EQ(key.keyFile, "/etc/keys");
-  const SourceUri certificates = SourceUri::parse("nbds+unix:///?socket=/s&tls-certificates=/etc/pki");
+  const NbdUri certificates = NbdUri::parse("nbds+unix:///?socket=/s&tls-certificates=/etc/pki");
   EXPECT_TRUE(certificates.tls);
   EXPECT_EQ(certificates.certificates, "/etc/pki");
 }
 
-TEST(SourceUri, EverythingElseIsRefusedWithTheWayOut) {
+TEST(NbdUri, EverythingElseIsRefusedWithTheWayOut) {
   const std::pair<std::string, std::string> cases[] = {
       {"nbd+ssh://host/disk", "no source of this kind"},
       {"nbd+vsock:///", "no source of this kind"},
@@ -93,7 +93,8 @@ TEST(SourceUri, EverythingElseIsRefusedWithTheWayOut) {
 TEST(SourceUri, WhatIsMeantAsAPathIsNone) {
   for (const char* path : {"/a/b", "a", "", "://x", "/nbd://x", "a b://x"})
     EXPECT_FALSE(SourceUri::isMeant(path)) << path;
-  for (const char* uri : {"nbd://x", "nbd+unix:///", "http://x"}) EXPECT_TRUE(SourceUri::isMeant(uri)) << uri;
+  for (const char* uri : {"nbd://x", "nbd+unix:///", "http://x", "s3://x", "rbd:x"})
+    EXPECT_TRUE(SourceUri::isMeant(uri)) << uri;
 }
 
 TEST(NamedSource, IsWhatItWasMadeOf) {

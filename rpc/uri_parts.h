@@ -1,0 +1,34 @@
+// Pieces of URIs, as every kind of them is taken apart: strictly, since whoever wrote one may be anybody.
+#pragma once
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace faultline::rpc {
+
+// For people: what is wrong with a URI, and the way out.
+struct BadUri : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+// Throws BadUri, naming the source as far as it can be printed.
+[[noreturn]] void refuseUri(const std::string& uri, const std::string& why);
+// Refuses one that is too long, or has what no URI may: blanks, control characters, bytes beyond ASCII, a fragment.
+void requireUriText(const std::string& uri);
+
+// %XX replaced. Nothing: an escape is none, or is a NUL.
+std::optional<std::string> decoded(std::string_view part);
+// The text as a part of a path: all but letters, digits, "-._~" and '/' as %XX, as AWS wants it signed.
+std::string encodedPath(std::string_view text);
+// What stands before `end`, which is taken away with it; all, where `end` is not there.
+std::string_view takeTo(std::string_view& rest, char end);
+
+struct HostAndPort {
+  std::string host, port;  // of an IPv6 address without brackets
+};
+// Of HOST, HOST:PORT, [ADDRESS] or [ADDRESS]:PORT. Refuses `uri` where it is none of these.
+HostAndPort hostAndPort(const std::string& uri, std::string_view server, const char* usualPort);
+
+}  // namespace faultline::rpc

@@ -1,0 +1,220 @@
+// Targets that are restored from a real Ceph cluster, by the shipped programs: from RBD, and from S3 as radosgw has it.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "tests/fetcher/packed_source.h"
+#include "tests/recovery/recovery_test.h"
+#include "tests/remote/servers.h"
+
+namespace faultline::test {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr std::uint64_t CHUNK_PAGES = 16;
+
+ServerOptions serving(const std::string& uri, ServerOptions options = {}) {
+  options.memory = uri;
+  return options;
+}
+
+class ServedRbd : public BothPageSizes {
+ protected:
+  void SetUp() override {
+    BothPageSizes::SetUp();
+    if (const std::string why = CephCluster::whyNot(); !IsSkipped() && !why.empty()) GTEST_SKIP() << why;
+  }
+  std::uint64_t bytes() const { return 8u << 20; }
+};
+BOTH_PAGE_SIZES(ServedRbd);
+
+TEST_P(ServedRbd, EveryByteIsTheClusters) {
+  Image image(bytes());
+  image.hole(4 << 20, 4 << 20);
+  const RbdImage source(image);
+  Server server(image, serving(source.uri()));
+  Target target(image, server.socket(), pageSize());
+  server.restore();
+  expectContent(target, {});
+  EXPECT_EQ(figuresOf(server).bytes, 4u << 20) << "what was never written is not fetched";
+}
+
+TEST_P(ServedRbd, APopulationBringsAllOfIt) {
+  const Image image(bytes());
+  const RbdImage source(image);
+  Server server(image, serving(source.uri()));
+  Target target(image, server.socket(), pageSize());
+  auto restore = server.restore();
+  auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
+  server.wait(prefault.waitRequest().send());
+  for (std::uint64_t page = 0; page < target.pages(); page++) ASSERT_TRUE(target.inMemory(page)) << page;
+  expectContent(target, {});
+}
+
+class ServedSnapshot : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = CephCluster::whyNot(); !why.empty()) GTEST_SKIP() << why;
+  }
+  void begin(const std::string& patience) {
+    source_ = std::make_unique<RbdImage>(image_);
+    server_ =
+        std::make_unique<Server>(image_, serving(source_->uri(), {.more = {"--source-patience", patience}}));
+    target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
+    server_->restore();
+    EXPECT_TRUE(target_->holdsImage(0));
+  }
+
+  Image image_{8 << 20};
+  std::unique_ptr<RbdImage> source_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<Target> target_;
+};
+
+TEST_F(ServedSnapshot, IsFetchedOnceForAllRestores) {
+  begin("60s");
+  expectContent(*target_, {});
+  Target second(image_, server_->socket(), SMALL);
+  server_->restore(1);
+  expectContent(second, {});
+  EXPECT_EQ(figuresOf(*server_).bytes, image_.bytes());
+}
+
+TEST_F(ServedSnapshot, PagesWaitForAnOsdThatWasKilledWhoeverElseDies) {
+  begin("60s");
+  CephCluster::killOsd();
+  std::vector<std::future<unsigned char>> waiting;
+  for (std::uint64_t chunk = 40; chunk < 80; chunk++)
+    waiting.push_back(target_->readLater(chunk * CHUNK_PAGES));
+  await([&] { return target_->queued().total >= 40; });
+  kill(figuresOf(*server_).pid, SIGKILL);
+  kill(server_->shardPid(0), SIGKILL);
+  kill(server_->coordinatorPid(), SIGKILL);
+  CephCluster::startOsd();
+  for (auto& read : waiting) read.get();
+  expectContent(*target_, {});
+}
+
+TEST_F(ServedSnapshot, PastThePatienceItsPagesAreLostAlone) {
+  begin("5s");
+  CephCluster::killOsd();
+  const Touch lost = target_->touch(50 * CHUNK_PAGES);
+  EXPECT_TRUE(target_->holdsImage(1)) << "what was fetched is served meanwhile";
+  CephCluster::startOsd();
+  EXPECT_EQ(lost, Touch::sigbus);
+  EXPECT_TRUE(target_->holdsImage(60 * CHUNK_PAGES));
+}
+
+TEST_F(ServedSnapshot, IsTheLowestOfAStack) {
+  Stack stack = Stack::random(8 << 20, 5);
+  const RbdImage base(stack.lowest());
+  ServerOptions options = serving(stack.paths().front());
+  const auto paths = stack.paths();
+  for (std::size_t i = 1; i + 1 < paths.size(); i++)
+    options.more.insert(options.more.end(), {"--over", paths[i]});
+  options.more.insert(options.more.end(), {"--over", base.uri()});
+  Server server(stack.shown(), options);
+  Target target(stack.shown(), server.socket(), SMALL);
+  server.restore();
+  expectContent(target, {});
+}
+
+TEST_F(ServedSnapshot, IsTheBaseOfAPackedDiff) {
+  Stack stack(8 << 20, 2);
+  stack.data(0, 100, 40);
+  stack.zeros(0, 300, 20);
+  const PackedSource packed(stack, PackedSource::Lowest::plain);
+  const RbdImage base(stack.lowest());
+  Server server(stack.shown(), serving(packed.path(), {.more = {"--over", base.uri()}}));
+  Target target(stack.shown(), server.socket(), SMALL);
+  server.restore();
+  expectContent(target, {});
+}
+
+TEST_F(ServedSnapshot, OneThatIsNotThereIsRefusedWithTheReason) {
+  const auto none = run({"restore", "--memory", "rbd:p/none@s?conf=" + CephCluster::conf(), "--socket",
+                         image_.directory() + "/s"});
+  EXPECT_NE(none.code, 0);
+  EXPECT_THAT(none.err, AllOf(HasSubstr("rbd:p/none@s"), HasSubstr("No such file")));
+  const auto live = run({"restore", "--memory", "rbd:p/none?conf=" + CephCluster::conf(), "--socket",
+                         image_.directory() + "/s"});
+  EXPECT_EQ(live.code, 2);
+  EXPECT_THAT(live.err, HasSubstr("it names no snapshot"));
+}
+
+// S3 as radosgw has it, with a bucket of this test's own.
+class ServedGateway : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string why = CephCluster::whyNot(); !why.empty()) GTEST_SKIP() << why;
+    curl("-X PUT " + bucket());
+  }
+  static std::string bucket() { return CephCluster::s3() + "/served"; }
+  static void curl(const std::string& more) {
+    shell(std::string("curl -sSf --max-time 60 -H x-amz-content-sha256:UNSIGNED-PAYLOAD --aws-sigv4 "
+                      "aws:amz:us-east-1:s3 -u ") +
+          CephCluster::KEY + ":" + CephCluster::SECRET + " " + more);
+  }
+  static std::function<void()> keys(const std::string& secret) {
+    return [secret] {
+      setenv("AWS_ENDPOINT_URL", CephCluster::s3().c_str(), 1);
+      setenv("AWS_ACCESS_KEY_ID", CephCluster::KEY, 1);
+      setenv("AWS_SECRET_ACCESS_KEY", secret.c_str(), 1);
+    };
+  }
+  Image image_{8 << 20};
+};
+
+TEST_F(ServedGateway, EveryByteIsTheObjects) {
+  curl("-T " + image_.path() + " " + bucket() + "/vm.mem");
+  Server server(image_, serving("s3://served/vm.mem", {.before = keys(CephCluster::SECRET)}));
+  Target target(image_, server.socket(), SMALL);
+  server.restore();
+  expectContent(target, {});
+  Target second(image_, server.socket(), SMALL);
+  server.restore(1);
+  expectContent(second, {});
+  EXPECT_EQ(figuresOf(server).bytes, image_.bytes());
+}
+
+TEST_F(ServedGateway, PackedObjectsAreUnpackedAsTheyAreWanted) {
+  const PackedSource packed(image_);
+  curl("-T " + packed.path() + " " + bucket() + "/vm.zst");
+  Server server(image_, serving("s3://served/vm.zst", {.before = keys(CephCluster::SECRET)}));
+  Target target(image_, server.socket(), SMALL);
+  server.restore();
+  expectContent(target, {});
+}
+
+TEST_F(ServedGateway, AWrongSecretIsRefusedAndIsInNoLog) {
+  curl("-T " + image_.path() + " " + bucket() + "/vm.mem");
+  const std::string log = image_.directory() + "/log";
+  Server server(image_, serving("s3://served/vm.mem", {.logFile = log, .before = keys("WRONGSECRET")}));
+  Target target(image_, server.socket(), SMALL);
+  await([&] { return textOf(log).find("a target is refused") != std::string::npos; });
+  EXPECT_THAT(textOf(log), AllOf(HasSubstr("SignatureDoesNotMatch"), Not(HasSubstr("WRONGSECRET"))));
+  EXPECT_EQ(server.status().getRestores().size(), 0u);
+}
+
+TEST_F(ServedGateway, AnObjectThatIsReplacedFailsTheRestore) {
+  curl("-T " + image_.path() + " " + bucket() + "/vm.mem");
+  Server server(image_, serving("s3://served/vm.mem", {.before = keys(CephCluster::SECRET)}));
+  Target target(image_, server.socket(), SMALL);
+  server.restore();
+  EXPECT_TRUE(target.holdsImage(0));
+  Image other(image_.bytes());
+  other.fill(4 << 20, 4096, 7);
+  curl("-T " + other.path() + " " + bucket() + "/vm.mem");
+  EXPECT_EQ(target.touch((4 << 20) / SMALL), Touch::sigbus);
+  await([&] { return server.status().getRestores()[0].getFailure() == rpc::EndReason::SOURCE_CHANGED; });
+}
+
+}  // namespace
+}  // namespace faultline::test
