@@ -133,7 +133,7 @@ void StoredNames::rewrite() {
   fresh_ = true;
   bytes_ = 0;
   std::string text;
-  for (const auto& [name, stored] : noted_) text += name + "\t" + stored + "\n";
+  for (const auto& [name, stored] : noted_) text.append(name).append("\t").append(stored).append("\n");
   for (std::size_t done = 0; done < text.size();) {
     ssize_t written;
     KJ_SYSCALL(written =

@@ -16,8 +16,9 @@ namespace faultline::uffd {
 Registration registrationOf(int uffd, std::uint64_t address, std::uint64_t length) {
   // Low, since the kernel wants the end of what is to be copied below that of an address space too; 256 MiB, where no
   // sanitizer has its shadow. The kernel reads from the front, so what lies behind these bytes is never read.
-  static void* const unreadable = mmap(reinterpret_cast<void*>(1ull << 28), 2ul << 20, PROT_NONE,
-                                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  auto* const low = reinterpret_cast<void*>(1ull << 28);  // NOLINT(performance-no-int-to-ptr)
+  static void* const unreadable =
+      mmap(low, 2ul << 20, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (unreadable == MAP_FAILED) return Registration::unknown;
   switch (copy(uffd, address, unreadable, length, Protect::no, Waiters::leave).outcome) {
     case Outcome::sourceLost:  // all else was right
