@@ -180,6 +180,8 @@ int run(const Options& options) {
       paths.back() = nbd.emplace(NbdServer::ofFile(stack->lowest().path())).uri();
     else
       paths.back() = rbd.emplace(stack->lowest()).uri();
+    // An OSD may take longer to come back than a page waits by default.
+    if (options.rbd) served.more = {"--source-patience", "300s"};
     served.memory = paths.front();
     for (std::size_t i = 1; i < paths.size(); i++)
       served.more.insert(served.more.end(), {"--over", paths[i]});
