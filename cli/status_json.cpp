@@ -35,6 +35,7 @@ json fetcherJson(rpc::FetcherInfo::Reader fetcher) {
           {"cached_bytes", fetcher.getCachedBytes()},
           {"cache_limit_bytes", fetcher.getCacheLimit()},
           {"evicted", fetcher.getEvicted()},
+          {"fetch_rate", fetcher.getFetchRate()},
           {"engines", engines}};
 }
 

@@ -517,6 +517,7 @@ kj::Promise<void> Fetcher::fill(rpc::FetcherInfo::Builder to) {
   to.setRestarts(restarts_);
   to.setCacheLimit(options_.cacheLimit);
   to.setEvicted(evicted_);
+  to.setFetchRate(options_.fetchRate);
   if (process_ == nullptr) return kj::READY_NOW;
   to.setPid(static_cast<std::uint32_t>(process_->child.pid));
   auto asked = process_->client.statsRequest().send().then([to](auto response) mutable {

@@ -364,6 +364,7 @@ struct FetcherInfo {
   cacheLimit @6 :UInt64;    # bytes that it may take
   evicted @7 :UInt64;       # files that were dropped for room
   notKept @8 :UInt64;       # chunks that were served without being kept: no room
+  fetchRate @9 :UInt64;     # bytes a second of what no fault waits for (--fetch-rate); 0: any
 }
 
 struct ServiceTotals {

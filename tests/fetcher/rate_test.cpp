@@ -28,6 +28,7 @@ TEST_P(FetchRates, HoldsAPopulationBackAndNoFault) {
   const PackedSource source =
       GetParam() ? PackedSource(stack, PackedSource::Lowest::packed) : PackedSource(stack.lowest());
   Server server(stack.shown(), serving(source, {.more = {"--fetch-rate", "64K"}}));
+  EXPECT_EQ(server.status().getFetcher().getFetchRate(), 64u << 10);
   Target target(stack.shown(), server.socket(), SMALL);
   auto restore = server.restore();
   auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
