@@ -37,6 +37,8 @@ constexpr kj::Duration ENGAGE_AGAIN = 1 * kj::SECONDS, ROOM_CHECK = 1 * kj::SECO
 constexpr std::uint64_t QUICK_DEATH = 1'000'000'000;  // ns after the start
 // A file that cannot be opened while one fetcher after the other dies at it is refused.
 constexpr unsigned OPEN_TRIES = 5;
+// Doubled each time: a death is seen a moment after the connection is.
+constexpr kj::Duration OPEN_AGAIN = 20 * kj::MILLISECONDS;
 // Without patience an answer is waited for as long as it may take where nothing is wrong.
 constexpr std::chrono::milliseconds NO_PATIENCE{1000};
 // From this part of the limit on, caches that are not used make way.
@@ -268,6 +270,18 @@ kj::Promise<Fetcher::Opened> Fetcher::askToOpen(const FetchedRef& source) {
   });
 }
 
+// Asks the next fetcher where one dies at it: a target that is refused for that has lost its memory.
+template <typename Ask>
+auto Fetcher::askAgain(Ask ask, unsigned tries) -> decltype(ask()) {
+  return kj::evalNow([&] { return ask(); })
+      .catch_([this, ask, tries](kj::Exception&& e) mutable -> decltype(ask()) {
+        if (!isDisconnect(e) || tries >= OPEN_TRIES) return kj::mv(e);
+        return io_.provider->getTimer()
+            .afterDelay(OPEN_AGAIN * (1 << tries))
+            .then([this, ask, tries]() mutable { return askAgain(std::move(ask), tries + 1); });
+      });
+}
+
 // Until it is served, or not wanted any more. Questions wait meanwhile, as long as --source-patience lets them.
 kj::Promise<void> Fetcher::engage(const FetchedRef& source) {
   source->engaging = true;
@@ -314,25 +328,33 @@ kj::Promise<void> Fetcher::serve(const FetchedRef& source, rpc::FetchedSource::C
 
 kj::Promise<std::uint64_t> Fetcher::baseOf(const FetchedRef& source) {
   if (source->base != 0) return source->base;
-  return askToOpen(source).then(
-      [source](auto response) -> std::uint64_t { return source->base = response.getFacts().getBase(); });
-}
-
-kj::Promise<std::uint64_t> Fetcher::fingerprintOf(const FetchedRef& source) {
-  return askToOpen(source).then([](auto response) {
-    auto opened = response.getSource();
-    return opened.fingerprintRequest().send().then(
-        [opened](auto answer) -> std::uint64_t { return answer.getFingerprint(); });
+  return askAgain([this, source] {
+    return askToOpen(source).then(
+        [source](auto response) -> std::uint64_t { return source->base = response.getFacts().getBase(); });
   });
 }
 
-kj::Promise<std::uint64_t> Fetcher::fingerprint(std::vector<kj::AutoCloseFd> layers, std::uint64_t base) {
-  return running().then([this, layers = std::move(layers), base] {
-    auto request = process_->client.fingerprintRequest();
-    auto list = request.initLayers(static_cast<unsigned>(layers.size()));
-    for (unsigned i = 0; i < list.size(); i++) list.set(i, rpc::makeFdFrom(layers[i].get()));
-    request.setBase(base);
-    return request.send().then([](auto response) -> std::uint64_t { return response.getFingerprint(); });
+kj::Promise<std::uint64_t> Fetcher::fingerprintOf(const FetchedRef& source) {
+  return askAgain([this, source] {
+    return askToOpen(source).then([](auto response) {
+      auto opened = response.getSource();
+      return opened.fingerprintRequest().send().then(
+          [opened](auto answer) -> std::uint64_t { return answer.getFingerprint(); });
+    });
+  });
+}
+
+kj::Promise<std::uint64_t> Fetcher::fingerprint(std::vector<kj::AutoCloseFd> files, std::uint64_t base) {
+  const auto layers = std::make_shared<std::vector<kj::AutoCloseFd>>(std::move(files));
+  return askAgain([this, layers, base] {
+    return running().then([this, layers, base] {
+      if (process_ == nullptr) kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the fetcher has died"));
+      auto request = process_->client.fingerprintRequest();
+      auto list = request.initLayers(static_cast<unsigned>(layers->size()));
+      for (unsigned i = 0; i < list.size(); i++) list.set(i, rpc::makeFdFrom((*layers)[i].get()));
+      request.setBase(base);
+      return request.send().then([](auto response) -> std::uint64_t { return response.getFingerprint(); });
+    });
   });
 }
 
@@ -387,7 +409,7 @@ kj::Promise<FetchedRef> Fetcher::open(kj::AutoCloseFd file, std::string name) {
     tasks_.add(kj::evalLater(
         [this, key] { std::erase_if(opening_, [&](const auto& one) { return one.first == key; }); }));
   };
-  auto opening = openAnew(std::move(source), 0)
+  auto opening = askAgain([this, source] { return openAnew(source); })
                      .then(
                          [over](FetchedRef opened) {
                            over();
@@ -403,24 +425,18 @@ kj::Promise<FetchedRef> Fetcher::open(kj::AutoCloseFd file, std::string name) {
   return branch;
 }
 
-kj::Promise<FetchedRef> Fetcher::openAnew(const FetchedRef& source, unsigned tries) {
+kj::Promise<FetchedRef> Fetcher::openAnew(const FetchedRef& source) {
   makeRoom();
-  return askToOpen(source)
-      .then([this, source](auto response) -> kj::Promise<FetchedRef> {
-        auto facts = response.getFacts();
-        source->facts = {facts.getBytes(), facts.getIdentity(), facts.getDifferential()};
-        source->base = facts.getBase();
-        if (FetchedRef known = alike(*source)) {
-          known->lastUsed = process::nowNs();
-          return known;
-        }
-        return makeCache(source, response.getSource());
-      })
-      .then([](FetchedRef opened) -> kj::Promise<FetchedRef> { return opened; },
-            [this, source, tries](kj::Exception&& e) -> kj::Promise<FetchedRef> {
-              if (!isDisconnect(e) || tries >= OPEN_TRIES) return kj::mv(e);
-              return openAnew(source, tries + 1);
-            });
+  return askToOpen(source).then([this, source](auto response) -> kj::Promise<FetchedRef> {
+    auto facts = response.getFacts();
+    source->facts = {facts.getBytes(), facts.getIdentity(), facts.getDifferential()};
+    source->base = facts.getBase();
+    if (FetchedRef known = alike(*source)) {
+      known->lastUsed = process::nowNs();
+      return known;
+    }
+    return makeCache(source, response.getSource());
+  });
 }
 
 // The cache of a server's export that has shown the same content.

@@ -49,7 +49,7 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   kj::Promise<std::uint64_t> fingerprintOf(const FetchedRef& source);
   // The fingerprint of a stack of files, the top one first; or of such over a memory of fingerprint `base`, where that is not
   // 0. Refuses (badSource) where one cannot be read. The fetcher reads them.
-  kj::Promise<std::uint64_t> fingerprint(std::vector<kj::AutoCloseFd> layers, std::uint64_t base);
+  kj::Promise<std::uint64_t> fingerprint(std::vector<kj::AutoCloseFd> files, std::uint64_t base);
   // Has parts of it fetched in this order, beside what is asked for, by whatever fetcher there is, until the last reference
   // to what is returned goes away. `source`: opened.
   using WantedRef = std::shared_ptr<WantedParts>;
@@ -81,7 +81,9 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   kj::Promise<Opened> askToOpen(const FetchedRef& source);
   void engageAll();
   kj::Promise<void> engage(const FetchedRef& source);
-  kj::Promise<FetchedRef> openAnew(const FetchedRef& source, unsigned tries);
+  kj::Promise<FetchedRef> openAnew(const FetchedRef& source);
+  template <typename Ask>
+  auto askAgain(Ask ask, unsigned tries = 0) -> decltype(ask());
   FetchedRef alike(const FetchedSource& source) const;
   kj::Promise<FetchedRef> makeCache(const FetchedRef& source, rpc::FetchedSource::Client opened);
   kj::Promise<void> serve(const FetchedRef& source, rpc::FetchedSource::Client opened);

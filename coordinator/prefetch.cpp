@@ -102,7 +102,7 @@ Prefetch::Prefetch(Fetcher& fetcher, const SourceFiles& files, std::vector<Sourc
                  .then([look, &fetcher, wanted = wanted_] {
                    for (std::size_t i = 0; i < look->owned.size(); i++)
                      if (!look->owned[i].empty())
-                       wanted->push_back(fetcher.prefetch(look->files[i].fetched, std::move(look->owned[i])));
+                       wanted->push_back(fetcher.prefetch(look->files[i].fetched, look->owned[i]));
                  })
                  .eagerlyEvaluate([](kj::Exception&& e) {
                    // Its pages come as they are asked for.

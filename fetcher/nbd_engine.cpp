@@ -34,8 +34,11 @@ constexpr unsigned FAULTS = 8;  // reads beside those in advance
 // So long a server may say nothing while it is being connected to; and where that is one more connection than there is need of.
 constexpr std::uint64_t SILENCE = 5 * SECOND, ANOTHER_SILENCE = 2 * SECOND;
 constexpr std::uint64_t SAMPLING_LIMIT = 30 * SECOND;  // until it has shown its samples
-constexpr std::uint64_t ZEROS_LIMIT = 10 * SECOND;     // until it has told its zeros
-constexpr std::uint64_t ANOTHER_AGAIN = 30 * SECOND;   // after that was refused
+// So long a restore that is to begin waits for a server that cannot be connected to; and for one that is there and ends the
+// connection, as it does as well where keys or names are wrong.
+constexpr std::uint64_t ABSENCE = 3 * SECOND, DISAGREEMENT = SECOND / 2;
+constexpr std::uint64_t ZEROS_LIMIT = 10 * SECOND;    // until it has told its zeros
+constexpr std::uint64_t ANOTHER_AGAIN = 30 * SECOND;  // after that was refused
 constexpr std::uint64_t FIRST_BACK_OFF = 20 * MS, LAST_BACK_OFF = SECOND;
 // A chunk at which so many connections died, while it alone was asked for on each, is left alone for a while.
 constexpr unsigned MOST_DEATHS = 3;
@@ -59,10 +62,9 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
 
   void open() {
     Siblings::of(uriText_, [](State& sibling) { sibling.makeRoom(); });
-    auto first = connected(SILENCE);
-    NbdSampling each{.tries = FIRST_SAMPLE_TRIES, .all = true, .silence = SILENCE};
     std::uint64_t checksum = 0;
-    NbdSamples samples = first->samples(nowNs() + SAMPLING_LIMIT, each, checksum);
+    NbdSamples samples;
+    auto first = firstOf(samples, checksum);
     const threads::Lock lock(mutex_);
     samples_ = std::move(samples);
     facts_ = {first->bytes(), checksum, false};
@@ -188,6 +190,24 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   };
 
   // `limit`: ns that it may take beside making the socket, which has a limit of its own.
+  // Tries again where the server is just being started anew: who is refused for that has lost its memory.
+  std::unique_ptr<NbdConnection> firstOf(NbdSamples& samples, std::uint64_t& checksum) const {
+    const std::uint64_t begun = nowNs();
+    for (std::uint64_t backOff = FIRST_BACK_OFF;; backOff = std::min(2 * backOff, LAST_BACK_OFF)) {
+      try {
+        auto first = connected(SILENCE);
+        NbdSampling each{.tries = FIRST_SAMPLE_TRIES, .all = true, .silence = SILENCE};
+        samples = first->samples(nowNs() + SAMPLING_LIMIT, each, checksum);
+        return first;
+      } catch (const NbdFailure&) {
+        if (nowNs() + backOff >= begun + DISAGREEMENT) throw;
+      } catch (const std::exception&) {
+        if (nowNs() + backOff >= begun + ABSENCE) throw;
+      }
+      std::this_thread::sleep_for(std::chrono::nanoseconds(backOff));
+    }
+  }
+
   std::unique_ptr<NbdConnection> connected(std::uint64_t limit) const {
     const NbdLibrary& library = NbdLibrary::loaded();
     kj::AutoCloseFd socket = connect_();

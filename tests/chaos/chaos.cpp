@@ -131,6 +131,7 @@ struct Options {
   std::uint64_t seed = 1;
   unsigned kills = 50, targets = 3, shards = 3, threads = 2;
   bool layers = false, packed = false, nbd = false, rbd = false;
+  std::string log{};
   std::uint64_t mib =
       0;  // 0: 16, or of what is fetched 64, of which more has to be fetched than is touched soon
 
@@ -166,6 +167,7 @@ int run(const Options& options) {
   std::optional<NbdServer> nbd;
   std::optional<RbdImage> rbd;
   ServerOptions served{.shards = options.shards, .workers = 2, .lockDeadlineMs = 250, .watchdogMs = 2000};
+  served.logFile = options.log;
   if (options.packed) {
     stack = Stack::random(options.mib << 20, options.seed);
     packed.emplace(*stack, PackedSource::Lowest::packed);
@@ -320,6 +322,7 @@ int main(int argc, char** argv) {
   app.add_option("--targets", options.targets, "Targets at once");
   app.add_option("--shards", options.shards, "Shards");
   app.add_flag("--layers", options.layers, "Restore from a stack of layers, 2 to 32 by the seed");
+  app.add_option("--log", options.log, "A file for what the service logs");
   app.add_flag("--packed", options.packed, "Of packed layers; kills the fetcher as well");
   app.add_flag("--nbd", options.nbd, "Of layers over a real nbdkit; kills that and the fetcher as well");
   app.add_flag("--rbd", options.rbd,
