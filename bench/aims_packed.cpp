@@ -42,6 +42,7 @@ double unpackAll(const packed::Image& image) {
   std::atomic<std::size_t> next{0};
   std::atomic<bool> failed{false};
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<std::size_t>(cpus()));
   for (int i = 0; i < cpus(); i++)
     threads.emplace_back([&] {
       packed::FrameReader reader;

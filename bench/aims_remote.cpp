@@ -112,7 +112,7 @@ class RemoteAims {
   double mib() const { return static_cast<double>(bytes()) / static_cast<double>(MIB); }
   // So much of the image, in a file of its own.
   std::string part() const {
-    const std::string path = table_.directory() + "/remote.mem";
+    std::string path = table_.directory() + "/remote.mem";
     finish({"bash", "-ec", fmt::format("head -c {} '{}' >'{}'", bytes(), table_.image().path, path)});
     return path;
   }

@@ -82,6 +82,7 @@ double secondsOfWriting(const std::string& path, std::uint64_t bytes) {
   std::atomic<std::uint64_t> next{0};
   std::atomic<bool> failed{false};
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<std::size_t>(cpus()));
   for (int i = 0; i < cpus(); i++)
     threads.emplace_back([&] {
       for (std::uint64_t at; (at = PIECE * next++) < bytes;) {

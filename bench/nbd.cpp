@@ -57,6 +57,7 @@ NbdKit::NbdKit(const std::string& directory, const std::string& file, unsigned d
   command.insert(command.end(), {"file", file});
   if (delayMs != 0) command.push_back("rdelay=" + std::to_string(delayMs) + "ms");
   std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
   for (std::string& word : command) argv.push_back(word.data());
   argv.push_back(nullptr);
   posix_spawn_file_actions_t actions;
