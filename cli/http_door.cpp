@@ -11,7 +11,6 @@
 
 #include "cli/http_settings.h"
 #include "cli/json_call.h"
-#include "process/clock.h"
 #include "rpc/connection.h"
 #include "rpc/control.capnp.h"
 #include "rpc/refusal.h"
@@ -136,8 +135,7 @@ std::optional<std::uint64_t> takeNumber(std::string& query, const std::string& k
 struct HttpDoor::Asked {
   const Route& route;
   std::string name, query, body;
-  std::uint64_t deadline = 0;  // ns, CLOCK_MONOTONIC
-  bool asked = false;          // a server was there
+  bool asked = false;  // a server was there
 };
 
 HttpDoor::HttpDoor(kj::AsyncIoContext& io, std::string control)
@@ -217,7 +215,6 @@ kj::Promise<HttpDoor::Answer> HttpDoor::answerTo(std::shared_ptr<Asked> asked) {
            if (waits)
              limit =
                  std::min(takeNumber(asked->query, "timeout_ms").value_or(DEFAULT_WAIT_MS), LONGEST_WAIT_MS);
-           asked->deadline = process::nowNs() + limit * 1'000'000;
            auto late = timer_.afterDelay(limit * kj::MILLISECONDS).then([asked, waits]() -> Answer {
              if (asked->route.wait == Route::Wait::orEmpty) return {200, R"({"events":[],"lost":"0"})"};
              return {504, jsonOfFailure(TIMED_OUT, waits ? "what was waited for has not come in time"
@@ -253,7 +250,7 @@ kj::Promise<HttpDoor::Answer> HttpDoor::call(std::shared_ptr<Asked> asked) {
             (asked->route.http == kj::HttpMethod::GET || asked->route.ends) && isDisconnect(error);
         const bool comesLater =
             asked->route.wait == Route::Wait::there && rpc::refusalOf(error).reason == rpc::Reason::NOT_FOUND;
-        if ((asksAgain || comesLater) && process::nowNs() < asked->deadline)
+        if (asksAgain || comesLater)  // until the time that the caller gives is over
           return timer_.afterDelay(LOOK_FOR_RESTORE).then([this, asked] { return call(asked); });
         // The answer is that the connection has ended with this coordinator.
         if (asked->route.call == "upgrade" && isDisconnect(error)) return Answer{202, "{}"};

@@ -264,7 +264,8 @@ TEST_F(PlacedListener, IsRefusedWithAReasonAndLeavesNothing) {
                 "no group no-such-group");
   expectRefused(with([](Wish& w) { w.layers = {}; }), Reason::BAD_INPUT, "no layer is given");
   expectRefused(with([](Wish& w) { w.layers = {"vm.mem"}; }), Reason::BAD_INPUT, "absolute path");
-  expectRefused(with([](Wish& w) { w.layers = {"nbd://host/disk"}; }), Reason::UNSUPPORTED, "by URI");
+  expectRefused(with([](Wish& w) { w.layers = {"nbd+ssh://host/disk"}; }), Reason::BAD_INPUT,
+                "no source of this kind");
   expectRefused(with([this](Wish& w) { w.layers = {at("none")}; }), Reason::BAD_SOURCE,
                 "No such file or directory");
   expectRefused(with([this](Wish& w) { w.layers = {image_.directory()}; }), Reason::BAD_SOURCE,
