@@ -151,7 +151,8 @@ kj::Promise<void> RangeRelease::unregistered(std::vector<shm::PageRange> pages) 
   for (const shm::PageRange& range : pages) bytes_ += range.count * shm::SMALL_PAGE;
   ranges_ += pages.size();
   owner_.released(pages);
-  return whileHeld(Point::unregistered, pages.front().first).then([this, pages = std::move(pages)]() mutable {
+  auto held = whileHeld(Point::unregistered, pages.front().first);
+  return held.then([this, pages = std::move(pages)]() mutable {
     return mark(std::move(pages));
   });
 }

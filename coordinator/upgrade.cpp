@@ -57,7 +57,7 @@ kj::Promise<process::BuildFacts> Upgrade::ask(std::string path, int image) {
   return limited
       .then([](kj::String text) { return std::string(text.cStr()); },
             [](kj::Exception&&) { return std::string(); })
-      .then([path = std::move(path), end = kj::mv(end)](std::string text) mutable {
+      .then([path = std::move(path), end = kj::mv(end)](const std::string& text) mutable {
         end();
         const auto facts = process::BuildFacts::parse(text);
         if (!facts.has_value())

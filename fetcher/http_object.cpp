@@ -361,7 +361,7 @@ HttpObject::~HttpObject() = default;
 S3Keys HttpObject::keys() const {
   if (!uri_.s3) return {};
   if (auto known = handles_->keys()) return *known;
-  const S3Keys keys = ways_.keys();
+  S3Keys keys = ways_.keys();
   handles_->keep(keys);
   return keys;
 }
