@@ -152,9 +152,7 @@ kj::Promise<void> RangeRelease::unregistered(std::vector<shm::PageRange> pages) 
   ranges_ += pages.size();
   owner_.released(pages);
   auto held = whileHeld(Point::unregistered, pages.front().first);
-  return held.then([this, pages = std::move(pages)]() mutable {
-    return mark(std::move(pages));
-  });
+  return held.then([this, pages = std::move(pages)]() mutable { return mark(std::move(pages)); });
 }
 
 // For tests: the work waits there, and the loop goes on.
