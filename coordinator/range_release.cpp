@@ -121,8 +121,8 @@ bool RangeRelease::choose(std::vector<ReleasableRange>& some) {
 
 kj::Promise<void> RangeRelease::release(std::vector<ReleasableRange> some) {
   segment_.header().rangesReleased.fetch_add(some.size());
-  return whileHeld(Point::beforeUnregister, some.front().pages.first)
-      .then([this, some = std::move(some)]() mutable { return unregister(std::move(some)); });
+  auto held = whileHeld(Point::beforeUnregister, some.front().pages.first);
+  return held.then([this, some = std::move(some)]() mutable { return unregister(std::move(some)); });
 }
 
 kj::Promise<void> RangeRelease::unregister(std::vector<ReleasableRange> some) {
