@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "rpc/named_source.h"
+#include "tests/support/refusal.h"
 
 namespace faultline::rpc {
 namespace {
@@ -16,12 +17,7 @@ namespace {
 using ::testing::HasSubstr;
 
 std::string whyNot(const std::string& uri) {
-  try {
-    NbdUri::parse(uri);
-    return "";
-  } catch (const BadUri& error) {
-    return error.what();
-  }
+  return test::refusalOf<BadUri>([&] { NbdUri::parse(uri); });
 }
 
 TEST(NbdUri, OfAUnixSocket) {

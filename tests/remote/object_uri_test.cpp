@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "tests/support/refusal.h"
+
 namespace faultline::test {
 
 namespace {
@@ -28,12 +30,7 @@ std::string url(const std::string& text) {
 }
 
 std::string refusal(const std::string& text) {
-  try {
-    ObjectUri::parse(text);
-  } catch (const BadUri& error) {
-    return error.what();
-  }
-  return "taken";
+  return refusalOf<BadUri>([&] { ObjectUri::parse(text); });
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "tests/support/refusal.h"
+
 namespace faultline::test {
 
 namespace {
@@ -13,12 +15,7 @@ using rpc::RbdUri;
 using testing::HasSubstr;
 
 std::string refusal(const std::string& text) {
-  try {
-    RbdUri::parse(text);
-  } catch (const BadUri& error) {
-    return error.what();
-  }
-  return "taken";
+  return refusalOf<BadUri>([&] { RbdUri::parse(text); });
 }
 
 }  // namespace

@@ -2,12 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
 #include <stdexcept>
 #include <string>
+
+#include "tests/cli/command.h"
+#include "tests/support/refusal.h"
 
 namespace faultline::test {
 
@@ -21,28 +22,19 @@ using testing::Not;
 class Keys : public testing::Test {
  protected:
   void SetUp() override {
-    char name[] = "/tmp/faultline-test-XXXXXX";
-    folder_ = mkdtemp(name);
     for (const char* variable : {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
                                  "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE"})
       unsetenv(variable);
-    setenv("HOME", folder_.c_str(), 1);
+    setenv("HOME", folder_.path().c_str(), 1);
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
   std::string file(const std::string& content) {
-    std::filesystem::create_directory(folder_ + "/.aws");
-    std::ofstream(folder_ + "/.aws/credentials") << content;
-    return folder_ + "/.aws/credentials";
+    std::filesystem::create_directory(folder_ / ".aws");
+    return folder_.file(".aws/credentials", content);
   }
   static std::string refusal(const std::string& profile) {
-    try {
-      s3Keys(profile);
-    } catch (const std::runtime_error& error) {
-      return error.what();
-    }
-    return "taken";
+    return refusalOf<std::runtime_error>([&] { s3Keys(profile); });
   }
-  std::string folder_;
+  const Directory folder_;
 };
 
 constexpr char FILE_OF_TWO[] =
