@@ -44,7 +44,7 @@ class Web : public testing::Test {
     if (const std::string why = Nginx::whyNot(); !why.empty()) GTEST_SKIP() << why;
   }
   std::string put(const Nginx& nginx, const Image& image, const std::string& name = "vm.mem") {
-    std::filesystem::copy_file(image.path(), nginx.folder() / name);
+    nginx.put(name, image);
     return nginx.url("/" + name);
   }
 };

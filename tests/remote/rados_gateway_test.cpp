@@ -23,7 +23,7 @@ class RadosGateway : public testing::Test {
  protected:
   void SetUp() override {
     if (const std::string why = CephCluster::whyNot(); !why.empty()) GTEST_SKIP() << why;
-    curl("-X PUT " + bucket());
+    CephCluster::curl("-X PUT " + bucket());
   }
   // A bucket for each test.
   std::string name() const {
@@ -32,11 +32,6 @@ class RadosGateway : public testing::Test {
     return name.substr(0, 60);
   }
   std::string bucket() const { return CephCluster::s3() + "/" + name(); }
-  void curl(const std::string& more) const {
-    shell(std::string("curl -sSf --max-time 60 -H x-amz-content-sha256:UNSIGNED-PAYLOAD --aws-sigv4 "
-                      "aws:amz:us-east-1:s3 -u ") +
-          CephCluster::KEY + ":" + CephCluster::SECRET + " " + more);
-  }
   std::string uri(const std::string& key) const {
     return "s3://" + name() + "/" + key + "?endpoint=" + CephCluster::s3();
   }
@@ -47,7 +42,7 @@ class RadosGateway : public testing::Test {
 
 TEST_F(RadosGateway, EveryByteIsRight) {
   const Image image(8 * MIB);
-  curl("-T " + image.path() + " " + bucket() + "/vm.mem");
+  CephCluster::curl("-T " + image.path() + " " + bucket() + "/vm.mem");
   Opened opened(uri("vm.mem"), CephCluster::s3Port(), keys_);
   const fetcher::HttpEngine engine(opened.object);
   expectSame(engine, image);
@@ -56,7 +51,7 @@ TEST_F(RadosGateway, EveryByteIsRight) {
 
 TEST_F(RadosGateway, AWrongSecretIsRefusedAndNamesNone) {
   const Image image(MIB);
-  curl("-T " + image.path() + " " + bucket() + "/vm.mem");
+  CephCluster::curl("-T " + image.path() + " " + bucket() + "/vm.mem");
   const std::string why = whyNot([&] {
     Opened(uri("vm.mem"), CephCluster::s3Port(), {CephCluster::KEY, "WRONGSECRET", ""});
   });
@@ -70,16 +65,16 @@ TEST_F(RadosGateway, AWrongSecretIsRefusedAndNamesNone) {
 
 TEST_F(RadosGateway, AnObjectThatIsReplacedIsNoticed) {
   const Image image(MIB), other(2 * MIB);
-  curl("-T " + image.path() + " " + bucket() + "/vm.mem");
+  CephCluster::curl("-T " + image.path() + " " + bucket() + "/vm.mem");
   Opened opened(uri("vm.mem"), CephCluster::s3Port(), keys_);
   ASSERT_EQ(opened.read(0, 65536), 0);
-  curl("-T " + other.path() + " " + bucket() + "/vm.mem");
+  CephCluster::curl("-T " + other.path() + " " + bucket() + "/vm.mem");
   EXPECT_EQ(opened.read(65536, 65536), ESTALE);
 }
 
 TEST_F(RadosGateway, KeysThatWereReplacedAreTakenUp) {
   const Image image(MIB);
-  curl("-T " + image.path() + " " + bucket() + "/vm.mem");
+  CephCluster::curl("-T " + image.path() + " " + bucket() + "/vm.mem");
   const auto key = [](const char* what, const char* access, const std::string& more) {
     CephCluster::run(std::string("radosgw-admin key ") + what +
                      " --uid=fl --key-type=s3 --access-key=" + access + more);

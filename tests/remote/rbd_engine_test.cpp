@@ -5,24 +5,20 @@
 #include <gmock/gmock.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <atomic>
-#include <cctype>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <functional>
 #include <future>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "fetcher/rbd_library.h"
 #include "fetcher/rbd_session.h"
-#include "image/sampled_checksum.h"
+#include "tests/remote/same_bytes.h"
 #include "tests/remote/servers.h"
 #include "tests/support/image.h"
+#include "tests/support/refusal.h"
 #include "tests/support/server.h"
 
 namespace faultline::test {
@@ -55,10 +51,7 @@ class Rbd : public testing::Test {
   }
   // The image with a protected snapshot s. Its URI.
   std::string import(const Image& image, const std::string& what = "vm") const {
-    const std::string to = "p/" + name(what);
-    CephCluster::run("rbd import --no-progress " + image.path() + " " + to);
-    CephCluster::run("rbd snap create --no-progress " + to + "@s");
-    CephCluster::run("rbd snap protect " + to + "@s");
+    CephCluster::import(image, "p/" + name(what));
     return uri(what);
   }
   std::string uri(const std::string& what, const std::string& snapshot = "s") const {
@@ -68,39 +61,11 @@ class Rbd : public testing::Test {
     return RbdEngine(rpc::RbdUri::parse(uri), patience, counters_);
   }
   std::string whyNot(const std::string& uri) {
-    try {
-      open(uri);
-    } catch (const std::runtime_error& error) {
-      return error.what();
-    }
-    return "it is taken";
+    return refusalOf<std::runtime_error>([&] { open(uri); });
   }
   static int read(const RbdEngine& engine, std::uint64_t begin, std::vector<std::byte>& bytes) {
     bytes.assign(CHUNK, std::byte{'?'});
     return engine.read({begin, begin + CHUNK}, bytes);
-  }
-  static void expectSame(const RbdEngine& engine, const Image& image) {
-    ASSERT_EQ(engine.facts().bytes, image.bytes());
-    std::atomic<std::uint64_t> next{0};
-    std::atomic<unsigned> wrong{0};
-    {
-      std::vector<std::jthread> threads;
-      for (int i = 0; i < 4; i++)
-        threads.emplace_back([&] {
-          std::vector<std::byte> bytes;
-          for (std::uint64_t begin; (begin = next.fetch_add(CHUNK)) < image.bytes();)
-            if (read(engine, begin, bytes) != 0 ||
-                std::memcmp(bytes.data(), image.data() + begin, CHUNK) != 0)
-              wrong++;
-        });
-    }
-    EXPECT_EQ(wrong, 0u);
-  }
-  static std::uint64_t fingerprintOf(const Image& image) {
-    image::SampledChecksum sum;
-    for (const std::uint64_t place : image::samplePlaces(image.bytes()))
-      sum.add(std::as_bytes(std::span(image.data() + place, image::SAMPLE_BYTES)));
-    return sum.value();
   }
 
   fetcher::EngineCounters counters_;

@@ -15,6 +15,9 @@
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
+#include <vector>
+
+#include "tests/support/server.h"
 
 namespace faultline::test {
 
@@ -51,9 +54,20 @@ std::string s3rver() {
   return std::string(home == nullptr ? "" : home) + "/.cache/faultline/node_modules/.bin/s3rver";
 }
 
-std::string read(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
+// A shell command that goes on for as long as the object, once it listens.
+std::unique_ptr<Command> startServer(const std::string& command, unsigned port) {
+  auto server =
+      std::make_unique<Command>(std::vector<std::string>{"-c", "exec " + command + " 2>&1"}, "/bin/bash");
+  awaitListening(port);
+  return server;
+}
+
+// A request that is signed with the key, "ID:SECRET".
+void signedCurl(const std::string& key, const std::string& arguments) {
+  shell(
+      "curl -sSf --max-time 60 -H x-amz-content-sha256:UNSIGNED-PAYLOAD --aws-sigv4 aws:amz:us-east-1:s3 "
+      "-u " +
+      key + " " + arguments);
 }
 
 }  // namespace
@@ -124,11 +138,7 @@ Nginx::Nginx(const std::string& locations, Tls tls, const std::string& name) : t
 }
 
 void Nginx::start() {
-  command_ =
-      std::make_unique<Command>(std::vector<std::string>{"-c", "exec nginx -p " + keys_.path() + " -c " +
-                                                                   keys_ / "nginx.conf" + " 2>&1"},
-                                "/bin/bash");
-  awaitListening(port_);
+  command_ = startServer("nginx -p " + keys_.path() + " -c " + keys_ / "nginx.conf", port_);
 }
 
 std::string Nginx::url(const std::string& path) const {
@@ -148,19 +158,13 @@ std::string S3rver::whyNot() {
 }
 
 S3rver::S3rver() {
-  command_ = std::make_unique<Command>(
-      std::vector<std::string>{"-c", std::string("exec ") + s3rver() + " -d " + folder_.path() +
-                                         " -a 127.0.0.1 -p " + std::to_string(port_) +
-                                         " --silent --configure-bucket snap 2>&1"},
-      "/bin/bash");
-  awaitListening(port_);
+  command_ = startServer(s3rver() + " -d " + folder_.path() + " -a 127.0.0.1 -p " + std::to_string(port_) +
+                             " --silent --configure-bucket snap",
+                         port_);
 }
 
 void S3rver::put(const std::string& path, const std::string& key) const {
-  shell(
-      "curl -sSf --max-time 60 -H x-amz-content-sha256:UNSIGNED-PAYLOAD --aws-sigv4 aws:amz:us-east-1:s3 -u "
-      "S3RVER:S3RVER -T " +
-      path + " http://127.0.0.1:" + std::to_string(port_) + "/snap/" + key);
+  signedCurl("S3RVER:S3RVER", "-T " + path + " http://127.0.0.1:" + std::to_string(port_) + "/snap/" + key);
 }
 
 std::string CephCluster::directory() {
@@ -171,12 +175,12 @@ std::string CephCluster::directory() {
 std::string CephCluster::whyNot() {
   if (getenv("FAULTLINE_CEPH") == nullptr)
     return "no cluster was started (ctest starts one; or tests/remote/ceph, and FAULTLINE_CEPH)";
-  if (const std::string why = read(directory() + "/why-not"); !why.empty()) return why;
+  if (const std::string why = textOf(directory() + "/why-not"); !why.empty()) return why;
   return access((directory() + "/ready").c_str(), F_OK) == 0 ? "" : "the cluster is not up";
 }
 
 std::string CephCluster::s3() {
-  const std::string all = read(directory() + "/env");
+  const std::string all = textOf(directory() + "/env");
   const std::size_t begin = all.find("S3=") + 3;
   return all.substr(begin, all.find('\n', begin) - begin);
 }
@@ -188,6 +192,16 @@ unsigned CephCluster::s3Port() {
 
 std::string CephCluster::run(const std::string& command) {
   return shell("export CEPH_CONF=" + conf() + "; timeout 60 " + command);
+}
+
+void CephCluster::import(const Image& image, const std::string& name) {
+  run("rbd import --no-progress " + image.path() + " " + name);
+  run("rbd snap create --no-progress " + name + "@s");
+  run("rbd snap protect " + name + "@s");
+}
+
+void CephCluster::curl(const std::string& arguments) {
+  signedCurl(std::string(KEY) + ":" + SECRET, arguments);
 }
 
 void CephCluster::killOsd() {
@@ -208,9 +222,7 @@ std::string freshName() {
 }  // namespace
 
 RbdImage::RbdImage(const Image& image) : name_(freshName()) {
-  CephCluster::run("rbd import --no-progress " + image.path() + " " + name_);
-  CephCluster::run("rbd snap create --no-progress " + name_ + "@s");
-  CephCluster::run("rbd snap protect " + name_ + "@s");
+  CephCluster::import(image, name_);
 }
 
 MadeServer::MadeServer(Say say)

@@ -6,10 +6,8 @@
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "tests/cli/command.h"
 #include "tests/support/image.h"
@@ -84,6 +82,10 @@ class CephCluster {
   static constexpr char KEY[] = "FAULTLINEKEY", SECRET[] = "faultlineSecret/1+2";
   // A command of Ceph's tools, with a limit. Its output.
   static std::string run(const std::string& command);
+  // The image in the cluster, POOL/NAME, with a protected snapshot s.
+  static void import(const Image& image, const std::string& name);
+  // A request to its S3, with its key.
+  static void curl(const std::string& arguments);
   static void killOsd();
   static void startOsd();
 };
