@@ -3,16 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/fetcher/packed_source.h"
-#include "tests/recovery/recovery_test.h"
+#include "tests/fetcher/fetched_target.h"
 #include "tests/support/fuse_file.h"
 
 namespace faultline::test {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr std::uint64_t CHUNK_PAGES = 16;
 
 TEST(DamagedPacked, PagesOfADamagedFrameAreLostAlone) {
   Image image(4 << 20);
@@ -36,7 +33,7 @@ TEST(DamagedPacked, AFileThatIsNoImageIsRefusedAtTheHandshake) {
   Server server(image, serving(source, {.logFile = log}));
   source.damage(source.fileBytes() - 1);  // the end of its table
   Target target(image, server.socket(), SMALL);
-  await([&] { return textOf(log).find("a target is refused") != std::string::npos; });
+  awaitRefusal(log);
   EXPECT_THAT(textOf(log), HasSubstr(source.path() + " can't be used as a packed image"));
   EXPECT_EQ(server.status().getRestores().size(), 0u);
 }
@@ -133,15 +130,13 @@ TEST_F(StalledPacked, AnotherSourceIsFetchedMeanwhile) {
   Target stalled(image_, server.socket(), SMALL);
   server.restore();
   fuse_->stall();
-  std::vector<std::future<unsigned char>> waiting;
-  for (std::uint64_t chunk = 0; chunk < 64; chunk++)
-    waiting.push_back(stalled.readLater(chunk * CHUNK_PAGES));
+  Reads waiting = readChunks(stalled, 0, 64);
   await([&] { return fuse_->waiting() > 3; });
   Target target(other, otherSocket, SMALL);
   server.restoreNamed("other");
   expectContent(target, {});
   fuse_->goOn();
-  for (auto& read : waiting) read.get();
+  finish(waiting);
   expectContent(stalled, {});
 }
 

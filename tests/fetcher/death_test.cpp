@@ -7,46 +7,35 @@
 #include <filesystem>
 
 #include "process/process.h"
-#include "tests/fetcher/packed_source.h"
-#include "tests/recovery/recovery_test.h"
+#include "tests/fetcher/fetched_target.h"
 #include "tests/support/fuse_file.h"
 
 namespace faultline::test {
 namespace {
 
-constexpr std::uint64_t CHUNK_PAGES = 16;
-
 // The packed file stalls while the processes are killed: the questions are on their way then.
-class DeathWhileFetching : public testing::Test {
+class DeathWhileFetching : public FetchedTarget {
  protected:
   void SetUp() override {
     if (const std::string why = FuseFile::whyNot(); !why.empty()) GTEST_SKIP() << why;
     file_ = fileAsImage(source_);
     fuse_ = std::make_unique<FuseFile>(*file_, FuseFile::Cache::none);
-    server_ = std::make_unique<Server>(image_, ServerOptions{.memory = fuse_->path()});
-    target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
-    server_->restore();
+    restore(serving(fuse_->path()));
   }
   // Threads that wait for pages of as many chunks, which are being read.
   void touchAndStall() {
     fuse_->stall();
-    for (std::uint64_t chunk = 10; chunk < 40; chunk++)
-      waiting_.push_back(target_->readLater(chunk * CHUNK_PAGES));
+    touch(10, 30);
     await([&] { return fuse_->waiting() > 1; });
   }
   void goOn() {
     fuse_->goOn();
-    for (auto& read : waiting_) read.get();
-    expectContent(*target_, {});
+    expectAll();
   }
 
-  Image image_{8 << 20};
   const PackedSource source_{image_};
   std::unique_ptr<Image> file_;
   std::unique_ptr<FuseFile> fuse_;
-  std::unique_ptr<Server> server_;
-  std::unique_ptr<Target> target_;
-  std::vector<std::future<unsigned char>> waiting_;
 };
 
 // A process that is killed in a read of such a file ends when that is answered.
@@ -74,9 +63,7 @@ TEST_F(DeathWhileFetching, OfEveryShard) {
 
 TEST_F(DeathWhileFetching, OfAllOfThem) {
   touchAndStall();
-  const pid_t all[] = {figuresOf(*server_).pid, server_->shardPid(0), server_->shardPid(1),
-                       server_->coordinatorPid()};
-  for (const pid_t pid : all) kill(pid, SIGKILL);
+  killAll(*server_);
   goOn();
 }
 

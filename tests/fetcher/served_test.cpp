@@ -4,8 +4,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include "tests/fetcher/packed_source.h"
-#include "tests/recovery/recovery_test.h"
+#include "tests/fetcher/fetched_target.h"
 
 namespace faultline::test {
 namespace {
@@ -36,10 +35,7 @@ TEST_P(Packed, APopulationBringsAllOfIt) {
   const PackedSource source(image);
   Server server(image, serving(source));
   Target target(image, server.socket(), pageSize());
-  auto restore = server.restore();
-  auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
-  server.wait(prefault.waitRequest().send());
-  for (std::uint64_t page = 0; page < target.pages(); page++) ASSERT_TRUE(target.inMemory(page)) << page;
+  populate(server, target);
   expectContent(target, {});
 }
 
@@ -63,13 +59,8 @@ TEST_P(Packed, RandomStacksAreServedAsTheyAre) {
       const PackedSource source(stack, lowest);
       Server server(stack.shown(), serving(source));
       Target target(stack.shown(), server.socket(), pageSize());
-      auto restore = server.restore();
-      if (seed % 2 == 0) {
-        auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
-        server.wait(prefault.waitRequest().send());
-        for (std::uint64_t page = 0; page < target.pages(); page++)
-          ASSERT_TRUE(target.inMemory(page)) << page;
-      }
+      server.restore();
+      if (seed % 2 == 0) populate(server, target);
       expectContent(target, {});
     }
   }
@@ -144,13 +135,7 @@ TEST(Fetcher, ServesAPackedImageThatACallNamesByItsPath) {
   const PackedSource source(other);
   Server server(image);
   const std::string socket = image.directory() + "/placed";
-  auto request = server.client().coordinator().listenAtRequest();
-  auto placed = request.initPlaced();
-  placed.initSpec().setName("placed");
-  placed.getSpec().initPolicy().setKeepServing(true);
-  placed.initSocket().setPath(socket.c_str());
-  placed.initLayers(1).set(0, source.path().c_str());
-  server.wait(request.send());
+  listenAt(server, "placed", socket, {source.path()});
   Target target(other, socket, SMALL);
   server.restoreNamed("placed");
   expectContent(target, {});
@@ -191,19 +176,10 @@ TEST(Fetcher, ACallThatNamesAnotherBaseIsRefused) {
     for (const std::string& word : source.over())
       if (word != "--over") paths.push_back(word);
     Server server(other);
-    const auto listenAt = [&](const std::string& name, const std::vector<std::string>& layers) {
-      auto request = server.client().coordinator().listenAtRequest();
-      auto placed = request.initPlaced();
-      placed.initSpec().setName(name.c_str());
-      placed.initSocket().setPath((other.directory() + "/" + name).c_str());
-      auto list = placed.initLayers(static_cast<unsigned>(layers.size()));
-      for (unsigned i = 0; i < list.size(); i++) list.set(i, layers[i].c_str());
-      server.wait(request.send());
-    };
-    listenAt("right", paths);
+    listenAt(server, "right", other.directory() + "/right", paths);
     paths.back() = lowest == PackedSource::Lowest::plain ? other.path() : another.path();
     try {
-      listenAt("wrong", paths);
+      listenAt(server, "wrong", other.directory() + "/wrong", paths);
       FAIL() << "accepted";
     } catch (const kj::Exception& error) {
       EXPECT_THAT(error.getDescription().cStr(), HasSubstr("name its own base"));

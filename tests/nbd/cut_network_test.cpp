@@ -4,14 +4,11 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include "tests/fetcher/packed_source.h"
+#include "tests/fetcher/fetched_target.h"
 #include "tests/nbd/nbd_server.h"
-#include "tests/recovery/recovery_test.h"
 
 namespace faultline::test {
 namespace {
-
-constexpr std::uint64_t CHUNK_PAGES = 16;
 
 // A namespace with a cable to us. Goes with the object.
 class OtherHost {
@@ -52,7 +49,7 @@ class OtherHost {
   const std::string ours_ = "10.213." + number_ + ".1";
 };
 
-class CutNetwork : public testing::Test {
+class CutNetwork : public FetchedTarget {
  protected:
   void SetUp() override {
     for (const char* program : {"nbdkit", "ip"})
@@ -64,43 +61,31 @@ class CutNetwork : public testing::Test {
     }
     source_ = std::make_unique<NbdServer>(host_->server(image_.path()), host_->address());
   }
-  void begin(const std::string& patience) {
-    server_ = std::make_unique<Server>(image_, serving(*source_, {.more = {"--source-patience", patience}}));
-    target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
-    server_->restore();
-    ASSERT_TRUE(target_->holdsImage(0));
-  }
+  void begin(const std::string& patience) { restore(source_->uri(), patience); }
 
-  Image image_{8 << 20};
   std::unique_ptr<OtherHost> host_;
   std::unique_ptr<NbdServer> source_;
-  std::unique_ptr<Server> server_;
-  std::unique_ptr<Target> target_;
 };
 
 TEST_F(CutNetwork, PagesWaitAndComeRight) {
   begin("60s");
   host_->pull();
-  std::vector<std::future<unsigned char>> waiting;
-  for (std::uint64_t chunk = 10; chunk < 40; chunk++)
-    waiting.push_back(target_->readLater(chunk * CHUNK_PAGES));
-  await([&] { return target_->queued().total >= 30; });
+  touch(10, 30);
+  awaitQueued();
   host_->plug();
-  for (auto& read : waiting) read.get();
-  expectContent(*target_, {});
+  expectAll();
 }
 
 // The end of the connection is not told to us: the other side has forgotten it when the cable is back.
 TEST_F(CutNetwork, AServerThatWasStartedAnewMeanwhileIsConnectedToAgain) {
   begin("60s");
   host_->pull();
-  auto waiting = target_->readLater(50 * CHUNK_PAGES);
-  await([&] { return target_->queued().total >= 1; });
+  touch(50, 1);
+  awaitQueued();
   source_->kill();
   host_->plug();
   source_->start();
-  waiting.get();
-  expectContent(*target_, {});
+  expectAll();
   EXPECT_GE(figuresOf(*server_).reconnects, 1u);
 }
 
@@ -111,10 +96,7 @@ TEST_F(CutNetwork, PastThePatienceItsPagesAreLostAlone) {
   EXPECT_TRUE(target_->holdsImage(1));
   host_->plug();
   source_->awaitAnswer();
-  for (std::uint64_t page = 0; page < target_->pages(); page++) {
-    if (page / CHUNK_PAGES == 50) continue;
-    ASSERT_TRUE(target_->holdsImage(page)) << page;
-  }
+  expectContentBut(*target_, 50);
 }
 
 }  // namespace

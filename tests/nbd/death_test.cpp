@@ -4,43 +4,31 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
-#include "tests/fetcher/packed_source.h"
+#include "tests/fetcher/fetched_target.h"
 #include "tests/nbd/nbd_server.h"
-#include "tests/recovery/recovery_test.h"
 
 namespace faultline::test {
 namespace {
 
-constexpr std::uint64_t CHUNK_PAGES = 16;
-
 // The server stalls while they are killed: the questions are on their way then.
-class DeathWhileAsking : public testing::Test {
+class DeathWhileAsking : public FetchedTarget {
  protected:
   void SetUp() override {
     if (const std::string why = NbdServer::whyNot(); !why.empty()) GTEST_SKIP() << why;
     source_ = std::make_unique<NbdServer>(NbdServer::ofFile(image_.path()));
-    server_ = std::make_unique<Server>(image_, serving(*source_));
-    target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
-    server_->restore();
-    EXPECT_TRUE(target_->holdsImage(0));
+    restore(serving(*source_));
   }
   void touchAndStall() {
     source_->stall();
-    for (std::uint64_t chunk = 10; chunk < 40; chunk++)
-      waiting_.push_back(target_->readLater(chunk * CHUNK_PAGES));
-    await([&] { return target_->queued().total >= 30; });
+    touch(10, 30);
+    awaitQueued();
   }
   void goOn() {
     source_->goOn();
-    for (auto& read : waiting_) read.get();
-    expectContent(*target_, {});
+    expectAll();
   }
 
-  Image image_{8 << 20};
   std::unique_ptr<NbdServer> source_;
-  std::unique_ptr<Server> server_;
-  std::unique_ptr<Target> target_;
-  std::vector<std::future<unsigned char>> waiting_;
 };
 
 TEST_F(DeathWhileAsking, OfTheFetcher) {
@@ -66,9 +54,7 @@ TEST_F(DeathWhileAsking, OfEveryShard) {
 
 TEST_F(DeathWhileAsking, OfAllOfThemAndTheServer) {
   touchAndStall();
-  const pid_t all[] = {figuresOf(*server_).pid, server_->shardPid(0), server_->shardPid(1),
-                       server_->coordinatorPid()};
-  for (const pid_t pid : all) kill(pid, SIGKILL);
+  killAll(*server_);
   source_->kill();
   source_->start();
   goOn();

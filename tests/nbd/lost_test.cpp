@@ -6,16 +6,13 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include "tests/fetcher/packed_source.h"
+#include "tests/fetcher/fetched_target.h"
 #include "tests/nbd/nbd_server.h"
-#include "tests/recovery/recovery_test.h"
 
 namespace faultline::test {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr std::uint64_t CHUNK_PAGES = 16;
 
 // A server that passes on to another, but for reads of a part, which end their connection.
 std::vector<std::string> proxyTo(const NbdServer& source, std::uint64_t begin, std::uint64_t end) {
@@ -23,52 +20,22 @@ std::vector<std::string> proxyTo(const NbdServer& source, std::uint64_t begin, s
           source.socket(), std::to_string(begin),         std::to_string(end)};
 }
 
-class LostNbd : public testing::Test {
+class LostNbd : public FetchedTarget {
  protected:
   void SetUp() override {
     if (const std::string why = NbdServer::whyNot(); !why.empty()) GTEST_SKIP() << why;
     source_ = std::make_unique<NbdServer>(NbdServer::ofFile(image_.path()));
   }
-  ServerOptions options(const std::string& patience) const {
-    return serving(*source_, {.more = {"--source-patience", patience}});
-  }
-  void begin(const std::string& patience) {
-    server_ = std::make_unique<Server>(image_, options(patience));
-    target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
-    server_->restore();
-    EXPECT_TRUE(target_->holdsImage(0));
-  }
-  // A thread that waits for each of so many chunks.
-  void touch(std::uint64_t first, std::uint64_t chunks) {
-    for (std::uint64_t chunk = first; chunk < first + chunks; chunk++)
-      waiting_.push_back(target_->readLater(chunk * CHUNK_PAGES));
-  }
-  void expectAll() {
-    for (auto& read : waiting_) read.get();
-    waiting_.clear();
-    expectContent(*target_, {});
-  }
-  // Every page but those of one chunk.
-  void expectAllBut(std::uint64_t chunk) {
-    for (std::uint64_t page = 0; page < target_->pages(); page++) {
-      if (page / CHUNK_PAGES == chunk) continue;
-      ASSERT_TRUE(target_->holdsImage(page)) << page;
-    }
-  }
-  rpc::EndReason failure() { return server_->status().getRestores()[0].getFailure(); }
+  void begin(const std::string& patience) { restore(source_->uri(), patience); }
 
-  Image image_{8 << 20};
   std::unique_ptr<NbdServer> source_;
-  std::unique_ptr<Server> server_;
-  std::unique_ptr<Target> target_;
-  std::vector<std::future<unsigned char>> waiting_;
 };
 
 TEST_F(LostNbd, PagesWaitForAServerThatWasKilled) {
   begin("60s");
   source_->kill();
   touch(10, 40);
-  await([&] { return target_->queued().total >= 40; });
+  awaitQueued();
   source_->start();
   expectAll();
   EXPECT_GE(figuresOf(*server_).reconnects, 1u);
@@ -80,11 +47,10 @@ TEST_F(LostNbd, WhatWasUnderWayAtItsDeathIsAskedAgain) {
   for (std::uint64_t round = 0; round < 5; round++) {
     source_->stall();
     touch(10 + round * 20, 20);
-    await([&] { return target_->queued().total >= 20; });
+    awaitQueued();
     source_->kill();
     source_->start();
-    for (auto& read : waiting_) read.get();
-    waiting_.clear();
+    finish(waiting_);
   }
   expectAll();
 }
@@ -95,7 +61,7 @@ TEST_F(LostNbd, PastThePatienceItsPagesAreLostAlone) {
   EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus);
   EXPECT_TRUE(target_->holdsImage(1)) << "what was fetched is served meanwhile";
   source_->start();
-  expectAllBut(50);
+  expectContentBut(*target_, 50);
   EXPECT_THAT(server_->eventWith({"is poisoned", "--source-patience"}), HasSubstr(source_->uri()));
   EXPECT_GE(figuresOf(*server_).givenUp, 1u);
 }
@@ -105,12 +71,8 @@ TEST_F(LostNbd, OneThatStallsCostsItsPagesAloneAndGoesOn) {
   other.fill(0, 4096, 7);
   const NbdServer whole(NbdServer::ofFile(other.path()));
   const std::string otherSocket = image_.directory() + "/other";
-  ServerOptions both = options("300ms");
-  both.more.insert(both.more.end(), {"--socket", otherSocket, "--memory", whole.uri(), "--name", "other"});
-  server_ = std::make_unique<Server>(image_, both);
-  target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
-  server_->restore();
-  EXPECT_TRUE(target_->holdsImage(0));
+  restore(serving(*source_, {.more = {"--source-patience", "300ms", "--socket", otherSocket, "--memory",
+                                      whole.uri(), "--name", "other"}}));
   source_->stall();
   auto lost = target_->touchLater(50 * CHUNK_PAGES);
   Target bystander(other, otherSocket, SMALL);
@@ -118,7 +80,7 @@ TEST_F(LostNbd, OneThatStallsCostsItsPagesAloneAndGoesOn) {
   expectContent(bystander, {});
   EXPECT_EQ(lost.get(), Touch::sigbus);
   source_->goOn();
-  expectAllBut(50);
+  expectContentBut(*target_, 50);
 }
 
 TEST_F(LostNbd, AnotherContentFailsTheRestore) {
@@ -128,7 +90,7 @@ TEST_F(LostNbd, AnotherContentFailsTheRestore) {
   source_->kill();
   source_->startAs(NbdServer::ofFile(other.path()));
   EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus) << "no byte of the other";
-  await([&] { return failure() == rpc::EndReason::SOURCE_CHANGED; });
+  awaitSourceChanged(*server_);
 }
 
 TEST_F(LostNbd, AnotherSizeFailsTheRestore) {
@@ -136,7 +98,7 @@ TEST_F(LostNbd, AnotherSizeFailsTheRestore) {
   source_->kill();
   source_->startAs(NbdServer::ofFile(image_.path(), {"truncate"}, {"truncate=4M"}));
   EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus);
-  await([&] { return failure() == rpc::EndReason::SOURCE_CHANGED; });
+  awaitSourceChanged(*server_);
 }
 
 // Noticed by the next fetcher, which has no connection that was there before.
@@ -148,7 +110,7 @@ TEST_F(LostNbd, AnotherContentWhileNoFetcherLooksFailsTheRestore) {
   source_->startAs(NbdServer::ofFile(other.path()));
   killFetcher(*server_);
   EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus);
-  await([&] { return failure() == rpc::EndReason::SOURCE_CHANGED; });
+  awaitSourceChanged(*server_);
 }
 
 class FailingNbd : public LostNbd {
@@ -178,7 +140,7 @@ TEST_F(FailingNbd, ErrorsThatStayCostTheirPagesAlone) {
   fail();
   EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus);
   mend();
-  expectAllBut(50);
+  expectContentBut(*target_, 50);
   EXPECT_EQ(figuresOf(*server_).reconnects, 0u) << "the connection was sound";
 }
 
@@ -212,10 +174,7 @@ TEST_P(KillingChunk, CostsItselfAlone) {
   way.kill();
   way.startAs(proxyTo(source, bad * CHUNK_PAGES * SMALL, (bad + 1) * CHUNK_PAGES * SMALL));
   auto lost = target.touchLater(bad * CHUNK_PAGES);
-  for (std::uint64_t page = 0; page < target.pages(); page++) {
-    if (page / CHUNK_PAGES == bad) continue;
-    ASSERT_TRUE(target.holdsImage(page)) << page;
-  }
+  expectContentBut(target, bad);
   EXPECT_EQ(lost.get(), Touch::sigbus);
 }
 INSTANTIATE_TEST_SUITE_P(Chunks, KillingChunk, testing::Values(50, 51), [](const auto& info) {

@@ -13,9 +13,8 @@
 #include "cli/working_set_file.h"
 #include "process/clock.h"
 #include "process/process.h"
-#include "tests/fetcher/packed_source.h"
+#include "tests/fetcher/fetched_target.h"
 #include "tests/nbd/nbd_server.h"
-#include "tests/recovery/recovery_test.h"
 
 namespace faultline::test {
 namespace {
@@ -54,10 +53,7 @@ TEST_P(Nbd, APopulationBringsAllOfIt) {
   const NbdServer source(NbdServer::ofFile(image.path()));
   Server server(image, serving(source));
   Target target(image, server.socket(), pageSize());
-  auto restore = server.restore();
-  auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
-  server.wait(prefault.waitRequest().send());
-  for (std::uint64_t page = 0; page < target.pages(); page++) ASSERT_TRUE(target.inMemory(page)) << page;
+  populate(server, target);
   expectContent(target, {});
 }
 
@@ -67,13 +63,7 @@ TEST_P(Nbd, ItIsTheLowestOfAStack) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Stack stack = Stack::random(bytes(), seed);
     const NbdServer source(NbdServer::ofFile(stack.lowest().path()));
-    ServerOptions options;
-    const auto paths = stack.paths();
-    options.memory = paths.front();
-    for (std::size_t i = 1; i + 1 < paths.size(); i++)
-      options.more.insert(options.more.end(), {"--over", paths[i]});
-    options.more.insert(options.more.end(), {"--over", source.uri()});
-    Server server(stack.shown(), options);
+    Server server(stack.shown(), servingOver(stack, source.uri()));
     Target target(stack.shown(), server.socket(), pageSize());
     server.restore();
     expectContent(target, {});
@@ -146,9 +136,8 @@ TEST_F(NbdOnce, SlowReadsOverlap) {
   Target target(image_, server.socket(), SMALL);
   server.restore();
   const std::uint64_t before = process::nowNs();
-  std::vector<std::future<unsigned char>> reads;
-  for (std::uint64_t chunk = 0; chunk < 64; chunk++) reads.push_back(target.readLater(chunk * 16));
-  for (auto& read : reads) read.get();
+  Reads reads = readChunks(target, 0, 64);
+  finish(reads);
   EXPECT_LT(process::nowNs() - before, 3'000'000'000u);
   expectContent(target, {});
 }
@@ -169,9 +158,8 @@ TEST_F(NbdOnce, OneConnectionIsEnough) {
   Server server(image_, serving(source));
   Target target(image_, server.socket(), SMALL);
   server.restore();
-  std::vector<std::future<unsigned char>> reads;
-  for (std::uint64_t chunk = 0; chunk < 64; chunk++) reads.push_back(target.readLater(chunk * 16));
-  for (auto& read : reads) read.get();
+  Reads reads = readChunks(target, 0, 64);
+  finish(reads);
   expectContent(target, {});
 }
 
@@ -183,16 +171,14 @@ TEST_F(NbdOnce, AServerWithoutRoomForMoreClientsServesTheNextRestore) {
   Server server(image_, serving(source));
   Target first(image_, server.socket(), SMALL);
   server.restore();
-  std::vector<std::future<unsigned char>> reads;
   for (std::uint64_t chunk = 0, end = 0; source.sockets() < before + 2; chunk = end) {
     source.stall();
     end = std::min<std::uint64_t>(chunk + 8, 32);
     ASSERT_LT(chunk, end) << "there is no second connection";
-    for (std::uint64_t one = chunk; one < end; one++) reads.push_back(first.readLater(one * 16));
+    Reads reads = readChunks(first, chunk, end - chunk);
     await([&] { return first.queued().total >= end - chunk; });
     source.goOn();
-    for (auto& read : reads) read.get();
-    reads.clear();
+    finish(reads);
   }
   Target second(image_, server.socket(), SMALL);
   server.restore(1);
@@ -242,13 +228,7 @@ TEST_F(NbdOnce, CallsNameItByItsUri) {
   Image plain(4 << 20);
   Server server(plain);
   const std::string socket = image_.directory() + "/placed";
-  auto request = server.client().coordinator().listenAtRequest();
-  auto placed = request.initPlaced();
-  placed.initSpec().setName("placed");
-  placed.getSpec().initPolicy().setKeepServing(true);
-  placed.initSocket().setPath(socket.c_str());
-  placed.initLayers(1).set(0, source.uri().c_str());
-  server.wait(request.send());
+  listenAt(server, "placed", socket, {source.uri()});
   Target target(image_, socket, SMALL);
   server.restoreNamed("placed");
   expectContent(target, {});
@@ -321,7 +301,7 @@ TEST_F(NbdOnce, OneThatIsSmallerThanTheMemoryIsRefused) {
   const std::string log = image_.directory() + "/log";
   Server server(image_, serving(source, {.logFile = log}));
   Target target(image_, server.socket(), SMALL);
-  await([&] { return textOf(log).find("a target is refused") != std::string::npos; });
+  awaitRefusal(log);
   EXPECT_THAT(textOf(log), HasSubstr("2097152"));
   EXPECT_EQ(server.status().getRestores().size(), 0u);
 }
@@ -411,7 +391,7 @@ TEST_F(NbdTls, AnotherKeyIsRefused) {
   const std::string log = image_.directory() + "/log";
   Server server(image_, {.memory = uri("wrong"), .logFile = log});
   Target target(image_, server.socket(), SMALL);
-  await([&] { return textOf(log).find("a target is refused") != std::string::npos; });
+  awaitRefusal(log);
   EXPECT_EQ(server.status().getRestores().size(), 0u);
   EXPECT_THAT(textOf(log), HasSubstr("cannot be used"));
   EXPECT_EQ(textOf(log).find("ffffffff"), std::string::npos) << "keys are not told";
@@ -421,7 +401,7 @@ TEST_F(NbdTls, NoKeyIsRefused) {
   const std::string log = image_.directory() + "/log";
   Server server(image_, serving(*source_, {.logFile = log}));
   Target target(image_, server.socket(), SMALL);
-  await([&] { return textOf(log).find("a target is refused") != std::string::npos; });
+  awaitRefusal(log);
   EXPECT_EQ(server.status().getRestores().size(), 0u);
 }
 

@@ -7,8 +7,7 @@
 
 #include <cstdlib>
 
-#include "tests/fetcher/packed_source.h"
-#include "tests/recovery/recovery_test.h"
+#include "tests/fetcher/fetched_target.h"
 #include "tests/remote/servers.h"
 
 namespace faultline::test {
@@ -17,13 +16,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-constexpr std::uint64_t CHUNK_PAGES = 16;
-
-ServerOptions serving(const std::string& uri, ServerOptions options = {}) {
-  options.memory = uri;
-  return options;
-}
 
 class ServedRbd : public BothPageSizes {
  protected:
@@ -51,31 +43,21 @@ TEST_P(ServedRbd, APopulationBringsAllOfIt) {
   const RbdImage source(image);
   Server server(image, serving(source.uri()));
   Target target(image, server.socket(), pageSize());
-  auto restore = server.restore();
-  auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
-  server.wait(prefault.waitRequest().send());
-  for (std::uint64_t page = 0; page < target.pages(); page++) ASSERT_TRUE(target.inMemory(page)) << page;
+  populate(server, target);
   expectContent(target, {});
 }
 
-class ServedSnapshot : public testing::Test {
+class ServedSnapshot : public FetchedTarget {
  protected:
   void SetUp() override {
     if (const std::string why = CephCluster::whyNot(); !why.empty()) GTEST_SKIP() << why;
   }
   void begin(const std::string& patience) {
     source_ = std::make_unique<RbdImage>(image_);
-    server_ =
-        std::make_unique<Server>(image_, serving(source_->uri(), {.more = {"--source-patience", patience}}));
-    target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
-    server_->restore();
-    EXPECT_TRUE(target_->holdsImage(0));
+    restore(source_->uri(), patience);
   }
 
-  Image image_{8 << 20};
   std::unique_ptr<RbdImage> source_;
-  std::unique_ptr<Server> server_;
-  std::unique_ptr<Target> target_;
 };
 
 TEST_F(ServedSnapshot, IsFetchedOnceForAllRestores) {
@@ -90,16 +72,13 @@ TEST_F(ServedSnapshot, IsFetchedOnceForAllRestores) {
 TEST_F(ServedSnapshot, PagesWaitForAnOsdThatWasKilledWhoeverElseDies) {
   begin("60s");
   CephCluster::killOsd();
-  std::vector<std::future<unsigned char>> waiting;
-  for (std::uint64_t chunk = 40; chunk < 80; chunk++)
-    waiting.push_back(target_->readLater(chunk * CHUNK_PAGES));
-  await([&] { return target_->queued().total >= 40; });
+  touch(40, 40);
+  awaitQueued();
   kill(figuresOf(*server_).pid, SIGKILL);
   kill(server_->shardPid(0), SIGKILL);
   kill(server_->coordinatorPid(), SIGKILL);
   CephCluster::startOsd();
-  for (auto& read : waiting) read.get();
-  expectContent(*target_, {});
+  expectAll();
 }
 
 TEST_F(ServedSnapshot, PastThePatienceItsPagesAreLostAlone) {
@@ -115,12 +94,7 @@ TEST_F(ServedSnapshot, PastThePatienceItsPagesAreLostAlone) {
 TEST_F(ServedSnapshot, IsTheLowestOfAStack) {
   Stack stack = Stack::random(8 << 20, 5);
   const RbdImage base(stack.lowest());
-  ServerOptions options = serving(stack.paths().front());
-  const auto paths = stack.paths();
-  for (std::size_t i = 1; i + 1 < paths.size(); i++)
-    options.more.insert(options.more.end(), {"--over", paths[i]});
-  options.more.insert(options.more.end(), {"--over", base.uri()});
-  Server server(stack.shown(), options);
+  Server server(stack.shown(), servingOver(stack, base.uri()));
   Target target(stack.shown(), server.socket(), SMALL);
   server.restore();
   expectContent(target, {});
@@ -154,14 +128,9 @@ class ServedGateway : public testing::Test {
  protected:
   void SetUp() override {
     if (const std::string why = CephCluster::whyNot(); !why.empty()) GTEST_SKIP() << why;
-    curl("-X PUT " + bucket());
+    CephCluster::curl("-X PUT " + bucket());
   }
   static std::string bucket() { return CephCluster::s3() + "/served"; }
-  static void curl(const std::string& more) {
-    shell(std::string("curl -sSf --max-time 60 -H x-amz-content-sha256:UNSIGNED-PAYLOAD --aws-sigv4 "
-                      "aws:amz:us-east-1:s3 -u ") +
-          CephCluster::KEY + ":" + CephCluster::SECRET + " " + more);
-  }
   static std::function<void()> keys(const std::string& secret) {
     return [secret] {
       setenv("AWS_ENDPOINT_URL", CephCluster::s3().c_str(), 1);
@@ -173,7 +142,7 @@ class ServedGateway : public testing::Test {
 };
 
 TEST_F(ServedGateway, EveryByteIsTheObjects) {
-  curl("-T " + image_.path() + " " + bucket() + "/vm.mem");
+  CephCluster::curl("-T " + image_.path() + " " + bucket() + "/vm.mem");
   Server server(image_, serving("s3://served/vm.mem", {.before = keys(CephCluster::SECRET)}));
   Target target(image_, server.socket(), SMALL);
   server.restore();
@@ -186,7 +155,7 @@ TEST_F(ServedGateway, EveryByteIsTheObjects) {
 
 TEST_F(ServedGateway, PackedObjectsAreUnpackedAsTheyAreWanted) {
   const PackedSource packed(image_);
-  curl("-T " + packed.path() + " " + bucket() + "/vm.zst");
+  CephCluster::curl("-T " + packed.path() + " " + bucket() + "/vm.zst");
   Server server(image_, serving("s3://served/vm.zst", {.before = keys(CephCluster::SECRET)}));
   Target target(image_, server.socket(), SMALL);
   server.restore();
@@ -194,26 +163,26 @@ TEST_F(ServedGateway, PackedObjectsAreUnpackedAsTheyAreWanted) {
 }
 
 TEST_F(ServedGateway, AWrongSecretIsRefusedAndIsInNoLog) {
-  curl("-T " + image_.path() + " " + bucket() + "/vm.mem");
+  CephCluster::curl("-T " + image_.path() + " " + bucket() + "/vm.mem");
   const std::string log = image_.directory() + "/log";
   Server server(image_, serving("s3://served/vm.mem", {.logFile = log, .before = keys("WRONGSECRET")}));
   Target target(image_, server.socket(), SMALL);
-  await([&] { return textOf(log).find("a target is refused") != std::string::npos; });
+  awaitRefusal(log);
   EXPECT_THAT(textOf(log), AllOf(HasSubstr("SignatureDoesNotMatch"), Not(HasSubstr("WRONGSECRET"))));
   EXPECT_EQ(server.status().getRestores().size(), 0u);
 }
 
 TEST_F(ServedGateway, AnObjectThatIsReplacedFailsTheRestore) {
-  curl("-T " + image_.path() + " " + bucket() + "/vm.mem");
+  CephCluster::curl("-T " + image_.path() + " " + bucket() + "/vm.mem");
   Server server(image_, serving("s3://served/vm.mem", {.before = keys(CephCluster::SECRET)}));
   Target target(image_, server.socket(), SMALL);
   server.restore();
   EXPECT_TRUE(target.holdsImage(0));
   Image other(image_.bytes());
   other.fill(4 << 20, 4096, 7);
-  curl("-T " + other.path() + " " + bucket() + "/vm.mem");
+  CephCluster::curl("-T " + other.path() + " " + bucket() + "/vm.mem");
   EXPECT_EQ(target.touch((4 << 20) / SMALL), Touch::sigbus);
-  await([&] { return server.status().getRestores()[0].getFailure() == rpc::EndReason::SOURCE_CHANGED; });
+  awaitSourceChanged(server);
 }
 
 }  // namespace

@@ -7,8 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "tests/fetcher/packed_source.h"
-#include "tests/recovery/recovery_test.h"
+#include "tests/fetcher/fetched_target.h"
 #include "tests/remote/servers.h"
 
 namespace faultline::test {
@@ -16,20 +15,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr std::uint64_t CHUNK_PAGES = 16, GRAIN_PAGES = 64;
-
-ServerOptions serving(const std::string& uri, ServerOptions options = {}) {
-  options.memory = uri;
-  return options;
-}
-
-// Waits until each page is in place without a fault.
-void populate(Server& server, Target& target) {
-  auto restore = server.restore();
-  auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
-  server.wait(prefault.waitRequest().send());
-  for (std::uint64_t page = 0; page < target.pages(); page++) ASSERT_TRUE(target.inMemory(page)) << page;
-}
+constexpr std::uint64_t GRAIN_PAGES = 64;
 
 class Objects : public BothPageSizes {
  protected:
@@ -80,53 +66,28 @@ TEST_P(Objects, TheyAreTheLowestOfAStack) {
   Stack stack = Stack::random(bytes(), 3);
   const Nginx nginx;
   nginx.put("base.mem", stack.lowest());
-  ServerOptions options = serving(stack.paths().front());
-  const auto paths = stack.paths();
-  for (std::size_t i = 1; i + 1 < paths.size(); i++)
-    options.more.insert(options.more.end(), {"--over", paths[i]});
-  options.more.insert(options.more.end(), {"--over", nginx.url("/base.mem")});
-  Server server(stack.shown(), options);
+  Server server(stack.shown(), servingOver(stack, nginx.url("/base.mem")));
   Target target(stack.shown(), server.socket(), pageSize());
   server.restore();
   expectContent(target, {});
 }
 
-class ServedObject : public testing::Test {
+class ServedObject : public FetchedTarget {
  protected:
   void SetUp() override {
     if (const std::string why = Nginx::whyNot(); !why.empty()) GTEST_SKIP() << why;
     nginx_ = std::make_unique<Nginx>();
     nginx_->put("vm.mem", image_);
   }
-  void begin(const std::string& patience = "60s") {
-    server_ = std::make_unique<Server>(
-        image_, serving(nginx_->url("/vm.mem"), {.more = {"--source-patience", patience}}));
-    target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
-    server_->restore();
-    EXPECT_TRUE(target_->holdsImage(0));
-  }
-  void touch(std::uint64_t first, std::uint64_t chunks) {
-    for (std::uint64_t chunk = first; chunk < first + chunks; chunk++)
-      waiting_.push_back(target_->readLater(chunk * CHUNK_PAGES));
-    await([&] { return target_->queued().total >= chunks; });
-  }
+  void begin(const std::string& patience = "60s") { restore(nginx_->url("/vm.mem"), patience); }
   // nginx makes its ETags of size and time, in seconds.
   void replace(const Image& image) {
     const std::string path = nginx_->put("vm.mem", image);
     std::filesystem::last_write_time(path,
                                      std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
   }
-  void expectAll() {
-    for (auto& read : waiting_) read.get();
-    waiting_.clear();
-    expectContent(*target_, {});
-  }
 
-  Image image_{8 << 20};
   std::unique_ptr<Nginx> nginx_;
-  std::unique_ptr<Server> server_;
-  std::unique_ptr<Target> target_;
-  std::vector<std::future<unsigned char>> waiting_;
 };
 
 TEST_F(ServedObject, IsFetchedOnceForAllRestores) {
@@ -142,6 +103,7 @@ TEST_F(ServedObject, PagesWaitForAServerThatWasKilled) {
   begin();
   nginx_->kill();
   touch(40, 40);
+  awaitQueued();
   nginx_->start();
   expectAll();
 }
@@ -150,9 +112,8 @@ TEST_F(ServedObject, EveryProcessMayDieWhileItsServerStalls) {
   begin();
   kill(nginx_->pid(), SIGSTOP);
   touch(40, 40);
-  const pid_t all[] = {figuresOf(*server_).pid, server_->shardPid(0), server_->shardPid(1),
-                       server_->coordinatorPid()};
-  for (const pid_t pid : all) kill(pid, SIGKILL);
+  awaitQueued();
+  killAll(*server_);
   kill(nginx_->pid(), SIGCONT);
   expectAll();
 }
@@ -172,7 +133,7 @@ TEST_F(ServedObject, AnotherInItsPlaceFailsTheRestore) {
   other.fill(10 * GRAIN_PAGES * SMALL, 4096, 7);
   replace(other);
   EXPECT_EQ(target_->touch(10 * GRAIN_PAGES), Touch::sigbus) << "no byte of the other";
-  await([&] { return server_->status().getRestores()[0].getFailure() == rpc::EndReason::SOURCE_CHANGED; });
+  awaitSourceChanged(*server_);
 }
 
 // Noticed by the next fetcher, which never saw the one before; so is one whose bytes are the same.
@@ -181,7 +142,7 @@ TEST_F(ServedObject, AnotherWhileNoFetcherLooksFailsTheRestore) {
   replace(image_);
   killFetcher(*server_);
   EXPECT_EQ(target_->touch(10 * GRAIN_PAGES), Touch::sigbus);
-  await([&] { return server_->status().getRestores()[0].getFailure() == rpc::EndReason::SOURCE_CHANGED; });
+  awaitSourceChanged(*server_);
 }
 
 TEST_F(ServedObject, IsRefusedWithTheReasonWhereItIsNotThere) {
