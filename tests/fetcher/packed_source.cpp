@@ -75,8 +75,6 @@ FetcherFigures figuresOf(Server& server) {
   FetcherFigures figures;
   figures.pid = static_cast<pid_t>(fetcher.getPid());
   figures.restarts = fetcher.getRestarts();
-  figures.hits = fetcher.getHits();
-  figures.misses = fetcher.getMisses();
   figures.notKept = fetcher.getNotKept();
   figures.cachedBytes = fetcher.getCachedBytes();
   figures.evicted = fetcher.getEvicted();

@@ -32,7 +32,6 @@ class NbdServer {
     return host_.empty() ? "nbd+unix:///?socket=" + socket() : "nbd://" + host_ + "/";
   }
   std::string socket() const { return directory_ / "nbd"; }
-  pid_t pid() const { return pid_; }
   // What it said.
   std::string log() const { return textOf(directory_ / "log"); }
 
