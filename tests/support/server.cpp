@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
@@ -109,7 +110,10 @@ Server::~Server() {
   int status = 0;
   waitpid(pid_, &status, 0);
   // Where a test has killed it, its children end by themselves.
-  for (int ms = 0; WIFSIGNALED(status) && kill(-pid_, 0) == 0 && ms < END_PATIENCE_MS; ms++) usleep(1000);
+  if (WIFSIGNALED(status)) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(END_PATIENCE_MS);
+    await([&] { return kill(-pid_, 0) != 0 || std::chrono::steady_clock::now() >= end; });
+  }
   // The server must leave no socket file, and no process of its group.
   for (const std::string& path : {socket_, control_})
     if (access(path.c_str(), F_OK) == 0) ADD_FAILURE() << "the server left " << path << " behind";
