@@ -35,7 +35,6 @@ TEST(PopulationRate, WhatWasTakenIsPaidForByTime) {
   EXPECT_NEAR(static_cast<double>(now - 7 * SECOND) / SECOND, static_cast<double>(bytes) / (10 * MIB), 0.1);
 }
 
-// Else a population that had nothing to do for a minute would bring a minute's bytes at once.
 TEST(PopulationRate, OneOfTwoThatTryMayTake) {
   process::ByteRate rate;
   EXPECT_EQ(rate.tryTake(MIB, 7 * SECOND), 0u) << "without a limit";
@@ -48,6 +47,7 @@ TEST(PopulationRate, OneOfTwoThatTryMayTake) {
   EXPECT_EQ(rate.wait(7 * SECOND), wait - SECOND / 2);
 }
 
+// Else a population that had nothing to do for a minute would bring a minute's bytes at once.
 TEST(PopulationRate, TimeThatPassedUnusedIsMadeUpForByAMomentOnly) {
   process::ByteRate rate;
   rate.limit(10 * MIB);
