@@ -1,8 +1,6 @@
 #include "fetcher/curl_library.h"
 
-#include <memory>
 #include <stdexcept>
-#include <string>
 
 #include "fetcher/connected_sockets.h"
 #include "fetcher/shared_library.h"
@@ -11,8 +9,7 @@ namespace faultline::fetcher {
 
 namespace {
 
-std::unique_ptr<const CurlLibrary> library;
-std::string failure = "libcurl was not loaded";
+LoadedLibrary<CurlLibrary> library("libcurl");
 
 CurlLibrary found() {
   const SharedLibrary file("libcurl.so.4", "no object can be asked for",
@@ -36,20 +33,11 @@ CurlLibrary found() {
 }  // namespace
 
 const CurlLibrary& CurlLibrary::load() {
-  if (library == nullptr) {
-    try {
-      library = std::make_unique<const CurlLibrary>(found());
-    } catch (const std::runtime_error& error) {
-      failure = error.what();
-      throw;
-    }
-  }
-  return *library;
+  return library.load(found);
 }
 
 const CurlLibrary& CurlLibrary::loaded() {
-  if (library == nullptr) throw std::runtime_error(failure);
-  return *library;
+  return library.loaded();
 }
 
 }  // namespace faultline::fetcher

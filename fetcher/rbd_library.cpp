@@ -1,9 +1,5 @@
 #include "fetcher/rbd_library.h"
 
-#include <memory>
-#include <stdexcept>
-#include <string>
-
 #include "fetcher/shared_library.h"
 
 namespace faultline::fetcher {
@@ -12,8 +8,7 @@ namespace {
 
 constexpr char WHAT[] = "no image of Ceph's can be read", WAY_OUT[] = "install librbd (Debian: librbd1)";
 
-std::unique_ptr<const RbdLibrary> library;
-std::string failure = "librbd was not loaded";
+LoadedLibrary<RbdLibrary> library("librbd");
 
 RbdLibrary found() {
   const SharedLibrary rados("librados.so.2", WHAT, WAY_OUT), rbd("librbd.so.1", WHAT, WAY_OUT);
@@ -45,20 +40,11 @@ RbdLibrary found() {
 }  // namespace
 
 const RbdLibrary& RbdLibrary::load() {
-  if (library == nullptr) {
-    try {
-      library = std::make_unique<const RbdLibrary>(found());
-    } catch (const std::runtime_error& error) {
-      failure = error.what();
-      throw;
-    }
-  }
-  return *library;
+  return library.load(found);
 }
 
 const RbdLibrary& RbdLibrary::loaded() {
-  if (library == nullptr) throw std::runtime_error(failure);
-  return *library;
+  return library.loaded();
 }
 
 }  // namespace faultline::fetcher

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -30,6 +31,36 @@ class SharedLibrary {
   const char* file_;
   const char* wayOut_;
   void* handle_;
+};
+
+// The functions of a library that is loaded once. One thread until it is loaded, then any.
+template <typename Functions>
+class LoadedLibrary {
+ public:
+  // `name`: for people.
+  explicit LoadedLibrary(const std::string& name) : failure_(name + " was not loaded") {}
+
+  // `find`: brings the functions; not called again once it has. Throws as it does.
+  const Functions& load(Functions (*find)()) {
+    if (functions_ == nullptr) {
+      try {
+        functions_ = std::make_unique<const Functions>(find());
+      } catch (const std::runtime_error& error) {
+        failure_ = error.what();
+        throw;
+      }
+    }
+    return *functions_;
+  }
+  // What load() has brought. Throws as that did; also where it was not called.
+  const Functions& loaded() const {
+    if (functions_ == nullptr) throw std::runtime_error(failure_);
+    return *functions_;
+  }
+
+ private:
+  std::unique_ptr<const Functions> functions_;
+  std::string failure_;
 };
 
 }  // namespace faultline::fetcher
