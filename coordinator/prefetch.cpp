@@ -1,13 +1,13 @@
 #include "coordinator/prefetch.h"
 
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <stdexcept>
 #include <utility>
 
 #include "coordinator/own_thread.h"
+#include "image/extent_walk.h"
 #include "rpc/fetch_map.h"
 
 namespace faultline::coordinator {
@@ -45,17 +45,12 @@ Split splitByMap(const rpc::FetchMap& map, const std::vector<SourceRange>& range
 Split splitByHoles(int file, const std::vector<SourceRange>& ranges) {
   Split split;
   for (const SourceRange& range : ranges) {
-    const std::uint64_t end = range.offset + range.size;
-    for (std::uint64_t at = range.offset; at < end;) {
-      const off_t data = lseek(file, static_cast<off_t>(at), SEEK_DATA);
-      if (data < 0 && errno != ENXIO) break;
-      const std::uint64_t from = data < 0 ? end : std::min(static_cast<std::uint64_t>(data), end);
-      add(split.below, at, from);
-      if (from == end) break;
-      const off_t hole = lseek(file, data, SEEK_HOLE);
-      if (hole < 0) break;
-      at = std::min(static_cast<std::uint64_t>(hole), end);
-      add(split.own, from, at);
+    image::ExtentWalk walk(file, range.offset, range.offset + range.size);
+    try {
+      while (const auto extent = walk.next())
+        add(extent->hole ? split.below : split.own, extent->offset, extent->end());
+    } catch (const std::runtime_error&) {
+      // The rest is taken for its own.
     }
   }
   return split;

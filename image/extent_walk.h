@@ -13,6 +13,11 @@ struct Extent {
   std::uint64_t end() const { return offset + size; }
 };
 
+// Where data (SEEK_DATA) or a hole (SEEK_HOLE) of a file begins, from `at` on; `end` where none does before. A file that cannot
+// tell its holes (a device, some file systems) is all data. Its position moves. Throws std::system_error where the file system
+// fails. Waits for it.
+std::uint64_t seekExtent(int file, std::uint64_t at, std::uint64_t end, int whence);
+
 // Walks a range of a file from its beginning to its end: extents that touch each other, data and holes by turns. One
 // thread. Waits for the file system.
 class ExtentWalk {
@@ -20,13 +25,10 @@ class ExtentWalk {
   // `file`: borrowed; its position moves. `begin`, `end`: bytes; what is behind the file's end is a hole.
   ExtentWalk(int file, std::uint64_t begin, std::uint64_t end) : file_(file), end_(end), at_(begin) {}
 
-  // The next extent; empty at the end. A file that cannot tell its holes (a device, some file systems) is all data.
-  // Throws std::runtime_error where the file system fails, or the file changes under the walk.
+  // The next extent; empty at the end. Throws as seekExtent(), and std::runtime_error where the file changes under the walk.
   std::optional<Extent> next();
 
  private:
-  std::uint64_t find(int what) const;
-
   const int file_;
   const std::uint64_t end_;
   std::uint64_t at_;

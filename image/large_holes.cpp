@@ -7,23 +7,11 @@
 #include <cerrno>
 #include <system_error>
 
+#include "image/extent_walk.h"
+
 namespace faultline::image {
 
 namespace {
-
-[[noreturn]] void failed() {
-  throw std::system_error(errno, std::generic_category(), "looking for holes");
-}
-
-// SEEK_DATA or SEEK_HOLE from `at` on; `end` where there is none before, or where the file cannot tell: then all is data.
-std::uint64_t find(int file, std::uint64_t at, std::uint64_t end, int what) {
-  if (at >= end) return end;
-  const off_t found = lseek(file, static_cast<off_t>(at), what);
-  if (found >= 0) return std::clamp(static_cast<std::uint64_t>(found), at, end);
-  if (errno == ENXIO) return end;
-  if (errno == EINVAL || errno == EOPNOTSUPP) return what == SEEK_DATA ? at : end;
-  failed();
-}
 
 std::uint64_t roundUp(std::uint64_t value, std::uint64_t unit) {
   return (value + unit - 1) / unit * unit;
@@ -37,15 +25,16 @@ std::vector<ByteRange> largeHoles(int file, std::uint64_t bytes, std::uint64_t l
   const off_t size = lseek(file, 0, SEEK_END);
   if (size < 0) {
     if (errno == ESPIPE || errno == EINVAL) return {};
-    failed();
+    throw std::system_error(errno, std::generic_category(), "looking for holes");
   }
   const std::uint64_t end = std::min(bytes, static_cast<std::uint64_t>(size));
   std::vector<ByteRange> holes;
   for (std::uint64_t at = 0; at < end;) {
-    const std::uint64_t data = find(file, at, end, SEEK_DATA);
+    const std::uint64_t data = seekExtent(file, at, end, SEEK_DATA);
     const bool large = data - at >= least;
     if (large) holes.push_back({at, data - at});
-    const std::uint64_t next = find(file, large || data == at ? data : roundUp(data, least), end, SEEK_HOLE);
+    const std::uint64_t next =
+        seekExtent(file, large || data == at ? data : roundUp(data, least), end, SEEK_HOLE);
     at = std::max(next, at + 1);  // a file that changes meanwhile may tell one thing and another
   }
   return holes;
