@@ -8,6 +8,7 @@
 #include <cstring>
 #include <utility>
 
+#include "coordinator/held_work.h"
 #include "coordinator/own_thread.h"
 #include "process/duplicate.h"
 #include "uffd/uffd.h"
@@ -155,14 +156,8 @@ kj::Promise<void> RangeRelease::unregistered(std::vector<shm::PageRange> pages) 
   return held.then([this, pages = std::move(pages)]() mutable { return mark(std::move(pages)); });
 }
 
-// For tests: the work waits there, and the loop goes on.
 kj::Promise<void> RangeRelease::whileHeld(Point point, shm::PageIndex page) {
-  auto resume = failpoints_.hold(point, page);
-  if (resume.get() < 0) return kj::READY_NOW;
-  auto observer = kj::heap<kj::UnixEventPort::FdObserver>(io_.unixEventPort, resume.get(),
-                                                          kj::UnixEventPort::FdObserver::OBSERVE_READ);
-  auto released = observer->whenBecomesReadable();
-  return released.attach(kj::mv(observer)).attach(kj::mv(resume));  // in this order
+  return whenReleased(io_.unixEventPort, failpoints_.hold(point, page));
 }
 
 // In steps, between which the gate is open. Not stopped half way: what is unregistered is to be marked.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "coordinator/held_work.h"
 #include "failpoints/mistakes.h"
 #include "rpc/refusal.h"
 
@@ -99,7 +100,8 @@ kj::Promise<void> Recovery::checkOn() {
   for (std::uint64_t left = CHECK_STEP; next_ < pages.pageCount();) {
     if (left == 0) return turns_.step(io_.provider->getTimer()).then([this] { return checkOn(); });
     auto resume = failpoints_.hold(Point::adoptChecking, next_);
-    if (resume.get() >= 0) return held(kj::mv(resume)).then([this] { return checkOn(); });
+    if (resume.get() >= 0)
+      return whenReleased(io_.unixEventPort, kj::mv(resume)).then([this] { return checkOn(); });
     const std::uint64_t most = failpoints_.armed() ? SMALL_STEP : left;
     const shm::PageRange step{next_, std::min(most, pages.pageCount() - next_)};
     found_.add(pages.check(*guard_, step));
@@ -108,13 +110,6 @@ kj::Promise<void> Recovery::checkOn() {
   }
   checked();
   return kj::READY_NOW;
-}
-
-kj::Promise<void> Recovery::held(kj::AutoCloseFd resume) {
-  auto observer = kj::heap<kj::UnixEventPort::FdObserver>(io_.unixEventPort, resume.get(),
-                                                          kj::UnixEventPort::FdObserver::OBSERVE_READ);
-  auto released = observer->whenBecomesReadable();
-  return released.attach(kj::mv(observer)).attach(kj::mv(resume));  // in this order
 }
 
 void Recovery::checked() {

@@ -46,7 +46,6 @@ class Recovery {
   kj::Promise<void> checkOn();
   void checked();
   Verdict open();
-  kj::Promise<void> held(kj::AutoCloseFd resume);
 
   kj::AsyncIoContext& io_;
   shm::Segment& segment_;
