@@ -2,9 +2,6 @@
 
 #include <fcntl.h>
 #include <kj/debug.h>
-#include <signal.h>
-#include <spdlog/spdlog.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,10 +10,8 @@
 #include <utility>
 
 #include "coordinator/own_thread.h"
-#include "process/build.h"
 #include "process/clock.h"
 #include "process/content_size.h"
-#include "process/duplicate.h"
 #include "rpc/fd.h"
 #include "rpc/fetch_ring.h"
 #include "rpc/named_source.h"
@@ -25,29 +20,16 @@
 
 namespace faultline::coordinator {
 
-using process::KeptName;
-
 namespace {
 
-constexpr std::uint64_t END_PATIENCE = 1'000'000'000;  // ns
-constexpr kj::Duration END_CHECK = 200 * kj::MICROSECONDS;
-constexpr kj::Duration START_LIMIT = 15 * kj::SECONDS, FIGURES_LIMIT = 200 * kj::MILLISECONDS;
-constexpr kj::Duration START_AGAIN = 100 * kj::MILLISECONDS;
+constexpr kj::Duration FIGURES_LIMIT = 200 * kj::MILLISECONDS;
 constexpr kj::Duration ENGAGE_AGAIN = 1 * kj::SECONDS, ROOM_CHECK = 1 * kj::SECONDS;
-constexpr std::uint64_t QUICK_DEATH = 1'000'000'000;  // ns after the start
 // A file that cannot be opened while one fetcher after the other dies at it is refused.
 constexpr unsigned OPEN_TRIES = 5;
 // Doubled each time: a death is seen a moment after the connection is.
 constexpr kj::Duration OPEN_AGAIN = 20 * kj::MILLISECONDS;
-// Without patience an answer is waited for as long as it may take where nothing is wrong.
-constexpr std::chrono::milliseconds NO_PATIENCE{1000};
 // From this part of the limit on, caches that are not used make way.
 constexpr std::uint64_t FULL_PERCENT = 90;
-
-kj::Duration backOff(unsigned quickDeaths) {
-  if (quickDeaths < 2) return 0 * kj::MILLISECONDS;
-  return std::min<std::uint64_t>(10ull << std::min(quickDeaths - 2, 10u), 1000) * kj::MILLISECONDS;
-}
 
 // The same file with other rights.
 kj::AutoCloseFd reopened(int fd, int flags) {
@@ -71,11 +53,6 @@ kj::AutoCloseFd unnamedFile(const std::string& directory, std::uint64_t bytes) {
   return file;
 }
 
-std::uint64_t takenOnDisk(const FetchedSource& source) {
-  struct stat status {};
-  return fstat(source.data.get(), &status) == 0 ? static_cast<std::uint64_t>(status.st_blocks) * 512 : 0;
-}
-
 // Whoever begins now is better off with another cache.
 bool brokenForGood(const FetchedSource& source) {
   return rpc::FetchMap::attach(source.map.get(), rpc::FetchMap::Access::read).broken() !=
@@ -88,167 +65,20 @@ bool isDisconnect(const kj::Exception& error) {
 
 }  // namespace
 
-struct Fetcher::Process {
-  Process(kj::AsyncIoContext& io, process::ChildProcess c, kj::AutoCloseFd socket, rpc::FetcherRights has)
-      : rights(std::move(has)),
-        child(kj::mv(c)),
-        exit(io.unixEventPort, child.pidfd.get(), kj::UnixEventPort::FdObserver::OBSERVE_READ),
-        connection(*io.lowLevelProvider, kj::mv(socket)),
-        client(connection.bootstrap().castAs<rpc::Fetcher>()) {}
-
-  kj::Promise<void> ended() {
-    if (process::hasEnded(child.pidfd.get())) return kj::READY_NOW;
-    return exit.whenBecomesReadable().then([this] { return ended(); });
-  }
-
-  const rpc::FetcherRights rights;
-  process::ChildProcess child;
-  kj::UnixEventPort::FdObserver exit;
-  rpc::Connection connection;
-  rpc::Fetcher::Client client;
-  const std::uint64_t startedAt = process::nowNs();
-};
-
 Fetcher::Fetcher(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, const Options& options)
-    : io_(io), link_(link), log_(log), options_(options), tasks_(*this) {}
+    : io_(io), log_(log), options_(options), process_(io, link, log, options, *this), tasks_(*this) {}
 
 Fetcher::~Fetcher() noexcept(false) = default;
-
-void Fetcher::begin(Inheritance& inherited) {
-  former_ = inherited.take(KeptName::fetcher());
-  if (former_.get() >= 0) process::sendSignal(former_.get(), SIGKILL);
-}
 
 Fetcher::Key Fetcher::keyOf(const FetchedSource& source) {
   return {source.uri.empty() ? source.file : process::FileIdentity(), source.uri};
 }
 
-// --- the process ---
-
-// One that was killed writes nothing more, though it may be a long time before it ends: a thread of it may wait for a store
-// in the kernel.
-kj::Promise<void> Fetcher::formerEnded(std::uint64_t deadline) {
-  if (former_.get() < 0 || process::hasEnded(former_.get()) || process::nowNs() >= deadline) {
-    former_ = kj::AutoCloseFd();
-    return kj::READY_NOW;
-  }
-  return io_.provider->getTimer().afterDelay(END_CHECK).then(
-      [this, deadline] { return formerEnded(deadline); });
-}
-
-kj::Promise<void> Fetcher::running() {
-  if (process_ != nullptr) return kj::READY_NOW;
-  KJ_IF_MAYBE (starting, starting_) {
-    return starting->addBranch();
-  }
-  // Not from within its own promise.
-  const auto over = [this] { tasks_.add(kj::evalLater([this] { starting_ = nullptr; })); };
-  auto fork = start()
-                  .then([over] { over(); },
-                        [this, over](kj::Exception&& e) {
-                          over();
-                          quickDeaths_++;
-                          kj::throwFatalException(kj::mv(e));
-                        })
-                  .fork();
-  auto branch = fork.addBranch();
-  starting_ = kj::mv(fork);
-  return branch;
-}
-
-kj::Promise<void> Fetcher::start() {
-  auto& timer = io_.provider->getTimer();
-  return formerEnded(process::nowNs() + END_PATIENCE)
-      .then([this, &timer] { return timer.afterDelay(backOff(quickDeaths_)); })
-      .then([this, &timer] {
-        auto [ours, theirs] = rpc::streamPair();
-        std::vector<std::string> arguments = {
-            "--cache-limit",
-            std::to_string(options_.cacheLimit),
-            "--patience-ms",
-            std::to_string(options_.sourcePatience.count() == 0 ? NO_PATIENCE.count()
-                                                                : options_.sourcePatience.count()),
-            "--fetch-rate",
-            std::to_string(hurries_ ? 0 : options_.fetchRate),
-            "--log-level",
-            options_.logLevel};
-        for (std::string& argument : rights_.arguments()) arguments.push_back(std::move(argument));
-        auto fresh = std::make_shared<Process>(
-            io_,
-            process::startProcess(process::siblingExecutable("faultline-fetcher"), arguments, theirs.get(),
-                                  {.image = options_.fetcherProgram}),
-            kj::mv(ours), rights_);
-        link_.store(KeptName::fetcher(), fresh->child.pidfd.get());
-        Process& started = *fresh;
-        return started.client.helloRequest()
-            .send()
-            .then([](auto hello) {
-              KJ_REQUIRE(hello.getProtocol() == process::PROTOCOL,
-                         "faultline-fetcher is of another build: upgrade the service, or restart it");
-            })
-            .exclusiveJoin(timer.afterDelay(START_LIMIT).then([] {
-              KJ_FAIL_REQUIRE("faultline-fetcher does not answer");
-            }))
-            .then([this, fresh] {
-              process_ = fresh;
-              watch();
-              engageAll();
-            });
-      });
-}
-
-void Fetcher::watch() {
-  tasks_.add(process_->ended().attach(std::shared_ptr<Process>(process_)).then([this, process = process_] {
-    const std::string how = process::describeExit(process->child.pidfd.get());  // reaps it
-    if (process_ == process) died(how);
-  }));
-  tasks_.add(pingOn());
-}
-
-// One that does not answer holds up all that wait for it.
-kj::Promise<void> Fetcher::pingOn() {
-  const auto limit = static_cast<std::uint64_t>(options_.watchdog.count()) * kj::MILLISECONDS;
-  auto& timer = io_.provider->getTimer();
-  return process_->client.helloRequest()
-      .send()
-      .ignoreResult()
-      .exclusiveJoin(timer.afterDelay(limit).then([this, process = process_] {
-        if (process_ != process) return;
-        process::sendSignal(process->child.pidfd.get(), SIGKILL);
-        former_ = process::duplicate(process->child.pidfd.get());
-        died("is killed: it has stopped answering");
-      }))
-      .then([&timer, limit] { return timer.afterDelay(limit / 4); }, [](kj::Exception&&) {})
-      .then([this, process = process_]() -> kj::Promise<void> {
-        if (process_ != process) return kj::READY_NOW;
-        return pingOn();
-      });
-}
-
-void Fetcher::died(const std::string& how) {
-  log_.add("the fetcher (pid " + std::to_string(process_->child.pid) + ") " + how);
-  quickDeaths_ = process::nowNs() - process_->startedAt < QUICK_DEATH ? quickDeaths_ + 1 : 0;
-  restarts_++;
-  gone();
-}
-
-// By one with the rights that a source wants: they cannot be had later. What the one before it was asked is asked of it.
-void Fetcher::replace() {
-  process::sendSignal(process_->child.pidfd.get(), SIGKILL);
-  former_ = process::duplicate(process_->child.pidfd.get());
-  gone();
-}
-
-void Fetcher::gone() {
-  link_.drop(KeptName::fetcher());
-  for (const FetchedRef& source : sources_) source->served = nullptr;
-  // Calls under way on it may still be failing.
-  tasks_.add(kj::evalLater([gone = std::move(process_)] {}));
-  process_ = nullptr;
-  if (!sources_.empty()) tasks_.add(running());
-}
-
 // --- sources ---
+
+void Fetcher::fetcherGone() {
+  for (const FetchedRef& source : sources_) source->served = nullptr;
+}
 
 void Fetcher::engageAll() {
   for (const FetchedRef& source : sources_)
@@ -256,12 +86,11 @@ void Fetcher::engageAll() {
 }
 
 kj::Promise<Fetcher::Opened> Fetcher::askToOpen(const FetchedRef& source) {
-  rights_.add(source->uri);
-  if (process_ != nullptr && process_->rights != rights_) replace();
-  return running().then([this, source]() -> kj::Promise<Opened> {
+  process_.want(source->uri);
+  return process_.running().then([this, source]() -> kj::Promise<Opened> {
     // Another source may have wanted more, or its fetcher may have died since.
-    if (process_ == nullptr || process_->rights != rights_) return askToOpen(source);
-    auto request = process_->client.openRequest();
+    if (!process_.hasRights()) return askToOpen(source);
+    auto request = process_.client().openRequest();
     request.setFile(rpc::makeFdFrom(source->origin.get()));
     request.setName(source->name.c_str());
     if (!source->uri.empty())
@@ -317,13 +146,15 @@ kj::Promise<void> Fetcher::serve(const FetchedRef& source, rpc::FetchedSource::C
   request.setData(rpc::makeFd(reopened(source->data.get(), O_RDWR)));
   request.setMap(rpc::makeFd(reopened(source->map.get(), O_RDWR)));
   request.setRing(rpc::makeFdFrom(source->ring.get()));
-  return request.send().ignoreResult().then([this, source, opened, process = process_]() mutable {
-    // Its answer may be heard after its death.
-    if (process_ != process) kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the fetcher has died"));
-    source->served = kj::mv(opened);
-    for (const auto& weak : source->wanted)
-      if (const WantedRef wanted = weak.lock()) tell(source, wanted);
-  });
+  return request.send().ignoreResult().then(
+      [this, source, opened, generation = process_.generation()]() mutable {
+        // Its answer may be heard after its death.
+        if (process_.generation() != generation)
+          kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the fetcher has died"));
+        source->served = kj::mv(opened);
+        for (const auto& weak : source->wanted)
+          if (const WantedRef wanted = weak.lock()) tell(source, wanted);
+      });
 }
 
 kj::Promise<std::uint64_t> Fetcher::baseOf(const FetchedRef& source) {
@@ -347,9 +178,9 @@ kj::Promise<std::uint64_t> Fetcher::fingerprintOf(const FetchedRef& source) {
 kj::Promise<std::uint64_t> Fetcher::fingerprint(std::vector<kj::AutoCloseFd> files, std::uint64_t base) {
   const auto layers = std::make_shared<std::vector<kj::AutoCloseFd>>(std::move(files));
   return askAgain([this, layers, base] {
-    return running().then([this, layers, base] {
-      if (process_ == nullptr) kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the fetcher has died"));
-      auto request = process_->client.fingerprintRequest();
+    return process_.running().then([this, layers, base] {
+      if (!process_.answers()) kj::throwFatalException(KJ_EXCEPTION(DISCONNECTED, "the fetcher has died"));
+      auto request = process_.client().fingerprintRequest();
       auto list = request.initLayers(static_cast<unsigned>(layers->size()));
       for (unsigned i = 0; i < list.size(); i++) list.set(i, rpc::makeFdFrom((*layers)[i].get()));
       request.setBase(base);
@@ -378,12 +209,6 @@ void Fetcher::tell(const FetchedRef& source, const WantedRef& wanted) {
     // One that dies is followed by one that is told as well.
     wanted->at = request.send().getPrefetch();
   }
-}
-
-void Fetcher::hurry() {
-  hurries_ = true;
-  if (process_ == nullptr) return;
-  process_->client.fetchAtMostRequest().send().detach([](kj::Exception&&) {});
 }
 
 kj::Promise<FetchedRef> Fetcher::open(kj::AutoCloseFd file, std::string name) {
@@ -465,11 +290,9 @@ kj::Promise<FetchedRef> Fetcher::makeCache(const FetchedRef& source, rpc::Fetche
         return serve(source, opened);
       })
       .then([this, source] {
-        source->lastUsed = process::nowNs();
-        sources_.push_back(source);
-        if (!std::exchange(makingRoom_, true)) tasks_.add(makeRoomOn());
+        keep(source);
         // Its fetcher may have died meanwhile.
-        if (process_ == nullptr) source->served = nullptr;
+        if (!process_.answers()) source->served = nullptr;
         engageAll();
         return source;
       });
@@ -487,16 +310,20 @@ FetchedRef Fetcher::adopt(kj::AutoCloseFd origin, const std::string& name, kj::A
   source->name = name;
   source->file = process::identityOf(origin.get());
   source->uri = rpc::uriOf(origin.get()).value_or("");
-  rights_.add(source->uri);
+  process_.wantLater(source->uri);
   source->origin = kj::mv(origin);
   source->data = kj::mv(data);
   source->map = kj::mv(map);
   source->ring = kj::mv(ring);
+  keep(source);
+  tasks_.add(engage(source));
+  return source;
+}
+
+void Fetcher::keep(const FetchedRef& source) {
   source->lastUsed = process::nowNs();
   sources_.push_back(source);
   if (!std::exchange(makingRoom_, true)) tasks_.add(makeRoomOn());
-  tasks_.add(engage(source));
-  return source;
 }
 
 // --- room ---
@@ -504,7 +331,7 @@ FetchedRef Fetcher::adopt(kj::AutoCloseFd origin, const std::string& name, kj::A
 // Caches go whole, and only those that no restore uses: the one used longest ago first.
 void Fetcher::makeRoom() {
   std::uint64_t taken = 0;
-  for (const FetchedRef& source : sources_) taken += takenOnDisk(*source);
+  for (const FetchedRef& source : sources_) taken += process::bytesOnDisk(source->data.get());
   std::vector<FetchedRef> spare;
   for (const FetchedRef& source : sources_)
     if (source.use_count() == 1) spare.push_back(source);
@@ -512,7 +339,7 @@ void Fetcher::makeRoom() {
             [](const auto& a, const auto& b) { return a->lastUsed < b->lastUsed; });
   for (const FetchedRef& source : spare) {
     if (taken <= options_.cacheLimit / 100 * FULL_PERCENT) return;
-    taken -= takenOnDisk(*source);
+    taken -= process::bytesOnDisk(source->data.get());
     evicted_++;
     std::erase(sources_, source);
   }
@@ -530,13 +357,13 @@ kj::Promise<void> Fetcher::makeRoomOn() {
 // --- figures ---
 
 kj::Promise<void> Fetcher::fill(rpc::FetcherInfo::Builder to) {
-  to.setRestarts(restarts_);
+  to.setRestarts(process_.restarts());
   to.setCacheLimit(options_.cacheLimit);
   to.setEvicted(evicted_);
   to.setFetchRate(options_.fetchRate);
-  if (process_ == nullptr) return kj::READY_NOW;
-  to.setPid(static_cast<std::uint32_t>(process_->child.pid));
-  auto asked = process_->client.statsRequest().send().then([to](auto response) mutable {
+  if (!process_.answers()) return kj::READY_NOW;
+  to.setPid(process_.pid());
+  auto asked = process_.client().statsRequest().send().then([to](auto response) mutable {
     auto stats = response.getStats();
     to.setEngines(stats.getEngines());
     to.setHits(stats.getHits());
@@ -551,11 +378,7 @@ kj::Promise<void> Fetcher::fill(rpc::FetcherInfo::Builder to) {
 void Fetcher::taskFailed(kj::Exception&& exception) {
   if (isDisconnect(exception)) return;
   log_.add(std::string("the fetcher: ") + exception.getDescription().cStr());
-  // Restores wait for it.
-  tasks_.add(io_.provider->getTimer().afterDelay(START_AGAIN).then([this]() -> kj::Promise<void> {
-    if (sources_.empty() || process_ != nullptr) return kj::READY_NOW;
-    return running();
-  }));
+  process_.startAgain();  // restores wait for it
 }
 
 }  // namespace faultline::coordinator

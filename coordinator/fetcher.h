@@ -1,4 +1,4 @@
-// The fetcher: started when a source wants it, watched, replaced when it dies; and the caches of what it fetched.
+// Sources that are fetched: opened at a fetcher (coordinator/fetcher_process.h), and the caches of what it fetched.
 //
 // A fetcher has nothing that may not be lost. Restores hold their caches, and have them kept; the next fetcher is told of
 // each, and answers what the last one has left unanswered (rpc/fetch_ring.h). A cache that no restore uses is held here, for
@@ -8,7 +8,6 @@
 #include <kj/async-io.h>
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,24 +15,22 @@
 
 #include "coordinator/event_log.h"
 #include "coordinator/fetched_source.h"
+#include "coordinator/fetcher_process.h"
 #include "coordinator/options.h"
 #include "coordinator/supervisor_link.h"
 #include "coordinator/working_set.h"
-#include "process/process.h"
-#include "rpc/connection.h"
 #include "rpc/control.capnp.h"
-#include "rpc/source_uri.h"
 
 namespace faultline::coordinator {
 
 // Loop thread only.
-class Fetcher final : private kj::TaskSet::ErrorHandler {
+class Fetcher final : private FetcherProcess::Owner, private kj::TaskSet::ErrorHandler {
  public:
   Fetcher(kj::AsyncIoContext& io, SupervisorLink& link, EventLog& log, const Options& options);
   ~Fetcher() noexcept(false);
 
   // Ends a predecessor's fetcher: two would write at the same places. Before the first call of the others.
-  void begin(Inheritance& inherited);
+  void begin(Inheritance& inherited) { process_.begin(inherited); }
 
   // The cache of a source: the one there is, or a new one. `file`: a packed image, open for reading, or what names a source
   // (rpc/named_source.h). Refuses (badSource) where it cannot be used. Resolves when it can be served from.
@@ -55,13 +52,12 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   using WantedRef = std::shared_ptr<WantedParts>;
   WantedRef prefetch(const FetchedRef& source, const std::vector<SourceRange>& ranges);
   // The service ends: what is missing is to come before its limit.
-  void hurry();
+  void hurry() { process_.hurry(); }
 
   // How it does, for people and metrics. Resolves soon, whatever the fetcher does.
   kj::Promise<void> fill(rpc::FetcherInfo::Builder to);
 
  private:
-  struct Process;
   // Which source it is, before it is opened. A server has no identity to tell: what is there for its URI is compared.
   struct Key {
     process::FileIdentity file{};
@@ -69,14 +65,6 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
     bool operator==(const Key&) const = default;
   };
   static Key keyOf(const FetchedSource& source);
-  kj::Promise<void> running();
-  void replace();
-  kj::Promise<void> start();
-  kj::Promise<void> formerEnded(std::uint64_t deadline);
-  void watch();
-  void died(const std::string& how);
-  void gone();
-  kj::Promise<void> pingOn();
   using Opened = capnp::Response<rpc::Fetcher::OpenResults>;
   kj::Promise<Opened> askToOpen(const FetchedRef& source);
   void engageAll();
@@ -87,25 +75,24 @@ class Fetcher final : private kj::TaskSet::ErrorHandler {
   FetchedRef alike(const FetchedSource& source) const;
   kj::Promise<FetchedRef> makeCache(const FetchedRef& source, rpc::FetchedSource::Client opened);
   kj::Promise<void> serve(const FetchedRef& source, rpc::FetchedSource::Client opened);
+  void keep(const FetchedRef& source);
   void tell(const FetchedRef& source, const WantedRef& wanted);
   void makeRoom();
   kj::Promise<void> makeRoomOn();
+  // Of FetcherProcess.
+  bool wantsFetcher() const override { return !sources_.empty(); }
+  void fetcherStarted() override { engageAll(); }
+  void fetcherGone() override;
   void taskFailed(kj::Exception&& exception) override;
 
   kj::AsyncIoContext& io_;
-  SupervisorLink& link_;
   EventLog& log_;
   const Options& options_;
-  kj::AutoCloseFd former_;            // pidfd of one that was killed, until it has ended
-  std::shared_ptr<Process> process_;  // null: there is none that answers
-  kj::Maybe<kj::ForkedPromise<void>> starting_;
-  std::uint32_t restarts_ = 0;
-  unsigned quickDeaths_ = 0;  // in a row, or starts that failed
   std::uint64_t evicted_ = 0;
   std::vector<FetchedRef> sources_;
   std::vector<std::pair<Key, kj::ForkedPromise<FetchedRef>>> opening_;
-  rpc::FetcherRights rights_;  // of all sources that there were
-  bool makingRoom_ = false, hurries_ = false;
+  bool makingRoom_ = false;
+  FetcherProcess process_;
   kj::TaskSet tasks_;
 };
 

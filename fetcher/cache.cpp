@@ -3,13 +3,13 @@
 #include <fcntl.h>
 #include <kj/debug.h>
 #include <spdlog/spdlog.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
+#include "packed/zeros.h"
 #include "process/content_size.h"
 
 namespace faultline::fetcher {
@@ -20,16 +20,6 @@ using State = FetchMap::State;
 namespace {
 
 constexpr std::uint64_t CHUNK = FetchMap::CHUNK, PAGE = FetchMap::PAGE;
-
-bool allZero(std::span<const std::byte> bytes) {
-  return bytes.empty() ||
-         (bytes[0] == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
-}
-
-std::uint64_t takenOnDisk(int file) {
-  struct stat status {};
-  return fstat(file, &status) == 0 ? static_cast<std::uint64_t>(status.st_blocks) * 512 : 0;
-}
 
 }  // namespace
 
@@ -43,7 +33,7 @@ Cache::Cache(kj::AutoCloseFd data, int map, const Engine& engine, Budget& budget
   KJ_REQUIRE(process::contentBytes(data_.get()) == facts.bytes,
              "the cache's data has another size than the image", facts.bytes);
   if (!map_.ready()) fillIn(engine);
-  taken_ = takenOnDisk(data_.get());
+  taken_ = process::bytesOnDisk(data_.get());
   written_ = taken_ > 0;  // by a fetcher before us
   budget_.add(taken_);
 }
@@ -84,7 +74,7 @@ void Cache::keep(std::uint64_t first, std::span<const std::byte> bytes) {
   for (std::uint64_t chunk = first; chunk < end && map_.broken() == FetchMap::Broken::no;) {
     std::uint64_t count = 0;
     while (chunk + count < end && map_.state(chunk + count) == State::absent &&
-           !allZero(part(chunk + count, 1)))
+           !packed::isZero(part(chunk + count, 1)))
       count++;
     if (count == 0) {
       if (map_.state(chunk) == State::absent) map_.set(chunk, State::zero);

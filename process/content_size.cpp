@@ -18,4 +18,9 @@ std::optional<std::uint64_t> contentBytes(int fd) {
   return std::nullopt;
 }
 
+std::uint64_t bytesOnDisk(int fd) {
+  struct stat status {};
+  return fstat(fd, &status) == 0 ? static_cast<std::uint64_t>(status.st_blocks) * 512 : 0;
+}
+
 }  // namespace faultline::process
