@@ -1,6 +1,5 @@
 #include "cli/snapshot_identity.h"
 
-#include <cstdio>
 #include <optional>
 
 #include "cli/packed_file.h"
@@ -46,13 +45,7 @@ SnapshotIdentity identityOf(const std::vector<kj::AutoCloseFd>& layers) {
 }
 
 std::string fingerprintText(const SnapshotIdentity& identity) {
-  return fingerprintText(identity.fingerprint);
-}
-
-std::string fingerprintText(std::uint64_t fingerprint) {
-  char text[20];
-  snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(fingerprint));
-  return text;
+  return image::fingerprintText(identity.fingerprint);
 }
 
 }  // namespace faultline::cli

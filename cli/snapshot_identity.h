@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/working_set.h"
+#include "image/fingerprint.h"
 #include "image/layer_content.h"
 
 namespace faultline::cli {
@@ -29,6 +30,6 @@ SnapshotIdentity identityOf(const std::vector<std::unique_ptr<image::LayerConten
 
 // 16 hexadecimal digits.
 std::string fingerprintText(const SnapshotIdentity& identity);
-std::string fingerprintText(std::uint64_t fingerprint);
+using image::fingerprintText;
 
 }  // namespace faultline::cli

@@ -8,11 +8,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <memory>
 
 #include "coordinator/fetcher.h"
 #include "coordinator/own_thread.h"
+#include "image/fingerprint.h"
 #include "image/stack.h"
 #include "process/duplicate.h"
 #include "rpc/fd.h"
@@ -83,12 +83,6 @@ std::string nameOf(const std::vector<std::string>& layers) {
 
 namespace {
 
-std::string hexadecimal(std::uint64_t number) {
-  char text[20];
-  snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(number));
-  return text;
-}
-
 // The packed ones opened, one after the other.
 kj::Promise<SourceFiles> opened(Fetcher& fetcher, SourceFiles files, std::vector<std::string> names) {
   const auto next = std::find_if(files.begin(), files.end(), [](const SourceFile& file) {
@@ -146,11 +140,11 @@ kj::Promise<SourceFiles> overTheirBases(Fetcher& fetcher, SourceFiles files, std
       .then([&fetcher, files = kj::mv(files), names = std::move(names), index](std::uint64_t is) mutable {
         FetchedSource& layer = *files[index].fetched;
         if (is != layer.base)
-          rpc::refuse(rpc::Reason::BAD_SOURCE, (index < names.size() ? names[index] : "a layer") +
-                                                   " lies over a memory of fingerprint " +
-                                                   hexadecimal(layer.base) +
-                                                   ", and what is named below it has " + hexadecimal(is) +
-                                                   ": name its own base (faultline info)");
+          rpc::refuse(rpc::Reason::BAD_SOURCE,
+                      (index < names.size() ? names[index] : "a layer") +
+                          " lies over a memory of fingerprint " + image::fingerprintText(layer.base) +
+                          ", and what is named below it has " + image::fingerprintText(is) +
+                          ": name its own base (faultline info)");
         layer.knownBelow = identitiesBelow(files, index);
         return overTheirBases(fetcher, kj::mv(files), std::move(names), index + 1);
       });

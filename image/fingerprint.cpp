@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <utility>
 
 #include "image/sampled_checksum.h"
@@ -45,6 +46,12 @@ std::uint64_t fingerprintOver(std::uint64_t base, std::span<const std::unique_pt
 
 std::uint64_t fingerprintOf(std::span<const std::unique_ptr<LayerContent>> layers) {
   return fingerprintOver(fingerprintOf(*layers.back()), layers.first(layers.size() - 1));
+}
+
+std::string fingerprintText(std::uint64_t fingerprint) {
+  char text[20];
+  snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(fingerprint));
+  return text;
 }
 
 }  // namespace faultline::image

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "image/layer_content.h"
 
@@ -18,5 +19,8 @@ std::uint64_t fingerprintOver(std::uint64_t base, std::span<const std::unique_pt
 
 // Of a stack, the top layer first.
 std::uint64_t fingerprintOf(std::span<const std::unique_ptr<LayerContent>> layers);
+
+// As people see it: 16 hexadecimal digits.
+std::string fingerprintText(std::uint64_t fingerprint);
 
 }  // namespace faultline::image
