@@ -3,7 +3,6 @@
 #include <sys/un.h>
 
 #include <algorithm>
-#include <map>
 #include <optional>
 #include <string_view>
 
@@ -50,16 +49,7 @@ NbdUri NbdUri::parse(const std::string& text) {
   if (!name.has_value() || name->size() > MOST_EXPORT_BYTES) refuseUri(text, "its export is no name");
   uri.exportName = *name;
 
-  std::map<std::string, std::string> values;
-  while (!query.empty()) {
-    std::string_view pair = takeTo(query, '&');
-    const std::string key(takeTo(pair, '='));
-    const auto value = decoded(pair);
-    if (key != "socket" && key != "tls-psk-file" && key != "tls-certificates")
-      refuseUri(text, "there is no option " + key + "; there are socket, tls-psk-file and tls-certificates");
-    if (!value.has_value() || !values.emplace(key, *value).second)
-      refuseUri(text, "its option " + key + " makes no sense");
-  }
+  const auto values = optionsOf(text, query, {"socket", "tls-psk-file", "tls-certificates"}, true);
   const auto valueOf = [&](const char* key) {
     const auto found = values.find(key);
     return found == values.end() ? std::string() : absolutePath(text, key, found->second);

@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
-#include <map>
 
 namespace faultline::rpc {
 
@@ -104,16 +103,7 @@ ObjectUri parseS3(ObjectUri uri, std::string_view rest) {
   if (!key.has_value() || key->empty() || key->size() > MOST_KEY)
     refuseUri(uri.text, std::string("its key is no name of an object; ") + FORMS);
 
-  std::map<std::string, std::string> values;
-  while (!query.empty()) {
-    std::string_view pair = takeTo(query, '&');
-    const std::string option(takeTo(pair, '='));
-    if (option != "endpoint" && option != "region" && option != "profile")
-      refuseUri(uri.text, "there is no option " + option + "; there are endpoint, region and profile");
-    const auto value = decoded(pair);
-    if (!value.has_value() || value->empty() || !values.emplace(option, *value).second)
-      refuseUri(uri.text, "its option " + option + " makes no sense");
-  }
+  const auto values = optionsOf(uri.text, query, {"endpoint", "region", "profile"});
   const auto setting = [&](const char* option, std::initializer_list<const char*> names,
                            const char* otherwise) {
     const auto found = values.find(option);

@@ -1,6 +1,5 @@
 #include "rpc/rbd_uri.h"
 
-#include <map>
 #include <vector>
 
 namespace faultline::rpc {
@@ -41,17 +40,10 @@ RbdUri RbdUri::parse(const std::string& text) {
   if (parts.size() == 3) uri.nameSpace = name(parts[1], "namespace");
   uri.image = name(parts.back(), "image");
 
-  std::map<std::string, std::string> values;
-  while (!query.empty()) {
-    std::string_view pair = takeTo(query, '&');
-    const std::string key(takeTo(pair, '='));
-    if (key != "conf" && key != "id" && key != "keyring")
-      refuseUri(text, "there is no option " + key + "; there are conf, id and keyring");
-    const auto value = decoded(pair);
-    if (!value.has_value() || value->empty() || !values.emplace(key, *value).second)
-      refuseUri(text, "its option " + key + " makes no sense");
-    if (key != "id" && value->front() != '/') refuseUri(text, key + " takes an absolute path");
-  }
+  auto values = optionsOf(text, query, {"conf", "id", "keyring"});
+  for (const char* key : {"conf", "keyring"})
+    if (values.count(key) != 0 && values[key].front() != '/')
+      refuseUri(text, std::string(key) + " takes an absolute path");
   uri.conf = values["conf"];
   uri.keyring = values["keyring"];
   uri.id = values.count("id") != 0 ? name(values["id"], "user") : "admin";

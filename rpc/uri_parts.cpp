@@ -96,6 +96,22 @@ std::string_view takeTo(std::string_view& rest, char end) {
   return part;
 }
 
+std::map<std::string, std::string> optionsOf(const std::string& uri, std::string_view query,
+                                             const std::array<const char*, 3>& known, bool mayBeEmpty) {
+  std::map<std::string, std::string> values;
+  while (!query.empty()) {
+    std::string_view pair = takeTo(query, '&');
+    const std::string key(takeTo(pair, '='));
+    if (std::find(known.begin(), known.end(), key) == known.end())
+      refuseUri(uri, "there is no option " + key + "; there are " + known[0] + ", " + known[1] + " and " +
+                         known[2]);
+    const auto value = decoded(pair);
+    if (!value.has_value() || (value->empty() && !mayBeEmpty) || !values.emplace(key, *value).second)
+      refuseUri(uri, "its option " + key + " makes no sense");
+  }
+  return values;
+}
+
 HostAndPort hostAndPort(const std::string& uri, std::string_view server, const char* usualPort) {
   HostAndPort result{"", usualPort};
   bool valid;

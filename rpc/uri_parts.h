@@ -1,6 +1,8 @@
 // Pieces of URIs, as every kind of them is taken apart: strictly, since whoever wrote one may be anybody.
 #pragma once
 
+#include <array>
+#include <map>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -24,6 +26,12 @@ std::optional<std::string> decoded(std::string_view part);
 std::string encodedPath(std::string_view text);
 // What stands before `end`, which is taken away with it; all, where `end` is not there.
 std::string_view takeTo(std::string_view& rest, char end);
+
+// The options KEY=VALUE&... of `query`, of which there are just these three. Refuses `uri` where one is another, stands twice, or has
+// no value that makes sense; an empty one does where `mayBeEmpty`.
+std::map<std::string, std::string> optionsOf(const std::string& uri, std::string_view query,
+                                             const std::array<const char*, 3>& known,
+                                             bool mayBeEmpty = false);
 
 struct HostAndPort {
   std::string host, port;  // of an IPv6 address without brackets
