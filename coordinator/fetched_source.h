@@ -40,8 +40,11 @@ struct FetchedSource {
 
   // At a fetcher: nothing while there is none, or it does not serve it yet.
   kj::Maybe<rpc::FetchedSource::Client> served{};
-  bool engaging = false;  // it is being asked to
-  std::string whyNot{};   // it is not served, as it was told last
+  bool engaging = false;       // it is being asked to
+  std::string whyNot{};        // it is not served, as it was told last
+  std::uint64_t lostAt = 0;    // ns, CLOCK_MONOTONIC: its fetcher has no connection since then; 0: it has one
+  bool lossTold = false;       // by an event
+  std::uint64_t nextLoss = 0;  // ns: one before that is not told
   std::vector<std::weak_ptr<WantedParts>> wanted{};
 };
 

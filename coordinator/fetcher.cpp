@@ -16,7 +16,6 @@
 #include "rpc/fetch_ring.h"
 #include "rpc/named_source.h"
 #include "rpc/refusal.h"
-#include "rpc/source_connector.h"
 
 namespace faultline::coordinator {
 
@@ -30,6 +29,8 @@ constexpr unsigned OPEN_TRIES = 5;
 constexpr kj::Duration OPEN_AGAIN = 20 * kj::MILLISECONDS;
 // From this part of the limit on, caches that are not used make way.
 constexpr std::uint64_t FULL_PERCENT = 90;
+// So long after the loss of a source's connection was told, another is not.
+constexpr std::uint64_t LOSS_AGAIN = 10'000'000'000;  // ns
 
 // The same file with other rights.
 kj::AutoCloseFd reopened(int fd, int flags) {
@@ -94,9 +95,40 @@ kj::Promise<Fetcher::Opened> Fetcher::askToOpen(const FetchedRef& source) {
     request.setFile(rpc::makeFdFrom(source->origin.get()));
     request.setName(source->name.c_str());
     if (!source->uri.empty())
-      request.setConnector(rpc::makeConnector(io_, source->uri, options_.fetcherProgram));
+      request.setConnector(
+          rpc::makeConnector(io_, source->uri, options_.fetcherProgram, newsOf(std::weak_ptr(source))));
     return request.send();
   });
+}
+
+// --- connections ---
+
+rpc::ConnectionNews Fetcher::newsOf(std::weak_ptr<FetchedSource> source) {
+  return {[this, source](const std::string& why) {
+            if (const FetchedRef known = source.lock()) connectionLost(*known, why);
+          },
+          [this, source] {
+            if (const FetchedRef known = source.lock()) connectionMade(*known);
+          }};
+}
+
+// A server that comes and goes does not push out all other events.
+void Fetcher::connectionLost(FetchedSource& source, const std::string& why) {
+  const std::uint64_t now = process::nowNs();
+  if (source.lostAt != 0) return;
+  source.lostAt = now;
+  source.lossTold = now >= source.nextLoss;
+  if (!source.lossTold) return;
+  source.nextLoss = now + LOSS_AGAIN;
+  log_.add(source.name + ": the connection is lost: " + why);
+}
+
+void Fetcher::connectionMade(FetchedSource& source) {
+  const std::uint64_t lostAt = std::exchange(source.lostAt, 0);
+  if (lostAt == 0 || !source.lossTold) return;
+  const std::uint64_t ms = (process::nowNs() - lostAt) / 1'000'000;
+  log_.add(source.name + (source.uri.empty() ? ": it can be fetched from" : ": the server is connected to") +
+           " again after " + std::to_string(ms) + " ms");
 }
 
 // Asks the next fetcher where one dies at it: a target that is refused for that has lost its memory.
@@ -117,17 +149,21 @@ kj::Promise<void> Fetcher::engage(const FetchedRef& source) {
   return askToOpen(source)
       .then([this, source](auto response) { return serve(source, response.getSource()); })
       .then(
-          [source]() -> kj::Promise<void> {
+          [this, source]() -> kj::Promise<void> {
             source->engaging = false;
             source->whyNot.clear();
+            connectionMade(*source);  // the fetcher that lost it has died since
             return kj::READY_NOW;
           },
           [this, source](kj::Exception&& e) -> kj::Promise<void> {
             source->engaging = false;
             if (!isDisconnect(e)) {
               const std::string why = rpc::refusalOf(e).message;
-              if (std::exchange(source->whyNot, why) != why)
+              if (std::exchange(source->whyNot, why) != why) {
                 log_.add(source->name + " cannot be fetched from just now: " + why);
+                if (source->lostAt == 0) source->lostAt = process::nowNs();
+                source->lossTold = true;
+              }
             }
             // It will not be again what it was.
             if (brokenForGood(*source)) return kj::READY_NOW;

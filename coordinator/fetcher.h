@@ -20,6 +20,7 @@
 #include "coordinator/supervisor_link.h"
 #include "coordinator/working_set.h"
 #include "rpc/control.capnp.h"
+#include "rpc/source_connector.h"
 
 namespace faultline::coordinator {
 
@@ -67,6 +68,9 @@ class Fetcher final : private FetcherProcess::Owner, private kj::TaskSet::ErrorH
   static Key keyOf(const FetchedSource& source);
   using Opened = capnp::Response<rpc::Fetcher::OpenResults>;
   kj::Promise<Opened> askToOpen(const FetchedRef& source);
+  rpc::ConnectionNews newsOf(std::weak_ptr<FetchedSource> source);
+  void connectionLost(FetchedSource& source, const std::string& why);
+  void connectionMade(FetchedSource& source);
   void engageAll();
   kj::Promise<void> engage(const FetchedRef& source);
   kj::Promise<FetchedRef> openAnew(const FetchedRef& source);

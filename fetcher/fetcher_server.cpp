@@ -63,10 +63,30 @@ class Door {
       throw std::runtime_error(rpc::refusalOf(error).message);
     }
   }
+  // What has become of the connections. Wait for the loop, not for who is told; a failure is nobody's business. As connect().
+  void tellLost(const std::string& why) const {
+    tell([&](rpc::Connector::Client& connector) {
+      auto request = connector.lostRequest();
+      request.setWhy(why.c_str());
+      return request.send().ignoreResult();
+    });
+  }
+  void tellMade() const {
+    tell([](rpc::Connector::Client& connector) { return connector.madeRequest().send().ignoreResult(); });
+  }
   // Loop thread.
   void close() { connector_ = nullptr; }
 
  private:
+  template <typename Call>
+  void tell(Call call) const {
+    kj::runCatchingExceptions([&] {
+      loop_->executeSync([&] {
+        KJ_IF_MAYBE (connector, connector_) call(*connector).detach([](kj::Exception&&) {});
+      });
+    });
+  }
+
   const kj::Own<const kj::Executor> loop_;
   mutable kj::Maybe<rpc::Connector::Client> connector_;  // the loop's
 };
@@ -111,7 +131,10 @@ std::shared_ptr<const Engine> engineFor(State& state, kj::AutoCloseFd file, cons
   }
   requireFiles(std::get<rpc::NbdUri>(uri.of).tls);
   return std::make_shared<NbdEngine>(
-      *text, [door] { return door->connect(); }, state.patience, state.counters.engines.at("nbd"));
+      *text,
+      NbdEngine::Way{[door] { return door->connect(); },
+                     [door](const std::string& why) { door->tellLost(why); }, [door] { door->tellMade(); }},
+      state.patience, state.counters.engines.at("nbd"));
 }
 
 class PrefetchServer final : public rpc::Answering<rpc::Prefetch> {

@@ -11,6 +11,7 @@
 #include <chrono>
 #include <deque>
 #include <map>
+#include <optional>
 #include <stdexcept>
 #include <system_error>
 #include <thread>
@@ -50,10 +51,10 @@ constexpr unsigned SAMPLE_TRIES = 3, FIRST_SAMPLE_TRIES = 30;
 
 class NbdEngine::State : public std::enable_shared_from_this<State> {
  public:
-  State(const std::string& uri, Connect connect, std::uint64_t patience, EngineCounters& counters)
+  State(const std::string& uri, Way way, std::uint64_t patience, EngineCounters& counters)
       : uriText_(uri),
         uri_(rpc::NbdUri::parse(uri)),
-        connect_(std::move(connect)),
+        way_(std::move(way)),
         patience_(patience),
         counters_(counters),
         kick_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
@@ -210,7 +211,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
 
   std::unique_ptr<NbdConnection> connected(std::uint64_t limit) const {
     const NbdLibrary& library = NbdLibrary::loaded();
-    kj::AutoCloseFd socket = connect_();
+    kj::AutoCloseFd socket = way_.connect();
     return std::make_unique<NbdConnection>(library, uri_, kj::mv(socket), nowNs() + limit);
   }
 
@@ -330,8 +331,10 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   void lose(Slot& slot, std::uint64_t now, const std::string& why) REQUIRES(mutex_) {
     slot.connection = nullptr;  // from here on nothing is filled in
     const auto asked = std::exchange(slot.asked, {});
-    if (!std::exchange(lost_, true)) spdlog::warn("{}: the connection is lost: {}", uriText_, why);
     lostAny_ = true;
+    const bool last = std::none_of(slots_.begin(), slots_.end(),
+                                   [](const Slot& other) { return other.connection != nullptr; });
+    if (last && !std::exchange(lost_, true)) news_.emplace_back(why);
     for (Request* request : asked) {
       if (request->alone && restsFrom(*request, now)) {
         spdlog::error("{}: the server ends the connection whenever it is asked for offset {}", uriText_,
@@ -344,6 +347,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
         suspects_.push_back(request);
       }
     }
+    wantConnections();  // also where nobody waits any more: people are told
   }
 
   // Whether the chunk is to be left alone, since connections die at it.
@@ -402,7 +406,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   }
 
   void wantConnections() REQUIRES(mutex_) {
-    if (connecting_ || !wanted()) return;
+    if (connecting_ || (!wanted() && news_.empty())) return;
     connecting_ = true;
     try {
       std::thread([self = shared_from_this()] { self->connect(); }).detach();
@@ -417,7 +421,8 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
     const threads::Lock lock(mutex_);
     std::uint64_t backOff = FIRST_BACK_OFF;
     const std::uint64_t bytes = facts_.bytes;
-    while (wanted()) {
+    for (tellNews(); wanted() || !news_.empty(); tellNews()) {
+      if (!wanted()) continue;
       const bool another = std::any_of(slots_.begin(), slots_.end(),
                                        [](const Slot& slot) { return slot.connection != nullptr; });
       const std::uint64_t silence = another ? ANOTHER_SILENCE : SILENCE;
@@ -447,6 +452,16 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
       }
     }
     connecting_ = false;
+  }
+
+  // Lets go of the mutex meanwhile: the loop may want it.
+  void tellNews() REQUIRES(mutex_) {
+    if (news_.empty()) return;
+    const auto news = std::exchange(news_, {});
+    mutex_.unlock();
+    for (const std::optional<std::string>& why : news)
+      why.has_value() ? way_.tellLost(*why) : way_.tellMade();
+    mutex_.lock();
   }
 
   // A place that the server fails, or dies at, is left out: it costs the pages that are there, and no others.
@@ -490,7 +505,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
     } else if (Slot* slot = emptySlot(); slot != nullptr && !ended_) {
       slot->connection = std::move(fresh);
       if (std::exchange(lostAny_, false)) shm::count(counters_.reconnects);
-      if (std::exchange(lost_, false)) spdlog::info("{} is connected to again", uriText_);
+      if (std::exchange(lost_, false)) news_.emplace_back(std::nullopt);
       whyNot_.clear();
     }
     if (polling_) kick();
@@ -498,7 +513,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
 
   const std::string uriText_;
   const rpc::NbdUri uri_;
-  const Connect connect_;
+  const Way way_;
   const std::uint64_t patience_;
   EngineCounters& counters_;
   const kj::AutoCloseFd kick_;  // ends the poll of the thread that moves things on
@@ -522,12 +537,13 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   std::map<std::size_t, unsigned> sampleDeaths_;  // of connections, by the sample that was asked for
   bool lost_ GUARDED_BY(mutex_) = false, lostAny_ GUARDED_BY(mutex_) = false;
   std::uint64_t anotherAt_ GUARDED_BY(mutex_) = 0;
+  // That people are to be told: why the last connection is lost; nothing: there is one again.
+  std::vector<std::optional<std::string>> news_ GUARDED_BY(mutex_);
   std::string whyNot_ GUARDED_BY(mutex_);  // it cannot be connected to, as it was told
 };
 
-NbdEngine::NbdEngine(const std::string& uri, Connect connect, std::uint64_t patience,
-                     EngineCounters& counters)
-    : state_(std::make_shared<State>(uri, std::move(connect), patience, counters)) {
+NbdEngine::NbdEngine(const std::string& uri, Way way, std::uint64_t patience, EngineCounters& counters)
+    : state_(std::make_shared<State>(uri, std::move(way), patience, counters)) {
   try {
     state_->open();
   } catch (const std::exception& error) {

@@ -21,12 +21,18 @@ namespace faultline::fetcher {
 
 class NbdEngine final : public Engine {
  public:
-  // A new connection to the server, made by others. Waits. Throws std::exception for people. Any thread.
-  using Connect = std::function<kj::AutoCloseFd()>;
+  // To the server, by others. Any thread but the loop's.
+  struct Way {
+    // A new connection. Waits. Throws std::exception for people.
+    std::function<kj::AutoCloseFd()> connect;
+    // Tell people that the last connection is lost; and that there is one again, which shows the same. Wait for nothing long.
+    std::function<void(const std::string& why)> tellLost;
+    std::function<void()> tellMade;
+  };
 
   // Connects, and learns what there is. `patience`: ns that a read waits for the server. `counters` must outlive it. Throws
   // std::exception, naming the source, where the server cannot be used. Waits, some seconds at most.
-  NbdEngine(const std::string& uri, Connect connect, std::uint64_t patience, EngineCounters& counters);
+  NbdEngine(const std::string& uri, Way way, std::uint64_t patience, EngineCounters& counters);
   ~NbdEngine() noexcept(false) override;
 
   const char* name() const override { return "nbd"; }

@@ -47,6 +47,10 @@ interface Connector {
   # The way to the server of one source. The coordinator's: a fetcher has no rights to make a socket.
   connect @0 () -> (socket :Fd);
   # A new connection. Fails with the reason for people.
+  lost @1 (why :Text) -> ();
+  # The source has no connection any more. `why`: for people.
+  made @2 () -> ();
+  # It has one again, which shows what was there before.
 }
 
 interface Fetcher {

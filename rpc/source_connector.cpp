@@ -27,6 +27,7 @@ namespace {
 
 constexpr kj::Duration LIMIT = 10 * kj::SECONDS;
 constexpr unsigned MOST_AT_ONCE = 8;
+constexpr std::size_t MOST_WHY = 500;  // bytes
 constexpr char CONNECTED = 'c', FAILED = 'f';
 
 // A process that connects; killed and reaped as this goes.
@@ -57,8 +58,8 @@ struct Attempt {
 
 class ConnectorServer final : public Answering<Connector> {
  public:
-  ConnectorServer(kj::AsyncIoContext& io, std::string uri, int program)
-      : io_(io), uri_(std::move(uri)), program_(program) {}
+  ConnectorServer(kj::AsyncIoContext& io, std::string uri, int program, ConnectionNews news)
+      : io_(io), uri_(std::move(uri)), program_(program), news_(std::move(news)) {}
 
   kj::Promise<void> connect(ConnectContext context) override {
     if (underWay_ >= MOST_AT_ONCE)
@@ -81,10 +82,23 @@ class ConnectorServer final : public Answering<Connector> {
         .attach(kj::mv(attempt), kj::defer([this, self = thisCap()] { underWay_--; }));
   }
 
+  kj::Promise<void> lost(LostContext context) override {
+    const kj::StringPtr why = context.getParams().getWhy();
+    if (news_.lost != nullptr)
+      news_.lost(process::plainText(std::string(why.cStr(), std::min(why.size(), MOST_WHY))));
+    return kj::READY_NOW;
+  }
+
+  kj::Promise<void> made(MadeContext) override {
+    if (news_.made != nullptr) news_.made();
+    return kj::READY_NOW;
+  }
+
  private:
   kj::AsyncIoContext& io_;
   const std::string uri_;
   const int program_;
+  const ConnectionNews news_;
   unsigned underWay_ = 0;
 };
 
@@ -108,8 +122,9 @@ void send(int channel, const char* bytes, std::size_t size, int socket) {
 
 }  // namespace
 
-Connector::Client makeConnector(kj::AsyncIoContext& io, const std::string& uri, int program) {
-  return kj::heap<ConnectorServer>(io, uri, program);
+Connector::Client makeConnector(kj::AsyncIoContext& io, const std::string& uri, int program,
+                                ConnectionNews news) {
+  return kj::heap<ConnectorServer>(io, uri, program, std::move(news));
 }
 
 void sendConnection(int channel, int socket) {

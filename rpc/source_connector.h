@@ -5,15 +5,23 @@
 
 #include <kj/async-io.h>
 
+#include <functional>
 #include <string>
 
 #include "rpc/fetcher.capnp.h"
 
 namespace faultline::rpc {
 
-// `uri`: that of the source. `program`: of faultline-fetcher, open (O_PATH), borrowed; -1: the one beside us. Loop thread; `io` must
-// outlive it.
-Connector::Client makeConnector(kj::AsyncIoContext& io, const std::string& uri, int program);
+// Called as fetcher.capnp says, as often as a fetcher likes; null: it is not to be told. `why`: one line of plain text.
+struct ConnectionNews {
+  std::function<void(const std::string& why)> lost{};
+  std::function<void()> made{};
+};
+
+// `uri`: that of the source. `program`: of faultline-fetcher, open (O_PATH), borrowed; -1: the one beside us. Loop thread; `io`, and
+// what `news` uses, must outlive it.
+Connector::Client makeConnector(kj::AsyncIoContext& io, const std::string& uri, int program,
+                                ConnectionNews news = {});
 
 // --- the other end, in that process ---
 // Sends a connected socket over `channel`; or the reason why there is none. What cannot be sent is lost: the other end has a limit.

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "process/clock.h"
 #include "tests/fetcher/fetched_target.h"
 #include "tests/nbd/nbd_server.h"
 
@@ -27,6 +28,15 @@ class LostNbd : public FetchedTarget {
     source_ = std::make_unique<NbdServer>(NbdServer::ofFile(image_.path()));
   }
   void begin(const std::string& patience) { restore(source_->uri(), patience); }
+  // Events about the source that have these words.
+  std::size_t told(const std::string& words) {
+    std::size_t count = 0;
+    for (auto event : server_->status().getEvents()) {
+      const std::string text = event.getText().cStr();
+      if (text.find(source_->uri() + ": ") == 0 && text.find(words) != std::string::npos) count++;
+    }
+    return count;
+  }
 
   std::unique_ptr<NbdServer> source_;
 };
@@ -39,6 +49,48 @@ TEST_F(LostNbd, PagesWaitForAServerThatWasKilled) {
   source_->start();
   expectAll();
   EXPECT_GE(figuresOf(*server_).reconnects, 1u);
+}
+
+// While the pages wait, and when they have come.
+TEST_F(LostNbd, EventsTellThatItIsGoneAndThatItIsBack) {
+  begin("60s");
+  source_->kill();
+  touch(10, 1);
+  await([&] { return told("the connection is lost") == 1; });
+  EXPECT_EQ(told("is connected to again"), 0u);
+  source_->start();
+  expectAll();
+  await([&] { return told("is connected to again") == 1; });
+}
+
+// The fetcher that has lost it dies as well: the next one's connection is told.
+TEST_F(LostNbd, ItsReturnIsToldThoughTheFetcherHasDiedMeanwhile) {
+  begin("60s");
+  source_->kill();
+  touch(10, 1);
+  await([&] { return told("the connection is lost") == 1; });
+  killFetcher(*server_);
+  source_->start();
+  expectAll();
+  await([&] { return told("is connected to again") == 1; });
+}
+
+// Of which other events would be pushed out.
+TEST_F(LostNbd, OneThatComesAndGoesIsNotToldEachTime) {
+  begin("60s");
+  const std::uint64_t before = process::nowNs();
+  for (std::uint64_t round = 1; round <= 5; round++) {
+    source_->kill();
+    touch(10 * round, 1);
+    awaitQueued();
+    source_->start();
+    finish(waiting_);
+    await([&] { return figuresOf(*server_).reconnects >= round; });
+  }
+  const std::uint64_t losses = told("the connection is lost"),
+                      most = 1 + (process::nowNs() - before) / 10'000'000'000;
+  EXPECT_GE(losses, 1u);
+  EXPECT_LE(losses, most);
 }
 
 // With questions on their way.
