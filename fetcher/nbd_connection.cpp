@@ -6,6 +6,7 @@
 #include <deque>
 #include <vector>
 
+#include "fetcher/peer_check.h"
 #include "image/sampled_checksum.h"
 #include "process/clock.h"
 #include "process/plain_text.h"
@@ -57,7 +58,7 @@ int statusOver(void* data, int* error) {
 
 }  // namespace
 
-void NbdConnection::check(int result, const char* what) const {
+void NbdConnection::require(int result, const char* what) const {
   if (result < 0) throw NbdFailure(std::string(what) + ": " + error());
 }
 
@@ -71,21 +72,23 @@ NbdConnection::NbdConnection(const NbdLibrary& library, const rpc::NbdUri& uri, 
                              std::uint64_t deadline)
     : library_(library), handle_(library.create()) {
   if (handle_ == nullptr) throw NbdFailure("libnbd: " + error());
+  std::optional<PeerCheck> peer;
   try {
-    check(library_.setExportName(handle_, uri.exportName.c_str()), "its name");
-    check(library_.addMetaContext(handle_, LIBNBD_CONTEXT_BASE_ALLOCATION), "block status");
+    require(library_.setExportName(handle_, uri.exportName.c_str()), "its name");
+    require(library_.addMetaContext(handle_, LIBNBD_CONTEXT_BASE_ALLOCATION), "block status");
     // What is not all there is an error here: it need not be zeroed before.
-    check(library_.setPreadInitialize(handle_, false), "reads");
+    require(library_.setPreadInitialize(handle_, false), "reads");
     if (uri.tls) {
-      check(library_.setTls(handle_, LIBNBD_TLS_REQUIRE), "TLS");
-      check(library_.setTlsVerifyPeer(handle_, true), "TLS");
-      if (!uri.user.empty()) check(library_.setTlsUsername(handle_, uri.user.c_str()), "TLS");
-      if (!uri.keyFile.empty()) check(library_.setTlsPskFile(handle_, uri.keyFile.c_str()), "TLS");
+      require(library_.setTls(handle_, LIBNBD_TLS_REQUIRE), "TLS");
+      require(library_.setTlsVerifyPeer(handle_, true), "TLS");
+      if (!uri.user.empty()) require(library_.setTlsUsername(handle_, uri.user.c_str()), "TLS");
+      if (!uri.keyFile.empty()) require(library_.setTlsPskFile(handle_, uri.keyFile.c_str()), "TLS");
       if (!uri.certificates.empty())
-        check(library_.setTlsCertificates(handle_, uri.certificates.c_str()), "TLS");
+        require(library_.setTlsCertificates(handle_, uri.certificates.c_str()), "TLS");
     }
-    check(library_.aioConnectSocket(handle_, socket.release()), "the connection");  // it has the socket now
-    waitOn(deadline, [&] { return library_.aioIsReady(handle_) == 1; });
+    if (!uri.certificates.empty()) peer.emplace(uri.host);
+    require(library_.aioConnectSocket(handle_, socket.release()), "the connection");  // it has the socket now
+    waitUntilReady(deadline, peer, uri);
     const std::int64_t size = library_.getSize(handle_);
     if (size < 0) throw NbdFailure("its size: " + error());
     if (size == 0) throw NbdFailure("it is empty");
@@ -100,6 +103,23 @@ NbdConnection::NbdConnection(const NbdLibrary& library, const rpc::NbdUri& uri, 
     library_.close(handle_);
     throw;
   }
+}
+
+// With certificates also until `peer` has found the server's good.
+void NbdConnection::waitUntilReady(std::uint64_t deadline, const std::optional<PeerCheck>& peer,
+                                   const rpc::NbdUri& uri) {
+  try {
+    waitOn(deadline, [&] { return library_.aioIsReady(handle_) == 1; });
+  } catch (const NbdFailure& failure) {
+    if (!peer.has_value()) throw;
+    if (!peer->why().empty()) throw NbdFailure("the server's certificate: " + peer->why());
+    if (!peer->passed()) throw;
+    throw NbdFailure(
+        std::string(failure.what()) +
+        "; if it wants a certificate of its clients, that is client-cert.pem with client-key.pem in " +
+        uri.certificates);
+  }
+  if (peer.has_value() && !peer->passed()) throw NbdFailure("the server's certificate was not checked");
 }
 
 NbdConnection::~NbdConnection() {

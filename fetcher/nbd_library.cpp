@@ -1,5 +1,6 @@
 #include "fetcher/nbd_library.h"
 
+#include "fetcher/peer_check.h"
 #include "fetcher/shared_library.h"
 
 namespace faultline::fetcher {
@@ -38,6 +39,7 @@ NbdLibrary found() {
   file.find(nbd.getBlockSize, "nbd_get_block_size");
   file.find(nbd.canMultiConn, "nbd_can_multi_conn");
   file.find(nbd.canMetaContext, "nbd_can_meta_context");
+  PeerCheck::load();
   return nbd;
 }
 
