@@ -120,6 +120,7 @@ Faultline::Faultline(const std::string& directory, const std::string& memory, co
   if (options.pollIdle) add({"--cpu-latency-us", "0"});
   if (!options.around.empty() && hasOption(program_, "--around")) add({"--around", options.around});
   if (!options.workingSet.empty()) add({"--working-set", options.workingSet});
+  if (options.keepRegistered && hasOption(program_, "--keep-registered")) add({"--keep-registered"});
   if (options.recordWorkingSet) add({"--record-working-set"});
   start(std::move(arguments), options.placement, options.ioUring);
   // The socket is there a moment before it can be connected to.

@@ -58,6 +58,7 @@ struct FaultlineOptions {
       {};  // --around; left out where the build has no such option: it brings single pages then
   std::string workingSet = {};  // --working-set: a file
   bool recordWorkingSet = false;
+  bool keepRegistered = false;         // --keep-registered, where the build has it
   std::vector<std::string> over = {};  // --over: the layers below the memory file, the newest first
   bool ioUring = true;                 // false: refused, as container runtimes do it
   std::string build = {};              // the directory of another build's programs; empty: our own

@@ -51,6 +51,7 @@ class Matrix {
 
  private:
   void sweep(FaultlineOptions server, Sweep sweep) {
+    server.keepRegistered = true;  // else the kernel alone answers for holes, and for what was given back
     measureEach(server, demandCells(sweep));
     server.prefault = true;
     measureEach(server, prefaultCells(sweep));

@@ -67,8 +67,9 @@ CLI::Option* addPolicyOptions(CLI::App& command, PolicyOptions& options) {
       ->check(CLI::IsMember({"off", "auto", "8192", "16384", "32768", "65536"}))
       ->capture_default_str();
   command.add_flag("--keep-registered", options.keepRegistered,
-                   "Keep large holes of the memory file registered with the userfaultfd, too, and answer\n"
-                   "their faults; else they are unregistered, and the kernel answers alone");
+                   "Keep large holes of the memory file, and large ranges that the target has given up,\n"
+                   "registered with the userfaultfd, too, and answer their faults; else they are\n"
+                   "unregistered, and the kernel answers alone");
   return prefault;
 }
 

@@ -14,13 +14,14 @@ constexpr std::uint64_t MARK_STEP = 1u << 21;
 }  // namespace
 
 EventPublisher::EventPublisher(shm::Segment& segment, FaultRouter& router, failpoints::Failpoints& failpoints,
-                               Fault present, Fault outside, Part part)
+                               Fault present, Fault outside, Part part, Removed removed)
     : segment_(segment),
       router_(router),
       failpoints_(failpoints),
       onPresent_(std::move(present)),
       onOutside_(std::move(outside)),
-      onPart_(std::move(part)) {}
+      onPart_(std::move(part)),
+      onRemoved_(std::move(removed)) {}
 
 bool EventPublisher::add(const uffd_msg& message) {
   switch (message.event) {
@@ -58,6 +59,7 @@ std::uint64_t EventPublisher::complete() {
     addPart(removed.end - 1, removed);
   }
   removals_.clear();
+  removed_.insert(removed_.end(), toMark_.begin(), toMark_.end());
   std::reverse(toMark_.begin(), toMark_.end());
   return std::exchange(faults_, 0);
 }
@@ -95,6 +97,8 @@ void EventPublisher::handOut(std::uint64_t readAt) {
   for (const uffd_msg& fault : outside_) onOutside_(fault);
   outside_.clear();
   for (const shm::PageIndex page : std::exchange(parts_, {})) onPart_(page);
+  for (const shm::PageRange& pages : removed_) onRemoved_(pages);
+  removed_.clear();
 }
 
 }  // namespace faultline::coordinator

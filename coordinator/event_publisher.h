@@ -22,14 +22,16 @@ class EventPublisher {
   // Called by handOut().
   using Fault = std::function<void(const uffd_msg& fault)>;
   using Part = std::function<void(shm::PageIndex page)>;
+  using Removed = std::function<void(const shm::PageRange& pages)>;
 
   // `present`: a fault on a page that is there, whose write protection or missing mapping holds the thread up;
   // after answerAlone(), any.
   // `outside`: one at an address that no region covers.
   // `part`: a page that had not come, and a part of which the target has given up: it is released, so a fault on it
   // gets an error.
+  // `removed`: adjacent pages that the target has given up, which are marked.
   EventPublisher(shm::Segment& segment, FaultRouter& router, failpoints::Failpoints& failpoints,
-                 Fault present, Fault outside, Part part);
+                 Fault present, Fault outside, Part part, Removed removed);
 
   // Takes an event of a batch. False: no event of ours. What is taken before a failure is of no use.
   [[nodiscard]] bool add(const uffd_msg& message);
@@ -51,8 +53,10 @@ class EventPublisher {
   failpoints::Failpoints& failpoints_;
   const Fault onPresent_, onOutside_;
   const Part onPart_;
+  const Removed onRemoved_;
   RemovedRanges removals_;                   // in this batch
   std::vector<shm::PageRange> toMark_;       // removed by this batch and not marked yet, the last first
+  std::vector<shm::PageRange> removed_;      // by this batch
   std::vector<shm::PageIndex> parts_;        // pages of which this batch has removed a part
   std::vector<uffd_msg> present_, outside_;  // faults of this batch
   std::uint64_t faults_ = 0;                 // in this batch

@@ -24,6 +24,11 @@ constexpr std::size_t TOGETHER = 64;  // ranges that one thread unregisters, som
 constexpr std::uint64_t MARK_STEP = 1u << 18, SMALL_STEP = 64;
 // Pages that are looked at in one go, a few ms.
 constexpr std::uint64_t LOOK_STEP = 1u << 24;
+// What is removed within this time is released together: each time the target's mappings are listed, its mmap_lock is taken,
+// and the gate is closed once.
+constexpr kj::Duration SETTLE = 50 * kj::MILLISECONDS;
+// The same where the target had too many mappings when it was looked at last.
+constexpr kj::Duration SETTLE_FULL = 1 * kj::SECONDS;
 
 }  // namespace
 
@@ -41,6 +46,7 @@ RangeRelease::RangeRelease(kj::AsyncIoContext& io, ReadingTurns& turns, failpoin
       segment_(segment),
       owner_(owner),
       shared_(std::make_shared<Shared>()),
+      removed_(segment.pages(), LEAST_RELEASED / shm::SMALL_PAGE),
       running_(kj::Promise<void>(kj::READY_NOW).fork()) {}
 
 RangeRelease::~RangeRelease() {
@@ -49,15 +55,40 @@ RangeRelease::~RangeRelease() {
 
 void RangeRelease::begin(int uffd, int target, const SourceFiles& files,
                          const std::vector<SourceLayer>& were) {
-  running_ = kj::evalNow([&] { return run(uffd, target, files, were); })
-                 .then([this] { tell(); },
-                       [this](kj::Exception&& e) {
-                         if (!shared_->stopped.load())
-                           spdlog::info("restore {}: no more of its memory is released: {}", segment_.name(),
-                                        e.getDescription().cStr());
-                       })
+  KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] {
+                 shared_->uffd = process::duplicate(uffd);
+                 target_ = process::duplicate(target);
+                 auto layers = std::make_shared<std::vector<LayerToLookAt>>(layersToLookAt(files, were));
+                 follow([this, layers] { return releaseHoles(std::move(*layers)); });
+               }))
+    failed(*e);
+  // A predecessor's, and what was removed while nothing could be released.
+  if (segment_.counters().removedPages.load() > 0) follow([this] { return findRemoved(0); });
+}
+
+void RangeRelease::removed(const shm::PageRange& pages) {
+  if (target_.get() < 0 || shared_->stopped.load()) return;
+  if (segment_.regions().locate(pages.first).pageSize != shm::SMALL_PAGE) return;
+  removed_.add(pages);
+  if (!removed_.empty()) takeUpRemoved();
+}
+
+// After what is under way.
+void RangeRelease::follow(std::function<kj::Promise<void>()> work) {
+  running_ = running_.addBranch()
+                 .then([this, work = std::move(work)]() -> kj::Promise<void> {
+                   if (shared_->stopped.load()) return kj::READY_NOW;
+                   return work();
+                 })
+                 .catch_([this](kj::Exception&& e) { failed(e); })
                  .eagerlyEvaluate(nullptr)
                  .fork();
+}
+
+void RangeRelease::failed(const kj::Exception& exception) {
+  if (!shared_->stopped.load() && !std::exchange(failureTold_, true))
+    spdlog::info("restore {}: not all of its memory that could be is released: {}", segment_.name(),
+                 exception.getDescription().cStr());
 }
 
 kj::Promise<void> RangeRelease::stop() {
@@ -66,29 +97,68 @@ kj::Promise<void> RangeRelease::stop() {
   return running_.addBranch();
 }
 
-kj::Promise<void> RangeRelease::run(int uffd, int target, const SourceFiles& files,
-                                    const std::vector<SourceLayer>& were) {
-  struct Order {
-    std::vector<LayerToLookAt> layers;
-    std::vector<shm::RegionEntry> regions;
-    std::uint64_t bytes, before;
-    kj::AutoCloseFd target;
-    ReleasableMemory found;
-  };
-  shared_->uffd = process::duplicate(uffd);
+// What is looked at in another thread, which owns it.
+struct RangeRelease::Order {
+  std::vector<LayerToLookAt> layers;
+  std::vector<shm::PageRange> removed;
+  std::vector<shm::RegionEntry> regions;
+  std::uint64_t bytes = 0, before = 0;
+  kj::AutoCloseFd target;
+  ReleasableMemory found;
+};
+
+std::shared_ptr<RangeRelease::Order> RangeRelease::newOrder() const {
   auto order = std::make_shared<Order>();
-  order->layers = layersToLookAt(files, were);
   const auto regions = segment_.regions().entries();
   order->regions.assign(regions.begin(), regions.end());
   order->bytes = segment_.facts().sourceBytes;
   order->before = segment_.header().rangesReleased.load();
-  order->target = process::duplicate(target);
-  auto looked = inOwnThread("its holes cannot be looked up", [order] {
-    order->found =
-        releasableMemory(order->layers, order->bytes, order->regions, order->target.get(), order->before);
+  order->target = process::duplicate(target_.get());
+  return order;
+}
+
+kj::Promise<void> RangeRelease::releaseHoles(std::vector<LayerToLookAt> layers) {
+  auto order = newOrder();
+  order->layers = std::move(layers);
+  return look(order,
+              [](Order& o) {
+                return releasableMemory(o.layers, o.bytes, o.regions, o.target.get(), o.before);
+              })
+      .then([this] { tell("are holes of its source", spdlog::level::info); });
+}
+
+kj::Promise<void> RangeRelease::findRemoved(shm::PageIndex from) {
+  from = removed_.look(from, LOOK_STEP);
+  if (from < segment_.pages().pageCount() && !shared_->stopped.load())
+    return turns_.step(io_.provider->getTimer()).then([this, from] { return findRemoved(from); });
+  if (!removed_.empty()) takeUpRemoved();
+  return kj::READY_NOW;
+}
+
+void RangeRelease::takeUpRemoved() {
+  if (std::exchange(takesUp_, true)) return;
+  follow([this] {
+    auto settled = io_.provider->getTimer().afterDelay(full_ ? SETTLE_FULL : SETTLE);
+    return looking_.wrap(kj::mv(settled)).then([this] { return releaseRemoved(); });
   });
+}
+
+kj::Promise<void> RangeRelease::releaseRemoved() {
+  takesUp_ = false;
+  auto order = newOrder();
+  order->removed = removed_.take();
+  return look(order,
+              [](Order& o) { return releasableMemory(o.removed, o.regions, o.target.get(), o.before); })
+      .then([this] { tell("its target has given up", spdlog::level::debug); });  // it may do so all the time
+}
+
+kj::Promise<void> RangeRelease::look(const std::shared_ptr<Order>& order,
+                                     ReleasableMemory (*lookAt)(Order&)) {
+  auto looked = inOwnThread("what can be released cannot be looked up",
+                            [order, lookAt] { order->found = lookAt(*order); });
   return looking_.wrap(kj::mv(looked)).then([this, order] {
     found_ = std::move(order->found);
+    next_ = 0;
     return next();
   });
 }
@@ -108,20 +178,24 @@ bool RangeRelease::choose(std::vector<ReleasableRange>& some) {
     if (looked > LOOK_STEP && some.empty()) return false;
     const ReleasableRange& range = found_.ranges[next_];
     looked += range.pages.count;
-    if (segment_.pages().zeroForGood(range.pages)) {  // by a predecessor
+    if (segment_.pages().zeroForGood(range.pages)) {  // by a predecessor, or it was a hole
       owner_.released({range.pages});
-    } else if (found_.most > 0) {
-      found_.most--;
-      some.push_back(range);
-    } else {
-      kept_++;
+      continue;
     }
+    if (!joins(range)) {
+      if (found_.most == 0) {
+        kept_++;
+        continue;
+      }
+      found_.most--;
+      segment_.header().rangesReleased.fetch_add(1);
+    }
+    some.push_back(range);
   }
   return true;
 }
 
 kj::Promise<void> RangeRelease::release(std::vector<ReleasableRange> some) {
-  segment_.header().rangesReleased.fetch_add(some.size());
   auto held = whileHeld(Point::beforeUnregister, some.front().pages.first);
   return held.then([this, some = std::move(some)]() mutable { return unregister(std::move(some)); });
 }
@@ -180,14 +254,27 @@ kj::Promise<void> RangeRelease::mark(std::vector<shm::PageRange> left) {
       .then([this, left = std::move(left)]() mutable { return mark(std::move(left)); });
 }
 
-void RangeRelease::tell() const {
+// It lies beside a range that is released, so it splits no further mapping.
+bool RangeRelease::joins(const ReleasableRange& range) const {
+  const auto isReleased = [this](shm::PageIndex page, std::uint64_t address) {
+    const shm::PageTable& pages = segment_.pages();
+    return page < pages.pageCount() && pages.state(page) == shm::PageState::released &&
+           pages.zeroForGood(page) && segment_.regions().locate(page).address == address;
+  };
+  return isReleased(range.pages.end(), range.address + range.size) ||
+         (range.pages.first > 0 && isReleased(range.pages.first - 1, range.address - shm::SMALL_PAGE));
+}
+
+void RangeRelease::tell(const char* what, spdlog::level::level_enum level) {
   if (ranges_ > 0)
-    spdlog::info("restore {}: {} MiB in {} ranges, which are zero for good, are registered no more",
-                 segment_.name(), bytes_ >> 20, ranges_);
-  if (kept_ > 0)
+    spdlog::log(level, "restore {}: {} MiB in {} ranges, which {}, are registered no more", segment_.name(),
+                bytes_ >> 20, ranges_, what);
+  if (kept_ > 0 && !std::exchange(keptTold_, true))
     spdlog::info("restore {}: {} further ranges stay registered: its target has too many mappings ({})",
                  segment_.name(), kept_,
                  shared_->error != 0 ? std::strerror(shared_->error) : "vm.max_map_count");
+  full_ = kept_ > 0;
+  ranges_ = bytes_ = kept_ = 0;
 }
 
 }  // namespace faultline::coordinator

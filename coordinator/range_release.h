@@ -1,6 +1,7 @@
-// The release of a restore's large ranges that are zero for good (coordinator/releasable_memory.h): they are unregistered, so
-// the kernel alone answers for them, and marked in the page table. The target's touches there cost what they cost without a
-// userfaultfd, and its removals there are told to nobody.
+// The release of a restore's large ranges that are zero for good, holes of its source and what the target has given up
+// (coordinator/releasable_memory.h): they are unregistered, so the kernel alone answers for them, and marked in the page
+// table. The target's touches there cost what they cost without a userfaultfd, and its removals there are told to nobody.
+// Holes are looked for once, as the restore begins; what was removed, a moment after its removal was published.
 //
 //   look, in a thread of its own -> some ranges: unregister, wake, in a thread of its own -> mark, under the write side
 //                                   ^ until none is left, or no more may be                                          |
@@ -14,6 +15,7 @@
 #pragma once
 
 #include <kj/async-io.h>
+#include <spdlog/common.h>
 
 #include <cstdint>
 #include <functional>
@@ -22,6 +24,7 @@
 
 #include "coordinator/reading_turns.h"
 #include "coordinator/releasable_memory.h"
+#include "coordinator/removed_runs.h"
 #include "failpoints/failpoints.h"
 #include "shmtracker/segment.h"
 
@@ -50,13 +53,24 @@ class RangeRelease {
 
   // Once. Duplicates the fds. `target`: pidfd of the process that has the memory.
   void begin(int uffd, int target, const SourceFiles& files, const std::vector<SourceLayer>& were);
+  // These pages were removed, and are marked so: what is large enough of them and of what was removed beside them is released
+  // a moment later. Nothing before begin(), which finds by itself what was removed until then, and after stop().
+  void removed(const shm::PageRange& pages);
   // Begins nothing more. Resolves when nothing is under way at the target; never fails.
   kj::Promise<void> stop();
 
  private:
   struct Shared;
+  struct Order;
 
-  kj::Promise<void> run(int uffd, int target, const SourceFiles& files, const std::vector<SourceLayer>& were);
+  void follow(std::function<kj::Promise<void>()> work);
+  kj::Promise<void> releaseHoles(std::vector<LayerToLookAt> layers);
+  kj::Promise<void> findRemoved(shm::PageIndex from);
+  void takeUpRemoved();
+  kj::Promise<void> releaseRemoved();
+  std::shared_ptr<Order> newOrder() const;
+  kj::Promise<void> look(const std::shared_ptr<Order>& order, ReleasableMemory (*lookAt)(Order& order));
+  void failed(const kj::Exception& exception);
   kj::Promise<void> next();
   bool choose(std::vector<ReleasableRange>& some);
   kj::Promise<void> release(std::vector<ReleasableRange> some);
@@ -64,7 +78,8 @@ class RangeRelease {
   kj::Promise<void> unregistered(std::vector<shm::PageRange> pages);
   kj::Promise<void> whileHeld(failpoints::Point point, shm::PageIndex page);
   kj::Promise<void> mark(std::vector<shm::PageRange> left);
-  void tell() const;
+  bool joins(const ReleasableRange& range) const;
+  void tell(const char* what, spdlog::level::level_enum level);
 
   kj::AsyncIoContext& io_;
   ReadingTurns& turns_;
@@ -72,6 +87,12 @@ class RangeRelease {
   shm::Segment& segment_;
   Owner& owner_;
   const std::shared_ptr<Shared> shared_;  // with the threads
+  kj::AutoCloseFd target_;                // pidfd; -1 before begin()
+  RemovedRuns removed_;
+  bool takesUp_ = false;  // releaseRemoved() is to come
+  bool full_ = false;     // ranges were kept registered that would have split a mapping
+  bool keptTold_ = false;
+  bool failureTold_ = false;
   ReleasableMemory found_;
   std::size_t next_ = 0;                             // of found_.ranges
   std::uint64_t ranges_ = 0, bytes_ = 0, kept_ = 0;  // released; ranges that are not

@@ -55,35 +55,52 @@ std::uint64_t mostReleased(std::uint64_t mappings, std::uint64_t mostMappings, s
   return std::min(room, MOST_RELEASED - std::min(before, MOST_RELEASED));
 }
 
-std::vector<ReleasableRange> releasableIn(std::span<const image::ByteRange> zero,
+std::vector<ReleasableRange> releasableIn(std::span<const shm::PageRange> zero,
                                           std::span<const shm::RegionEntry> regions,
                                           std::span<const Mapping> mappings) {
   std::vector<ReleasableRange> ranges;
-  auto add = [&](const shm::RegionEntry& region, std::uint64_t from, std::uint64_t to) {
+  auto add = [&](shm::PageIndex first, std::uint64_t from, std::uint64_t to) {
     for (const Mapping& mapping : mappings) {
       if (mapping.end <= from || mapping.shared || !mapping.anonymous) continue;
       if (mapping.start >= to) break;
       const std::uint64_t begin = std::max(from, mapping.start), end = std::min(to, mapping.end);
       if (end - begin < LEAST_RELEASED) continue;
       ranges.push_back(
-          {begin,
-           end - begin,
-           {region.firstPage + (begin - region.base) / shm::SMALL_PAGE, (end - begin) / shm::SMALL_PAGE}});
+          {begin, end - begin, {first + (begin - from) / shm::SMALL_PAGE, (end - begin) / shm::SMALL_PAGE}});
     }
   };
   for (const shm::RegionEntry& region : regions) {
     if (std::uint64_t{1} << region.pageShift != shm::SMALL_PAGE) continue;
-    for (const image::ByteRange& range : zero) {
-      const std::uint64_t begin = roundUp(std::max(range.offset, region.offset));
-      const std::uint64_t end =
-          std::min(range.end(), region.offset + region.size) / shm::SMALL_PAGE * shm::SMALL_PAGE;
-      if (begin < end)
-        add(region, region.base + (begin - region.offset), region.base + (end - region.offset));
+    const shm::PageIndex regionEnd = region.firstPage + region.size / shm::SMALL_PAGE;
+    for (const shm::PageRange& pages : zero) {
+      const shm::PageIndex first = std::max(pages.first, region.firstPage);
+      const shm::PageIndex end = std::min(pages.end(), regionEnd);
+      const auto addressOf = [&](shm::PageIndex page) {
+        return region.base + (page - region.firstPage) * shm::SMALL_PAGE;
+      };
+      if (first < end) add(first, addressOf(first), addressOf(end));
     }
   }
   std::stable_sort(ranges.begin(), ranges.end(),
                    [](const ReleasableRange& a, const ReleasableRange& b) { return a.size > b.size; });
   return ranges;
+}
+
+std::vector<shm::PageRange> pagesOf(std::span<const image::ByteRange> source,
+                                    std::span<const shm::RegionEntry> regions) {
+  std::vector<shm::PageRange> pages;
+  for (const shm::RegionEntry& region : regions) {
+    if (std::uint64_t{1} << region.pageShift != shm::SMALL_PAGE) continue;
+    for (const image::ByteRange& range : source) {
+      const std::uint64_t begin = roundUp(std::max(range.offset, region.offset));
+      const std::uint64_t end =
+          std::min(range.end(), region.offset + region.size) / shm::SMALL_PAGE * shm::SMALL_PAGE;
+      if (begin < end)
+        pages.push_back(
+            {region.firstPage + (begin - region.offset) / shm::SMALL_PAGE, (end - begin) / shm::SMALL_PAGE});
+    }
+  }
+  return pages;
 }
 
 std::vector<LayerToLookAt> layersToLookAt(const SourceFiles& files, const std::vector<SourceLayer>& were) {
@@ -121,7 +138,12 @@ ReleasableMemory releasableMemory(std::span<const LayerToLookAt> layers, std::ui
                                   std::span<const shm::RegionEntry> regions, int pidfd,
                                   std::uint64_t before) {
   const auto zero = zeroForGood(layers, bytes);
-  if (zero.empty()) return {};
+  return zero.empty() ? ReleasableMemory{} : releasableMemory(pagesOf(zero, regions), regions, pidfd, before);
+}
+
+ReleasableMemory releasableMemory(std::span<const shm::PageRange> zero,
+                                  std::span<const shm::RegionEntry> regions, int pidfd,
+                                  std::uint64_t before) {
   const std::vector<Mapping> mappings = mappingsOf(process::pidOf(pidfd));
   return {releasableIn(zero, regions, mappings), mostReleased(mappings.size(), mostMappings(), before)};
 }

@@ -1,5 +1,5 @@
-// The parts of a target's memory that may be registered no more: what the source has there is zero for good, and the kernel
-// alone gives the same.
+// The parts of a target's memory that may be registered no more: they are zero for good, since the source has nothing there or
+// the target has given them up, and the kernel alone gives the same.
 #pragma once
 
 #include <cstdint>
@@ -32,12 +32,15 @@ struct ReleasableRange {
 // what the kernel allows, since each takes two; and MOST_RELEASED with those `before`.
 std::uint64_t mostReleased(std::uint64_t mappings, std::uint64_t mostMappings, std::uint64_t before);
 
-// What of `zero`, ranges of the source, lies in private anonymous mappings in pages of 4 KiB; the largest first, none below
-// LEAST_RELEASED. Of 2 MiB pages none: the kernel kills who touches one and there is none left, and we wait. Of a mapping of
+// What of `zero` lies in private anonymous mappings in pages of 4 KiB; the largest first, none below LEAST_RELEASED. Of 2 MiB pages none: the kernel kills who touches one and there is none left, and we wait. Of a mapping of
 // a file none: who else has it is not known.
-std::vector<ReleasableRange> releasableIn(std::span<const image::ByteRange> zero,
+std::vector<ReleasableRange> releasableIn(std::span<const shm::PageRange> zero,
                                           std::span<const shm::RegionEntry> regions,
                                           std::span<const Mapping> mappings);
+
+// The whole pages of 4 KiB that come from these ranges of the source, region by region.
+std::vector<shm::PageRange> pagesOf(std::span<const image::ByteRange> source,
+                                    std::span<const shm::RegionEntry> regions);
 
 // A layer of a source, to be looked at in another thread.
 struct LayerToLookAt {
@@ -60,6 +63,9 @@ struct ReleasableMemory {
 // Both of the process behind the pidfd, of which `before` ranges have been released already. None where its mappings are
 // not told. Waits for the target's mmap_lock and the file systems: not for a loop. Throws as zeroForGood(). Any thread.
 ReleasableMemory releasableMemory(std::span<const LayerToLookAt> layers, std::uint64_t bytes,
+                                  std::span<const shm::RegionEntry> regions, int pidfd, std::uint64_t before);
+// The same of pages that the target has given up, and that are marked so.
+ReleasableMemory releasableMemory(std::span<const shm::PageRange> removed,
                                   std::span<const shm::RegionEntry> regions, int pidfd, std::uint64_t before);
 
 }  // namespace faultline::coordinator

@@ -142,6 +142,7 @@ UffdReaderHooks Restore::readerHooks() {
                           "wherever else it does so",
                       name());
   };
+  hooks.removed = [this](const shm::PageRange& pages) { release_.removed(pages); };
   hooks.partRemoved = [this](shm::PageIndex page) {
     shm::count(context_.totals.pagesLost);
     if (std::exchange(partTold_, true)) return;

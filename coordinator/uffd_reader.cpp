@@ -32,7 +32,7 @@ UffdReader::UffdReader(kj::AsyncIoContext& io, int uffd, shm::Segment& segment, 
       turns_(turns),
       writeSide_(timer_, segment, options, std::move(hooks.fence)),
       events_(segment, router, failpoints, std::move(hooks.presentFault), std::move(hooks.outsideFault),
-              std::move(hooks.partRemoved)),
+              std::move(hooks.partRemoved), std::move(hooks.removed)),
       observer_(io.unixEventPort, uffd, kj::UnixEventPort::FdObserver::OBSERVE_READ),
       gated_((segment.facts().uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0) {}
 

@@ -27,6 +27,7 @@ struct UffdReaderHooks {
   // Faults that no shard is asked for. Called while the gate is open.
   EventPublisher::Fault presentFault, outsideFault;
   EventPublisher::Part partRemoved;
+  EventPublisher::Removed removed;
 };
 
 // Loop thread only. The uffd must be non-blocking.

@@ -21,6 +21,7 @@ enum class Mistake {
   noWakeAfterTakeover,  // successor: does not wake
   noWakeAfterShard,     // coordinator: does not wake after a shard's death
   releasesData,         // coordinator: takes all of a source for zero for good
+  releasesBeside,       // coordinator: takes what lies beside a removed page for removed
   storesEachName,       // supervisor: has an open file that has two names stored under each
 };
 

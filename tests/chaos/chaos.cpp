@@ -120,6 +120,55 @@ class Driver {
   std::atomic<unsigned> victim_{ANY};
 };
 
+// A target that gives up its memory in large pieces, in random order, which are registered no more a moment later. A process of
+// ours is killed at any time before, while and after.
+class Giver {
+ public:
+  static constexpr std::uint64_t PIECE = 512;  // pages
+
+  Giver(const Image& image, const std::string& socket, std::mt19937_64& random)
+      : target_(image, socket, PAGE, 2), left_(target_.pages() / PIECE) {
+    for (std::uint64_t i = 0; i < left_.size(); i++) left_[i] = i;
+    std::shuffle(left_.begin(), left_.end(), random);
+  }
+  // Gives the next piece up, and writes to a page of it. False: it has none left.
+  bool give() {
+    if (left_.empty()) return false;
+    const std::uint64_t first = left_.back() * PIECE;
+    left_.pop_back();
+    target_.giveBack(first, PIECE);
+    target_.write(first + given_.size() % PIECE, 0x5a);
+    given_.push_back(first);
+    return true;
+  }
+  // The number of wrong pages among all that were given up, and some that were not.
+  std::uint64_t wrong() const {
+    std::uint64_t wrong = 0;
+    for (std::size_t i = 0; i < given_.size(); i++)
+      for (std::uint64_t page = 0; page < PIECE; page++) {
+        const std::uint64_t at = given_[i] + page;
+        if (page == i % PIECE ? target_.read(at) != 0x5a : !target_.isAll(at, 0)) {
+          wrong++;
+          fprintf(stderr, "a target that gives up pieces: page %llu is wrong\n",
+                  static_cast<unsigned long long>(at));
+        }
+      }
+    for (const std::uint64_t piece : left_)
+      for (const std::uint64_t page : {std::uint64_t{0}, PIECE - 1})
+        if (!target_.holdsImage(piece * PIECE + page)) {
+          wrong++;
+          fprintf(stderr, "a target that gives up pieces: page %llu is not the snapshot's\n",
+                  static_cast<unsigned long long>(piece * PIECE + page));
+        }
+    return wrong;
+  }
+
+ private:
+  Target target_;
+  std::vector<std::uint64_t> left_;   // pieces
+  std::vector<std::uint64_t> given_;  // first pages
+};
+
 std::uint64_t quantile(std::vector<std::uint64_t>& values, double fraction) {
   if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
@@ -212,7 +261,8 @@ int run(const Options& options) {
   std::mt19937_64 random(options.seed);
   std::vector<std::uint64_t> afterShard, afterCoordinator;
   unsigned coordinators = 0, shards = 0, fetchers = 0, servers = 0;
-  std::uint64_t visitorsWrong = 0;
+  std::uint64_t visitorsWrong = 0, pieces = 0;
+  std::unique_ptr<Giver> giver;
   for (unsigned kill = 0; kill < options.kills; kill++) {
     // A little progress of every target between two kills, of random length.
     const std::uint64_t progress = 1 + random() % 400;
@@ -248,6 +298,13 @@ int run(const Options& options) {
     // images: to look at all of one is to fetch it.
     std::optional<Target> visitor;
     if (kill % 4 == 0 && !options.packed) visitor.emplace(image, server.socket(), PAGE, 2);
+    if (giver == nullptr || !giver->give()) {
+      if (giver != nullptr) visitorsWrong += giver->wrong();
+      giver = nullptr;
+      giver = std::make_unique<Giver>(image, server.socket(), random);
+      giver->give();
+    }
+    pieces++;
     const std::uint64_t killed = process::nowNs();
     for (auto& driver : drivers) driver->watch(killed, shard ? index : Driver::ANY);
     for (const pid_t pid : victims) ::kill(pid, SIGKILL);
@@ -281,6 +338,7 @@ int run(const Options& options) {
     if ((kill + 1) % 100 == 0) printf("%u kills survived\n", kill + 1);
     fflush(stdout);
   }
+  visitorsWrong += giver != nullptr ? giver->wrong() : 0;
   std::uint64_t faults = 0, removals = 0, wrong = visitorsWrong;
   for (auto& driver : drivers) {
     driver->stop();
@@ -301,8 +359,9 @@ int run(const Options& options) {
   if (options.nbd || options.rbd)
     printf("  over %s; %u fetchers and %u servers killed as well\n", options.nbd ? "nbdkit" : "Ceph RBD",
            fetchers, servers);
-  printf("  touches %llu, removals %llu\n", static_cast<unsigned long long>(faults),
-         static_cast<unsigned long long>(removals));
+  printf("  touches %llu, removals %llu, %llu pieces of 2 MiB given up\n",
+         static_cast<unsigned long long>(faults), static_cast<unsigned long long>(removals),
+         static_cast<unsigned long long>(pieces));
   row("kill of a shard to an answer", afterShard);
   row("kill of a coordinator to an answer", afterCoordinator);
   printf("  wrong pages: %llu\n", static_cast<unsigned long long>(wrong));

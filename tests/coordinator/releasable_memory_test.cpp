@@ -129,7 +129,7 @@ TEST(ReleasableMemory, LiesInPrivateAnonymousMappingsOfSmallPagesLargestFirst) {
       {A + 20 * MIB, A + 24 * MIB, true, true}, {A + 24 * MIB, B, false, true},
       {B, B + 64 * MIB, false, true},           {C, C + 64 * MIB, false, true}};
   const std::vector<ByteRange> zero{{13 * MIB, 13 * MIB}, {60 * MIB, 12 * MIB}, {127 * MIB, MIB}};
-  EXPECT_THAT(releasableIn(zero, regions, mappings),
+  EXPECT_THAT(releasableIn(pagesOf(zero, regions), regions, mappings),
               ElementsAre(ReleasableRange{B, 8 * MIB, {64 * MIB / PAGE, 8 * MIB / PAGE}},
                           ReleasableRange{A + 60 * MIB, 4 * MIB, {60 * MIB / PAGE, 4 * MIB / PAGE}},
                           ReleasableRange{A + 13 * MIB, 3 * MIB, {13 * MIB / PAGE, 3 * MIB / PAGE}},

@@ -66,6 +66,7 @@ struct Alone {
     router.emplace(pool, *segment, nullptr);
     UffdReaderHooks hooks;
     hooks.partRemoved = [this](shm::PageIndex page) { partsRemoved.push_back(page); };
+    hooks.removed = [this](const shm::PageRange& pages) { removed.push_back(pages); };
     reader.emplace(io, uffd.get(), *segment, *router, failpoints, options, turns, std::move(hooks));
   }
   std::uint64_t start() const { return reinterpret_cast<std::uint64_t>(memory); }
@@ -87,6 +88,7 @@ struct Alone {
   std::optional<FaultRouter> router;
   ReadingTurns turns;
   std::vector<shm::PageIndex> partsRemoved;
+  std::vector<shm::PageRange> removed;
   std::optional<UffdReader> reader;
 };
 

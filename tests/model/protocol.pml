@@ -69,11 +69,17 @@ bool failed;        /* the segment's header: nobody serves this restore any more
 #endif
 
 #ifdef LETS_GO
-byte letting;       /* the release of page 0, a hole of the source, by a thread of the coordinator's: how far it is */
-#ifdef M_RELEASES_DATA
+byte letting;       /* the release of page 0, by a thread of the coordinator's: how far it is */
+/* What may be released: a hole of the source, or (GIVEN) what the target has given up, once that is published. */
+#if defined(M_RELEASES_DATA)
 #define HOLE(p) false
+#define RELEASABLE true
+#elif defined(GIVEN)
+#define HOLE(p) false
+#define RELEASABLE HAS(removedToo, 0)
 #else
 #define HOLE(p) ((p) == 0)
+#define RELEASABLE true
 #endif
 #else
 #define HOLE(p) false
@@ -366,7 +372,7 @@ end:
   :: atomic { sighted && state[0] != RELEASED -> goto sight }
 #endif
 #ifdef LETS_GO
-  :: atomic { letting == 0 && !(state[0] == RELEASED && HAS(removedToo, 0)) -> letting = 1 }
+  :: atomic { letting == 0 && RELEASABLE && !(state[0] == RELEASED && HAS(removedToo, 0)) -> letting = 1 }
   :: atomic { letting == 4 -> goto released }
   /* Nothing is missing, and no removal is to come. */
   :: atomic { letting == 0 && state[0] != MISSING && state[NP - 1] != MISSING && giving == ALL && !eventQueued -> goto over }

@@ -1,5 +1,5 @@
-// Large holes of the memory file: they are registered no more, the kernel alone answers for them, and the target sees what it
-// would have seen.
+// Large holes of the memory file, and what a target has given up: they are registered no more, the kernel alone answers for
+// them, and the target sees what it would have seen.
 
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
@@ -286,6 +286,182 @@ TEST_F(ReleasedHoles, OutliveAFailure) {
   server_->reconnect();
   EXPECT_EQ(target_->touch(0), Touch::sigbus);
   EXPECT_TRUE(target_->isAll(LARGE.first, 0));
+}
+
+// --- what the target has given up ---
+
+class ReleasedRemovals : public ReleasedHoles {
+ protected:
+  static constexpr shm::PageRange GIVEN{200, 700};  // data of the image
+
+  void begin() {
+    serve();
+    connect();
+    awaitReleased();
+  }
+  void give(const shm::PageRange& pages = GIVEN) { target_->giveBack(pages.first, pages.count); }
+  void expectContent(const shm::PageRange& given = GIVEN) {
+    for (std::uint64_t page = 0; page < ALL; page++)
+      ASSERT_TRUE(contains(given, page) ? target_->isAll(page, 0) : target_->holdsImage(page)) << page;
+  }
+};
+
+// The next removal there is told to nobody, and what the target touches there reaches us no more.
+TEST_F(ReleasedRemovals, ReachUsNoMore) {
+  begin();
+  target_->write(GIVEN.first, 1);
+  give();
+  awaitReleased(HOLES + GIVEN.count);
+  const std::uint64_t before = faults();
+  for (std::uint64_t page = GIVEN.first; page < GIVEN.end(); page++)
+    ASSERT_TRUE(target_->isAll(page, 0)) << page;
+  target_->write(GIVEN.first + 1, 0x5a);
+  EXPECT_EQ(target_->read(GIVEN.first + 1), 0x5a);
+  give();
+  EXPECT_TRUE(target_->isAll(GIVEN.first + 1, 0));
+  EXPECT_EQ(faults(), before);
+  EXPECT_EQ(removals(), 1u);
+  expectContent();
+}
+
+// As a balloon gives up.
+TEST_F(ReleasedRemovals, MayComePageByPage) {
+  begin();
+  const std::uint64_t hole = GIVEN.first + 300;
+  for (std::uint64_t page = GIVEN.first; page < GIVEN.end(); page++)
+    if (page != hole) give({page, 1});
+  give({hole, 1});
+  awaitReleased(HOLES + GIVEN.count);
+  expectContent();
+}
+
+// Fewer pages than are worth two mappings, and pages of which one is in use again.
+TEST_F(ReleasedRemovals, OfFewPagesStayRegistered) {
+  begin();
+  give({0, 511});
+  give({2048, 300});
+  target_->write(2048 + 299, 0x5a);
+  give({2048 + 300, 212});
+  give({512, 512});
+  awaitReleased(HOLES + 512);
+  EXPECT_EQ(stateOf(0), rpc::PageState::REMOVED);
+  EXPECT_EQ(target_->read(2048 + 299), 0x5a);
+  EXPECT_TRUE(target_->holdsImage(511));
+  EXPECT_TRUE(target_->holdsImage(2047));
+  EXPECT_TRUE(target_->holdsImage(2560 - 1 + 1280 + 1));
+  EXPECT_EQ(stateOf(2048), rpc::PageState::REMOVED);
+}
+
+// What was written there after the removal stays: before the range is unregistered, and behind our back before it is marked.
+TEST_F(ReleasedRemovals, KeepWhatIsWrittenMeanwhile) {
+  begin();
+  auto release = hold("beforeUnregister", GIVEN.first);
+  give();
+  waitHeld(release);
+  target_->write(GIVEN.first + 3, 0x5a);
+  auto held = hold("unregistered", GIVEN.first);
+  letGoOn(release);
+  waitHeld(held);
+  target_->write(GIVEN.first + 4, 0x5b);
+  EXPECT_EQ(stateOf(GIVEN.first + 4), rpc::PageState::REMOVED);
+  letGoOn(held);
+  awaitReleased(HOLES + GIVEN.count);
+  EXPECT_EQ(target_->read(GIVEN.first + 3), 0x5a);
+  EXPECT_EQ(target_->read(GIVEN.first + 4), 0x5b);
+  EXPECT_TRUE(target_->isAll(GIVEN.first + 5, 0));
+}
+
+// A worker is about to put zeros into a page of the range as that is unregistered.
+TEST_F(ReleasedRemovals, WhileAFaultIsAnsweredThere) {
+  begin();
+  const std::uint64_t page = GIVEN.first + 3;
+  auto release = hold("beforeUnregister", GIVEN.first);
+  give();
+  waitHeld(release);
+  auto worker = server_->barrier(page, rpc::FaultPoint::BEFORE_COPY);
+  auto read = target_->readLater(page);
+  server_->wait(worker.waitHeldRequest().send());
+  auto held = hold("unregistered", GIVEN.first);
+  letGoOn(release);
+  EXPECT_EQ(read.get(), 0);  // by the kernel
+  waitHeld(held);
+  target_->write(page, 0x5a);
+  letGoOn(worker);
+  await([&] { return stateOf(page) == rpc::PageState::RELEASED; });
+  letGoOn(held);
+  awaitReleased(HOLES + GIVEN.count);
+  EXPECT_EQ(target_->read(page), 0x5a);
+}
+
+// A copy of the source's bytes, staged before the removal, is in its section as the removal comes: the removal waits for it, and
+// so does the release.
+TEST_F(ReleasedRemovals, OfAPageThatIsBeingCopied) {
+  begin();
+  const std::uint64_t page = GIVEN.first + 3;
+  auto worker = server_->barrier(page, rpc::FaultPoint::BEFORE_COPY);
+  auto read = target_->readLater(page);
+  server_->wait(worker.waitHeldRequest().send());
+  auto given = target_->giveBackLater(GIVEN.first, GIVEN.count);
+  await([&] { return target_->eventInFlight(); });
+  letGoOn(worker);
+  given.get();
+  read.get();
+  awaitReleased(HOLES + GIVEN.count);
+  expectContent();
+}
+
+// The memory is being given up a second time, and its caller waits for the event, as a part of it is unregistered: the kernel
+// goes on over all the pieces.
+TEST_F(ReleasedRemovals, WhileTheirRangeIsGivenUpAgain) {
+  begin();
+  auto release = hold("beforeUnregister", GIVEN.first);
+  give();
+  waitHeld(release);
+  for (const std::uint64_t page : {GIVEN.first + 3, GIVEN.end(), ALL - 1}) target_->write(page, 0x5a);
+  auto held = hold("unregistered", GIVEN.first);
+  server_->wait(restore_.pauseRequest().send());
+  auto given = target_->giveBackLater(0, ALL);
+  await([&] { return target_->eventInFlight(); });
+  letGoOn(release);
+  waitHeld(held);
+  server_->wait(restore_.resumeRequest().send());
+  given.get();
+  for (std::uint64_t page = 0; page < ALL; page++) ASSERT_TRUE(target_->isAll(page, 0)) << page;
+  letGoOn(held);
+  awaitReleased(HOLES + GIVEN.count);
+}
+
+// Beside a released range a further one splits no mapping, and takes nothing of the budget.
+TEST_F(ReleasedRemovals, BesideReleasedOnesTakeNothingOfTheBudget) {
+  begin();
+  give({LARGE.end(), 512});
+  awaitReleased(HOLES + 512);
+  EXPECT_EQ(server_->segment().header().rangesReleased.load(), 2u);
+  give({0, 512});
+  awaitReleased(HOLES + 1024);
+  EXPECT_EQ(server_->segment().header().rangesReleased.load(), 3u);
+}
+
+TEST_F(ReleasedRemovals, StayRegisteredIfTheOperatorWantsThat) {
+  serve({.more = {"--keep-registered"}});
+  connect();
+  give();
+  give();
+  EXPECT_EQ(removals(), 2u);
+  for (std::uint64_t page = GIVEN.first; page < GIVEN.end(); page++) ASSERT_TRUE(target_->isAll(page, 0));
+  EXPECT_EQ(faults(), GIVEN.count);
+  EXPECT_EQ(info().getReleased(), 0u);
+}
+
+TEST_F(ReleasedRemovals, StayRegisteredWhereTheTargetTracksItsWrites) {
+  serve();
+  connect(FAULTLINE_TRACK_WRITES);
+  give();
+  give();
+  EXPECT_EQ(removals(), 2u);
+  target_->write(GIVEN.first, 1);
+  EXPECT_TRUE(target_->written(GIVEN.first));
+  EXPECT_EQ(info().getReleased(), 0u);
 }
 
 // Where an upper layer has data, the lowest one's hole is none, and zeros there are data, too.

@@ -1,4 +1,5 @@
-// Processes die while large holes are being released; the successor releases them, and nothing is lost.
+// Processes die while large holes, or what a target has given up, are being released; the successor releases them, and nothing
+// is lost.
 
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
@@ -90,6 +91,50 @@ TEST_F(ReleaseDeaths, AfterItLeaveWhatIsReleased) {
   EXPECT_EQ(server_.segment().header().rangesReleased.load(), 1u);
   expectAllReleased(target);
 }
+
+// What the target had given up before. The removal itself was published in any case.
+class RemovalReleaseDeath : public testing::TestWithParam<Place> {
+ protected:
+  static constexpr std::uint64_t GIVEN = 300, COUNT = 700;  // pages
+  ~RemovalReleaseDeath() noexcept override {}               // KJ's may throw
+};
+
+TEST_P(RemovalReleaseDeath, OfTheCoordinatorLeavesItToItsSuccessor) {
+  const auto [point, held, skip] = GetParam();
+  Image image(PAGES * SMALL);
+  Server server(image, {.shards = SHARDS, .watchdogMs = WATCHDOG_MS});
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  target.write(GIVEN + 1, 0x5a);
+  auto barrier = arm(server, coordinatorHooks(server), point, held ? rpc::Action::PARK : rpc::Action::KILL,
+                     failpoints::ANY_PAGE, skip);
+  const pid_t before = server.coordinatorPid();
+  target.giveBack(GIVEN, COUNT);
+  if (held) {
+    server.wait(barrier.waitHeldRequest().send());
+    // By the kernel alone where the range is unregistered, and marked by nobody yet.
+    if (point == std::string("unregistered")) target.write(GIVEN + 2, 0x5b);
+    ::kill(before, SIGKILL);
+  } else {
+    EXPECT_THROW(server.wait(barrier.waitHeldRequest().send()), kj::Exception);
+  }
+  server.reconnect();
+  EXPECT_EQ(server.status().getIncarnation(), 2u);
+  auto restore = server.restore();
+  await([&] { return server.wait(restore.infoRequest().send()).getInfo().getReleased() == COUNT; });
+  EXPECT_TRUE(target.isAll(GIVEN + 1, 0));
+  EXPECT_EQ(target.read(GIVEN + 2), point == std::string("unregistered") ? 0x5b : 0);
+  target.giveBack(GIVEN + 2);
+  expectContent(target, pagesOf(GIVEN, COUNT));
+  EXPECT_EQ(server.wait(restore.statsRequest().send()).getStats().getRemoves(), 1u);
+  EXPECT_EQ(server.sum(&rpc::ShardStats::Reader::getPoisoned), 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(At, RemovalReleaseDeath,
+                         testing::Values(Place{"beforeOpen", false, 0}, Place{"beforeHandout", false, 0},
+                                         Place{"beforeUnregister", true, 0}, Place{"unregistered", true, 0},
+                                         Place{"midRelease", false, 0}, Place{"midRelease", false, 5}),
+                         [](const auto& info) { return info.param.point + std::to_string(info.param.skip); });
 
 }  // namespace
 }  // namespace faultline::test
