@@ -1,13 +1,42 @@
 // Holes of the source: memory that is zero for good.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <filesystem>
+#include <memory>
+#include <stdexcept>
+#include <utility>
 
 #include "bench/aim_table.h"
+#include "process/clock.h"
 
 namespace faultline::bench {
 
 namespace {
+
+// A target that has done its handshake and is served.
+struct Given {
+  Given(const Faultline& server, std::uint64_t bytes)
+      : client(server.connect()),
+        newest(newestRestore(*client)),
+        target({.bytes = bytes}, server.backing()),
+        restore(restoreAfter(*client, newest)) {
+    client->wait(restore.waitReadyRequest().send());
+  }
+  void awaitReleased(std::uint64_t pages) {
+    const std::uint64_t from = process::nowNs();
+    while (client->wait(restore.infoRequest().send()).getInfo().getReleased() < pages) {
+      if (process::nowNs() - from > 10'000'000'000)
+        throw std::runtime_error(fmt::format("not {} pages are registered no more", pages));
+      usleep(1000);
+    }
+  }
+
+  const std::unique_ptr<rpc::ControlClient> client;
+  const std::uint64_t newest;
+  const IdleTarget target;
+  rpc::Restore::Client restore;
+};
 
 class HoleAims {
  public:
@@ -16,6 +45,7 @@ class HoleAims {
   void measure() {
     for (const bool hugePages : {false, true}) firstWrite(hugePages);
     faultsThatReachUs();
+    firstWriteOfWhatWasGivenBack();
     oneMadvise();
   }
 
@@ -54,28 +84,62 @@ class HoleAims {
     std::filesystem::remove(image.path);
   }
 
-  // An event for each registered piece of the range, and the madvise waits for all of them.
-  void oneMadvise() {
-    const std::string what = "one madvise of 256 MiB, half of it holes of 2 MiB";
+  // Once it is registered no more.
+  void firstWriteOfWhatWasGivenBack() {
+    const std::string what = "first write of what was given back, p50, no THP";
     if (!table_.wanted(what)) return;
+    const auto ours = table_.faultline({});
+    const std::uint64_t bytes = 32 * MIB;
+    const Comparison result = compare(
+        table_.rounds(),
+        [&] {
+          Given given(*ours, bytes);
+          given.target.giveAllBack();
+          given.awaitReleased(bytes / 4096);
+          return micro(given.target.writeAll().quantile(0.5));
+        },
+        [&] {
+          const IdleTarget target({.bytes = bytes}, {.kind = Backing::Kind::anonymous});
+          return micro(target.writeAll().quantile(0.5));
+        });
+    table_.add({what, "us", result.ours, result.theirs, "anonymous memory", result.ratio, Aim::atMost, 1.2});
+  }
+
+  // An event for each registered piece of the range, and the madvise waits for all of them. Then all of it has been given back,
+  // so that it is one piece, and the next madvise of it tells nobody.
+  void oneMadvise() {
+    const std::string what = "one madvise of 256 MiB, half of it holes of 2 MiB",
+                      again = what + ", once more";
+    if (!table_.wanted(what) && !table_.wanted(again)) return;
+    const std::uint64_t bytes = 256 * MIB, pages = bytes / 4096;
     const BenchImage image =
-        makeStripedImage(table_.directory() + "/chequered", 256 * MIB, {.data = 2 * MIB, .hole = 2 * MIB});
-    const auto seconds = [&](const Faultline& server) {
-      const auto client = server.connect();
-      const std::uint64_t newest = newestRestore(*client);
-      const IdleTarget target({.bytes = image.dataBytes}, server.backing());
-      client->wait(restoreAfter(*client, newest).waitReadyRequest().send());
-      return 1e6 * target.giveAllBack();
+        makeStripedImage(table_.directory() + "/chequered", bytes, {.data = 2 * MIB, .hole = 2 * MIB});
+    struct Seconds {
+      double first, second;
+    };
+    // `holes`, `all`: pages that this build registers no more before and after the first one.
+    const auto giveTwice = [&](const Faultline& server, std::uint64_t holes, std::uint64_t all) {
+      Given given(server, image.dataBytes);
+      given.awaitReleased(holes);
+      const double first = given.target.giveAllBack();
+      given.awaitReleased(all);
+      return Seconds{1e6 * first, 1e6 * given.target.giveAllBack()};
     };
     const Faultline ours(table_.directory(), image.path, {});
     const bool compared = !table_.before().empty();
     // The image of the others is dense: there all of it is one piece, whatever is done about holes.
     const Faultline other(table_.directory(), compared ? image.path : table_.image().path,
                           {.build = table_.before()});
-    const Comparison result = compare(
-        3 * table_.rounds(), [&] { return seconds(ours); }, [&] { return seconds(other); });
-    table_.add({what, "us", result.ours, result.theirs, compared ? "the build before" : "no holes",
-                result.ratio, Aim::atMost, compared ? 1.1 : 1.2});
+    const auto runs =
+        interleave<Seconds>(3 * table_.rounds(), {[&] { return giveTwice(ours, pages / 2, pages); },
+                                                  [&] { return giveTwice(other, 0, compared ? 0 : pages); }});
+    for (const auto& [name, figure] :
+         {std::pair(what, &Seconds::first), std::pair(again, &Seconds::second)}) {
+      const Comparison result =
+          compareBy<Seconds>(runs[0], runs[1], [&, f = figure](const Seconds& s) { return s.*f; });
+      table_.add({name, "us", result.ours, result.theirs, compared ? "the build before" : "no holes",
+                  result.ratio, Aim::atMost, compared ? 1.1 : 1.2});
+    }
     std::filesystem::remove(image.path);
   }
 

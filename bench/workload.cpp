@@ -278,6 +278,16 @@ double IdleTarget::giveAllBack() const {
   return static_cast<double>(nowNs() - before) * 1e-9;
 }
 
+target::LatencyHistogram IdleTarget::writeAll() const {
+  target::LatencyHistogram took;
+  for (std::uint64_t at = 0; at < memory_.bytes; at += memory_.pageSize) {
+    const std::uint64_t before = nowNs();
+    touch(target_.address(0) + at, true);
+    took.add(nowNs() - before);
+  }
+  return took;
+}
+
 namespace {
 // The child's side of attachSeconds(): tells the seconds, and ends with the memory still mapped.
 [[noreturn]] void attachInChild(const BenchImage& image, std::uint64_t bytes, const Backing& backing,

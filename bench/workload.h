@@ -97,6 +97,8 @@ class IdleTarget {
   void giveBack() const;
   // Gives all of it back in one madvise; returns its seconds.
   double giveAllBack() const;
+  // Writes to each page once, in order; what each write took, in ns.
+  target::LatencyHistogram writeAll() const;
 
  private:
   const IdleMemory memory_;
