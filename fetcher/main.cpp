@@ -61,11 +61,12 @@ void load() {
 void loadLibraries(const rpc::FetcherRights& kinds) {
   if (kinds.nbd) load<fetcher::NbdLibrary>();
   if (kinds.http) load<fetcher::CurlLibrary>();
-  if (kinds.rbd) load<fetcher::RbdLibrary>();
+  if (!kinds.ceph.empty()) load<fetcher::RbdLibrary>();
 }
 
 fetcher::Rights rightsFor(const rpc::FetcherRights& kinds) {
-  fetcher::Rights rights{kinds.nbd || kinds.http, kinds.rbd, {kinds.readable.begin(), kinds.readable.end()}};
+  fetcher::Rights rights{
+      kinds.nbd || kinds.http, !kinds.ceph.empty(), {kinds.readable.begin(), kinds.readable.end()}};
   const auto read = [&rights](const std::string& path) {
     if (!path.empty()) rights.readable.push_back(path);
   };
@@ -74,8 +75,8 @@ fetcher::Rights rightsFor(const rpc::FetcherRights& kinds) {
     // Its folder: who replaces keys puts another file in that one's place.
     read(std::filesystem::path(fetcher::s3KeyFile()).parent_path());
   }
-  if (kinds.rbd)
-    for (const std::string& path : fetcher::rbdFiles()) read(path);
+  if (!kinds.ceph.empty())
+    for (const std::string& path : fetcher::rbdFiles(kinds.ceph)) read(path);
   return rights;
 }
 
@@ -98,18 +99,19 @@ int main(int argc, char** argv) {
       "faultline-fetcher fetches sources for a faultline coordinator, which starts it. It is not run by "
       "hand."};
   Options options;
-  std::vector<std::string> readable;
+  std::vector<std::string> readable, ceph;
   app.add_option("--cache-limit", options.cacheLimit, "Bytes that what is kept may take");
   app.add_option("--fetch-rate", options.fetchRate, "Bytes a second of what no fault waits for; 0: any");
   app.add_option("--patience-ms", options.patienceMs, "How long a server may leave a read unanswered");
   app.add_flag("--nbd", options.kinds.nbd, "NBD servers are asked");
   app.add_flag("--http", options.kinds.http, "Servers of objects are asked");
-  app.add_flag("--rbd", options.kinds.rbd, "Ceph clusters are asked");
+  app.add_option("--ceph", ceph, "Ceph clusters are asked, by this USER@CONFIGURATION (repeatable)");
   app.add_option("--readable", readable, "A key, or a directory of certificates (repeatable)");
   app.add_option("--connect", options.connect, "Connect to the server of this source, and end");
   app.add_option("--log-level", options.logLevel, "trace, debug, info, warn, error");
   CLI11_PARSE(app, argc, argv);
   options.kinds.readable = {readable.begin(), readable.end()};
+  options.kinds.ceph = {ceph.begin(), ceph.end()};
   process::nameProcess("faultline-fetcher");
   spdlog::set_level(spdlog::level::from_str(options.logLevel));
   int code = 0;

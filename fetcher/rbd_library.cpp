@@ -16,6 +16,7 @@ RbdLibrary found() {
   rados.find(found.create, "rados_create2");
   rados.find(found.confReadFile, "rados_conf_read_file");
   rados.find(found.confSet, "rados_conf_set");
+  rados.find(found.confGet, "rados_conf_get");
   rados.find(found.connect, "rados_connect");
   rados.find(found.shutdown, "rados_shutdown");
   rados.find(found.clusterFsid, "rados_cluster_fsid");

@@ -11,6 +11,7 @@ struct RbdLibrary {
   decltype(&rados_create2) create;
   decltype(&rados_conf_read_file) confReadFile;
   decltype(&rados_conf_set) confSet;
+  decltype(&rados_conf_get) confGet;
   decltype(&rados_connect) connect;
   decltype(&rados_shutdown) shutdown;
   decltype(&rados_cluster_fsid) clusterFsid;

@@ -147,7 +147,7 @@ void RbdSession::begin(std::uint64_t patience) {
   // It writes to no file, and listens nowhere.
   for (const char* option : {"log_file", "admin_socket", "pid_file"}) set(option, "");
   for (const char* option : {"log_to_stderr", "err_to_stderr", "log_to_syslog"}) set(option, "false");
-  require(library_.connect(cluster_), "the cluster cannot be connected to");
+  if (const int error = library_.connect(cluster_); error < 0) fail(error, whyNotConnected(error));
   std::array<char, 64> fsid{};
   require(library_.clusterFsid(cluster_, fsid.data(), fsid.size()), "the cluster's identity");
   require(library_.ioctxCreate(cluster_, uri_.pool.c_str(), &pool_), "the pool " + uri_.pool);
@@ -161,6 +161,13 @@ void RbdSession::begin(std::uint64_t patience) {
         imageName() + ": it is not protected, and could be removed while it is read; rbd snap protect " +
         uri_.pool + "/" + uri_.image + "@" + uri_.snapshot);
   if (identity_.bytes == 0) throw std::runtime_error(imageName() + ": it is empty");
+}
+
+std::string RbdSession::whyNotConnected(int error) const {
+  const std::string user = "client." + uri_.id;
+  if (error == -ENOENT) return "there is no key of " + user + " (?keyring=, docs/remote.md)";
+  if (error == -EACCES || error == -EPERM) return "the cluster does not take the key of " + user;
+  return "the cluster cannot be connected to";
 }
 
 std::string RbdSession::imageName() const {

@@ -52,6 +52,8 @@ class RbdSession : public std::enable_shared_from_this<RbdSession> {
   void begin(std::uint64_t patience);
   Identity look(rbd_image_t image, bool& isProtected) const;
   std::string imageName() const;
+  // `error`: negative, as the library says it.
+  std::string whyNotConnected(int error) const;
   void set(const char* option, const std::string& value) const;
 
   const rpc::RbdUri uri_;

@@ -17,6 +17,9 @@ struct RbdUri {
   std::string conf, keyring;  // absolute paths; empty: Ceph's own
   std::string id;             // of the user, without "client."
 
+  // USER@CONFIGURATION, which is what Ceph finds a keyring by: of no user there is an @ in the name.
+  std::string access() const { return id + "@" + conf; }
+
   // Throws BadUri: without a snapshot as well, since an image may be written to.
   static RbdUri parse(const std::string& text);
   static bool isMeant(const std::string& text) { return text.rfind("rbd:", 0) == 0; }

@@ -44,7 +44,7 @@ void FetcherRights::add(const std::string& uri) {
     read(server->keyFile);
     read(server->certificates);
   } else if (const auto* image = std::get_if<RbdUri>(&source.of)) {
-    rbd = true;
+    ceph.insert(image->access());
     read(image->conf);
     read(image->keyring);
   } else {
@@ -56,7 +56,7 @@ std::vector<std::string> FetcherRights::arguments() const {
   std::vector<std::string> result;
   if (nbd) result.emplace_back("--nbd");
   if (http) result.emplace_back("--http");
-  if (rbd) result.emplace_back("--rbd");
+  for (const std::string& access : ceph) result.insert(result.end(), {"--ceph", access});
   for (const std::string& path : readable) result.insert(result.end(), {"--readable", path});
   return result;
 }

@@ -24,7 +24,8 @@ struct SourceUri {
 
 // What a fetcher has to be started with, so that it has the rights that its sources want, and no others.
 struct FetcherRights {
-  bool nbd = false, http = false, rbd = false;
+  bool nbd = false, http = false;
+  std::set<std::string> ceph{};      // RbdUri::access() of each
   std::set<std::string> readable{};  // keys, and directories of certificates
 
   // Those of a source. `uri`: empty: it is a file. Throws BadUri.

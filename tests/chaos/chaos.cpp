@@ -263,6 +263,8 @@ int run(const Options& options) {
   unsigned coordinators = 0, shards = 0, fetchers = 0, servers = 0;
   std::uint64_t visitorsWrong = 0, pieces = 0;
   std::unique_ptr<Giver> giver;
+  // What is fetched is fetched anew for each page, since little of it is kept: some pages of each shard are looked at.
+  const std::uint64_t visitorsStep = options.fetched() ? 61 : 1;
   for (unsigned kill = 0; kill < options.kills; kill++) {
     // A little progress of every target between two kills, of random length.
     const std::uint64_t progress = 1 + random() % 400;
@@ -294,10 +296,9 @@ int run(const Options& options) {
         server.reconnect();
       }
     }
-    // One that comes just before the kill: its handshake, or the release of its holes, is in the middle of it. Not of packed
-    // images: to look at all of one is to fetch it.
+    // One that comes just before the kill: its handshake, or the release of its holes, is in the middle of it.
     std::optional<Target> visitor;
-    if (kill % 4 == 0 && !options.packed) visitor.emplace(image, server.socket(), PAGE, 2);
+    if (kill % 4 == 0) visitor.emplace(image, server.socket(), PAGE, 2);
     if (giver == nullptr || !giver->give()) {
       if (giver != nullptr) visitorsWrong += giver->wrong();
       giver = nullptr;
@@ -329,7 +330,7 @@ int run(const Options& options) {
     (coordinator ? afterCoordinator : afterShard).push_back(first - killed);
     if (coordinator) server.reconnect();
     if (visitor.has_value())
-      for (std::uint64_t page = 0; page < visitor->pages(); page++)
+      for (std::uint64_t page = kill % visitorsStep; page < visitor->pages(); page += visitorsStep)
         if (!visitor->holdsImage(page)) {
           visitorsWrong++;
           fprintf(stderr, "a target that came with a kill: page %llu is not the snapshot's\n",

@@ -279,6 +279,21 @@ TEST_F(Web, ADamagedFrameOfAnObjectIsNoBytes) {
 
 // --- S3 ---
 
+// As AWS demands it.
+TEST(S3, ATokenIsSignedAsWell) {
+  std::string asked;
+  MadeServer server([&](const std::string& request) {
+    asked = request;
+    return answerOf("\"tag\"", "bytes 0-4095/100000", 4096);
+  });
+  const Opened opened("s3://snap/vm?endpoint=http://127.0.0.1:" + std::to_string(server.port()),
+                      server.port(), {"ID", "SECRET", "TOKEN"});
+  EXPECT_THAT(asked, AllOf(HasSubstr("x-amz-security-token: TOKEN"), testing::Not(HasSubstr("SECRET"))));
+  const std::size_t begin = asked.find("SignedHeaders=");
+  ASSERT_NE(begin, std::string::npos);
+  EXPECT_THAT(asked.substr(begin, asked.find(',', begin) - begin), HasSubstr("x-amz-security-token"));
+}
+
 TEST(S3, AServerOfItTakesOurSignature) {
   if (const std::string why = S3rver::whyNot(); !why.empty()) GTEST_SKIP() << why;
   const Image image(2 * MIB);

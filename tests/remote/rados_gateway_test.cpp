@@ -72,6 +72,23 @@ TEST_F(RadosGateway, AnObjectThatIsReplacedIsNoticed) {
   EXPECT_EQ(opened.read(65536, 65536), ESTALE);
 }
 
+TEST_F(RadosGateway, TemporaryKeysOpenItWithTheirToken) {
+  const Image image(MIB);
+  CephCluster::curl("-T " + image.path() + " " + bucket() + "/vm.mem");
+  const std::string place = "s3://" + name() + "/vm.mem?endpoint=" + CephCluster::sts();
+  const auto [id, secret, token] = CephCluster::temporaryKeys(name());
+  Opened opened(place, CephCluster::stsPort(), {id, secret, token});
+  expectSame(fetcher::HttpEngine(opened.object), image);
+  EXPECT_THAT(whyNot([&, id = id, secret = secret] {
+                Opened(place, CephCluster::stsPort(), {id, secret, ""});
+              }),
+              HasSubstr("403"));
+  const std::string why = whyNot([&, id = id, secret = secret] {
+    Opened(place, CephCluster::stsPort(), {id, secret, "ANOTHERTOKEN"});
+  });
+  EXPECT_THAT(why, AllOf(HasSubstr("the server says 4"), testing::Not(HasSubstr("ANOTHERTOKEN"))));
+}
+
 TEST_F(RadosGateway, KeysThatWereReplacedAreTakenUp) {
   const Image image(MIB);
   CephCluster::curl("-T " + image.path() + " " + bucket() + "/vm.mem");

@@ -133,6 +133,33 @@ TEST_F(Rbd, WhatCannotBeUsedIsRefusedWithTheReason) {
   EXPECT_THAT(whyNot("rbd:p/x@s?conf=/nonexistent"), HasSubstr("Ceph's configuration"));
 }
 
+TEST_F(Rbd, AUserThatMayReadAndNoMoreIsEnough) {
+  const Image image(4 * MIB);
+  const std::string uri = import(image), user = "reader-" + std::to_string(getpid());
+  CephCluster::addUser(user, "profile rbd-read-only pool=p");
+  expectSame(open(uri + "&id=" + user), image);
+  // A key that lies elsewhere.
+  const std::string moved = image.directory() + "/moved.keyring";
+  shell("mv " + CephCluster::keyring(user) + " " + moved);
+  EXPECT_THAT(whyNot(uri + "&id=" + user), HasSubstr("there is no key of client." + user));
+  expectSame(open(uri + "&id=" + user + "&keyring=" + moved), image);
+}
+
+TEST_F(Rbd, AUserThatMayNotReadIsRefusedAndItsKeyNotShown) {
+  const Image image(4 * MIB);
+  const std::string uri = import(image), user = "stranger-" + std::to_string(getpid());
+  CephCluster::addUser(user, "profile rbd-read-only pool=another");
+  EXPECT_THAT(whyNot(uri + "&id=" + user), HasSubstr("Operation not permitted"));
+  const std::string wrong = image.directory() + "/wrong.keyring";
+  shell("ceph-authtool --create-keyring " + wrong + " -n client." + user + " --gen-key");
+  const std::string key = shell("ceph-authtool " + wrong + " -n client." + user + " --print-key");
+  ASSERT_GT(key.size(), 20u);
+  const std::string why = whyNot(uri + "&id=" + user + "&keyring=" + wrong);
+  EXPECT_THAT(why, AllOf(HasSubstr("the cluster does not take the key of client." + user),
+                         HasSubstr("Permission denied")));
+  EXPECT_THAT(why, testing::Not(HasSubstr(key.substr(0, 20))));
+}
+
 TEST_F(Rbd, AnOsdThatIsKilledAndBackIsReadOn) {
   const Image image(8 * MIB);
   const RbdEngine engine = open(import(image));
@@ -168,6 +195,7 @@ TEST_F(Rbd, AnOsdThatStaysAwayIsGivenUpInTime) {
 
 TEST_F(Rbd, AClientThatIsShutOutBeginsAnew) {
   const Image image(8 * MIB);
+  CephCluster::addUser("shutout", "profile rbd-read-only");
   const RbdEngine engine = open(import(image) + "&id=shutout");
   std::vector<std::byte> bytes;
   ASSERT_EQ(read(engine, 0, bytes), 0);

@@ -91,6 +91,25 @@ TEST_F(ServedSnapshot, PastThePatienceItsPagesAreLostAlone) {
   EXPECT_TRUE(target_->holdsImage(60 * CHUNK_PAGES));
 }
 
+// Nothing can be written to one: what is there is read.
+TEST_F(ServedSnapshot, OfAFullClusterIsServed) {
+  source_ = std::make_unique<RbdImage>(image_);
+  const FullCluster full;
+  shell("! CEPH_CONF=" + CephCluster::conf() + " timeout 2 rados -p p put more /etc/passwd");
+  restore(source_->uri(), "60s");
+  expectContent(*target_, {});
+}
+
+// A key that no configuration names, which a fetcher may open as well.
+TEST_F(ServedSnapshot, IsReadWithTheKeyThatItsUriNames) {
+  const std::string user = "served-" + std::to_string(getpid()), key = image_.directory() + "/key";
+  source_ = std::make_unique<RbdImage>(image_);
+  CephCluster::addUser(user, "profile rbd-read-only pool=p");
+  shell("mv " + CephCluster::keyring(user) + " " + key);
+  restore(source_->uri() + "&id=" + user + "&keyring=" + key, "60s");
+  expectContent(*target_, {});
+}
+
 TEST_F(ServedSnapshot, IsTheLowestOfAStack) {
   Stack stack = Stack::random(8 << 20, 5);
   const RbdImage base(stack.lowest());
@@ -172,9 +191,28 @@ TEST_F(ServedGateway, AWrongSecretIsRefusedAndIsInNoLog) {
   EXPECT_EQ(server.status().getRestores().size(), 0u);
 }
 
+TEST_F(ServedGateway, TemporaryKeysAreOfTheEnvironmentAndAreInNoLog) {
+  CephCluster::curl("-T " + image_.path() + " " + bucket() + "/vm.mem");
+  const CephCluster::TemporaryKeys keys = CephCluster::temporaryKeys("served");
+  const std::string log = image_.directory() + "/log";
+  Server server(image_,
+                serving("s3://served/vm.mem", {.logFile = log, .before = [&] {
+                                                 setenv("AWS_ENDPOINT_URL", CephCluster::sts().c_str(), 1);
+                                                 setenv("AWS_ACCESS_KEY_ID", keys.id.c_str(), 1);
+                                                 setenv("AWS_SECRET_ACCESS_KEY", keys.secret.c_str(), 1);
+                                                 setenv("AWS_SESSION_TOKEN", keys.token.c_str(), 1);
+                                               }}));
+  Target target(image_, server.socket(), SMALL);
+  server.restore();
+  expectContent(target, {});
+  EXPECT_THAT(textOf(log),
+              AllOf(Not(HasSubstr(keys.id)), Not(HasSubstr(keys.secret)), Not(HasSubstr(keys.token))));
+}
+
 TEST_F(ServedGateway, AnObjectThatIsReplacedFailsTheRestore) {
   CephCluster::curl("-T " + image_.path() + " " + bucket() + "/vm.mem");
-  Server server(image_, serving("s3://served/vm.mem", {.before = keys(CephCluster::SECRET)}));
+  const std::string log = image_.directory() + "/log";
+  Server server(image_, serving("s3://served/vm.mem", {.logFile = log, .before = keys(CephCluster::SECRET)}));
   Target target(image_, server.socket(), SMALL);
   server.restore();
   EXPECT_TRUE(target.holdsImage(0));
@@ -183,6 +221,7 @@ TEST_F(ServedGateway, AnObjectThatIsReplacedFailsTheRestore) {
   CephCluster::curl("-T " + other.path() + " " + bucket() + "/vm.mem");
   EXPECT_EQ(target.touch((4 << 20) / SMALL), Touch::sigbus);
   awaitSourceChanged(server);
+  EXPECT_THAT(textOf(log), HasSubstr("412 (PreconditionFailed)"));
 }
 
 }  // namespace

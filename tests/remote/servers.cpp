@@ -179,15 +179,35 @@ std::string CephCluster::whyNot() {
   return access((directory() + "/ready").c_str(), F_OK) == 0 ? "" : "the cluster is not up";
 }
 
-std::string CephCluster::s3() {
-  const std::string all = textOf(directory() + "/env");
-  const std::size_t begin = all.find("S3=") + 3;
+namespace {
+
+// As tests/remote/ceph says it.
+std::string placeOf(const std::string& server) {
+  const std::string all = textOf(CephCluster::directory() + "/env"), name = "\n" + server + "=";
+  const std::size_t begin = all.find(name) + name.size();
   return all.substr(begin, all.find('\n', begin) - begin);
 }
 
-unsigned CephCluster::s3Port() {
-  const std::string place = s3();
+unsigned portOf(const std::string& place) {
   return static_cast<unsigned>(std::stoul(place.substr(place.rfind(':') + 1)));
+}
+
+}  // namespace
+
+std::string CephCluster::s3() {
+  return placeOf("S3");
+}
+
+unsigned CephCluster::s3Port() {
+  return portOf(s3());
+}
+
+std::string CephCluster::sts() {
+  return placeOf("STS");
+}
+
+unsigned CephCluster::stsPort() {
+  return portOf(sts());
 }
 
 std::string CephCluster::run(const std::string& command) {
@@ -200,8 +220,49 @@ void CephCluster::import(const Image& image, const std::string& name) {
   run("rbd snap protect " + name + "@s");
 }
 
+void CephCluster::addUser(const std::string& name, const std::string& rights) {
+  run("ceph auth get-or-create client." + name + " mon 'profile rbd-read-only' osd '" + rights + "' -o " +
+      keyring(name));
+}
+
 void CephCluster::curl(const std::string& arguments) {
   signedCurl(std::string(KEY) + ":" + SECRET, arguments);
+}
+
+CephCluster::TemporaryKeys CephCluster::temporaryKeys(const std::string& bucket) {
+  const std::string role = "of-" + bucket, admin = "radosgw-admin role";
+  run("bash -c \"" + admin + " get --role-name=" + role + " >/dev/null 2>&1\" || { " + admin +
+      " create --role-name=" + role + R"( --assume-role-policy-doc='{"Version":"2012-10-17","Statement":[{)" +
+      R"("Effect":"Allow","Principal":{"AWS":["arn:aws:iam:::user/fl"]},"Action":["sts:AssumeRole"]}]}')" +
+      " && " + admin + "-policy put --role-name=" + role +
+      R"( --policy-name=read --policy-doc='{"Version":"2012-10-17","Statement":[{"Effect":"Allow",)" +
+      R"("Action":["s3:GetObject"],"Resource":"arn:aws:s3:::)" + bucket + R"(/*"}]}'; })");
+  const std::string said = shell(
+      "body='Action=AssumeRole&RoleArn=arn:aws:iam:::role/" + role +
+      "&RoleSessionName=faultline&DurationSeconds=900&Version=2011-06-15'; curl -sSf --max-time 60 -u " +
+      KEY + ":" + SECRET +
+      " --aws-sigv4 aws:amz:us-east-1:sts -H \"x-amz-content-sha256: $(printf %s \"$body\" | sha256sum | "
+      "cut -d' ' -f1)\" -d \"$body\" " +
+      sts());
+  const auto field = [&](const std::string& name) {
+    const std::size_t begin = said.find("<" + name + ">") + name.size() + 2;
+    return said.substr(begin, said.find("</" + name + ">") - begin);
+  };
+  return {field("AccessKeyId"), field("SecretAccessKey"), field("SessionToken")};
+}
+
+FullCluster::FullCluster() {
+  CephCluster::run(
+      "bash -c 'ceph osd set-nearfull-ratio 0.00001; ceph osd set-backfillfull-ratio 0.00002; "
+      "ceph osd set-full-ratio 0.00003; until ceph health detail | grep -q \"osd.0 is full\"; do "
+      "sleep 0.1; done'");
+}
+
+FullCluster::~FullCluster() {
+  CephCluster::run(
+      "bash -c 'ceph osd set-full-ratio 0.95; ceph osd set-backfillfull-ratio 0.9; "
+      "ceph osd set-nearfull-ratio 0.85; while ceph health detail | grep -q \"osd.0 is full\"; do "
+      "sleep 0.1; done'");
 }
 
 void CephCluster::killOsd() {

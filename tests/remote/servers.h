@@ -79,15 +79,36 @@ class CephCluster {
   static std::string conf() { return directory() + "/ceph.conf"; }
   static std::string s3();  // http://127.0.0.1:PORT
   static unsigned s3Port();
+  // The same objects, at a server that takes temporary keys as well.
+  static std::string sts();
+  static unsigned stsPort();
   static constexpr char KEY[] = "FAULTLINEKEY", SECRET[] = "faultlineSecret/1+2";
   // A command of Ceph's tools, with a limit. Its output.
   static std::string run(const std::string& command);
   // The image in the cluster, POOL/NAME, with a protected snapshot s.
   static void import(const Image& image, const std::string& name);
+  // A user, whose key is where the configuration has it. `rights`: of its OSDs'.
+  static void addUser(const std::string& name, const std::string& rights);
+  static std::string keyring(const std::string& name) {
+    return directory() + "/ceph.client." + name + ".keyring";
+  }
   // A request to its S3, with its key.
   static void curl(const std::string& arguments);
+  // Keys that sts() gives for a while, with a token, to read the objects of a bucket.
+  struct TemporaryKeys {
+    std::string id, secret, token;
+  };
+  static TemporaryKeys temporaryKeys(const std::string& bucket);
   static void killOsd();
   static void startOsd();
+};
+
+// That cluster is full, as its OSD says, for as long as the object.
+class FullCluster {
+ public:
+  FullCluster();
+  ~FullCluster();
+  FullCluster(const FullCluster&) = delete;
 };
 
 // An image in that cluster, with a protected snapshot s.
