@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -13,6 +14,8 @@
 #include "kernel_uffd.h"
 
 enum { SMALL_PAGE = 4096, HUGE_PAGE_SHIFT = 21, HUGE_PAGE = 1 << HUGE_PAGE_SHIFT };
+/* How long a server may take to let go of a target, ms; a shard of it that is stuck is killed before. */
+enum { LEAVE_MS = 3000 };
 
 struct faultline_target {
   int uffd, socket; /* -1: none */
@@ -239,17 +242,34 @@ int faultline_target_wait_peer(const faultline_target* target, int timeout_ms) {
   }
 }
 
-void faultline_target_close(faultline_target* target) {
-  if (target == NULL) return;
+/* Whether the server has let go of the target: no thread of it puts a page in place any more. */
+static int leave(const faultline_target* target) {
+  if (target->socket < 0) return 0;
+  shutdown(target->socket, SHUT_WR);
+  return faultline_target_wait_peer(target, LEAVE_MS);
+}
+
+/* The kernel lets any userfaultfd of this process put pages into memory that is registered with any other. So addresses that
+ * a server may still fill are not given back. */
+static void letGo(void* address, size_t size, int serverHasLeft) {
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (serverHasLeft || mmap(address, size, PROT_NONE, flags, -1, 0) == MAP_FAILED) munmap(address, size);
+}
+
+int faultline_target_close(faultline_target* target) {
+  if (target == NULL) return 0;
   /* Before anything is unmapped: where unmapping raises events it would wait for a reader. */
   for (size_t i = 0; i < target->registered; i++) {
     struct uffdio_range range = {(uintptr_t)target->addresses[i], target->regions[i].size};
     ioctl(target->uffd, UFFDIO_UNREGISTER, &range);
   }
+  const int result = leave(target);
   if (target->socket >= 0) close(target->socket);
   if (target->uffd >= 0) close(target->uffd);
-  for (size_t i = 0; i < target->mapped; i++) munmap(target->addresses[i], target->regions[i].size);
+  for (size_t i = 0; i < target->mapped; i++)
+    letGo(target->addresses[i], target->regions[i].size, result == 0);
   free(target->addresses);
   free(target->regions);
   free(target);
+  return result;
 }

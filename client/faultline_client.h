@@ -84,8 +84,11 @@ int faultline_target_socket(const faultline_target* target);
 int faultline_target_wait_peer(const faultline_target* target, int timeout_ms);
 
 /* Unregisters, unmaps and closes everything. The memory must not be used any more; no thread may be waiting
- * for a page of it, nor in an madvise of it: an madvise ends only when its event is read. NULL is allowed. */
-void faultline_target_close(faultline_target* target);
+ * for a page of it, nor in an madvise of it: an madvise ends only when its event is read. NULL is allowed.
+ * Waits up to 3 s until the server has let go of the restore: 0. -ETIMEDOUT: it has not. Then the addresses stay
+ * reserved, without memory, until the process ends; and memory of faultline_target_open_at must not be
+ * registered with another userfaultfd, whose pages this server would go on filling. */
+int faultline_target_close(faultline_target* target);
 
 /* The handshake alone, for memory and a userfaultfd of the caller's own: `addresses[i]` is where region i is
  * mapped, and `uffd` is set up (UFFDIO_API), non-blocking and registered for missing pages of all regions.

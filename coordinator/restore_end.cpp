@@ -198,7 +198,9 @@ kj::Promise<void> Restore::departed(Departed how) {
   if (how.unnamed > 0)
     spdlog::info("restore {}: {} bytes that were registered, and named in no region, are registered no more",
                  name(), how.unnamed);
-  if (how.kept == 0) return leave(process::nowNs() + LEAVE_PATIENCE);
+  // A target that is told of the end may have another userfaultfd served at the same addresses.
+  if (how.kept == 0)
+    return shards_.leaveAll().then([this] { return leave(process::nowNs() + LEAVE_PATIENCE); });
   return keepOn(std::to_string(how.kept) + " bytes of it, the first at " +
                 fmt::format("{:#x}", how.firstKept) +
                 ", cannot be unregistered (has the target as many mappings as vm.max_map_count allows?)");

@@ -18,11 +18,11 @@ namespace {
 
 constexpr kj::Duration LOOK_ON = 100 * kj::MILLISECONDS;  // after a look that has more to look at
 
-// Bytes to read are no sign: a peer may say more than its handshake, and a predecessor may have died before
-// it took that.
+// Whether the peer has closed its end, or that for sending. Bytes to read are no sign: a peer may say more than its handshake,
+// and a predecessor may have died before it took that.
 bool hungUp(int connection) {
-  pollfd poll{connection, 0, 0};
-  return ::poll(&poll, 1, 0) == 1 && (poll.revents & (POLLHUP | POLLERR)) != 0;
+  pollfd poll{connection, POLLRDHUP, 0};
+  return ::poll(&poll, 1, 0) == 1 && (poll.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
 kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> observe(kj::AsyncIoContext& io, int fd) {
@@ -77,7 +77,7 @@ kj::Promise<void> TargetWatch::peerGone() {
   });
 }
 
-// After the handshake the connection tells two things: that the peer has gone, where it was to stay (watchSocket), and
+// After the handshake the connection tells two things: that the peer takes its leave, where it was to stay (watchSocket), and
 // that a peer tries to hand over another userfaultfd, which would not be read.
 kj::Promise<void> TargetWatch::watchConnection() {
   return kj::evalLater([this]() -> kj::Promise<void> {
@@ -90,7 +90,9 @@ kj::Promise<void> TargetWatch::watchConnection() {
         case Received::What::nothing:
           if (!hungUp(fds_.connection))
             return (*observer)->whenBecomesReadable().then([this] { return watchConnection(); });
-          if (fds_.process < 0 && segment_.header().watchSocket.load() != 0) return peerGone();
+          if (segment_.header().watchSocket.load() == 0) return kj::READY_NOW;
+          if (fds_.process < 0) return peerGone();
+          leaves();
           return kj::READY_NOW;
         case Received::What::anotherHandshake:
           shm::count(totals_.targetsRefused);
@@ -107,9 +109,23 @@ kj::Promise<void> TargetWatch::watchConnection() {
   });
 }
 
+// A peer that lives on takes its leave when it has unregistered its memory. It waits for the end of the restore before it uses
+// the addresses for something else.
+void TargetWatch::leaves() {
+  left_ = lookSoon_ = true;
+  if (pausing_.get() != nullptr) pausing_->fulfill();
+}
+
+kj::Promise<void> TargetWatch::pause(kj::Duration length) {
+  if (std::exchange(lookSoon_, false)) return kj::READY_NOW;
+  auto soon = kj::newPromiseAndFulfiller<void>();
+  pausing_ = kj::mv(soon.fulfiller);
+  return timer_.afterDelay(length).exclusiveJoin(soon.promise.then([this] { lookSoon_ = false; }));
+}
+
 // A shard comes upon what has gone only where it has a page to put in place.
-kj::Promise<void> TargetWatch::watchMemory(kj::Duration pause) {
-  return timer_.afterDelay(pause).then([this]() -> kj::Promise<void> {
+kj::Promise<void> TargetWatch::watchMemory(kj::Duration length) {
+  return pause(length).then([this]() -> kj::Promise<void> {
     if (owner_.over()) return kj::READY_NOW;
     return look_.look(fds_.uffd)
         .then([this](Sight sight) {
@@ -133,7 +149,7 @@ kj::Promise<void> TargetWatch::saw(Sight sight) {
   }
   kj::Promise<void> told = kj::READY_NOW;
   if (!sight.gone.empty()) told = owner_.pagesGone(std::move(sight.gone));
-  const bool nothingLeft = sight.nothingLeft && segment_.header().rangesReleased.load() == 0;
+  const bool nothingLeft = sight.nothingLeft && (left_ || segment_.header().rangesReleased.load() == 0);
   return told.then([this, nothingLeft] {
     if (nothingLeft && !owner_.over()) owner_.nothingLeft();
   });

@@ -60,7 +60,7 @@ class TargetWatch final : private kj::TaskSet::ErrorHandler {
   kj::Promise<Presence> look(std::string how);
 
   // These pages have been unregistered by us: that they are is no news. While there are some, no look tells that nothing is
-  // left.
+  // left, until the peer has taken its leave.
   void released(const std::vector<shm::PageRange>& pages) { look_.leaveOut(pages); }
 
   // Kills the process that connected, saying why; true where that is done, by this call or one before. The restore goes
@@ -72,7 +72,9 @@ class TargetWatch final : private kj::TaskSet::ErrorHandler {
  private:
   kj::Promise<void> watchProcess();
   kj::Promise<void> watchConnection();
-  kj::Promise<void> watchMemory(kj::Duration pause);
+  kj::Promise<void> watchMemory(kj::Duration length);
+  kj::Promise<void> pause(kj::Duration length);
+  void leaves();
   kj::Promise<void> saw(Sight sight);
   kj::Promise<void> peerGone();
   void taskFailed(kj::Exception&& exception) override { owner_.watchFailed(exception); }
@@ -86,6 +88,9 @@ class TargetWatch final : private kj::TaskSet::ErrorHandler {
   Look look_;
   kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> process_, connection_;
   std::optional<std::string> killed_;
+  bool left_ = false;      // the peer has closed its end of a connection that was to stay
+  bool lookSoon_ = false;  // ... since the last look began
+  kj::Own<kj::PromiseFulfiller<void>> pausing_;  // of the pause between two looks; null before the first
   kj::TaskSet tasks_;
 };
 

@@ -11,17 +11,27 @@ namespace {
 
 constexpr auto RELAXED = std::memory_order_relaxed;
 
-// Calls visit(word index, mask of the pages in `range`) for each word that `range` touches.
-template <typename Visit>
-void forEachWord(PageRange range, Visit&& visit) {
+// Whether test(word index, mask of the pages in `range`) holds for each word that `range` touches; the first that fails is the last.
+template <typename Test>
+bool holdsForAllWords(PageRange range, Test&& test) {
   PageIndex page = range.first;
   while (page < range.end()) {
     const unsigned shift = page % 64;
     const std::uint64_t pages = std::min<std::uint64_t>(64 - shift, range.end() - page);
     const std::uint64_t mask = (pages == 64 ? ~0ull : (1ull << pages) - 1) << shift;
-    visit(page / 64, mask);
+    if (!test(page / 64, mask)) return false;
     page += pages;
   }
+  return true;
+}
+
+// Calls visit(word index, mask of the pages in `range`) for each word that `range` touches.
+template <typename Visit>
+void forEachWord(PageRange range, Visit&& visit) {
+  holdsForAllWords(range, [&](std::size_t index, std::uint64_t mask) {
+    visit(index, mask);
+    return true;
+  });
 }
 
 // The pages of a word that are in `state`.
@@ -43,11 +53,9 @@ std::uint64_t pagesIn(const PageWord& word, PageState state) {
 }  // namespace
 
 bool PageTable::zeroForGood(PageRange range) const {
-  bool all = true;
-  forEachWord(range, [&](std::size_t index, std::uint64_t mask) {
-    all = all && (words_[index].released.load(RELAXED) & words_[index].removed.load(RELAXED) & mask) == mask;
+  return holdsForAllWords(range, [&](std::size_t index, std::uint64_t mask) {
+    return (words_[index].released.load(RELAXED) & words_[index].removed.load(RELAXED) & mask) == mask;
   });
-  return all;
 }
 
 PageIndex PageTable::find(PageRange range, PageState state) const {

@@ -77,6 +77,15 @@ class ReleasedHoles : public testing::Test {
   std::unique_ptr<capnp::Response<rpc::Restore::InfoResults>> answer_;
 };
 
+// Pages that are registered no more since we released them do not keep a restore whose target has closed.
+TEST_F(ReleasedHoles, DoNotKeepARestoreWhoseTargetIsClosed) {
+  serve();
+  connect();
+  awaitReleased();
+  EXPECT_EQ(target_->close(), 0);
+  EXPECT_EQ(server_->wait(restore_.waitEndedRequest().send()).getReason(), rpc::EndReason::TARGET_GONE);
+}
+
 // Each page is touched once. The faults that came are counted: none of a hole.
 TEST_F(ReleasedHoles, ReachUsWithNoFault) {
   serve();

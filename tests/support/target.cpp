@@ -12,6 +12,7 @@
 #include <cstring>
 #include <fstream>
 #include <stdexcept>
+#include <utility>
 
 #include "uffd/uffd.h"
 
@@ -76,7 +77,12 @@ Target::Target(const Image& image, const std::string& socket, std::uint64_t page
   }
 }
 
+int Target::close() {
+  return faultline_target_close(std::exchange(target_, nullptr));
+}
+
 Target::~Target() {
+  if (target_ == nullptr) return;
   for (const Part& part : parts_)
     uffd::unregister(uffd(), reinterpret_cast<std::uint64_t>(part.address), part.count * pageSize_);
   // A removal may be left unread. Reading it here lets its caller go on.
@@ -156,7 +162,7 @@ bool Target::inMemory(std::uint64_t page) const {
   std::uint64_t entry = 0;
   const auto at = reinterpret_cast<std::uint64_t>(address(page)) / 4096 * sizeof entry;
   if (pread(fd, &entry, sizeof entry, static_cast<off_t>(at)) != sizeof entry) entry = 0;
-  close(fd);
+  ::close(fd);
   return (entry >> 63) != 0;
 }
 
@@ -172,7 +178,7 @@ bool Target::written(std::uint64_t page) const {
   scan.categoryMask = PAGE_IS_WRITTEN_BIT;
   scan.returnMask = PAGE_IS_WRITTEN_BIT;
   const long count = ioctl(fd, PAGEMAP_SCAN_IOCTL, &scan);
-  close(fd);
+  ::close(fd);
   if (count < 0) throw std::runtime_error("PAGEMAP_SCAN");
   return count > 0;
 }

@@ -26,6 +26,8 @@ class Target {
   // Takes its memory back from the server first, so that no thread of ours waits for a page for ever.
   ~Target();
   Target(const Target&) = delete;
+  // faultline_target_close() while no page is waited for; only its result and addresses are left to be looked at.
+  int close();
 
   std::uint64_t pages() const { return pages_; }
   std::uint64_t pageSize() const { return pageSize_; }
