@@ -185,7 +185,6 @@ bool Restore::mayRelease() const {
 }
 
 void Restore::serveFromOwners() {
-  if (mayRelease()) release_.begin(fds_.uffd.get(), fds_.target.get(), fds_.source, fds_.layers);
   tasks_.add(shards_.begin().then([this] { serve(); }));
 }
 
@@ -217,6 +216,8 @@ void Restore::serve() {
   reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { failOf(e); });
   tasks_.add(watchCompletion());
   populateFromTheStart();
+  // The first faults wait already.
+  if (mayRelease()) release_.begin(fds_.uffd.get(), fds_.target.get(), fds_.source, fds_.layers);
 }
 
 // The working set goes first and alone: what comes of it is worth most before the target touches it.
