@@ -217,7 +217,18 @@ void Restore::serve() {
   tasks_.add(watchCompletion());
   populateFromTheStart();
   // The first faults wait already.
+  tasks_.add(lockOn().catch_([this](kj::Exception&& e) {
+    spdlog::warn("restore {}: its pages' states are locked in memory as they are touched only: {}", name(),
+                 e.getDescription().cStr());
+  }));
   if (mayRelease()) release_.begin(fds_.uffd.get(), fds_.target.get(), fds_.source, fds_.layers);
+}
+
+// A successor has locked all of it before.
+kj::Promise<void> Restore::lockOn() {
+  return context_.turns.step(context_.io.provider->getTimer()).then([this] {
+    return over() || segment_.lockSome() ? kj::Promise<void>(kj::READY_NOW) : lockOn();
+  });
 }
 
 // The working set goes first and alone: what comes of it is worth most before the target touches it.

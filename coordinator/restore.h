@@ -187,6 +187,7 @@ class Restore final : private ShardAttachments::Owner,
   kj::Promise<void> bury();
   kj::Promise<void> watchCompletion();
   void serve();
+  kj::Promise<void> lockOn();
   void populateFromTheStart();
   void useWorkingSet(const WorkingSet& set);
   void record();

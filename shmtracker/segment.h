@@ -37,17 +37,17 @@ struct SegmentSpec {
 // cleans up after a dying thread writes to the mutex words.
 class Segment {
  public:
-  // Makes a memfd of the right size, sealed against growing and shrinking, locks it in memory, and fills it
-  // in. The gate is closed, every page missing, the state `initialising`. Throws SegmentError where the
-  // regions cannot be served or there is no memory to lock (naming RLIMIT_MEMLOCK and what is needed, in
-  // bytes).
+  // Makes a memfd of the right size, sealed against growing and shrinking, has its memory there, locks it as far as the
+  // pages' states, which are locked as they are touched, or by lockSome(), and fills it in. The gate is closed, every page
+  // missing, the state `initialising`. Throws SegmentError where the regions cannot be served, or there is no memory, or
+  // none to lock (naming RLIMIT_MEMLOCK and what is needed, in bytes).
   static Segment create(const SegmentSpec& spec);
 
   // Maps an existing segment. Checks everything that cannot change: size, seals, magic, version, layout, CRC,
   // regions. Throws SegmentError naming what was found and what was expected. `fd` is borrowed.
   static Segment attach(int fd);
-  // Locks the next part of an attached segment in memory, about 1 ms: all of it must be, before this process reads into
-  // the journal. False: there is more to lock. Throws SegmentError as create() does.
+  // Locks the next part in memory, some 100 us: of an attached segment all must be, before this process reads into the
+  // journal. False: there is more to lock. Throws SegmentError as create() does.
   [[nodiscard]] bool lockSome();
 
   Segment(Segment&&) noexcept;

@@ -7,9 +7,11 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include <cstring>
+#include <fstream>
 #include <thread>
 
 #include "shmtracker/error.h"
@@ -127,6 +129,41 @@ TEST(Segment, TooLittleLockableMemoryIsNamed) {
     _exit(3);
   });
   EXPECT_EQ(poor.join(), 0);
+}
+
+// The sum of /proc/self/smaps' `figure` over what is mapped of the segment named `name`, bytes.
+std::uint64_t mapped(const std::string& name, const std::string& figure) {
+  std::ifstream maps("/proc/self/smaps");
+  std::uint64_t sum = 0;
+  bool ours = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find("memfd:faultline-" + name + " ") != std::string::npos) ours = true;
+    if (ours && line.starts_with(figure + ":")) sum += std::stoull(line.substr(figure.size() + 1)) << 10;
+    if (line.starts_with("VmFlags:")) ours = false;
+  }
+  return sum;
+}
+
+// The states of 64 GiB's pages are some 12 MiB.
+TEST(Segment, IsLockedInSteps) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the sanitizer makes mlock() do nothing";
+#endif
+  auto large = spec();
+  large.name = "large";
+  large.regions = {{1ull << 40, 64ull << 30, 0, SMALL_PAGE}};
+  large.sourceBytes = 64ull << 30;
+  Segment segment = Segment::create(large);
+  struct stat status {};
+  ASSERT_EQ(fstat(segment.fd(), &status), 0);
+  const std::uint64_t all = segment.facts().segmentBytes;
+  EXPECT_GE(static_cast<std::uint64_t>(status.st_blocks) * 512, all) << "all its memory is there";
+  EXPECT_LT(mapped("large", "Locked"), all / 2);
+  EXPECT_GE(mapped("large", "Locked"), sizeof(uffd_msg) * JOURNAL_MESSAGES);
+  unsigned steps = 1;
+  while (!segment.lockSome()) steps++;
+  EXPECT_GT(steps, 10u);
+  EXPECT_GE(mapped("large", "Locked"), all);
 }
 
 // read(uffd) writes into the segment itself, so a reader that dies right after it has lost nothing.
