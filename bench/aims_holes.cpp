@@ -16,10 +16,10 @@ namespace {
 
 // A target that has done its handshake and is served.
 struct Given {
-  Given(const Faultline& server, std::uint64_t bytes)
+  Given(const Faultline& server, const IdleMemory& memory)
       : client(server.connect()),
         newest(newestRestore(*client)),
-        target({.bytes = bytes}, server.backing()),
+        target(memory, server.backing()),
         restore(restoreAfter(*client, newest)) {
     client->wait(restore.waitReadyRequest().send());
   }
@@ -50,17 +50,20 @@ class HoleAims {
   }
 
  private:
+  // Once it is registered no more.
   void firstWrite(bool hugePages) {
     const std::string what = fmt::format("first write of a hole, p50, {}", hugePages ? "THP" : "no THP");
     if (!table_.wanted(what)) return;
     const auto ours = table_.faultline({});
-    const Workload workload{.bytes = 32 * MIB, .touch = Touch::zeroWrite, .hugePages = hugePages};
-    const auto p50 = [&](const Backing& backing) {
-      return micro(run(workload, table_.image(), backing).anyTouch.quantile(0.5));
-    };
+    const IdleMemory hole{.bytes = 32 * MIB, .offset = table_.image().dataBytes, .hugePages = hugePages};
     const Comparison result = compare(
-        table_.rounds(), [&] { return p50(ours->backing()); },
-        [&] { return p50({.kind = Backing::Kind::anonymous}); });
+        table_.rounds(),
+        [&] {
+          Given given(*ours, hole);
+          given.awaitReleased(hole.bytes / 4096);
+          return micro(given.target.writeAll().quantile(0.5));
+        },
+        [&] { return micro(IdleTarget(hole, {.kind = Backing::Kind::anonymous}).writeAll().quantile(0.5)); });
     table_.add({what, "us", result.ours, result.theirs, "anonymous memory", result.ratio, Aim::atMost, 1.2});
   }
 
@@ -93,7 +96,7 @@ class HoleAims {
     const Comparison result = compare(
         table_.rounds(),
         [&] {
-          Given given(*ours, bytes);
+          Given given(*ours, {.bytes = bytes});
           given.target.giveAllBack();
           given.awaitReleased(bytes / 4096);
           return micro(given.target.writeAll().quantile(0.5));
@@ -119,7 +122,7 @@ class HoleAims {
     };
     // `holes`, `all`: pages that this build registers no more before and after the first one.
     const auto giveTwice = [&](const Faultline& server, std::uint64_t holes, std::uint64_t all) {
-      Given given(server, image.dataBytes);
+      Given given(server, {.bytes = image.dataBytes});
       given.awaitReleased(holes);
       const double first = given.target.giveAllBack();
       given.awaitReleased(all);

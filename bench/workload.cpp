@@ -263,8 +263,10 @@ Measured run(const Workload& workload, const BenchImage& image, const Backing& b
 
 IdleTarget::IdleTarget(const IdleMemory& memory, const Backing& backing)
     : memory_(memory),
-      target_(backing, {}, {{memory.bytes, 0, memory.pageSize}, {memory.pageSize, 0, memory.pageSize}},
+      target_(backing, {},
+              {{memory.bytes, memory.offset, memory.pageSize}, {memory.pageSize, 0, memory.pageSize}},
               removalsOf(memory.negotiateRemove)) {
+  if (memory.hugePages) madvise(target_.address(0), memory.bytes, MADV_HUGEPAGE);
   target_.connect();
 }
 

@@ -83,9 +83,11 @@ double secondsOfRestoresAtOnce(unsigned restores, const Workload& workload, cons
                                const Backing& backing);
 
 struct IdleMemory {
-  std::uint64_t bytes;  // size of the image's content
+  std::uint64_t bytes;
   std::uint64_t pageSize = 4096;
   bool negotiateRemove = true;
+  std::uint64_t offset = 0;  // in the image, bytes
+  bool hugePages = false;    // is advised to
 };
 
 // A target that has done its handshake and touches nothing.

@@ -103,7 +103,7 @@ kj::Promise<Fetcher::Opened> Fetcher::askToOpen(const FetchedRef& source) {
 
 // --- connections ---
 
-rpc::ConnectionNews Fetcher::newsOf(std::weak_ptr<FetchedSource> source) {
+rpc::ConnectionNews Fetcher::newsOf(const std::weak_ptr<FetchedSource>& source) {
   return {[this, source](const std::string& why) {
             if (const FetchedRef known = source.lock()) connectionLost(*known, why);
           },

@@ -68,7 +68,7 @@ class Fetcher final : private FetcherProcess::Owner, private kj::TaskSet::ErrorH
   static Key keyOf(const FetchedSource& source);
   using Opened = capnp::Response<rpc::Fetcher::OpenResults>;
   kj::Promise<Opened> askToOpen(const FetchedRef& source);
-  rpc::ConnectionNews newsOf(std::weak_ptr<FetchedSource> source);
+  rpc::ConnectionNews newsOf(const std::weak_ptr<FetchedSource>& source);
   void connectionLost(FetchedSource& source, const std::string& why);
   void connectionMade(FetchedSource& source);
   void engageAll();
