@@ -13,11 +13,14 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <initializer_list>
 #include <memory>
 #include <stdexcept>
 #include <string>
 
 #include "bench/aim_table.h"
+#include "bench/bulk.h"
 #include "bench/fetched.h"
 
 namespace faultline::bench {
@@ -85,28 +88,38 @@ class RemoteAims {
   explicit RemoteAims(AimTable& table) : table_(table) {}
 
   void measure() {
-    if (wantedAny({MISS, DEPTH, RBD, RADOSGW})) {
+    if (table_.wanted(MISS) || table_.wanted(DEPTH) || wanted(RBD) || wanted(RADOSGW)) {
       if (setting("CEPH_CONF").empty())
-        for (const char* what : {MISS, DEPTH, RBD, RADOSGW})
+        for (const char* what : {MISS, DEPTH, RBD.first, RADOSGW.first})
           AimTable::leaveOut(what, "no Ceph cluster (./scripts/bench --remote)");
       else
         overCeph();
     }
-    if (!table_.wanted(NGINX)) return;
+    if (!wanted(NGINX)) return;
     if (access("/usr/sbin/nginx", X_OK) != 0)
-      return AimTable::leaveOut(NGINX, "nginx is missing (./scripts/deps --remote)");
+      return AimTable::leaveOut(NGINX.first, "nginx is missing (./scripts/deps --remote)");
     overNginx();
   }
 
  private:
   static constexpr const char* MISS = "RBD: miss, one of each 64 KiB, 1 thread, p50";
   static constexpr const char* DEPTH = "RBD: misses/s, 32 threads";
-  static constexpr const char* RBD = "RBD: first restore, population";
-  static constexpr const char* RADOSGW = "S3 (radosgw): first restore, population";
-  static constexpr const char* NGINX = "HTTP (nginx): first restore, population";
+  // Lines of populations: beside a program that throws away what it reads; beside that and what becomes of the bytes here, one
+  // after the other; and what a second restore fetches.
+  struct Populations {
+    const char *first, *series, *again;
+  };
+  static constexpr Populations RBD{"RBD: first restore, population", "RBD: first restore, all of it",
+                                   "RBD: bytes fetched by a second restore, to the data"};
+  static constexpr Populations RADOSGW{"S3 (radosgw): first restore, population",
+                                       "S3 (radosgw): first restore, all of it",
+                                       "S3 (radosgw): bytes fetched by a second restore, to the data"};
+  static constexpr Populations NGINX{"HTTP (nginx): first restore, population",
+                                     "HTTP (nginx): first restore, all of it",
+                                     "HTTP (nginx): bytes fetched by a second restore, to the data"};
 
-  bool wantedAny(std::initializer_list<const char*> all) const {
-    return std::any_of(all.begin(), all.end(), [&](const char* what) { return table_.wanted(what); });
+  bool wanted(const Populations& lines) const {
+    return table_.wanted(lines.first) || table_.wanted(lines.series) || table_.wanted(lines.again);
   }
   std::uint64_t bytes() const { return std::min(table_.image().dataBytes, 256 * MIB); }
   double mib() const { return static_cast<double>(bytes()) / static_cast<double>(MIB); }
@@ -126,9 +139,42 @@ class RemoteAims {
     return std::stod(said.substr(at + std::string(field).size()));
   }
 
-  double populated(const std::string& uri) const {
-    const Faultline ours(table_.directory(), uri, {.prefault = true});
-    return mib() / prefault(ours, {.bytes = bytes()}).seconds;
+  // `bare`: seconds in which another program reads all of it, 2 MiB each, 8 at once.
+  void populations(const Populations& lines, const std::string& uri, const std::string& program,
+                   const std::function<double()>& bare) {
+    const auto restored = [&](const Faultline& ours) { return prefault(ours, {.bytes = bytes()}).seconds; };
+    if (table_.wanted(lines.first) || table_.wanted(lines.series)) {
+      const std::string written = table_.directory() + "/written";
+      const auto results = compareWithEach(
+          table_.rounds(), 2,
+          [&] { return mib() / restored(Faultline(table_.directory(), uri, {.prefault = true})); },
+          [&](std::size_t which) {
+            double seconds = bare();
+            if (which == 1) {
+              seconds += secondsOfWriting(written, bytes());
+              seconds += mib() / 1024 /
+                         bulkCopy(static_cast<unsigned>(cpus()), 2 * MIB, bytes() / (2 * MIB) * (2 * MIB),
+                                  4096, Placement::free);
+              std::filesystem::remove(written);
+            }
+            return mib() / seconds;
+          });
+      const auto add = [&](const char* what, const Comparison& result, const std::string& against,
+                           double bound) {
+        if (table_.wanted(what))
+          table_.add({what, "MiB/s", result.ours, result.theirs, against, result.ratio, Aim::atLeast, bound});
+      };
+      add(lines.first, results[0], program + ", 8 of 2 MiB", 0.7);
+      add(lines.series, results[1], program + ", pwrite, bulk", 0.8);
+    }
+    if (table_.wanted(lines.again)) {
+      const Faultline ours(table_.directory(), uri, {.prefault = true});
+      restored(ours);
+      const std::uint64_t before = fetchedBytes(ours);
+      restored(ours);
+      const double fetched = static_cast<double>(fetchedBytes(ours) - before);
+      table_.add({lines.again, "MiB", fetched / MIB, mib(), "data", fetched / MIB / mib(), Aim::atMost, 0});
+    }
   }
 
   void overCeph() {
@@ -166,19 +212,13 @@ class RemoteAims {
           });
       table_.add({DEPTH, "/s", result.ours, result.theirs, "rbd bench", result.ratio, Aim::atLeast, 0.8});
     }
-    if (table_.wanted(RBD)) {
-      const Comparison result = compare(
-          table_.rounds(), [&] { return populated(uri); },
-          [&] {
-            return rbdBench(
-                       fmt::format("--io-size 2M --io-threads 8 --io-pattern seq --io-total {}", bytes()),
-                       "ops/sec: ") *
-                   2;
-          });
-      table_.add({RBD, "MiB/s", result.ours, result.theirs, "rbd bench, 2 MiB, 8 at once", result.ratio,
-                  Aim::atLeast, 0.7});
-    }
-    if (table_.wanted(RADOSGW)) {
+    if (wanted(RBD))
+      populations(RBD, uri, "rbd bench", [&] {
+        return mib() / 2 /
+               rbdBench(fmt::format("--io-size 2M --io-threads 8 --io-pattern seq --io-total {}", bytes()),
+                        "ops/sec: ");
+      });
+    if (wanted(RADOSGW)) {
       setenv("AWS_ENDPOINT_URL", setting("S3").c_str(), 1);
       setenv("AWS_ACCESS_KEY_ID", setting("KEY").c_str(), 1);
       setenv("AWS_SECRET_ACCESS_KEY", setting("SECRET").c_str(), 1);
@@ -198,20 +238,19 @@ class RemoteAims {
   }
 
   // Beside curl, which throws all of it away: 2 MiB each, 8 at once.
-  void byCurl(const char* what, const std::string& uri, const std::string& url, const std::string& more) {
+  void byCurl(const Populations& lines, const std::string& uri, const std::string& url,
+              const std::string& more) {
     const std::string list = table_.directory() + "/remote.curl";
     {
       std::ofstream file(list);
       for (std::uint64_t at = 0; at < bytes(); at += 2 * MIB)
         file << (at == 0 ? "" : "next\n") << "url = \"" << url << "\"\nrange = " << at << "-"
-             << std::min(at + 2 * MIB, bytes()) - 1 << "\noutput = /dev/null\nsilent\n"
+             << std::min(at + 2 * MIB, bytes()) - 1 << "\noutput = /dev/null\n"
              << optionsOf(more);
     }
-    const Comparison result = compare(
-        table_.rounds(), [&] { return populated(uri); },
-        [&] { return mib() / secondsOf("curl -sS --parallel --parallel-max 8 -K " + list); });
-    table_.add({what, "MiB/s", result.ours, result.theirs, "curl, 2 MiB, 8 at once", result.ratio,
-                Aim::atLeast, 0.7});
+    populations(lines, uri, "curl", [&] {
+      return secondsOf("curl -f --no-progress-meter --parallel --parallel-max 8 -K " + list);
+    });
     std::filesystem::remove(list);
   }
   // As a file of curl's has them.

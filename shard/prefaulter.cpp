@@ -162,14 +162,14 @@ Prefaulter::~Prefaulter() {
 
 void Prefaulter::start(AttachmentRef restore, std::uint64_t number, std::vector<PageRange> ranges,
                        std::function<void()> done) {
+  const unsigned tasks = std::max(parallel_, restore->source().populatedAtOnce());
   const auto job =
-      std::make_shared<Job>(std::move(restore), number, std::move(ranges), parallel_, std::move(done));
+      std::make_shared<Job>(std::move(restore), number, std::move(ranges), tasks, std::move(done));
   {
     const threads::Lock lock(mutex_);
     jobs_[{job->restore->id(), number}] = job;
   }
-  for (unsigned i = 0; i < parallel_; i++)
-    workers_.enqueue([this, job](unsigned worker) { work(job, worker); });
+  for (unsigned i = 0; i < tasks; i++) workers_.enqueue([this, job](unsigned worker) { work(job, worker); });
 }
 
 void Prefaulter::cancel(std::uint64_t restore, std::uint64_t number) {

@@ -72,7 +72,7 @@ class Prefaulter {
 
   const Committer& committer_;
   WorkerPool& workers_;
-  const unsigned parallel_;  // tasks a job
+  const unsigned parallel_;  // tasks a job, where its source does not want more
   const std::shared_ptr<Door> door_;
   process::ByteRate rate_;
   Later later_;

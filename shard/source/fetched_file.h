@@ -35,6 +35,7 @@ class FetchedFile final : public PageSource {
   std::optional<FileRange> plainRead(std::uint64_t offset, std::size_t length) const override;
   std::optional<std::string> whatChanged(std::uint64_t offset, std::size_t length) const override;
   void willRead(std::uint64_t offset, std::size_t length) const override;
+  unsigned populatedAtOnce() const override { return 4; }
   Staged read(std::uint64_t offset, std::size_t length, void* buffer) const override;
   Staged readToPopulate(std::uint64_t offset, std::size_t length, void* buffer) const override;
   Staged readInPlace(std::uint64_t offset, std::size_t length) const override;

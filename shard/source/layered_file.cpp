@@ -117,6 +117,12 @@ std::size_t LayeredFile::layerOf(std::uint64_t offset) const {
   return owner == UNKNOWN ? 0 : layerOf(owner);
 }
 
+unsigned LayeredFile::populatedAtOnce() const {
+  unsigned most = 1;
+  for (const Layer& layer : layers_) most = std::max(most, layer.file->populatedAtOnce());
+  return most;
+}
+
 std::string LayeredFile::fileOf(std::uint64_t offset) const {
   return layers_[layerOf(offset)].name;
 }

@@ -41,6 +41,7 @@ class LayeredFile final : public PageSource {
   // Each layer has plain reads of its own.
   std::optional<FileRange> plainRead(std::uint64_t, std::size_t) const override { return std::nullopt; }
   std::optional<std::string> whatChanged(std::uint64_t offset, std::size_t length) const override;
+  unsigned populatedAtOnce() const override;
   std::string fileOf(std::uint64_t offset) const override;
   Staged read(std::uint64_t offset, std::size_t length, void* buffer) const override;
   Staged readToPopulate(std::uint64_t offset, std::size_t length, void* buffer) const override;

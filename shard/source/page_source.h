@@ -83,6 +83,8 @@ class PageSource : public std::enable_shared_from_this<PageSource> {
   // Why the range may be read with another's bytes, for people: a file that it comes from has changed. To be asked after
   // the read. Nothing: it may not, or this kind of source does not look.
   virtual std::optional<std::string> whatChanged(std::uint64_t, std::size_t) const { return std::nullopt; }
+  // Runs that a population should have under way, so that a store that is far has something to do while what it gave is copied.
+  virtual unsigned populatedAtOnce() const { return 1; }
   // The file that the byte comes from, as far as it is known, for messages. Empty: there is one alone.
   virtual std::string fileOf(std::uint64_t) const { return {}; }
 
