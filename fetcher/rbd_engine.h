@@ -28,7 +28,7 @@ class RbdEngine final : public Engine {
   // ESTALE where the snapshot is no more what it was: from then on always.
   int read(Range unit, std::span<std::byte> to) const override;
   unsigned depth() const override { return 32; }
-  std::uint64_t portion() const override { return 512u << 10; }
+  std::uint64_t portion() const override { return 1u << 20; }
 
  private:
   class State;

@@ -99,6 +99,24 @@ TEST_F(ServedObject, IsFetchedOnceForAllRestores) {
   EXPECT_EQ(figuresOf(*server_).bytes, image_.bytes());
 }
 
+// More than it has workers: with one run for each, a store would have nothing to do while that is copied.
+TEST_F(ServedObject, APopulationHasSeveralRunsUnderWay) {
+  constexpr std::uint64_t RUN_CHUNKS = 32;
+  const Image large(16 << 20);
+  nginx_->put("large.mem", large);
+  Server server(large, serving(nginx_->url("/large.mem"), {.shards = 1, .workers = 1}));
+  Target target(large, server.socket(), SMALL);
+  auto restore = server.restore();
+  EXPECT_TRUE(target.holdsImage(0));
+  kill(nginx_->pid(), SIGSTOP);
+  const std::uint64_t before = server.status().getFetcher().getMisses();
+  auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
+  await([&] { return server.status().getFetcher().getMisses() - before > 3 * RUN_CHUNKS; });
+  kill(nginx_->pid(), SIGCONT);
+  server.wait(prefault.waitRequest().send());
+  expectContent(target, {});
+}
+
 TEST_F(ServedObject, PagesWaitForAServerThatWasKilled) {
   begin();
   nginx_->kill();
