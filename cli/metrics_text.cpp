@@ -157,6 +157,7 @@ std::string fetcherText(rpc::FetcherInfo::Reader fetcher) {
   Metric misses("faultline_fetch_misses_total", COUNTER, "Chunks that had to be fetched.");
   Metric notKept("faultline_fetch_not_kept_total", COUNTER, "Chunks that were served without being kept.");
   Metric cached("faultline_cache_bytes", GAUGE, "Bytes that what is kept takes on the disk.");
+  Metric saved("faultline_cache_saved_bytes", GAUGE, "Bytes that what is kept has spared the sources.");
   Metric limit("faultline_cache_limit_bytes", GAUGE, "Bytes that it may take.");
   Metric evicted("faultline_cache_evictions_total", COUNTER, "Caches that made way for others.");
   Metric requests("faultline_fetch_requests_total", COUNTER, "Reads of a source, by its kind.");
@@ -173,6 +174,7 @@ std::string fetcherText(rpc::FetcherInfo::Reader fetcher) {
   misses.add({}, fetcher.getMisses());
   notKept.add({}, fetcher.getNotKept());
   cached.add({}, fetcher.getCachedBytes());
+  saved.add({}, fetcher.getSavedBytes());
   limit.add({}, fetcher.getCacheLimit());
   evicted.add({}, fetcher.getEvicted());
   for (auto engine : fetcher.getEngines()) {
@@ -185,8 +187,8 @@ std::string fetcherText(rpc::FetcherInfo::Reader fetcher) {
     latency.addHistogram(labels, durationsOf(engine.getLatency()));
   }
   return up.text() + restarts.text() + hits.text() + misses.text() + notKept.text() + cached.text() +
-         limit.text() + evicted.text() + requests.text() + bytes.text() + errors.text() + reconnects.text() +
-         givenUp.text() + latency.text();
+         saved.text() + limit.text() + evicted.text() + requests.text() + bytes.text() + errors.text() +
+         reconnects.text() + givenUp.text() + latency.text();
 }
 
 std::string serviceText(rpc::ServiceInfo::Reader service) {

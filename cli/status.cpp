@@ -91,9 +91,11 @@ void printFigures(const json& r) {
 
 void printFetcher(const json& f) {
   if (f["pid"].is_null()) return;
-  printf("  fetcher     pid %-8llu restarts %llu, %llu chunks fetched, cache %s of %s\n", number(f, "pid"),
-         number(f, "restarts"), number(f, "misses"), humanBytes(number(f, "cached_bytes")).c_str(),
-         humanBytes(number(f, "cache_limit_bytes")).c_str());
+  unsigned long long fetched = 0;
+  for (const json& engine : f["engines"]) fetched += number(engine, "bytes");
+  printf("  fetcher     pid %-8llu restarts %llu, %s fetched, %s saved, cache %s of %s\n", number(f, "pid"),
+         number(f, "restarts"), humanBytes(fetched).c_str(), humanBytes(number(f, "saved_bytes")).c_str(),
+         humanBytes(number(f, "cached_bytes")).c_str(), humanBytes(number(f, "cache_limit_bytes")).c_str());
 }
 
 void printRestore(const json& r) {

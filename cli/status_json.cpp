@@ -36,6 +36,7 @@ json fetcherJson(rpc::FetcherInfo::Reader fetcher) {
           {"cache_limit_bytes", fetcher.getCacheLimit()},
           {"evicted", fetcher.getEvicted()},
           {"fetch_rate", fetcher.getFetchRate()},
+          {"saved_bytes", fetcher.getSavedBytes()},
           {"engines", engines}};
 }
 

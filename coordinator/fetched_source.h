@@ -40,6 +40,9 @@ struct FetchedSource {
 
   // At a fetcher: nothing while there is none, or it does not serve it yet.
   kj::Maybe<rpc::FetchedSource::Client> served{};
+  bool asked = false;  // a fetcher has been asked to serve it, and may have died at one of its questions
+  bool formerKilled =
+      true;  // the last one that was asked: not by its own doing; nor is it known of a predecessor's
   bool engaging = false;       // it is being asked to
   std::string whyNot{};        // it is not served, as it was told last
   std::uint64_t lostAt = 0;    // ns, CLOCK_MONOTONIC: its fetcher has no connection since then; 0: it has one

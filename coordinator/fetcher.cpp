@@ -77,8 +77,11 @@ Fetcher::Key Fetcher::keyOf(const FetchedSource& source) {
 
 // --- sources ---
 
-void Fetcher::fetcherGone() {
-  for (const FetchedRef& source : sources_) source->served = nullptr;
+void Fetcher::fetcherGone(bool killed) {
+  for (const FetchedRef& source : sources_) {
+    source->served = nullptr;
+    if (std::exchange(source->asked, false)) source->formerKilled = killed;
+  }
 }
 
 void Fetcher::engageAll() {
@@ -182,6 +185,8 @@ kj::Promise<void> Fetcher::serve(const FetchedRef& source, rpc::FetchedSource::C
   request.setData(rpc::makeFd(reopened(source->data.get(), O_RDWR)));
   request.setMap(rpc::makeFd(reopened(source->map.get(), O_RDWR)));
   request.setRing(rpc::makeFdFrom(source->ring.get()));
+  request.setFormerKilled(source->formerKilled);
+  source->asked = true;
   return request.send().ignoreResult().then(
       [this, source, opened, generation = process_.generation()]() mutable {
         // Its answer may be heard after its death.
@@ -377,6 +382,7 @@ void Fetcher::makeRoom() {
     if (taken <= options_.cacheLimit / 100 * FULL_PERCENT) return;
     taken -= process::bytesOnDisk(source->data.get());
     evicted_++;
+    savedByEvicted_ += rpc::FetchRing::savedBytes(source->ring.get());
     std::erase(sources_, source);
   }
 }
@@ -397,6 +403,9 @@ kj::Promise<void> Fetcher::fill(rpc::FetcherInfo::Builder to) {
   to.setCacheLimit(options_.cacheLimit);
   to.setEvicted(evicted_);
   to.setFetchRate(options_.fetchRate);
+  std::uint64_t saved = savedByEvicted_;
+  for (const FetchedRef& source : sources_) saved += rpc::FetchRing::savedBytes(source->ring.get());
+  to.setSavedBytes(saved);
   if (!process_.answers()) return kj::READY_NOW;
   to.setPid(process_.pid());
   auto asked = process_.client().statsRequest().send().then([to](auto response) mutable {

@@ -86,13 +86,14 @@ class Fetcher final : private FetcherProcess::Owner, private kj::TaskSet::ErrorH
   // Of FetcherProcess.
   bool wantsFetcher() const override { return !sources_.empty(); }
   void fetcherStarted() override { engageAll(); }
-  void fetcherGone() override;
+  void fetcherGone(bool killed) override;
   void taskFailed(kj::Exception&& exception) override;
 
   kj::AsyncIoContext& io_;
   EventLog& log_;
   const Options& options_;
   std::uint64_t evicted_ = 0;
+  std::uint64_t savedByEvicted_ = 0;  // bytes
   std::vector<FetchedRef> sources_;
   std::vector<std::pair<Key, kj::ForkedPromise<FetchedRef>>> opening_;
   bool makingRoom_ = false;

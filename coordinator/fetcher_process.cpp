@@ -72,7 +72,7 @@ void FetcherProcess::want(const std::string& uri) {
   rights_.add(uri);
   if (process_ == nullptr || process_->rights == rights_) return;
   kill();
-  gone();
+  gone(true);
 }
 
 bool FetcherProcess::hasRights() const {
@@ -168,8 +168,8 @@ kj::Promise<void> FetcherProcess::start() {
 
 void FetcherProcess::watch() {
   tasks_.add(process_->ended().attach(std::shared_ptr<Process>(process_)).then([this, process = process_] {
-    const std::string how = process::describeExit(process->child.pidfd.get());  // reaps it
-    if (process_ == process) died(how);
+    const process::Exit exit = process::exitOf(process->child.pidfd.get());  // reaps it
+    if (process_ == process) died(exit.text, exit.signal == SIGKILL);
   }));
   tasks_.add(pingOn());
 }
@@ -184,7 +184,7 @@ kj::Promise<void> FetcherProcess::pingOn() {
       .exclusiveJoin(timer.afterDelay(limit).then([this, process = process_] {
         if (process_ != process) return;
         kill();
-        died("is killed: it has stopped answering");
+        died("is killed: it has stopped answering", true);
       }))
       .then([&timer, limit] { return timer.afterDelay(limit / 4); }, [](kj::Exception&&) {})
       .then([this, process = process_]() -> kj::Promise<void> {
@@ -193,11 +193,11 @@ kj::Promise<void> FetcherProcess::pingOn() {
       });
 }
 
-void FetcherProcess::died(const std::string& how) {
+void FetcherProcess::died(const std::string& how, bool killed) {
   log_.add("the fetcher (pid " + std::to_string(process_->child.pid) + ") " + how);
   quickDeaths_ = process::nowNs() - process_->startedAt < QUICK_DEATH ? quickDeaths_ + 1 : 0;
   restarts_++;
-  gone();
+  gone(killed);
 }
 
 void FetcherProcess::kill() {
@@ -205,9 +205,9 @@ void FetcherProcess::kill() {
   former_ = process::duplicate(process_->child.pidfd.get());
 }
 
-void FetcherProcess::gone() {
+void FetcherProcess::gone(bool killed) {
   link_.drop(KeptName::fetcher());
-  owner_.fetcherGone();
+  owner_.fetcherGone(killed);
   // Calls under way on it may still be failing.
   tasks_.add(kj::evalLater([gone = std::move(process_)] {}));
   process_ = nullptr;

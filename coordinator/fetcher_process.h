@@ -25,8 +25,8 @@ class FetcherProcess final : private kj::TaskSet::ErrorHandler {
     virtual bool wantsFetcher() const = 0;
     // One answers, and knows of nothing yet.
     virtual void fetcherStarted() = 0;
-    // The last one answers no more. Another is started if it is wanted.
-    virtual void fetcherGone() = 0;
+    // The last one answers no more. Another is started if it is wanted. `killed`: by SIGKILL, ours or another's.
+    virtual void fetcherGone(bool killed) = 0;
 
    protected:
     ~Owner() = default;
@@ -68,8 +68,8 @@ class FetcherProcess final : private kj::TaskSet::ErrorHandler {
   void watch();
   kj::Promise<void> pingOn();
   void kill();
-  void died(const std::string& how);
-  void gone();
+  void died(const std::string& how, bool killed);
+  void gone(bool killed);
   void taskFailed(kj::Exception&& exception) override;
 
   kj::AsyncIoContext& io_;

@@ -165,7 +165,9 @@ class FetchedSourceServer final : public rpc::Answering<rpc::FetchedSource> {
     fds.add(rpc::requireFd(params.getData(), "data"));
     fds.add(rpc::requireFd(params.getMap(), "map"));
     fds.add(rpc::requireFd(params.getRing(), "ring"));
-    return kj::joinPromises(fds.finish()).then([this](kj::Array<kj::AutoCloseFd> got) {
+    const auto former =
+        params.getFormerKilled() ? rpc::FetchRing::Former::killed : rpc::FetchRing::Former::died;
+    return kj::joinPromises(fds.finish()).then([this, former](kj::Array<kj::AutoCloseFd> got) {
       auto shared = std::make_shared<kj::Array<kj::AutoCloseFd>>(kj::mv(got));
       auto made = std::make_shared<std::shared_ptr<ServedSource>>();
       return inOwnThread([shared, made, engine = engine_, &state = state_] {
@@ -175,9 +177,9 @@ class FetchedSourceServer final : public rpc::Answering<rpc::FetchedSource> {
                                                       rpc::FetchRing::attach((*shared)[2].get()),
                                                       state.counters, state.rate);
              })
-          .then([this, made] {
+          .then([this, made, former] {
             served_ = *made;
-            served_->begin();
+            served_->begin(former);
           });
     });
   }

@@ -41,8 +41,8 @@ ServedSource::ServedSource(std::shared_ptr<const Engine> engine, std::unique_ptr
       own_(counters.engines.at(engine_->name())),
       rate_(rate) {}
 
-void ServedSource::begin() {
-  ring_.recover();
+void ServedSource::begin(FetchRing::Former former) {
+  ring_.recover(former);
   startThread();
   std::thread([self = shared_from_this()] { self->watchCache(); }).detach();
 }
@@ -319,6 +319,7 @@ void ServedSource::read(const Reading& reading) {
     while (portion.end < all.end && portion.size() < engine_->portion());
     portion.end = std::min(portion.end, all.end);
     const int error = readPortion(portion, bytes.subspan(at - all.begin, portion.size()));
+    if (error == 0) ring_.countFetched(portion.size());
     if (error == ESTALE) cache_->sourceChanged();
     if (error != 0)
       for (std::uint64_t chunk = reading.chunks.first; chunk < reading.chunks.end; chunk++)

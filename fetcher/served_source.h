@@ -40,7 +40,7 @@ class ServedSource : public std::enable_shared_from_this<ServedSource> {
                Counters& counters, process::ByteRate& rate);
 
   // Answers questions from here on, those that were left by a fetcher before us first.
-  void begin();
+  void begin(rpc::FetchRing::Former former);
   // Answers no more. Does not wait.
   void end();
   // The rate has changed.

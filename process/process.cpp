@@ -30,10 +30,10 @@ struct PidfdInfo {
 };
 constexpr std::uint64_t PIDFD_INFO_EXIT_BIT = 1u << 3;  // since 6.15
 
-std::string describeStatus(int status) {
-  if (WIFSIGNALED(status))
-    return "killed by signal " + std::to_string(WTERMSIG(status)) + " (" + strsignal(WTERMSIG(status)) + ")";
-  return "exited with code " + std::to_string(WEXITSTATUS(status));
+Exit ofStatus(int status) {
+  if (!WIFSIGNALED(status)) return {"exited with code " + std::to_string(WEXITSTATUS(status))};
+  const int signal = WTERMSIG(status);
+  return {"killed by signal " + std::to_string(signal) + " (" + strsignal(signal) + ")", signal};
 }
 
 }  // namespace
@@ -105,15 +105,19 @@ void keepMemoryPrivate() {
 }
 
 std::string describeExit(int pidfd) {
+  return exitOf(pidfd).text;
+}
+
+Exit exitOf(int pidfd) {
   siginfo_t info{};
   if (waitid(P_PIDFD, static_cast<id_t>(pidfd), &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0)
-    return info.si_code == CLD_EXITED ? "exited with code " + std::to_string(info.si_status)
-                                      : describeStatus(info.si_status);
+    return info.si_code == CLD_EXITED ? Exit{"exited with code " + std::to_string(info.si_status)}
+                                      : ofStatus(info.si_status);
   PidfdInfo exit{};
   exit.mask = PIDFD_INFO_EXIT_BIT;
   if (ioctl(pidfd, _IOWR(0xFF, 11, PidfdInfo), &exit) == 0 && (exit.mask & PIDFD_INFO_EXIT_BIT) != 0)
-    return describeStatus(exit.exitCode);
-  return "ended (reason unknown)";
+    return ofStatus(exit.exitCode);
+  return {"ended (reason unknown)"};
 }
 
 bool hasEnded(int pidfd) {

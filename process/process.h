@@ -49,9 +49,15 @@ void passNoFdsOn();
 // trace it or look into its memory or fds (prctl(2), PR_SET_DUMPABLE).
 void keepMemoryPrivate();
 
-// Why the process behind `pidfd` ended, for people: "killed by signal 9 (Killed)", "exited with code 1", or
-// "ended (reason unknown)" where it was not our child and the kernel is older than 6.15. Reaps it if it is
-// ours.
+// Why a process has ended.
+struct Exit {
+  std::string text;  // for people: "killed by signal 9 (Killed)", "exited with code 1"
+  int signal = 0;    // 0: by none, or that is not known
+};
+// Of the process behind `pidfd`; "ended (reason unknown)" where it was not our child and the kernel is older than 6.15. Reaps it
+// if it is ours.
+Exit exitOf(int pidfd);
+// Its text.
 std::string describeExit(int pidfd);
 
 // false: there is no such process any more, or we may not; errno says which.

@@ -346,7 +346,7 @@ struct EngineInfo {
   # What one kind of source that is fetched has cost (docs/fetcher.md), since the fetcher began.
   name @0 :Text;            # packed, nbd, ...
   requests @1 :UInt64;      # answered
-  bytes @2 :UInt64;         # fetched, as they came: compressed where they are
+  bytes @2 :UInt64;         # fetched; of packed images as they are unpacked
   latency @3 :Latency;      # of a request
   reconnects @4 :UInt64;    # connections made anew
   errors @5 :UInt64;        # requests that failed and were asked again
@@ -365,6 +365,8 @@ struct FetcherInfo {
   evicted @7 :UInt64;       # files that were dropped for room
   notKept @8 :UInt64;       # chunks that were served without being kept: no room
   fetchRate @9 :UInt64;     # bytes a second of what no fault waits for (--fetch-rate); 0: any
+  savedBytes @10 :UInt64;   # what the caches have spared their sources: what each restore has used, less what was fetched,
+                            # unpacked; since this coordinator began, and of a cache that it took over since that was made
 }
 
 struct ServiceTotals {

@@ -12,6 +12,7 @@
 #include <bit>
 #include <cerrno>
 #include <climits>
+#include <cstddef>
 #include <cstring>
 #include <ctime>
 #include <utility>
@@ -76,6 +77,7 @@ struct FetchRing::Memory {
   std::uint64_t magic;
   alignas(64) std::atomic<std::uint32_t> doorbell;
   std::atomic<std::uint64_t> heldBackAt;
+  std::atomic<std::uint64_t> used, fetched;  // bytes
   // Places that have been asked, by bits: hints, a place's word is the truth.
   alignas(64) std::atomic<std::uint64_t> asked[2][SHARDS];
   Place places[SHARDS][PLACES];
@@ -105,6 +107,13 @@ FetchRing FetchRing::attach(int memory) {
   FetchRing ring(static_cast<Memory*>(start));
   KJ_REQUIRE(ring.memory_->magic == MAGIC, "not a fetch ring of this build", ring.memory_->magic);
   return ring;
+}
+
+std::uint64_t FetchRing::savedBytes(int memory) {
+  std::uint64_t used = 0, fetched = 0;
+  const bool there = pread(memory, &used, sizeof used, offsetof(Memory, used)) == sizeof used &&
+                     pread(memory, &fetched, sizeof fetched, offsetof(Memory, fetched)) == sizeof fetched;
+  return there && used > fetched ? used - fetched : 0;
 }
 
 FetchRing::FetchRing(FetchRing&& other) noexcept : memory_(std::exchange(other.memory_, nullptr)) {}
@@ -166,19 +175,30 @@ const char* FetchRing::bytes(unsigned shard, unsigned place) const {
   return memory_->bytes[shard][place];
 }
 
+void FetchRing::countUsed(std::uint64_t bytes) {
+  memory_->used.fetch_add(bytes, std::memory_order_relaxed);
+}
+
+void FetchRing::countFetched(std::uint64_t bytes) {
+  memory_->fetched.fetch_add(bytes, std::memory_order_relaxed);
+}
+
 std::uint64_t FetchRing::heldBackAt() const {
   return memory_->heldBackAt.load(std::memory_order_relaxed);
 }
 
 // --- the fetcher's ---
 
-void FetchRing::recover() {
+void FetchRing::recover(Former former) {
   for (unsigned shard = 0; shard < SHARDS; shard++) {
     for (unsigned place = 0; place < PLACES; place++) {
       Memory::Place& at = memory_->places[shard][place];
       std::uint64_t word = at.word.load(std::memory_order_acquire);
       while (stateOf(word) == ASKED || stateOf(word) == TAKEN || stateOf(word) == FILLING) {
+        const bool taken = stateOf(word) != ASKED;
         if (!at.word.compare_exchange_weak(word, with(word, ASKED), std::memory_order_acq_rel)) continue;
+        if (taken && former == Former::killed && at.tries.load(std::memory_order_relaxed) > 0)
+          at.tries.fetch_sub(1, std::memory_order_relaxed);
         const unsigned purpose = at.purpose.load(std::memory_order_relaxed) & 1;
         memory_->asked[purpose][shard].fetch_or(1ull << place, std::memory_order_acq_rel);
         break;

@@ -29,7 +29,7 @@ class FetchRing {
   static constexpr unsigned SHARDS = 64, PLACES = 64;  // places of each shard
   static constexpr std::uint64_t BYTES = 64u << 10;    // that an answer can carry: a chunk
   static constexpr std::uint32_t MOST_CHUNKS = 32;     // of one question
-  // Fetchers that may die at a question before it is answered with an error.
+  // Fetchers that may die at a question before it is answered with an error; those that were killed are not counted.
   static constexpr std::uint32_t MOST_TRIES = 5;
 
   enum class Purpose : std::uint32_t { fault = 0, population = 1 };
@@ -37,6 +37,9 @@ class FetchRing {
   static kj::AutoCloseFd create();
   // Throws kj::Exception where it is no ring of this build.
   static FetchRing attach(int memory);
+  // What all restores of the source have used, less what was fetched: bytes that they would have had to fetch, each for itself.
+  // As both ends say it; 0 where memory is no ring.
+  static std::uint64_t savedBytes(int memory);
   FetchRing(FetchRing&& other) noexcept;
   ~FetchRing();
 
@@ -61,6 +64,8 @@ class FetchRing {
   const char* bytes(unsigned shard, unsigned place) const;
   // When a fetcher has last said that a rate holds populations back (ns, CLOCK_MONOTONIC): what is asked waits meanwhile.
   std::uint64_t heldBackAt() const;
+  // What a restore has had of the source, whether it was fetched for it or not: each of its bytes once.
+  void countUsed(std::uint64_t bytes);
   // After an answer, or in its stead. False as of reclaim().
   bool release(unsigned shard, unsigned place) { return reclaim(shard, place); }
 
@@ -72,8 +77,10 @@ class FetchRing {
     std::uint32_t count;  // whatever the shard has written: to be checked, as `chunk` is
     Purpose purpose;
   };
-  // Has all questions that a fetcher before this one has left asked again. Before the first take().
-  void recover();
+  // How the fetcher before this one has ended: `killed`, by SIGKILL, which no question is to blame for.
+  enum class Former { died, killed };
+  // Has all questions that it has left asked again. Before the first take().
+  void recover(Former former);
   // The next question of that purpose. One at which one fetcher after the other has died is answered with EIO instead.
   std::optional<Question> take(Purpose purpose);
   // Whether it waits for an answer still.
@@ -87,6 +94,7 @@ class FetchRing {
   // A number that changes with each question, and waiting for that, at most `most` ns.
   std::uint32_t doorbell() const;
   void awaitQuestion(std::uint32_t seen, std::uint64_t most);
+  void countFetched(std::uint64_t bytes);
   // Tells the shards that a rate holds populations back just now.
   void holdBack(std::uint64_t now);
   // Ends the waits of awaitQuestion(): of all that wait, or of one of them.

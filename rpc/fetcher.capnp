@@ -33,9 +33,10 @@ interface Prefetch {
 
 interface FetchedSource {
   # A source that is open. Dropped, it is closed, and is fetched from no more.
-  serve @0 (data :Fd, map :Fd, ring :Fd) -> ();
+  serve @0 (data :Fd, map :Fd, ring :Fd, formerKilled :Bool) -> ();
   # Answers the questions of `ring` (rpc/fetch_ring.h) from here on, keeping what it fetches in `data` and `map`
   # (rpc/fetch_map.h), which are open for writing. Returns when the map is ready. Fails where they are another source's.
+  # `formerKilled`: the fetcher before was killed by SIGKILL, which is no evidence against what it was asked.
   prefetch @1 (ranges :List(ByteRange)) -> (prefetch :Prefetch);
   # Fetches what is not there of `ranges`, in their order, beside what is asked for; what lies past the end is left out.
   # Returns at once. After serve.

@@ -47,6 +47,8 @@ class FetchClient {
   FetchClient(rpc::FetchRing ring, unsigned shard);
   FetchClient(const FetchClient&) = delete;
 
+  // A restore has had so many bytes of the source for the first time.
+  void countUsed(std::uint64_t bytes) { ring_.countUsed(bytes); }
   // Asks for `count` chunks, at most FetchRing::MOST_CHUNKS. Nothing: no place was free by `deadline`; 0: none is now.
   std::optional<Asked> ask(std::uint64_t chunk, std::uint32_t count, Purpose purpose, std::uint64_t deadline);
 

@@ -39,6 +39,7 @@ FetchedFile::FetchedFile(kj::AutoCloseFd data, FetchMap map, std::shared_ptr<Fet
       file_(std::make_shared<RawFile>(kj::mv(data), bytes, RawFile::Role::fetched)),
       map_(std::move(map)),
       client_(std::move(client)),
+      used_(std::make_unique<std::atomic<std::uint64_t>[]>(map_.chunks() / 64 + 1)),
       patience_(patience == 0 ? FAULT_READ : patience),
       name_(std::move(name)) {
   KJ_REQUIRE(map_.bytes() == bytes && map_.ready(), "the map of the cache is of another source", map_.bytes(),
@@ -47,20 +48,36 @@ FetchedFile::FetchedFile(kj::AutoCloseFd data, FetchMap map, std::shared_ptr<Fet
 
 FetchedFile::~FetchedFile() noexcept(false) = default;
 
+// What each chunk is counted for once, and zeros never, which are not fetched. Costs a page that is there one look at a word.
+void FetchedFile::used(std::uint64_t offset, std::size_t length) const {
+  for (std::uint64_t chunk = offset / CHUNK; chunk * CHUNK < offset + length; chunk++) {
+    std::atomic<std::uint64_t>& word = used_[chunk / 64];
+    const std::uint64_t bit = 1ull << chunk % 64;
+    if ((word.load(std::memory_order_relaxed) & bit) != 0 || map_.state(chunk) == FetchMap::State::zero)
+      continue;
+    if ((word.fetch_or(bit, std::memory_order_relaxed) & bit) == 0)
+      client_->countUsed(std::min(CHUNK, map_.bytes() - chunk * CHUNK));
+  }
+}
+
 Staged FetchedFile::tryRead(std::uint64_t offset, std::size_t length, void* buffer) const {
   if (!map_.known(offset, length)) return COLD;
   if (map_.zero(offset, length)) return ZERO;
+  used(offset, length);
   return file_->tryRead(offset, length, buffer);
 }
 
 Staged FetchedFile::tryView(std::uint64_t offset, std::size_t length) const {
   if (!map_.known(offset, length)) return COLD;
   if (map_.zero(offset, length)) return ZERO;
+  used(offset, length);
   return file_->tryView(offset, length);
 }
 
 std::optional<FileRange> FetchedFile::plainRead(std::uint64_t offset, std::size_t length) const {
-  return map_.known(offset, length) ? file_->plainRead(offset, length) : std::nullopt;
+  if (!map_.known(offset, length)) return std::nullopt;
+  used(offset, length);
+  return file_->plainRead(offset, length);
 }
 
 std::optional<std::string> FetchedFile::whatChanged(std::uint64_t, std::size_t) const {
@@ -117,6 +134,7 @@ Staged FetchedFile::readFor(Purpose purpose, std::uint64_t offset, std::size_t l
   const std::uint64_t most = purpose == Purpose::fault ? std::min(patience_, FAULT_READ) : patience_;
   const Fetched fetched = fetch({offset, length, to}, purpose, process::nowNs() + most);
   if (fetched.error != 0) return lost(fetched.error);
+  used(offset, length);
   if (fetched.given == 0) return map_.zero(offset, length) ? ZERO : file_->read(offset, length, buffer);
   const std::uint64_t first = offset / CHUNK;
   for (std::uint64_t chunk = first; chunk * CHUNK < offset + length; chunk++) {
@@ -133,6 +151,7 @@ Staged FetchedFile::readInPlace(std::uint64_t offset, std::size_t length) const 
   const Fetched fetched = fetch({offset, length, nullptr}, Purpose::population, process::nowNs() + patience_);
   if (fetched.error != 0) return lost(fetched.error);
   if (fetched.notKept) return COLD;
+  used(offset, length);
   return map_.zero(offset, length) ? ZERO : file_->readInPlace(offset, length);
 }
 

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <array>
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,6 +60,7 @@ class FetchedFile final : public PageSource {
         0;  // by bits, from the range's first chunk on: came without being kept, and was put into the buffer
     bool notKept = false;  // a chunk is not, and there was no buffer
   };
+  void used(std::uint64_t offset, std::size_t length) const;
   Staged readFor(Purpose purpose, std::uint64_t offset, std::size_t length, void* buffer) const;
   std::optional<FetchClient::Asked> takeAhead(std::uint64_t chunk) const;
   Fetched fetch(const Wanted& wanted, Purpose purpose, std::uint64_t deadline) const;
@@ -65,6 +68,8 @@ class FetchedFile final : public PageSource {
   const std::shared_ptr<RawFile> file_;
   const rpc::FetchMap map_;
   const std::shared_ptr<FetchClient> client_;
+  // By bits: chunks that were used, whether they had been fetched for another or not.
+  const std::unique_ptr<std::atomic<std::uint64_t>[]> used_;
   const std::uint64_t patience_;
   const std::string name_;
   // Questions that were asked before the reader thread had been woken that takes the answer. More have to wait for theirs.

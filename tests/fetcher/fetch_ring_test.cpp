@@ -116,7 +116,7 @@ TEST(FetchRing, TheNextFetcherIsAskedAgain) {
   ASSERT_TRUE(taken.has_value());
   FetchRing next = FetchRing::attach(ends.memory.get());
   EXPECT_FALSE(next.take(Purpose::population).has_value());
-  next.recover();
+  next.recover(FetchRing::Former::died);
   const auto again = next.take(Purpose::population);
   ASSERT_TRUE(again.has_value());
   EXPECT_EQ(again->chunk, CHUNK);
@@ -129,7 +129,7 @@ TEST(FetchRing, AQuestionAtWhichFetchersDieIsGivenUpAlone) {
   ends.ask();
   for (std::uint32_t i = 0; i < FetchRing::MOST_TRIES; i++) {
     ASSERT_TRUE(ends.fetcher.take(Purpose::fault).has_value()) << i;
-    ends.fetcher.recover();
+    ends.fetcher.recover(FetchRing::Former::died);
   }
   ends.shard.ask(SHARD, PLACE + 1, CHUNK + 1, Purpose::fault);
   const auto other = ends.fetcher.take(Purpose::fault);
@@ -137,6 +137,37 @@ TEST(FetchRing, AQuestionAtWhichFetchersDieIsGivenUpAlone) {
   EXPECT_EQ(other->chunk, CHUNK + 1);
   EXPECT_EQ(ends.answer().kind, Kind::failed);
   EXPECT_EQ(ends.answer().error, EIO);
+}
+
+// What an operator kills is not dead of a question. Deaths of before stay counted.
+TEST(FetchRing, FetchersThatWereKilledDoNotCount) {
+  TwoEnds ends;
+  ends.ask();
+  for (std::uint32_t i = 1; i < FetchRing::MOST_TRIES; i++) {
+    ASSERT_TRUE(ends.fetcher.take(Purpose::fault).has_value()) << i;
+    ends.fetcher.recover(FetchRing::Former::died);
+  }
+  for (std::uint32_t i = 0; i < 2 * FetchRing::MOST_TRIES; i++) {
+    ends.fetcher.recover(FetchRing::Former::killed);  // before it has taken the question
+    ASSERT_TRUE(ends.fetcher.take(Purpose::fault).has_value()) << i;
+    ends.fetcher.recover(FetchRing::Former::killed);
+  }
+  ASSERT_TRUE(ends.fetcher.take(Purpose::fault).has_value());
+  ends.fetcher.recover(FetchRing::Former::died);
+  EXPECT_FALSE(ends.fetcher.take(Purpose::fault).has_value()) << "the fifth that died";
+  EXPECT_EQ(ends.answer().kind, Kind::failed);
+}
+
+TEST(FetchRing, SavedIsWhatWasUsedLessWhatWasFetched) {
+  TwoEnds ends;
+  EXPECT_EQ(FetchRing::savedBytes(ends.memory.get()), 0u);
+  ends.fetcher.countFetched(100);
+  ends.shard.countUsed(60);
+  EXPECT_EQ(FetchRing::savedBytes(ends.memory.get()), 0u);
+  ends.shard.countUsed(100);
+  EXPECT_EQ(FetchRing::savedBytes(ends.memory.get()), 60u);
+  const kj::AutoCloseFd other(memfd_create("other", MFD_CLOEXEC));
+  EXPECT_EQ(FetchRing::savedBytes(other.get()), 0u);
 }
 
 TEST(FetchRing, AShardTakesBackWhatItsPredecessorAsked) {

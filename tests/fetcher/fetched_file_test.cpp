@@ -76,6 +76,27 @@ TEST(FetchedFile, EachReaderHasAnAnswerOfItsOwn) {
   EXPECT_EQ(one, two);
 }
 
+// Each chunk once, however often and in whichever way it is read, and zeros not at all.
+TEST(FetchedFile, CountsWhatIsUsed) {
+  Fetched fetched;
+  std::vector<unsigned char> page(PAGE);
+  fetched.map.set(0, FetchMap::State::present);
+  fetched.map.set(1, FetchMap::State::zero);
+  fetched.map.set(2, FetchMap::State::present);
+  fetched.map.set(CHUNKS - 1, FetchMap::State::present);
+  for (unsigned round = 0; round < 2; round++) {
+    EXPECT_NE(fetched.file->read(PAGE, PAGE, page.data()).kind, Staged::Kind::lost);
+    EXPECT_EQ(fetched.file->tryRead(CHUNK, PAGE, page.data()).kind, Staged::Kind::zero);
+    EXPECT_EQ(FetchRing::savedBytes(fetched.ringMemory.get()), CHUNK);
+  }
+  EXPECT_EQ(fetched.file->tryRead(3 * CHUNK, PAGE, page.data()).kind, Staged::Kind::cold);
+  fetched.file->tryRead(2 * CHUNK, PAGE, page.data());  // wanted, whether it is in memory or not
+  EXPECT_EQ(FetchRing::savedBytes(fetched.ringMemory.get()), 2 * CHUNK);
+  fetched.file->readInPlace(0, 3 * CHUNK);
+  fetched.file->readInPlace((CHUNKS - 1) * CHUNK, CHUNK);
+  EXPECT_EQ(FetchRing::savedBytes(fetched.ringMemory.get()), 3 * CHUNK);
+}
+
 // More than a ring has places: those of questions whose chunk came by other ways, or that no reader came for, are free again.
 TEST(FetchedFile, KeepsNoPlaceOfTheRing) {
   Fetched fetched;

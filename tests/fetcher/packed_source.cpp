@@ -78,6 +78,7 @@ FetcherFigures figuresOf(Server& server) {
   figures.notKept = fetcher.getNotKept();
   figures.cachedBytes = fetcher.getCachedBytes();
   figures.evicted = fetcher.getEvicted();
+  figures.savedBytes = fetcher.getSavedBytes();
   for (auto engine : fetcher.getEngines()) {
     figures.bytes += engine.getBytes();
     figures.errors += engine.getErrors();

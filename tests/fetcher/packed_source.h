@@ -38,7 +38,7 @@ std::unique_ptr<Image> fileAsImage(const PackedSource& source);
 
 struct FetcherFigures {
   pid_t pid = 0;
-  std::uint64_t restarts = 0, notKept = 0, bytes = 0, cachedBytes = 0, evicted = 0;
+  std::uint64_t restarts = 0, notKept = 0, bytes = 0, cachedBytes = 0, evicted = 0, savedBytes = 0;
   std::uint64_t errors = 0, reconnects = 0, givenUp = 0;  // of all engines
 };
 FetcherFigures figuresOf(Server& server);

@@ -132,7 +132,7 @@ std::vector<std::uint64_t> numbers(std::uint64_t first, std::uint64_t end) {
 
 TEST(ServedSource, ARunIsOneAnswerAndEachChunkOfItIsKept) {
   Served served;
-  served.source->begin();
+  served.source->begin(FetchRing::Former::died);
   served.ask(0, 10, Purpose::population, 32);
   EXPECT_EQ(served.answer(0).kind, Kind::kept);
   EXPECT_EQ(served.store->order(), numbers(10, 42));
@@ -144,7 +144,7 @@ TEST(ServedSource, ARunIsOneAnswerAndEachChunkOfItIsKept) {
 TEST(ServedSource, NoChunkIsReadTwice) {
   Served served;
   served.store->hold({20});
-  served.source->begin();
+  served.source->begin(FetchRing::Former::died);
   served.ask(0, 10, Purpose::population, 32);
   await([&] { return served.store->waiting() == 1; });
   // Of one that is being read, of one that is there as well, and of one that nobody reads.
@@ -161,7 +161,7 @@ TEST(ServedSource, NoChunkIsReadTwice) {
 TEST(ServedSource, AFaultHasItsChunkWhileTheRestOfARunIsRead) {
   Served served;
   served.store->hold({20, 30});
-  served.source->begin();
+  served.source->begin(FetchRing::Former::died);
   served.ask(0, 10, Purpose::population, 32);
   await([&] { return served.store->waiting() == 1; });
   served.ask(1, 20, Purpose::fault);
@@ -179,7 +179,7 @@ TEST(ServedSource, AFaultFindsAThreadHoweverMuchIsPopulated) {
   std::set<std::uint64_t> all;
   for (std::uint64_t chunk = 0; chunk < 60; chunk++) all.insert(chunk);
   served.store->hold(all);
-  served.source->begin();
+  served.source->begin(FetchRing::Former::died);
   auto wanted = served.source->prefetch({{40 * CHUNK, 60 * CHUNK}});
   served.ask(0, 0, Purpose::population, 32);
   for (unsigned place = 1; place < 10; place++) served.ask(place, 30 + place, Purpose::population);
@@ -192,7 +192,7 @@ TEST(ServedSource, AFaultFindsAThreadHoweverMuchIsPopulated) {
 TEST(ServedSource, ARunIsSpreadOverThreadsByPieces) {
   Served served(2 * CHUNK, 2 * CHUNK);
   served.store->hold({0, 2, 4});
-  served.source->begin();
+  served.source->begin(FetchRing::Former::died);
   served.ask(0, 0, Purpose::population, 6);
   await([&] { return served.store->waiting() == 3; });
   EXPECT_TRUE(served.open(0));
@@ -206,7 +206,7 @@ TEST(ServedSource, ARunIsSpreadOverThreadsByPieces) {
 TEST(ServedSource, ADamagedChunkOfARunCostsNoOther) {
   Served served;
   served.store->fail(15);
-  served.source->begin();
+  served.source->begin(FetchRing::Former::died);
   served.ask(0, 10, Purpose::population, 10);
   const auto answer = served.answer(0);
   EXPECT_EQ(answer.kind, Kind::failed);
@@ -217,7 +217,7 @@ TEST(ServedSource, ADamagedChunkOfARunCostsNoOther) {
 
 TEST(ServedSource, OfARunThatHasNoRoomItIsSaid) {
   Served served(CHUNK, 32 * CHUNK, 5 * CHUNK);
-  served.source->begin();
+  served.source->begin(FetchRing::Former::died);
   served.ask(0, 10, Purpose::population, 10);
   EXPECT_EQ(served.answer(0).kind, Kind::notKept);
   EXPECT_TRUE(served.map.known(10 * CHUNK, 5 * CHUNK)) << "as many as there is room for";
@@ -235,7 +235,7 @@ TEST(ServedSource, WhatIsWantedComesInItsOrder) {
                                          {CHUNKS * CHUNK, (CHUNKS + 1) * CHUNK},
                                          {~0ull - 5, ~0ull},
                                          {3 * CHUNK, 4 * CHUNK}});
-  served.source->begin();
+  served.source->begin(FetchRing::Former::died);
   await([&] { return served.map.known(3 * CHUNK, CHUNK); });
   EXPECT_EQ(served.store->order(), (std::vector<std::uint64_t>{50, 7, 90, 91, 92, 3}));
 }
@@ -244,7 +244,7 @@ TEST(ServedSource, WhatIsWantedNoMoreIsNotFetched) {
   Served served(CHUNK, CHUNK);
   served.store->hold({0, 1, 2});
   auto wanted = served.source->prefetch({{0, 50 * CHUNK}});
-  served.source->begin();
+  served.source->begin(FetchRing::Former::died);
   await([&] { return served.store->waiting() == 3; });
   served.source->cancel(wanted);
   served.store->hold({});
@@ -259,7 +259,7 @@ TEST(ServedSource, WhatIsWantedNoMoreIsNotFetched) {
 TEST(ServedSource, ARateHoldsBackWhatNoFaultWaitsFor) {
   Served served;
   served.rate.limit(CHUNK);  // a chunk a second
-  served.source->begin();
+  served.source->begin(FetchRing::Former::died);
   served.ask(0, 0, Purpose::population, 32);
   EXPECT_EQ(served.answer(0).kind, Kind::kept) << "what the pause before allowed";
   served.ask(1, 40, Purpose::population);
@@ -284,7 +284,7 @@ TEST(ServedSource, ARateHoldsBackWhatNoFaultWaitsFor) {
 TEST(ServedSource, ARateIsKept) {
   Served served(CHUNK, CHUNK);
   served.rate.limit(20 * CHUNK);
-  served.source->begin();
+  served.source->begin(FetchRing::Former::died);
   const std::uint64_t from = process::nowNs();
   for (std::uint64_t chunk = 0; chunk < 21; chunk++) {
     served.ask(0, chunk, Purpose::population);

@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <filesystem>
+
 #include "tests/fetcher/fetched_target.h"
+#include "tests/sources/mounted_file.h"
 
 namespace faultline::test {
 namespace {
@@ -78,6 +81,7 @@ TEST(Fetcher, FetchesNothingTwice) {
     expectContent(first, {});
     fetched = figuresOf(server).bytes;
     EXPECT_EQ(fetched, image.bytes());
+    EXPECT_EQ(figuresOf(server).savedBytes, 0u);
     Target second(image, server.socket(), SMALL);
     server.restore(1);
     expectContent(second, {});
@@ -87,6 +91,7 @@ TEST(Fetcher, FetchesNothingTwice) {
   server.restore();
   expectContent(third, {});
   EXPECT_EQ(figuresOf(server).bytes, fetched);
+  EXPECT_EQ(figuresOf(server).savedBytes, 2 * fetched) << "the second's and the third's";
   EXPECT_EQ(figuresOf(server).cachedBytes, image.bytes());
 }
 
@@ -104,6 +109,29 @@ TEST(Fetcher, ServesWithoutKeepingWhereThereIsNoRoom) {
   const FetcherFigures figures = figuresOf(server);
   EXPECT_LE(figures.cachedBytes, 256u << 10);
   EXPECT_GE(figures.notKept, (image.bytes() - (256 << 10)) / (64 << 10));
+}
+
+// As far as the disk has room, which is not known before it is asked.
+TEST(Fetcher, ServesWithoutKeepingOnAFullDisk) {
+  const Image small(1 << 20);
+  const MountedFile disk(small, "tmpfs-small");  // of 3 MiB, which has that
+  if (!disk.whyNot().empty()) GTEST_SKIP() << disk.whyNot();
+  const std::string folder = std::filesystem::path(disk.path()).parent_path(),
+                    log = small.directory() + "/log";
+  Image image(8 << 20);
+  const PackedSource source(image);
+  Server server(image, serving(source, {.more = {"--cache-dir", folder}, .logFile = log}));
+  Target target(image, server.socket(), SMALL);
+  server.restore();
+  for (std::uint64_t page = 0; page < target.pages() / 2; page++)
+    ASSERT_TRUE(target.holdsImage(page)) << page;
+  populate(server, target);
+  expectContent(target, {});
+  const FetcherFigures figures = figuresOf(server);
+  EXPECT_GT(figures.cachedBytes, 0u) << "what there was room for";
+  EXPECT_LE(figures.cachedBytes, 2u << 20);
+  EXPECT_GE(figures.notKept, (image.bytes() - (2 << 20)) / (64 << 10));
+  EXPECT_THAT(textOf(log), HasSubstr("what is fetched cannot be kept: No space left on device"));
 }
 
 // Among caches that no restore uses, the one that was used longest ago goes.

@@ -116,7 +116,7 @@ struct Served {
     auto cache = std::make_unique<fetcher::Cache>(kj::mv(data), map.get(), *engine, budget);
     source = std::make_shared<fetcher::ServedSource>(engine, std::move(cache),
                                                      FetchRing::attach(memory.get()), counters, rate);
-    source->begin();
+    source->begin(rpc::FetchRing::Former::died);
   }
 };
 

@@ -4,11 +4,19 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include "rpc/fetch_ring.h"
 #include "tests/fetcher/fetched_target.h"
 #include "tests/nbd/nbd_server.h"
+#include "tests/nbd/way_to_server.h"
 
 namespace faultline::test {
 namespace {
+
+std::size_t countOf(const std::string& text, const std::string& word) {
+  std::size_t count = 0;
+  for (std::size_t at = text.find(word); at != std::string::npos; at = text.find(word, at + 1)) count++;
+  return count;
+}
 
 // The server stalls while they are killed: the questions are on their way then.
 class DeathWhileAsking : public FetchedTarget {
@@ -58,6 +66,29 @@ TEST_F(DeathWhileAsking, OfAllOfThemAndTheServer) {
   source_->kill();
   source_->start();
   goOn();
+}
+
+// More of them than may die at a question: that each was killed from outside says nothing about what it was asked.
+TEST(NbdDeath, FetchersThatAreKilledOneAfterTheOtherLoseNoPage) {
+  for (const char* program : {"nbdkit", "python3"})
+    if (const std::string why = NbdServer::whyNot(program); !why.empty()) GTEST_SKIP() << why;
+  Image image(8 << 20);
+  const NbdServer source(NbdServer::ofFile(image.path()));
+  const std::uint64_t held = 51 * CHUNK_PAGES * SMALL;  // no sample, by which the export is known, is there
+  NbdServer way(wayTo(source, held, held + 1, Bad::hold));
+  Server server(image, serving(way, {.more = {"--source-patience", "120s"}}));
+  Target target(image, server.socket(), SMALL);
+  auto restore = server.restore();
+  auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
+  for (std::size_t killed = 0; killed < rpc::FetchRing::MOST_TRIES + 2; killed++) {
+    await([&] { return countOf(way.log(), "held") > killed; });
+    killFetcher(server);
+  }
+  way.kill();
+  way.startAs(wayTo(source));
+  server.wait(prefault.waitRequest().send());
+  for (std::uint64_t page = 0; page < target.pages(); page++) ASSERT_TRUE(target.inMemory(page)) << page;
+  expectContent(target, {});
 }
 
 // Images that are packed are unpacked by the same process: it is started anew with the rights that a server's source wants, and

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A way to a real NBD server by which some requests do not come through.
-killing_proxy.py SOCKET SERVER FROM TO: passes everything on between clients of SOCKET and the server at SERVER, but for a
-read that begins in [FROM, TO): that ends the connection."""
+killing_proxy.py SOCKET SERVER FROM TO [hold]: passes everything on between clients of SOCKET and the server at SERVER, but for a
+read that begins in [FROM, TO): that ends the connection; with `hold` it gets no answer, and "held" is said."""
 import socket
 import struct
 import sys
@@ -24,7 +24,10 @@ def pass_on(come, go, stop):
     try:
         while message := come.recv(1 << 20):
             if stop(message):
-                break
+                if not HOLD:
+                    break
+                print("held", flush=True)
+                continue
             go.sendall(message)
     except OSError:
         pass
@@ -47,4 +50,5 @@ def main(path, server, begin, end):
             threading.Thread(target=pass_on, args=(come, go, stop), daemon=True).start()
 
 
+HOLD = sys.argv[5:] == ["hold"]
 main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

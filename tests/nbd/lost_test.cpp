@@ -9,17 +9,12 @@
 #include "process/clock.h"
 #include "tests/fetcher/fetched_target.h"
 #include "tests/nbd/nbd_server.h"
+#include "tests/nbd/way_to_server.h"
 
 namespace faultline::test {
 namespace {
 
 using ::testing::HasSubstr;
-
-// A server that passes on to another, but for reads of a part, which end their connection.
-std::vector<std::string> proxyTo(const NbdServer& source, std::uint64_t begin, std::uint64_t end) {
-  return {"python3",       NBD_TESTS "/killing_proxy.py", "{}",
-          source.socket(), std::to_string(begin),         std::to_string(end)};
-}
 
 class LostNbd : public FetchedTarget {
  protected:
@@ -218,13 +213,13 @@ TEST_P(KillingChunk, CostsItselfAlone) {
   const std::uint64_t bad = GetParam();
   Image image(32 << 20);
   const NbdServer source(NbdServer::ofFile(image.path()));
-  NbdServer way(proxyTo(source, 0, 0));
+  NbdServer way(wayTo(source));
   Server server(image, serving(way, {.more = {"--source-patience", "4s"}}));
   Target target(image, server.socket(), SMALL);
   server.restore();
   EXPECT_TRUE(target.holdsImage(0));
   way.kill();
-  way.startAs(proxyTo(source, bad * CHUNK_PAGES * SMALL, (bad + 1) * CHUNK_PAGES * SMALL));
+  way.startAs(wayTo(source, bad * CHUNK_PAGES * SMALL, (bad + 1) * CHUNK_PAGES * SMALL));
   auto lost = target.touchLater(bad * CHUNK_PAGES);
   expectContentBut(target, bad);
   EXPECT_EQ(lost.get(), Touch::sigbus);

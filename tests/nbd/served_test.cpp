@@ -202,6 +202,7 @@ TEST_F(NbdOnce, NothingIsFetchedTwice) {
   server.restore();
   expectContent(third, {});
   EXPECT_EQ(figuresOf(server).bytes, image_.bytes());
+  EXPECT_EQ(figuresOf(server).savedBytes, 2 * image_.bytes());
 }
 
 // Another snapshot under the same name, between two restores: the later one has it, with a cache of its own.

@@ -1,0 +1,24 @@
+// A way to a real NBD server by which some reads do not come through: tests/nbd/killing_proxy.py.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tests/nbd/nbd_server.h"
+
+namespace faultline::test {
+
+// What becomes of reads that do not come through: their connection ends, or they get no answer.
+enum class Bad { end, hold };
+
+// The command of an NbdServer that passes on to `server`, but for reads that begin in [begin, end).
+inline std::vector<std::string> wayTo(const NbdServer& server, std::uint64_t begin = 0, std::uint64_t end = 0,
+                                      Bad bad = Bad::end) {
+  std::vector<std::string> command{"python3",       NBD_TESTS "/killing_proxy.py", "{}",
+                                   server.socket(), std::to_string(begin),         std::to_string(end)};
+  if (bad == Bad::hold) command.emplace_back("hold");
+  return command;
+}
+
+}  // namespace faultline::test
