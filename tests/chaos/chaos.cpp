@@ -154,11 +154,10 @@ class Giver {
         }
       }
     for (const std::uint64_t piece : left_)
-      for (const std::uint64_t page : {std::uint64_t{0}, PIECE - 1})
-        if (!target_.holdsImage(piece * PIECE + page)) {
+      for (const unsigned long long page : {piece * PIECE, (piece + 1) * PIECE - 1})
+        if (!target_.holdsImage(page)) {
           wrong++;
-          fprintf(stderr, "a target that gives up pieces: page %llu is not the snapshot's\n",
-                  static_cast<unsigned long long>(piece * PIECE + page));
+          fprintf(stderr, "a target that gives up pieces: page %llu is not the snapshot's\n", page);
         }
     return wrong;
   }
