@@ -15,8 +15,9 @@ enum class Bad { end, hold };
 // The command of an NbdServer that passes on to `server`, but for reads that begin in [begin, end).
 inline std::vector<std::string> wayTo(const NbdServer& server, std::uint64_t begin = 0, std::uint64_t end = 0,
                                       Bad bad = Bad::end) {
-  std::vector<std::string> command{"python3",       NBD_TESTS "/killing_proxy.py", "{}",
-                                   server.socket(), std::to_string(begin),         std::to_string(end)};
+  const std::string proxy = NBD_TESTS "/killing_proxy.py";
+  std::vector<std::string> command{"python3",          proxy, "{}", server.socket(), std::to_string(begin),
+                                   std::to_string(end)};
   if (bad == Bad::hold) command.emplace_back("hold");
   return command;
 }
