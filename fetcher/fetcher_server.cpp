@@ -9,6 +9,7 @@
 #include <utility>
 #include <variant>
 
+#include "fetcher/door.h"
 #include "fetcher/fingerprint.h"
 #include "fetcher/http_engine.h"
 #include "fetcher/http_object.h"
@@ -24,7 +25,6 @@
 #include "rpc/convert.h"
 #include "rpc/fd.h"
 #include "rpc/named_source.h"
-#include "rpc/refusal.h"
 #include "rpc/source_uri.h"
 
 namespace faultline::fetcher {
@@ -43,53 +43,6 @@ kj::Promise<void> inOwnThread(std::function<void()> work) {
   }).detach();
   return kj::mv(paf.promise);
 }
-
-// The way to a source's server, for the threads that connect. The loop makes the calls.
-class Door {
- public:
-  explicit Door(rpc::Connector::Client connector)
-      : loop_(kj::getCurrentThreadExecutor().addRef()), connector_(kj::mv(connector)) {}
-
-  // Any thread but the loop's. Throws std::runtime_error.
-  kj::AutoCloseFd connect() const {
-    try {
-      return loop_->executeSync([this]() -> kj::Promise<kj::AutoCloseFd> {
-        KJ_IF_MAYBE (connector, connector_)
-          return connector->connectRequest().send().then(
-              [](auto response) { return rpc::requireFd(response.getSocket(), "connection"); });
-        return KJ_EXCEPTION(DISCONNECTED, "the source is served no more");
-      });
-    } catch (const kj::Exception& error) {
-      throw std::runtime_error(rpc::refusalOf(error).message);
-    }
-  }
-  // What has become of the connections. Wait for the loop, not for who is told; a failure is nobody's business. As connect().
-  void tellLost(const std::string& why) const {
-    tell([&](rpc::Connector::Client& connector) {
-      auto request = connector.lostRequest();
-      request.setWhy(why.c_str());
-      return request.send().ignoreResult();
-    });
-  }
-  void tellMade() const {
-    tell([](rpc::Connector::Client& connector) { return connector.madeRequest().send().ignoreResult(); });
-  }
-  // Loop thread.
-  void close() { connector_ = nullptr; }
-
- private:
-  template <typename Call>
-  void tell(Call call) const {
-    kj::runCatchingExceptions([&] {
-      loop_->executeSync([&] {
-        KJ_IF_MAYBE (connector, connector_) call(*connector).detach([](kj::Exception&&) {});
-      });
-    });
-  }
-
-  const kj::Own<const kj::Executor> loop_;
-  mutable kj::Maybe<rpc::Connector::Client> connector_;  // the loop's
-};
 
 // An object, packed or plain. Waits. Throws std::exception for people.
 std::shared_ptr<const Engine> objectEngine(State& state, const rpc::ObjectUri& uri,
