@@ -43,7 +43,10 @@ class Waiting {
                : options_.what == "complete" ? complete(*restore)
                                              : ended(*restore);
       } catch (const kj::Exception& error) {
-        if (error.getType() != kj::Exception::Type::DISCONNECTED) throw;
+        if (error.getType() != kj::Exception::Type::DISCONNECTED) {
+          if ((found_ || options_.what == "ended") && isNotFound(error)) return over(error);
+          throw;
+        }
         session_.awaitSuccessor([] { return false; });
       }
     }
@@ -54,15 +57,32 @@ class Waiting {
   std::optional<rpc::Restore::Client> find() {
     for (;;) {
       try {
-        return session_.restore(options_.name);
+        auto restore = session_.restore(options_.name);
+        found_ = true;
+        return restore;
       } catch (const kj::Exception& error) {
-        if (options_.what != "ready" || rpc::refusalOf(error).reason != rpc::Reason::NOT_FOUND ||
-            error.getType() == kj::Exception::Type::DISCONNECTED)
-          throw;
+        if (options_.what != "ready" || found_ || !isNotFound(error)) throw;
       }
       if (until_.has_value() && Clock::now() >= *until_) return std::nullopt;
       session_.wait(session_.after(LOOK));
     }
+  }
+
+  static bool isNotFound(const kj::Exception& error) {
+    return error.getType() != kj::Exception::Type::DISCONNECTED &&
+           rpc::refusalOf(error).reason == rpc::Reason::NOT_FOUND;
+  }
+
+  // The restore has ended: before this command came, or while it was without a coordinator.
+  int over(const kj::Exception& notFound) {
+    auto request = session_.coordinator().endedRequest();
+    request.setName(options_.name.c_str());
+    auto response = session_.wait(request.send());
+    if (response.getRestores().size() == 0) kj::throwFatalException(kj::cp(notFound));
+    const rpc::EndedRestore::Reader last = response.getRestores()[0];
+    if (options_.what == "ended") return endedBy(last.getReason(), last.getText());
+    if (options_.what == "complete") return completeWith(last.getInfo().getMissing());
+    throw CommandError(FAILED, "restore " + options_.name + " is over: " + last.getText().cStr());
   }
 
   // Whether it came in time.
@@ -111,9 +131,13 @@ class Waiting {
     }
     auto info = KJ_ASSERT_NONNULL(response).getInfo();
     if (info.getPhase() == rpc::Phase::FAILED) return failed(info);
-    if (info.getMissing() > 0)
-      throw CommandError(INCOMPLETE, "restore " + options_.name + " is over, and " +
-                                         std::to_string(info.getMissing()) + " pages were missing");
+    return completeWith(info.getMissing());
+  }
+
+  int completeWith(std::uint64_t missing) {
+    if (missing > 0)
+      throw CommandError(INCOMPLETE, "restore " + options_.name + " is over, and " + std::to_string(missing) +
+                                         " pages were missing");
     printf("%s has every page\n", process::plainText(options_.name).c_str());
     return OK;
   }
@@ -124,8 +148,12 @@ class Waiting {
         [&](capnp::Response<rpc::Restore::WaitEndedResults>&& got) { response = kj::mv(got); }));
     if (!came) return late("it has not ended");
     const rpc::Restore::WaitEndedResults::Reader over = KJ_ASSERT_NONNULL(response);
-    const bool lost = over.getReason() >= rpc::EndReason::TARGET_KILLED;
-    const std::string text = options_.name + ": " + over.getText().cStr();
+    return endedBy(over.getReason(), over.getText());
+  }
+
+  int endedBy(rpc::EndReason reason, kj::StringPtr how) {
+    const bool lost = reason >= rpc::EndReason::TARGET_KILLED;
+    const std::string text = options_.name + ": " + how.cStr();
     if (lost) throw CommandError(FAILED, text);
     printf("%s\n", process::plainText(text).c_str());
     return OK;
@@ -134,6 +162,7 @@ class Waiting {
   const WaitOptions& options_;
   Session session_;
   std::optional<Clock::time_point> until_;
+  bool found_ = false;  // the restore has been there
 };
 
 }  // namespace

@@ -77,6 +77,22 @@ TEST(Wait, GoesOnWithTheSuccessorOfACoordinator) {
   EXPECT_EQ(result.code, cli::OK) << result.err;
 }
 
+TEST(Wait, KnowsOfARestoreThatHasEnded) {
+  Image image(PAGES * 4096);
+  Server server(image);
+  auto target = std::make_unique<Target>(image, server.socket(), 4096);
+  server.restore();
+  target.reset();
+  await([&] { return server.status().getRestores().size() == 0; });
+  kill(server.coordinatorPid(), SIGKILL);
+  server.reconnect();
+  const auto result = ask(server, {"wait", "vm", "--for", "ended"});
+  EXPECT_EQ(result.code, cli::OK) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("vm: "));
+  EXPECT_EQ(ask(server, {"wait", "vm", "--for", "complete"}).code, cli::NOT_FOUND)
+      << "the next one may come yet";
+}
+
 TEST(StatusOfOne, IsOfThatRestoreAlone) {
   Image image(PAGES * 4096);
   Server server(image);

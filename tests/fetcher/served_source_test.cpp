@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <future>
 #include <memory>
 #include <set>
@@ -93,16 +94,19 @@ struct Served {
     kj::AutoCloseFd data(memfd_create("data", MFD_CLOEXEC));
     EXPECT_EQ(ftruncate(data.get(), static_cast<off_t>(CHUNKS * CHUNK)), 0);
     auto cache = std::make_unique<Cache>(kj::mv(data), mapMemory.get(), *store, budget);
-    source = std::make_shared<ServedSource>(store, std::move(cache), FetchRing::attach(ringMemory.get()),
-                                            counters, rate);
+    source = std::shared_ptr<ServedSource>(
+        new ServedSource(store, std::move(cache), FetchRing::attach(ringMemory.get()), counters, rate),
+        [this](ServedSource* last) {
+          delete last;
+          gone.store(true);
+        });
   }
   // Its threads go on for a moment: what they use must stay.
   ~Served() {
     store->hold({});
     source->end();
-    const std::weak_ptr<ServedSource> ending = source;
     source = nullptr;
-    await([&] { return ending.expired(); });
+    await([&] { return gone.load(); });
   }
   Served(const Served&) = delete;
 
@@ -121,6 +125,7 @@ struct Served {
   kj::AutoCloseFd ringMemory{FetchRing::create()}, mapMemory{FetchMap::create({CHUNKS * CHUNK, 1, false})};
   FetchRing ring = FetchRing::attach(ringMemory.get());
   FetchMap map = FetchMap::attach(mapMemory.get(), FetchMap::Access::read);
+  std::atomic<bool> gone{false};  // the source, and so its threads
   std::shared_ptr<ServedSource> source;
 };
 
