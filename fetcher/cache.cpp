@@ -81,7 +81,7 @@ void Cache::keep(std::uint64_t first, std::span<const std::byte> bytes) {
       chunk++;
       continue;
     }
-    // Where there is no room for all, there may be for some.
+    // Without room for all chunks, there may be room for some.
     if (!write(chunk, count, part(chunk, count)) && count > 1)
       for (std::uint64_t one = chunk; one < chunk + count; one++)
         if (!write(one, 1, part(one, 1))) break;
@@ -127,7 +127,7 @@ bool Cache::sound() {
   if (!written_.exchange(false)) return true;
   // Does not begin to write: waits for what the kernel writes, and tells what has failed of it.
   if (sync_file_range(data_.get(), 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE) == 0) {
-    written_ = true;  // what is written later fails later
+    written_ = true;  // later writes fail later
     return true;
   }
   if (errno != EIO && errno != ENOSPC && errno != EDQUOT) return true;  // not to be told here

@@ -1,4 +1,4 @@
-// What was fetched of a source, in a file that all who serve it read.
+// A cache: what was fetched of a source, in a file that all who serve it read.
 #pragma once
 
 #include <kj/io.h>
@@ -22,7 +22,7 @@ class Budget {
     taken_.fetch_sub(bytes);
     return false;
   }
-  // What is there already, whether it fits or not.
+  // Counts bytes that are there already, whether they fit or not.
   void add(std::uint64_t bytes) { taken_.fetch_add(bytes); }
   void giveBack(std::uint64_t bytes) { taken_.fetch_sub(bytes); }
   std::uint64_t taken() const { return taken_.load(std::memory_order_relaxed); }
@@ -44,7 +44,7 @@ class Cache {
   const rpc::FetchMap& map() const { return map_; }
   rpc::FetchMap::State state(std::uint64_t chunk) const { return map_.state(chunk); }
   // Keeps the bytes of chunks from `first` on, of each that is not there, as far as there is room for them: state() tells.
-  // Each chunk by one thread at a time.
+  // Only one thread at a time may keep a given chunk.
   void keep(std::uint64_t first, std::span<const std::byte> bytes);
   // Looks whether what was written came to the disk. Waits for writes that are under way. False: it did not, and the cache
   // is broken from now on.
@@ -57,11 +57,11 @@ class Cache {
   bool write(std::uint64_t first, std::uint64_t chunks, std::span<const std::byte> bytes);
 
   const kj::AutoCloseFd data_;
-  // Of writers, who would spin for the file's own lock (kernel/locking/rwsem.c) and take the CPU from those who fetch.
+  // Writers take turns: else they spin for the file's own lock (kernel/locking/rwsem.c) and take the CPU from those who fetch.
   threads::Mutex writing_;
   rpc::FetchMap map_;
   Budget& budget_;
-  std::atomic<std::uint64_t> taken_{0};  // of the budget
+  std::atomic<std::uint64_t> taken_{0};  // bytes of the budget
   std::atomic<bool> full_{false};        // told
   std::atomic<bool> written_{false};     // since sound() looked
 };

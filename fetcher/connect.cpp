@@ -23,7 +23,7 @@ namespace faultline::fetcher {
 namespace {
 
 constexpr int ADDRESS_MS = 2000;  // for each address that a name has
-// What is not acknowledged after so long, and so many ms between looks at an idle peer, ends a connection.
+// A connection ends with data that is not acknowledged for so long, or after so many looks at an idle peer in vain.
 constexpr unsigned UNACKNOWLEDGED_MS = 10'000;
 constexpr int IDLE_S = 10, LOOK_S = 5, LOOKS = 3;
 

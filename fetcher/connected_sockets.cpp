@@ -7,7 +7,7 @@
 
 #include <cerrno>
 
-// As connect(2), but for a socket that has a peer.
+// Does what connect(2) does; but returns 0 for a socket that has a peer.
 extern "C" __attribute__((visibility("default"))) int connect(int socket, const sockaddr* address,
                                                               socklen_t size) {
   sockaddr_storage peer;

@@ -20,7 +20,7 @@ struct CurlLibrary {
   // Loads it, once. Before there is a filter that opens no files. Throws std::runtime_error with the way out where it is not
   // there, or too old.
   static const CurlLibrary& load();
-  // What load() has brought. Throws as that did; also where it was not called.
+  // Returns what load() has brought. Throws as load() did; also where load() was not called.
   static const CurlLibrary& loaded();
 };
 

@@ -18,7 +18,7 @@ class Door {
 
   // A connected socket. Waits for the loop and for the connection. Throws std::runtime_error. Any thread but the loop's.
   kj::AutoCloseFd connect() const;
-  // What has become of the connections. Wait for the loop, and not for an answer; a failure says nothing. Any thread but the
+  // Tell what has become of the connections. Wait for the loop, not for an answer; a failure says nothing. Any thread but the
   // loop's.
   void tellLost(const std::string& why) const;
   void tellMade() const;

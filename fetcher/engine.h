@@ -20,22 +20,22 @@ struct Range {
 class Engine {
  public:
   struct Facts {
-    std::uint64_t bytes;     // of the image
+    std::uint64_t bytes;     // size of the image
     std::uint64_t identity;  // two sources whose identities differ have different bytes
     bool differential;       // some of it is a layer's below
     std::uint64_t base = 0;  // fingerprint of what is below, where it is differential
   };
-  // What is known of a part without fetching it.
+  // Kinds of parts that are known without being fetched: zeros, and what is a layer's below.
   enum class Known { zero, below };
 
   virtual ~Engine() noexcept(false) = default;  // KJ's fds may throw
-  virtual const char* name() const = 0;         // of the kind, for people and metrics
+  virtual const char* name() const = 0;         // the kind's name, for people and metrics
   virtual Facts facts() const = 0;
-  // What a file with these bytes has: `faultline info` shows it, and a differential image names its base by it. Reads samples.
-  // Throws std::system_error. Waits for the store. Some have it for their identity.
+  // The fingerprint of a file with these bytes: `faultline info` shows it, and a differential image names its base by it.
+  // Reads samples. Throws std::system_error. Waits for the store. Some have it for their identity.
   virtual std::uint64_t fingerprint() const { return facts().identity; }
   virtual void forEachKnown(const std::function<void(Range, Known)>& use) const = 0;
-  // What one read should bring where the chunk at [begin, end) is wanted: it contains that.
+  // Returns what one read should bring where the chunk at [begin, end) is wanted: a range that contains the chunk.
   virtual Range unitOf(Range chunk) const = 0;
   // Fills `to` from `units.begin` on: `units` is what unitOf() gave, or several of those that follow each other. Returns 0, or
   // errno: EBADMSG where the bytes are not those of the image, ESTALE where the source has become another. Waits as long as

@@ -12,7 +12,7 @@
 
 namespace faultline::fetcher {
 
-// What all sources share. Outlives the process's threads: never destroyed.
+// The state that all sources share. Outlives the process's threads: never destroyed.
 struct State {
   // `limit`: bytes that caches may take. `fetchRate`: bytes a second of what no fault waits for; 0: any. `wait`: ns that a server may leave a read unanswered. `noFiles`: why no key can be
   // read; empty: it can.
@@ -24,7 +24,7 @@ struct State {
     rate.limit(fetchRate);
   }
   Budget budget;
-  process::ByteRate rate;  // of what no fault waits for
+  process::ByteRate rate;  // limits what no fault waits for
   Counters counters;
   const std::uint64_t patience;
   const std::string whyNoFiles;

@@ -9,9 +9,9 @@
 
 namespace faultline::fetcher {
 
-// What one read brings at least: a server's answer costs much the same for less.
+// Bytes that one read brings at least: a server's answer costs much the same for less.
 inline constexpr std::uint64_t HTTP_GRAIN = 256u << 10;
-// What one brings where more is wanted.
+// Bytes that one read brings where more is wanted.
 inline constexpr std::uint64_t HTTP_PORTION = 2u << 20;
 inline constexpr unsigned HTTP_DEPTH = 32;
 

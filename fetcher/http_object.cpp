@@ -35,7 +35,7 @@ constexpr std::uint64_t OPEN_LIMIT = 5 * SECOND;
 constexpr std::uint64_t FIRST_BACK_OFF = 20 * MS, LAST_BACK_OFF = SECOND;
 constexpr std::uint64_t MOST_BYTES = 1ull << 52;  // more than any memory has
 constexpr std::size_t MOST_TAG = 256;             // bytes of an ETag
-// Of an answer that is an error, so much is looked at; beyond the second the connection is given up.
+// Bytes of an answer that is an error: so many are looked at; beyond the second limit the connection is given up.
 constexpr std::size_t ERROR_TEXT = 2048, ERROR_BYTES = 256u << 10;
 
 std::string_view trimmed(std::string_view text) {
@@ -73,7 +73,7 @@ struct ContentRange {
   }
 };
 
-// What an error of S3 is called: <Code>NAME</Code>. Empty: it does not say.
+// The name of an error of S3: <Code>NAME</Code>. Empty: the text has none.
 std::string codeOf(const std::string& text) {
   constexpr std::string_view BEGIN = "<Code>", END = "</Code>";
   const std::size_t begin = text.find(BEGIN);
@@ -89,25 +89,25 @@ void sleepFor(std::uint64_t ns) {
 
 }  // namespace
 
-// What a server has said.
+// An answer of the server.
 struct HttpObject::Answer {
   CURLcode result = CURLE_OK;
-  std::string failure{};  // of the connection, for people
+  std::string failure{};  // the connection's failure, for people
   long status = 0;
   std::string tag{}, range{}, encoding{}, retryAfter{}, text{};
   std::size_t got = 0;  // bytes of the body
   bool tooMuch = false;
 };
 
-// What that means.
+// The meaning of an Answer.
 struct HttpObject::Outcome {
   int error = 0;  // 0: all is there
   std::string why{};
-  bool again = false;      // it may be another time
+  bool again = false;      // another try may succeed
   std::uint64_t wait = 0;  // ns, before that, as the server wishes
 };
 
-// One connection, as long as the server keeps it. One thread at a time.
+// A connection, as long as the server keeps it. Used by one thread at a time.
 class HttpObject::Handle {
  public:
   Handle(const CurlLibrary& curl, const rpc::ObjectUri& uri, const HttpWays& ways)
@@ -226,7 +226,7 @@ class HttpObject::Handle {
     return size;
   }
   void header(std::string_view line) {
-    if (line.substr(0, 5) == "HTTP/") {  // of an answer that goes before, or the one itself
+    if (line.substr(0, 5) == "HTTP/") {  // begins an answer that goes before, or the answer itself
       answer_ = {};
       const std::size_t blank = line.find(' ');
       if (blank != std::string_view::npos)
@@ -279,7 +279,7 @@ class HttpObject::Handles {
  public:
   explicit Handles(const CurlLibrary& curl) : curl_(curl) {}
 
-  // One for the time of `use`.
+  // Calls `use` with a handle that no other call uses meanwhile.
   template <typename Use>
   auto with(const rpc::ObjectUri& uri, const HttpWays& ways, Use use) {
     std::unique_ptr<Handle> handle = take();
@@ -305,7 +305,7 @@ class HttpObject::Handles {
     return std::exchange(said_, why) != why;
   }
 
-  std::atomic<bool> changed{false};  // it is another object now
+  std::atomic<bool> changed{false};  // the object is another one now
   std::atomic<bool> troubled{false};
 
  private:
@@ -343,7 +343,7 @@ HttpObject::HttpObject(const rpc::ObjectUri& uri, HttpWays ways, std::uint64_t p
       tag_ = answer.tag;
       break;
     }
-    // Where there is no connection nothing tells that the name is right: it is not waited for.
+    // Without a connection nothing tells that the name is right: the server is not waited for.
     const std::uint64_t wait = std::max(backOff, outcome.wait);
     if (!outcome.again || answer.status == 0 || nowNs() + wait >= deadline)
       throw std::runtime_error("source " + name() + " cannot be used: " + outcome.why);
@@ -445,7 +445,7 @@ HttpObject::Outcome HttpObject::judge(const Answer& answer, std::uint64_t offset
   if (!tag_.empty() && answer.tag != tag_)
     return {ESTALE, "its ETag has changed: it is another object than it was"};
   const auto range = ContentRange::parse(answer.range);
-  // Of the first answer the size is not known before: it may have less.
+  // The size is not known before the first answer, which may have less than was wanted.
   const std::uint64_t due = range.has_value() && tag_.empty() && range->size > offset
                                 ? std::min<std::uint64_t>(wanted, range->size - offset)
                                 : wanted;

@@ -37,7 +37,7 @@ class HttpObject {
 
   const std::string& name() const { return uri_.text; }
   std::uint64_t bytes() const { return bytes_; }
-  // Of this object as it is: of its URL, size and ETag.
+  // A hash that stands for this object as it is: of its URL, size and ETag.
   std::uint64_t version() const { return version_; }
 
   // Fills `to` from `offset` on. Asks again, for as long as `patience`, where the server does not answer, or has too much to

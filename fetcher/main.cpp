@@ -126,7 +126,7 @@ int main(int argc, char** argv) {
     process::keepMemoryPrivate();
     serve(options, rights, std::move(whyNoFiles));
   } catch (const kj::Exception& error) {
-    // That the coordinator is killed is how this usually ends.
+    // DISCONNECTED is the usual end: the coordinator was killed.
     if (error.getType() != kj::Exception::Type::DISCONNECTED) {
       fprintf(stderr, "faultline-fetcher: %s\n", process::messageOf(error).c_str());
       code = 1;

@@ -19,7 +19,7 @@ constexpr std::uint64_t MOST_BYTES = 1ull << 52;  // more than any memory has
 constexpr std::size_t SAMPLES_AT_ONCE = 16;
 constexpr std::uint64_t SAMPLE_AGAIN = 20'000'000;  // ns, after the server has failed one
 constexpr std::uint64_t STATUS_BYTES = 1ull
-                                       << 31;  // that one question about blocks is of: lengths have 32 bits
+                                       << 31;  // at most, of a question about blocks: lengths have 32 bits
 constexpr std::uint32_t ZERO = 2;              // NBD_STATE_ZERO; a hole alone may read as anything
 
 int readOver(void* data, int* error) {
@@ -64,7 +64,7 @@ void NbdConnection::require(int result, const char* what) const {
 
 std::string NbdConnection::error() const {
   const char* text = library_.getError();
-  // It may have what the server said.
+  // The text may have what the server said.
   return text == nullptr ? "no reason is known" : process::plainText(text);
 }
 
@@ -76,7 +76,7 @@ NbdConnection::NbdConnection(const NbdLibrary& library, const rpc::NbdUri& uri, 
   try {
     require(library_.setExportName(handle_, uri.exportName.c_str()), "its name");
     require(library_.addMetaContext(handle_, LIBNBD_CONTEXT_BASE_ALLOCATION), "block status");
-    // What is not all there is an error here: it need not be zeroed before.
+    // A read that does not bring all is an error here: its memory need not be zeroed before.
     require(library_.setPreadInitialize(handle_, false), "reads");
     if (uri.tls) {
       require(library_.setTls(handle_, LIBNBD_TLS_REQUIRE), "TLS");
@@ -87,7 +87,7 @@ NbdConnection::NbdConnection(const NbdLibrary& library, const rpc::NbdUri& uri, 
         require(library_.setTlsCertificates(handle_, uri.certificates.c_str()), "TLS");
     }
     if (!uri.certificates.empty()) peer.emplace(uri.host);
-    require(library_.aioConnectSocket(handle_, socket.release()), "the connection");  // it has the socket now
+    require(library_.aioConnectSocket(handle_, socket.release()), "the connection");  // libnbd has it now
     waitUntilReady(deadline, peer, uri);
     const std::int64_t size = library_.getSize(handle_);
     if (size < 0) throw NbdFailure("its size: " + error());
@@ -148,7 +148,7 @@ pollfd NbdConnection::wish() const {
 }
 
 void NbdConnection::handle(short events) {
-  // What is left to be read comes first; a connection that is gone shows as it is read.
+  // Data that is left to be read comes first; a connection that is gone shows as it is read.
   const unsigned direction = library_.aioGetDirection(handle_);
   if ((events & (POLLIN | POLLHUP | POLLERR)) != 0 && (direction & LIBNBD_AIO_DIRECTION_READ) != 0)
     library_.aioNotifyRead(handle_);

@@ -1,4 +1,4 @@
-// One connection to an NBD server, by libnbd, with deadlines of ours: libnbd's own calls wait for ever.
+// A connection to an NBD server, by libnbd, with deadlines of ours: libnbd's own calls wait for ever.
 #pragma once
 
 #include <kj/io.h>
@@ -32,10 +32,10 @@ using NbdSamples = std::vector<std::optional<std::uint64_t>>;
 // How an export is sampled.
 struct NbdSampling {
   std::set<std::size_t> leaveOut{};  // places, by number
-  bool singly = false;               // one after the other, `at` telling which
+  bool singly = false;               // place by place, `at` telling which
   std::size_t at = 0;                // the place that was last asked for
-  unsigned tries = 1;                // of a place that the server fails
-  bool all = false;                  // one that cannot be read is a failure; else it is left out
+  unsigned tries = 1;                // for a place that the server fails
+  bool all = false;                  // a place that cannot be read is a failure; else it is left out
   std::uint64_t silence = 0;         // ns that the server may say nothing
 };
 
@@ -47,7 +47,7 @@ struct NbdRead {
   int error = 0;  // errno, where it is over
 };
 
-// One thread at a time. Destroyed at any time: what is under way is then never filled in.
+// Used by one thread at a time. Destroyed at any time: what is under way is then never filled in.
 class NbdConnection {
  public:
   // Has the export opened over `socket`, which is connected. Waits until `deadline` (ns, CLOCK_MONOTONIC). Throws NbdFailure.
@@ -63,11 +63,11 @@ class NbdConnection {
   // --- without waiting ---
   // Begins to read. False: it could not be begun; `read` is over, or the connection is dead().
   bool begin(NbdRead& read);
-  // What to poll for, and what came of it: reads may be over.
+  // wish(): what to poll for. handle(): takes what came of it; reads may be over then.
   pollfd wish() const;
   void handle(short events);
   bool dead() const;
-  std::string error() const;  // of the last call, for people
+  std::string error() const;  // why the last call failed, for people
 
   // --- waiting until `deadline`; throw NbdFailure, after which the connection may only be destroyed: what is under way has
   // memory that is gone ---

@@ -32,13 +32,13 @@ constexpr std::uint64_t MS = 1'000'000, SECOND = 1000 * MS;  // ns
 constexpr std::size_t MOST_CONNECTIONS = 4;
 constexpr unsigned DEPTH = 32;  // reads at once of a connection, and in advance over all of them
 constexpr unsigned FAULTS = 8;  // reads beside those in advance
-// So long a server may say nothing while it is being connected to; and where that is one more connection than there is need of.
+// Silence of a server that is being connected to, at most; and where that is one more connection than there is need of.
 constexpr std::uint64_t SILENCE = 5 * SECOND, ANOTHER_SILENCE = 2 * SECOND;
-constexpr std::uint64_t SAMPLING_LIMIT = 30 * SECOND;  // until it has shown its samples
-// So long a restore that is to begin waits for a server that cannot be connected to; and for one that is there and ends the
-// connection, as it does as well where keys or names are wrong.
+constexpr std::uint64_t SAMPLING_LIMIT = 30 * SECOND;  // for a server to show its samples
+// A restore that is to begin waits so long for a server that cannot be connected to; and for one that is there and ends the
+// connection, which servers do as well where keys or names are wrong.
 constexpr std::uint64_t ABSENCE = 3 * SECOND, DISAGREEMENT = SECOND / 2;
-constexpr std::uint64_t ZEROS_LIMIT = 10 * SECOND;    // until it has told its zeros
+constexpr std::uint64_t ZEROS_LIMIT = 10 * SECOND;    // for a server to tell its zeros
 constexpr std::uint64_t ANOTHER_AGAIN = 30 * SECOND;  // after that was refused
 constexpr std::uint64_t FIRST_BACK_OFF = 20 * MS, LAST_BACK_OFF = SECOND;
 // A chunk at which so many connections died, while it alone was asked for on each, is left alone for a while.
@@ -80,7 +80,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   }
 
   void zeros(const std::function<void(Range)>& use) {
-    const threads::Lock lock(mutex_);  // nothing is read before this
+    const threads::Lock lock(mutex_);  // reads begin only after this
     Slot& slot = slots_[0];
     if (slot.connection == nullptr) return;
     try {
@@ -115,7 +115,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   }
 
   // A server may take so many clients and no more: gives a connection back that there is no need of, and does without for a
-  // while. What is under way on it is asked again.
+  // while. Reads under way on it are asked again.
   void makeRoom() {
     const threads::Lock lock(mutex_);
     Slot* last = nullptr;
@@ -176,7 +176,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
     bool alone = false;  // its connection has died: the next death tells whether it is the reason
     bool done = false;
     int error = 0;
-    threads::Condition woken{};  // it is done, or its thread is to move things on
+    threads::Condition woken{};  // the request is done, or its thread is to move things on
   };
   struct Slot {
     std::unique_ptr<NbdConnection> connection{};
@@ -271,7 +271,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
     request->asked = nowNs();
     if (slot.asked.empty()) slot.heard = request->asked;
     slot.asked.push_back(request);
-    slot.connection->begin(request->read);  // what could not be begun shows in settle()
+    slot.connection->begin(request->read);  // a read that could not be begun shows in settle()
   }
 
   // Whether something has changed that there may be more to send for.
@@ -347,7 +347,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
         suspects_.push_back(request);
       }
     }
-    wantConnections();  // also where nobody waits any more: people are told
+    wantConnections();  // also where no thread waits any more: people are told
   }
 
   // Whether the chunk is to be left alone, since connections die at it.
@@ -394,7 +394,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
     return nullptr;
   }
 
-  // One, while there is something to read; more as there is more of it, where they show the same.
+  // Whether to connect: once while there is something to read; more as there is more of it, where connections show the same.
   bool wanted() const REQUIRES(mutex_) {
     std::size_t have = 0, reads = queue_.size() + suspects_.size();
     for (const Slot& slot : slots_) {
@@ -440,7 +440,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
       mutex_.lock();
       if (fresh != nullptr) {
         backOff = FIRST_BACK_OFF;
-        // It may be in the way of others by now.
+        // A further connection may be in the way of others by now.
         if (!another || nowNs() >= anotherAt_) take(std::move(fresh), samples);
       } else if (another) {
         anotherAt_ = nowNs() + ANOTHER_AGAIN;
@@ -524,7 +524,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   NbdSamples samples_ GUARDED_BY(mutex_);
   bool multiple_ GUARDED_BY(mutex_) = false;
   bool ended_ GUARDED_BY(mutex_) = false;
-  bool changed_ GUARDED_BY(mutex_) = false;  // it is another content now
+  bool changed_ GUARDED_BY(mutex_) = false;  // the export has another content now
   bool moving_ GUARDED_BY(mutex_) = false;   // a thread moves things on
   bool polling_ GUARDED_BY(mutex_) = false;  // and waits
   std::array<Slot, MOST_CONNECTIONS> slots_ GUARDED_BY(mutex_);
@@ -532,14 +532,14 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   std::deque<Request*> suspects_ GUARDED_BY(mutex_);  // their connection has died
   std::map<std::pair<std::uint64_t, std::uint64_t>, Rest> rests_ GUARDED_BY(mutex_);  // by what was read
   bool connecting_ GUARDED_BY(mutex_) = false;
-  // Of the thread that connects, which there is one of at a time.
+  // State of the thread that connects: there is at most one at a time.
   NbdSampling sampling_{.tries = SAMPLE_TRIES};
-  std::map<std::size_t, unsigned> sampleDeaths_;  // of connections, by the sample that was asked for
+  std::map<std::size_t, unsigned> sampleDeaths_;  // deaths of connections, by the sample that was asked for
   bool lost_ GUARDED_BY(mutex_) = false, lostAny_ GUARDED_BY(mutex_) = false;
   std::uint64_t anotherAt_ GUARDED_BY(mutex_) = 0;
-  // That people are to be told: why the last connection is lost; nothing: there is one again.
+  // News that people are to be told: why the last connection is lost; nothing: there is one again.
   std::vector<std::optional<std::string>> news_ GUARDED_BY(mutex_);
-  std::string whyNot_ GUARDED_BY(mutex_);  // it cannot be connected to, as it was told
+  std::string whyNot_ GUARDED_BY(mutex_);  // why no connection can be made, as was logged
 };
 
 NbdEngine::NbdEngine(const std::string& uri, Way way, std::uint64_t patience, EngineCounters& counters)

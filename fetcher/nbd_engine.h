@@ -1,5 +1,5 @@
-// An export of an NBD server. It has no identity of its own: its size, and a checksum over samples of it, stand for one, and
-// are compared at each new connection, so that bytes of two snapshots are not mixed.
+// An export of an NBD server. An export has no identity of its own: its size, and a checksum over samples of it, stand for
+// one, and are compared at each new connection, so that bytes of two snapshots are not mixed.
 //
 // Threads that read send and receive themselves: the first of them does it for all, and hands that on as it leaves. A
 // connection that is lost is made anew, in a thread of its own, while there is something to read; what was under way on it is

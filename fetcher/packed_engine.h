@@ -27,9 +27,9 @@ class PackedEngine final : public Engine {
   Range unitOf(Range chunk) const override;
   int read(Range units, std::span<std::byte> to) const override;
   unsigned depth() const override { return depth_; }
-  // As many as there are CPUs: to unpack takes one. Where the file is far, most of them wait.
+  // Threads: as many as there are CPUs, since to unpack takes one. Most of them wait where the file is far.
   unsigned background() const override { return std::max(1u, grain_ == 0 ? depth_ / 2 : depth_ * 3 / 4); }
-  // What is written at once is in the page cache in large pieces.
+  // Bytes that are written at once are in the page cache in large pieces.
   std::uint64_t piece() const override { return 2u << 20; }
 
  private:

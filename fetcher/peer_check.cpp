@@ -12,7 +12,7 @@ namespace faultline::fetcher {
 
 namespace {
 
-// As gnutls(3) has them.
+// Functions of GnuTLS, as gnutls(3) has them.
 struct GnuTls {
   int (*handshake)(gnutls_session_t session);
   decltype(&gnutls_session_set_verify_cert) setVerifyCert;
@@ -80,7 +80,7 @@ int PeerCheck::handshake(void* session) {
 
 }  // namespace faultline::fetcher
 
-// As GnuTLS's own.
+// Called by libnbd in place of GnuTLS's own; the contract is the same.
 extern "C" __attribute__((visibility("default"))) int gnutls_handshake(gnutls_session_t session) {
   using namespace faultline::fetcher;
   try {

@@ -1,14 +1,14 @@
 // Whether an NBD server's certificate is one that may be trusted. libnbd asks that of connections that it makes itself, and of none
-// that it is handed (1.14 to 1.22 at least): those it encrypts, whatever certificate comes. So this program has a gnutls_handshake()
-// of its own, which libnbd finds before that of GnuTLS: where a check is wanted, it has GnuTLS make it.
+// that it is handed (1.14 to 1.22 at least): those it encrypts, whatever certificate comes. Therefore this program has
+// a gnutls_handshake() of its own, which libnbd finds before that of GnuTLS: where a check is wanted, it has GnuTLS make it.
 #pragma once
 
 #include <string>
 
 namespace faultline::fetcher {
 
-// While one lives, each handshake of its thread fails unless the certificate is signed by an authority that is trusted, is valid
-// today, and has the host's name. One thread's; one at a time.
+// While one lives, each handshake of its thread fails unless the certificate is signed by an authority that is trusted,
+// is valid today, and has the host's name. Belongs to one thread, which has one at a time.
 class PeerCheck {
  public:
   // Finds GnuTLS, once. Before there is a filter that opens no files. Throws std::runtime_error where it is not there.
@@ -20,12 +20,12 @@ class PeerCheck {
   ~PeerCheck();
   PeerCheck(const PeerCheck&) = delete;
 
-  // A handshake was made, and the certificate was good. Where this is not so, the connection is nobody's.
+  // Whether a handshake was made, and the certificate was good. A connection that has not passed must not be used.
   bool passed() const { return passed_; }
-  // What is wrong with the certificate, for people; empty: nothing is known.
+  // Says what is wrong with the certificate, for people; empty: nothing is known.
   const std::string& why() const { return why_; }
 
-  // Of gnutls_handshake(), whose result it returns. `session`: gnutls_session_t.
+  // Does the work of gnutls_handshake(), and returns its result. `session`: gnutls_session_t.
   int handshake(void* session);
 
  private:

@@ -155,7 +155,7 @@ class RbdEngine::State : public std::enable_shared_from_this<State> {
   const rpc::RbdUri uri_;
   const std::uint64_t patience_;
   EngineCounters& counters_;
-  RbdSession::Identity identity_;  // as it was at first
+  RbdSession::Identity identity_;  // the identity found at first
   std::atomic<bool> changed_{false}, troubled_{false};
   std::atomic<std::uint64_t> looked_{0};
   threads::Mutex mutex_;

@@ -19,7 +19,7 @@ namespace {
 
 constexpr char BETWEEN[] = ",; \t";
 
-// Where a user's key is, as Ceph reads its configuration. Throws std::runtime_error.
+// Paths where a user's key may be, as Ceph reads its configuration. Throws std::runtime_error.
 std::vector<std::string> keyrings(const std::string& access) {
   const auto require = [&](int error, const char* what) {
     if (error < 0)
@@ -60,7 +60,7 @@ std::vector<std::string> rbdFiles(const std::set<std::string>& accesses) {
     try {
       for (std::string& path : keyrings(access)) files.push_back(std::move(path));
     } catch (const std::runtime_error& error) {
-      spdlog::debug("{}", error.what());  // whoever opens the source says why it cannot be
+      spdlog::debug("{}", error.what());  // opening the source will say why it fails
     }
   }
   return files;

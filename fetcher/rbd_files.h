@@ -1,4 +1,4 @@
-// What Ceph's library reads of this host.
+// The files of this host that Ceph's library reads.
 #pragma once
 
 #include <set>

@@ -34,7 +34,7 @@ struct RbdLibrary {
   // Loads them, once. Before there is a filter that opens no files. Throws std::runtime_error with the way out where they are
   // not there, or too old.
   static const RbdLibrary& load();
-  // What load() has brought. Throws as that did; also where it was not called.
+  // Returns what load() has brought. Throws as load() did; also where load() was not called.
   static const RbdLibrary& loaded();
 };
 

@@ -30,7 +30,7 @@ std::atomic<unsigned> sessions{0};
 using Time = std::chrono::steady_clock::time_point;
 
 Time timeOf(std::uint64_t ns) {
-  return Time(std::chrono::nanoseconds(ns));  // both are CLOCK_MONOTONIC
+  return Time(std::chrono::nanoseconds(ns));  // steady_clock is CLOCK_MONOTONIC, as `ns` is
 }
 
 [[noreturn]] void fail(int error, const std::string& what) {
@@ -42,7 +42,7 @@ void require(int result, const std::string& what) {
   if (result < 0) fail(result, what);
 }
 
-// A read under way: of whoever waits for it, and of the library, which may be the last.
+// A read under way: owned by the thread that waits for it, and by the library, which may be the last owner.
 struct Read {
   explicit Read(std::size_t size) : bytes(std::make_unique_for_overwrite<char[]>(size)) {}
   const std::unique_ptr<char[]> bytes;
@@ -142,9 +142,9 @@ void RbdSession::begin(std::uint64_t patience) {
   set("objecter_timeout", "2");
   set("objecter_tick_interval", "1");
   set("ms_max_backoff", "1");
-  // What is read is kept by us.
+  // Ceph keeps no bytes that it reads: we do.
   set("rbd_cache", "false");
-  // It writes to no file, and listens nowhere.
+  // Ceph's library writes to no file, and listens nowhere.
   for (const char* option : {"log_file", "admin_socket", "pid_file"}) set(option, "");
   for (const char* option : {"log_to_stderr", "err_to_stderr", "log_to_syslog"}) set(option, "false");
   if (const int error = library_.connect(cluster_); error < 0) fail(error, whyNotConnected(error));
@@ -225,7 +225,7 @@ int RbdSession::read(std::uint64_t offset, std::span<std::byte> to, std::uint64_
     library_.aioRelease(completion);
     return -error;
   }
-  // Both are readCame()'s from here on, however long that takes.
+  // The completion and `*theirs` are readCame()'s from here on, however long that takes.
   [[maybe_unused]] const auto* given = theirs.release();
   std::int64_t result;
   {

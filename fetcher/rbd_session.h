@@ -18,7 +18,7 @@ namespace faultline::fetcher {
 class RbdSession : public std::enable_shared_from_this<RbdSession> {
  public:
   struct Identity {
-    std::string fsid, image;  // of the cluster; of the image
+    std::string fsid, image;  // the cluster's; the image's
     std::int64_t pool = 0;
     std::uint64_t snapshot = 0, bytes = 0;
     bool operator==(const Identity&) const = default;

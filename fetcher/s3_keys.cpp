@@ -25,7 +25,7 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(begin, text.find_last_not_of(BLANKS) - begin + 1);
 }
 
-// Of the section [profile]. Nothing of a line is ever part of a message.
+// Reads the keys of the section [profile]. A message never has a part of a line.
 S3Keys fromFile(const std::string& path, std::istream& file, const std::string& profile) {
   S3Keys keys;
   bool inside = false, found = false;

@@ -14,8 +14,8 @@ namespace faultline::fetcher {
 namespace {
 
 #ifndef FAULTLINE_SANITIZED
-// What Ceph's library does: connections to the monitors and OSDs that its configuration and the cluster name, files that the
-// fence lets through, looks at the machine.
+// Allows what Ceph's library does: connections to the monitors and OSDs that its configuration and the cluster name, files
+// that the fence lets through, looks at the machine.
 void allowNetwork(sandbox::Filter& filter) {
   for (const int family : {AF_INET, AF_INET6})
     filter.allowIf(SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, static_cast<scmp_datum_t>(family)));

@@ -20,7 +20,7 @@ namespace {
 constexpr std::uint64_t CHUNK = FetchMap::CHUNK;
 constexpr std::uint64_t LOOK = 1'000'000'000;  // ns, between looks at what has become of the cache
 constexpr std::uint64_t FOR_EVER = 3600ull * 1'000'000'000;
-// Of those that the rate holds back: what they tell the shards must not grow old.
+// A thread that the rate holds back waits so long at most: what it tells the shards must not grow old.
 constexpr std::uint64_t LONGEST_HOLD = 100'000'000;  // ns
 constexpr unsigned MOST_LOOKS = 1024;                // at parts of a list, with the mutex held
 
@@ -61,13 +61,13 @@ void ServedSource::startThread() {
     std::thread([self = shared_from_this()] { self->run(); }).detach();
     threads_++;
   } catch (const std::system_error& error) {
-    // One that is there does it all, later.
+    // A thread that is there does it all, later.
     if (threads_ == 0) throw;
   }
 }
 
-// Faults first. What no fault waits for never has all threads: a fault finds one that waits for nothing. Nor does it take a
-// chunk before the rate lets it be read, so that no fault waits for the rate.
+// Faults first. Work that no fault waits for never has all threads: a fault finds one that waits for nothing. Nor does it take
+// a chunk before the rate lets it be read, so that no fault waits for the rate.
 ServedSource::Taken ServedSource::take() {
   if (auto fault = ring_.take(Purpose::fault)) return {*fault, 0};
   std::uint64_t wait = FOR_EVER;
@@ -97,7 +97,7 @@ std::optional<ServedSource::Reading> ServedSource::takePiece() {
   return piece;
 }
 
-// What is there by now waits for no rate.
+// Takes populations to hold back; answers those whose chunks are all there by now, which wait for no rate.
 void ServedSource::hold() {
   const threads::Lock lock(mutex_);
   while (auto population = ring_.take(Purpose::population)) held_.push_back(*population);
@@ -137,7 +137,7 @@ void ServedSource::run() {
       idle_--;
       continue;
     }
-    // What comes while this one waits for the store finds another.
+    // A question that comes while this thread waits for the store finds another thread.
     if (idle_.fetch_sub(1) == 1) startThread();
     if (const auto* question = std::get_if<Question>(&*taken.work)) {
       serve(*question);
@@ -224,7 +224,7 @@ bool ServedSource::unclaimed(std::uint64_t chunk) const {
   return !reading_.contains(chunk) && cache_->state(chunk) == State::absent;
 }
 
-// Takes those of the chunks that are not there and that nobody reads, by pieces, and their neighbours that come along.
+// Takes those of the chunks that are not there and that no thread reads, by pieces, and their neighbours that come along.
 // `asked`, where there is one, waits for all that are not there.
 std::vector<ServedSource::Reading> ServedSource::claim(Chunks chunks, Purpose purpose,
                                                        const AskedRef& asked) {
@@ -311,7 +311,7 @@ void ServedSource::read(const Reading& reading) {
   const Range all = reading.units;
   if (buffer.size() < all.size()) buffer.resize(all.size());
   const std::span<std::byte> bytes = std::span(buffer).first(all.size());
-  std::vector<int> errors(reading.chunks.end - reading.chunks.first);  // of each chunk
+  std::vector<int> errors(reading.chunks.end - reading.chunks.first);  // errno, by chunk
   shm::count(counters_.misses, errors.size());
   for (std::uint64_t at = all.begin; at < all.end;) {
     Range portion{at, at};

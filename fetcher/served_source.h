@@ -48,7 +48,7 @@ class ServedSource : public std::enable_shared_from_this<ServedSource> {
 
   // Parts of the source, in bytes, that are to be fetched in this order beside what is asked for.
   class Wanted;
-  // Nothing more is fetched for it once it is cancelled.
+  // cancel() ends what prefetch() began: nothing more is fetched for it.
   std::shared_ptr<Wanted> prefetch(std::vector<Range> ranges);
   void cancel(const std::shared_ptr<Wanted>& wanted);
 
@@ -70,7 +70,7 @@ class ServedSource : public std::enable_shared_from_this<ServedSource> {
     Range units;  // whole ones of the engine; at its ends there may be parts of other chunks
     Purpose purpose;
   };
-  // What a thread does next: an answer, a part of one that another has found, or chunks that are wanted in advance.
+  // The next work of a thread: an answer, a part of one that another has found, or chunks that are wanted in advance.
   using Work = std::variant<Question, Reading, Chunks>;
   struct Taken {
     std::optional<Work> work;
@@ -117,7 +117,7 @@ class ServedSource : public std::enable_shared_from_this<ServedSource> {
     std::span<const std::byte> bytes{};
   };
   std::map<std::uint64_t, InFlight> reading_ GUARDED_BY(mutex_);
-  std::deque<Reading> pieces_ GUARDED_BY(mutex_);  // that no thread has begun
+  std::deque<Reading> pieces_ GUARDED_BY(mutex_);  // not begun by any thread
   std::deque<Question> held_ GUARDED_BY(mutex_);   // by the rate
   std::deque<std::shared_ptr<Wanted>> wanted_ GUARDED_BY(mutex_);
 };

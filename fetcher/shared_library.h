@@ -9,7 +9,7 @@
 
 namespace faultline::fetcher {
 
-// Once loaded, it stays for good.
+// A library that is loaded stays for good.
 class SharedLibrary {
  public:
   // `wayOut`: for people, what to install. Throws std::runtime_error.
@@ -33,7 +33,7 @@ class SharedLibrary {
   void* handle_;
 };
 
-// The functions of a library that is loaded once. One thread until it is loaded, then any.
+// The functions of a library that is loaded once. Used by one thread until load() has succeeded, then by any.
 template <typename Functions>
 class LoadedLibrary {
  public:
@@ -52,7 +52,7 @@ class LoadedLibrary {
     }
     return *functions_;
   }
-  // What load() has brought. Throws as that did; also where it was not called.
+  // Returns what load() has brought. Throws as load() did; also where load() was not called.
   const Functions& loaded() const {
     if (functions_ == nullptr) throw std::runtime_error(failure_);
     return *functions_;

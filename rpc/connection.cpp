@@ -65,7 +65,7 @@ bool isListenedAt(const std::string& path) {
   return false;
 }
 
-// Of the file that was just made at `path`.
+// Gives `access` to the file that was just made at `path`.
 void giveAccess(const std::string& path, const SocketAccess& access) {
   const SocketIds ids = idsOf(access);
   int opened;
@@ -90,7 +90,7 @@ void removeStale(const std::string& path, const sockaddr_un& address) {
   KJ_REQUIRE(S_ISSOCK(status.st_mode),
              "the socket path exists and is no socket: choose another path or remove it", path.c_str());
   const int error = tryConnect(streamSocket().get(), address);
-  // One that belongs to another user, say.
+  // EACCES: the socket belongs to another user, say.
   const bool stale = error == ECONNREFUSED || (error == EACCES && !isListenedAt(path));
   KJ_REQUIRE(stale, "the socket path is in use by another server: stop that or choose another path",
              path.c_str());

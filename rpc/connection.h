@@ -53,20 +53,20 @@ std::pair<kj::AutoCloseFd, kj::AutoCloseFd> streamPair();
 // Connects to a listening Unix stream socket. Throws DISCONNECTED naming the path and the reason.
 kj::AutoCloseFd connectTo(const std::string& path);
 
-// Who may connect to a socket.
+// The users who may connect to a socket.
 struct SocketAccess {
   std::string owner, group;   // name or number; empty: those of this process
   std::uint16_t mode = 0600;  // permission bits of its file
   bool operator==(const SocketAccess&) const = default;
 };
 struct SocketIds {
-  std::optional<uid_t> owner;  // nothing: not given
+  std::optional<uid_t> owner;  // empty: not given
   std::optional<gid_t> group;
 };
 // Throws FAILED where there is no such user or group. Any thread; looks them up.
 SocketIds idsOf(const SocketAccess& access);
 
-// Makes a listening Unix stream socket at `path`; nobody else can connect before its file has this access. A socket file
+// Makes a listening Unix stream socket at `path`; no process can connect before its file has this access. A socket file
 // that no process listens on any more is replaced; one that is in use, or a file of another kind, is refused. Throws FAILED
 // naming path, reason and way out, and leaves no file then. Any thread; looks users up.
 kj::AutoCloseFd listenAt(const std::string& path, const SocketAccess& access = {});

@@ -1,5 +1,5 @@
-// What a cache has of one source: the state of each chunk, and which pages are not the source's own. Shared memory that the
-// fetcher alone writes; shards map it read-only and decide by it without a call.
+// The map of what a cache has of one source: the state of each chunk, and which pages are not the source's own. Shared memory
+// that the fetcher alone writes; shards map it read-only and decide by it without a call.
 //
 // A state is set once and never goes back: first space for the bytes, then the bytes, then the state (release; readers
 // acquire). A hole of the cache's data says nothing.
@@ -24,8 +24,8 @@ class FetchMap {
     zero = 2,     // all of it is zero, whatever the cache's data says
   };
   struct Facts {
-    std::uint64_t bytes;     // of the source
-    std::uint64_t identity;  // of its content
+    std::uint64_t bytes;     // size of the source
+    std::uint64_t identity;  // stands for its content
     bool layered;            // some pages are not its own, but those of a layer below
     bool operator==(const Facts&) const = default;
   };
@@ -57,7 +57,7 @@ class FetchMap {
   }
   // False until all that is known without fetching is there: before that, below() says nothing.
   bool ready() const;
-  // Nothing of it is to be believed any more.
+  // Why nothing of the map is to be believed any more.
   enum class Broken : std::uint32_t {
     no = 0,
     disk = 1,     // the data of the cache may not be what was written

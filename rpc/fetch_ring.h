@@ -1,7 +1,7 @@
 // The way on which shards ask a fetcher for chunks of one source: places in shared memory, and the answers in them.
 //
 // The memory outlives both ends. A fetcher that takes over from one that was killed finds every question that is not
-// answered (recover()), and those who wait need not know of it. Each shard has places of its own; the first to use them
+// answered (recover()), and those who wait need not know of it. Every shard has places of its own; the first to use them
 // after a death takes them back. Whatever a place holds is a claim of the other end: a word says in one step whose turn it
 // is, and with which result.
 //
@@ -27,8 +27,8 @@ namespace faultline::rpc {
 class FetchRing {
  public:
   static constexpr unsigned SHARDS = 64, PLACES = 64;  // places of each shard
-  static constexpr std::uint64_t BYTES = 64u << 10;    // that an answer can carry: a chunk
-  static constexpr std::uint32_t MOST_CHUNKS = 32;     // of one question
+  static constexpr std::uint64_t BYTES = 64u << 10;    // most that an answer can carry: a chunk
+  static constexpr std::uint32_t MOST_CHUNKS = 32;     // most chunks of a question
   // Fetchers that may die at a question before it is answered with an error; those that were killed are not counted.
   static constexpr std::uint32_t MOST_TRIES = 5;
 
@@ -37,8 +37,8 @@ class FetchRing {
   static kj::AutoCloseFd create();
   // Throws kj::Exception where it is no ring of this build.
   static FetchRing attach(int memory);
-  // What all restores of the source have used, less what was fetched: bytes that they would have had to fetch, each for itself.
-  // As both ends say it; 0 where memory is no ring.
+  // Bytes that all restores of the source have used, less those fetched: they would have had to fetch them, each for itself.
+  // Believes both ends' counts; 0 where memory is no ring.
   static std::uint64_t savedBytes(int memory);
   FetchRing(FetchRing&& other) noexcept;
   ~FetchRing();
@@ -52,10 +52,10 @@ class FetchRing {
   struct Answer {
     enum class Kind {
       kept,     // the cache has it now, or it is zero: the map says which
-      bytes,    // they are in the place until it is freed, and need not be kept; of one chunk alone
-      notKept,  // of several, some: there is no room for them
+      bytes,    // the place has them until it is freed, and they need not be kept; of one chunk alone
+      notKept,  // some of several chunks: there is no room for them
       failed,   // `error`: errno
-      late,     // none has come by the deadline
+      late,     // the deadline came first
     } kind;
     int error = 0;
   };
@@ -64,7 +64,7 @@ class FetchRing {
   const char* bytes(unsigned shard, unsigned place) const;
   // When a fetcher has last said that a rate holds populations back (ns, CLOCK_MONOTONIC): what is asked waits meanwhile.
   std::uint64_t heldBackAt() const;
-  // What a restore has had of the source, whether it was fetched for it or not: each of its bytes once.
+  // Counts bytes that a restore has had of the source, whether they were fetched for it or not: each byte once.
   void countUsed(std::uint64_t bytes);
   // After an answer, or in its stead. False as of reclaim().
   bool release(unsigned shard, unsigned place) { return reclaim(shard, place); }
@@ -72,7 +72,7 @@ class FetchRing {
   // --- the fetcher's ---
   struct Question {
     unsigned shard, place;
-    std::uint64_t word;  // of the place, as it was taken
+    std::uint64_t word;  // the place's, as it was taken
     std::uint64_t chunk;
     std::uint32_t count;  // whatever the shard has written: to be checked, as `chunk` is
     Purpose purpose;
@@ -81,9 +81,9 @@ class FetchRing {
   enum class Former { died, killed };
   // Has all questions that it has left asked again. Before the first take().
   void recover(Former former);
-  // The next question of that purpose. One at which one fetcher after the other has died is answered with EIO instead.
+  // The next question of that purpose. A question at which one fetcher after the other has died is answered with EIO instead.
   std::optional<Question> take(Purpose purpose);
-  // Whether it waits for an answer still.
+  // Whether the question waits for an answer still.
   bool isOpen(const Question& question) const;
   // The answers; none where the shard has taken the question back, or has died.
   void answerKept(const Question& question);

@@ -17,7 +17,7 @@ struct NbdUri {
   std::string host, port;  // empty: a Unix socket
   std::string socket;      // its path, absolute
   std::string exportName;  // may be empty: the server's default
-  // Of TLS. One of the two files is set; `user`: whose key it is, of a key file.
+  // For TLS, where `keyFile` or `certificates` is set, not both; `user`: whose key it is, of a key file.
   std::string user, keyFile, certificates;
 
   // Throws BadUri.

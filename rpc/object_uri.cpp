@@ -71,7 +71,7 @@ ObjectUri parseHttp(ObjectUri uri, std::string_view rest) {
   return uri;
 }
 
-// Where buckets are, of S3 that is not AWS'.
+// Leads `uri` to `endpoint`, where the buckets are of S3 that is not AWS'.
 void leadTo(ObjectUri& uri, const std::string& endpoint) {
   ObjectUri server{};
   server.text = endpoint;

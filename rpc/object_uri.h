@@ -14,16 +14,16 @@ namespace faultline::rpc {
 // the bucket in the path), AWS_REGION, AWS_DEFAULT_REGION. Without an endpoint it is AWS. A URI never has a key
 // in it: keys come from elsewhere (fetcher/s3_keys.h). Any thread.
 struct ObjectUri {
-  std::string text;  // as it was given
+  std::string text;  // the URI as given
   bool s3 = false;   // asked with S3's signature, where there are keys
   bool tls = false;
   std::string host, port;
   std::string target;           // path and query, encoded; begins with '/'
-  std::string region, profile;  // of s3; the profile is empty where none is named
+  std::string region, profile;  // for s3; the profile is empty where none is named
 
   // Throws BadUri.
   static ObjectUri parse(const std::string& text);
-  // Where it leads, as HTTP has it.
+  // The URL that this leads to, as HTTP has it.
   std::string url() const;
 };
 

@@ -12,10 +12,10 @@ namespace faultline::rpc {
 // What is not said is where Ceph has it: /etc/ceph/ceph.conf or CEPH_CONF, client.admin, and the keyrings that the
 // configuration names. Any thread.
 struct RbdUri {
-  std::string text;  // as it was given
+  std::string text;  // the URI as given
   std::string pool, nameSpace, image, snapshot;
   std::string conf, keyring;  // absolute paths; empty: Ceph's own
-  std::string id;             // of the user, without "client."
+  std::string id;             // the user's, without "client."
 
   // USER@CONFIGURATION, which is what Ceph finds a keyring by: of no user there is an @ in the name.
   std::string access() const { return id + "@" + conf; }

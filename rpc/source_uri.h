@@ -22,13 +22,13 @@ struct SourceUri {
   static bool isMeant(const std::string& name);
 };
 
-// What a fetcher has to be started with, so that it has the rights that its sources want, and no others.
+// Rights that a fetcher has to be started with: those that its sources want, and no others.
 struct FetcherRights {
   bool nbd = false, http = false;
   std::set<std::string> ceph{};      // RbdUri::access() of each
   std::set<std::string> readable{};  // keys, and directories of certificates
 
-  // Those of a source. `uri`: empty: it is a file. Throws BadUri.
+  // Adds the rights of a source. `uri`: empty where it is a file. Throws BadUri.
   void add(const std::string& uri);
   // For the command line of faultline-fetcher.
   std::vector<std::string> arguments() const;
