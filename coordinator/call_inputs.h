@@ -13,11 +13,11 @@ namespace faultline::coordinator {
 
 // The name of a listener or a restore: it comes into names of fds, logs and labels.
 void requireName(const std::string& name);
-// What the source is called, for people: at most 4096 bytes, as a path has.
+// The name of a source, for people: at most 4096 bytes, as a path has.
 void requireSourceName(capnp::Text::Reader name);
 // The regions of a restore: at most as many as are served, before anything is made of them.
 std::vector<shm::Region> regionsFromCall(capnp::List<rpc::Region>::Reader list);
-// What a shard says for people, as far as it is kept.
+// A shard's text for people, as far as it is kept.
 std::string saidByShard(capnp::Text::Reader text);
 // The number of shards of a restore.
 void requireShards(std::uint32_t shards);

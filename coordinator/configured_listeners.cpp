@@ -31,7 +31,7 @@ struct ConfiguredListeners::One {
   std::vector<std::string> layers;
   ListenerSpec spec{};
   SourceFiles source{};
-  SocketPlace former{};  // of the socket that it has and keeps; no path: it gets one
+  SocketPlace former{};  // place of the socket that it has and keeps; no path: it gets one
   std::unique_ptr<PlacedSocket> socket{};
 };
 
@@ -40,7 +40,7 @@ struct ConfiguredListeners::Work {
   capnp::List<rpc::PlacedListener>::Reader wanted;
   std::vector<One> ones{};
   std::size_t next = 0;
-  std::vector<SocketFormerAccess> undo{};  // of sockets whose access was changed
+  std::vector<SocketFormerAccess> undo{};  // former access of the sockets that were changed
   bool done = false;
 };
 
@@ -99,12 +99,12 @@ void ConfiguredListeners::compare(Work& work) const {
     const auto known = listeners_.all().find(one.spec.name);
     if (known == listeners_.all().end() || known->second->path() != one.wish.path) continue;
     one.former = known->second->spec().place;
-    // Of a unit of the operator's: its access is that unit's to say.
+    // A socket of a unit of the operator's: its access is that unit's to say.
     if (one.former.path.empty()) one.former.path = one.wish.path;
   }
 }
 
-// One listener after the other.
+// Prepares one listener after the other.
 kj::Promise<void> ConfiguredListeners::prepare(const std::shared_ptr<Work>& work) {
   if (work->next == work->ones.size()) return kj::READY_NOW;
   const std::size_t at = work->next++;

@@ -1,7 +1,7 @@
 // The listeners of the service's configuration, made to be as it says now (Coordinator.configure).
 //
 // Everything that can fail comes first: files are opened, sockets are made and given their access, in threads of their own.
-// What has been done is undone where something fails. Then the listeners are changed, in one turn of the loop. A change that
+// Steps that were done are undone where one fails. Then the listeners are changed, in one turn of the loop. A change that
 // a coordinator's death cuts short is the configuration's half: to be asked for again.
 #pragma once
 

@@ -42,7 +42,7 @@ bool among(const std::string& word, const std::string& list) {
   return false;
 }
 
-// Nothing where there is no such file, or no limit in it ("max").
+// The number in a file; nothing where there is no such file, or no limit in it ("max").
 std::optional<std::uint64_t> numberIn(const std::string& path) {
   std::ifstream file(path);
   std::uint64_t number = 0;

@@ -9,7 +9,7 @@ namespace faultline::coordinator {
 
 struct MemoryLimit {
   std::string group;    // directory of the control group
-  std::string file;     // of the limit: memory.max, memory.high, memory.limit_in_bytes
+  std::string file;     // the limit's: memory.max, memory.high, memory.limit_in_bytes
   std::uint64_t limit;  // bytes
   std::uint64_t used;   // bytes, without the files' pages that the kernel gives back first
 };
@@ -19,13 +19,13 @@ class ControlGroups {
  public:
   // `mounts`: as /proc/self/mountinfo.
   explicit ControlGroups(const std::string& mounts);
-  // Those of this machine.
+  // The control groups of this machine.
   static ControlGroups here();
 
   // The limits of the group and of all groups above it, from the lowest up. `groups`: as /proc/PID/cgroup. Empty where there
   // are none, or none can be seen from here.
   std::vector<MemoryLimit> memoryLimits(const std::string& groups) const;
-  // Of a process, by its pidfd. Empty where it has ended, too.
+  // The limits of a process, by its pidfd. Empty where it has ended, too.
   std::vector<MemoryLimit> memoryLimitsOf(int pidfd) const;
 
  private:

@@ -218,7 +218,7 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
   }
 
   kj::Promise<void> drain(DrainContext context) override {
-    context.allowCancellation();  // who asked has gone: the service goes on as it was
+    context.allowCancellation();  // a caller that goes ends it: the service goes on as it was
     return service_.drain().run();
   }
 
@@ -244,7 +244,7 @@ class CoordinatorServer final : public rpc::Answering<rpc::TestCoordinator> {
     });
   }
 
-  // Each event ends the wait of all; what waits goes with its connection.
+  // An event ends the wait of all callers; a wait goes with its connection.
   kj::Promise<void> events(EventsContext context) override {
     const std::uint64_t after = context.getParams().getAfter();
     context.allowCancellation();

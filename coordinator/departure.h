@@ -26,8 +26,8 @@ struct DepartureOrder {
     unmapped,  // pages that are not in place, whatever a segment says: that of a restore that has failed cannot be
                // trusted
   } poison = Poison::nothing;
-  // Needed for Poison::missing. Else -1, or one to be trusted: what it says is registered no more is not searched page by
-  // page for what may be.
+  // Needed for Poison::missing; otherwise -1, or one to be trusted: memory that it says is registered no more is not searched
+  // page by page for what may be.
   kj::AutoCloseFd segment{};
   // For Poison::missing: a slot of the lock that no shard uses any more.
   unsigned slot = 0;

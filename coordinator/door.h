@@ -1,4 +1,4 @@
-// What has to be true of a userfaultfd and its regions before a target hears "accepted".
+// The checks of a userfaultfd and its regions before a target hears "accepted".
 #pragma once
 
 #include <kj/async.h>

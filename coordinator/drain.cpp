@@ -19,7 +19,7 @@ constexpr kj::Duration LOOK_EVERY_SO_OFTEN = 50 * kj::MILLISECONDS;
 
 }  // namespace
 
-// What was asked for on behalf of the drain, by restore.
+// The jobs that were asked for on behalf of the drain, by restore.
 struct Drain::Jobs {
   struct One {
     std::weak_ptr<Restore> restore;
@@ -48,7 +48,7 @@ kj::Promise<void> Drain::run() {
   }));
 }
 
-// Each restore once; a target whose handshake was under way may come yet.
+// Asks each restore once; a target whose handshake was under way may come yet.
 void Drain::populate(Jobs& jobs) {
   for (const auto& [id, restore] : restores_) {
     restore->requireDrainable();

@@ -1,7 +1,7 @@
 // A service that is to end with nothing lost: no new targets, everything is populated, then it ends.
 //
-// Targets that come meanwhile wait with their handshakes unread. Where a restore cannot be completed (its target may not have
-// the memory, its source fails, it has failed), or the caller goes, the service goes on as it was, and they are served.
+// Targets that come meanwhile wait with their handshakes unread. The service goes on as it was, and they are served,
+// where a restore cannot be completed (its target may not have the memory, its source fails, it has failed) or the caller goes.
 #pragma once
 
 #include <kj/async.h>
@@ -25,7 +25,7 @@ class Drain {
   // Resolves when every restore is complete, and begins the end of the service then. Refuses (pagesMissing, wrongPhase,
   // notReady, ending) with the service as it was. Dropped before that, it goes on as it was, too.
   kj::Promise<void> run();
-  // No target is taken.
+  // True: no target is taken.
   bool underWay() const { return underWay_; }
 
  private:

@@ -27,9 +27,9 @@ struct SlotHeader {
   std::uint64_t sequence;
   std::uint64_t id;
   std::uint32_t fds;
-  std::uint32_t words;  // of the message behind the header
+  std::uint32_t words;  // size of the message behind the header
   std::uint32_t messageCrc;
-  std::uint32_t headerCrc;  // of all before it
+  std::uint32_t headerCrc;  // over all before it
 };
 static_assert(sizeof(SlotHeader) == 40);
 constexpr std::size_t MOST_WORDS = (EndedRestores::SLOT_BYTES - sizeof(SlotHeader)) / sizeof(capnp::word);

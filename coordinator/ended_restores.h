@@ -1,6 +1,6 @@
 // Restores that are over, with their last figures: the latest ones, under former coordinators as well.
 //
-// They lie in a memfd that the supervisor keeps: a ring of slots of SLOT_BYTES, of which the file system holds only what
+// The figures lie in a memfd that the supervisor keeps: a ring of slots of SLOT_BYTES, of which the file system holds only what
 // was written. A slot whose writer died in the middle has a wrong checksum, and counts as empty; the restore is then
 // there still, since its end is noted before anything of it is given back, and is noted once more.
 #pragma once
@@ -22,10 +22,10 @@ class EndedRestores {
   static constexpr std::size_t KEPT = 64;
   static constexpr std::size_t SLOT_BYTES = 1u << 19;  // more than 4096 regions and 64 shards take
 
-  // What became of the fds of a restore that is told as ended.
+  // The fate of the fds of a restore that is told as ended.
   enum class Fds : std::uint32_t {
-    givenBack = 1,  // nothing of it is needed any more
-    held = 2,       // it could not be taken over: they are held while its target lives
+    givenBack = 1,  // not needed any more
+    held = 2,       // the restore could not be taken over: they are held while its target lives
   };
 
   // Goes on with `inherited`, a predecessor's; makes a new one where there is none (-1) or it is none of ours: the last
@@ -38,12 +38,12 @@ class EndedRestores {
   void note(rpc::EndedRestore::Reader ended, Fds fds);
   // Whether an end of restore `id` is noted, after which nothing of it is needed any more.
   bool givenBack(std::uint64_t id) const;
-  // Those called `name`, or with an empty name all; the latest first.
+  // Fills in the restores called `name`, or with an empty name all; the latest first.
   void fill(rpc::Coordinator::EndedResults::Builder results, const std::string& name) const;
 
  private:
   struct Entry {
-    std::uint64_t sequence = 0;  // of its writing
+    std::uint64_t sequence = 0;  // number of its writing
     std::uint64_t id = 0;        // the restore's
     Fds fds = Fds::givenBack;
     kj::Array<capnp::word> message;

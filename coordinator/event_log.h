@@ -37,10 +37,10 @@ class EventLog {
   // this coordinator; borrowed.
   EventLog(SupervisorLink& link, const std::vector<std::string>& inherited, shm::Counter& last);
 
-  // Each adds a line: what, why, how long it took; and the restore that it is about. It goes to the log too.
-  // What was asked for, or is planned.
+  // The three functions below add a line, here and to the log: what, why, how long it took; and the restore that it is about.
+  // Something happened that was asked for, or is planned.
   void planned(const std::string& text, const std::string& restore = "");
-  // What was not, and the service has dealt with it.
+  // Something happened that was not asked for, and the service has dealt with it.
   void add(const std::string& text, const std::string& restore = "");
   // A target has lost something.
   void lost(const std::string& text, const std::string& restore = "");

@@ -64,7 +64,7 @@ std::uint64_t EventPublisher::complete() {
   return std::exchange(faults_, 0);
 }
 
-// MADV_REMOVE of shared huge pages takes any range. A page that is there the kernel clears in part. Of one that is to
+// MADV_REMOVE of shared huge pages takes any range. A page that is there the kernel clears in part. For a page that is to
 // come neither the source's bytes nor zeros would be right.
 void EventPublisher::addPart(std::uint64_t address, const AddressRange& removed) {
   const auto page = segment_.regions().pageAt(address);

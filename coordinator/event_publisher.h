@@ -1,4 +1,4 @@
-// What the events of one uffd mean, live and in replay: a removal is published in the page table, a fault is handed
+// The meaning of the events of one uffd, live and in replay: a removal is published in the page table, a fault is handed
 // to the shard that owns its page, or to whom it concerns.
 #pragma once
 
@@ -33,7 +33,7 @@ class EventPublisher {
   EventPublisher(shm::Segment& segment, FaultRouter& router, failpoints::Failpoints& failpoints,
                  Fault present, Fault outside, Part part, Removed removed);
 
-  // Takes an event of a batch. False: no event of ours. What is taken before a failure is of no use.
+  // Takes an event of a batch. False: no event of ours. Events taken before a failure are of no use.
   [[nodiscard]] bool add(const uffd_msg& message);
   // All of the batch is added. Returns how many faults it has.
   std::uint64_t complete();

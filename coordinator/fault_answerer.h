@@ -10,8 +10,8 @@
 
 namespace faultline::coordinator {
 
-// Answers one fault with an error, or lets its thread look again where that is not possible just now. Where the
-// page is there and only its write protection holds the thread up, the thread goes on. false: this kernel cannot.
+// Answers one fault with an error, or lets its thread look again where that is not possible just now. The thread
+// goes on where the page is there and only its write protection holds the thread up. false: this kernel cannot.
 // Waits for the target's mmap_lock.
 bool answerWithError(int uffd, const uffd_msg& fault);
 

@@ -29,10 +29,10 @@ constexpr unsigned OPEN_TRIES = 5;
 constexpr kj::Duration OPEN_AGAIN = 20 * kj::MILLISECONDS;
 // From this part of the limit on, caches that are not used make way.
 constexpr std::uint64_t FULL_PERCENT = 90;
-// So long after the loss of a source's connection was told, another is not.
+// A loss of a source's connection is not told for so long after another was.
 constexpr std::uint64_t LOSS_AGAIN = 10'000'000'000;  // ns
 
-// The same file with other rights.
+// Opens the file of `fd` anew, with other rights.
 kj::AutoCloseFd reopened(int fd, int flags) {
   const std::string path = "/proc/self/fd/" + std::to_string(fd);
   int opened;
@@ -54,7 +54,7 @@ kj::AutoCloseFd unnamedFile(const std::string& directory, std::uint64_t bytes) {
   return file;
 }
 
-// Whoever begins now is better off with another cache.
+// Whether the cache is broken for good: a restore that begins now is better off with another.
 bool brokenForGood(const FetchedSource& source) {
   return rpc::FetchMap::attach(source.map.get(), rpc::FetchMap::Access::read).broken() !=
          rpc::FetchMap::Broken::no;
@@ -146,7 +146,7 @@ auto Fetcher::askAgain(Ask ask, unsigned tries) -> decltype(ask()) {
       });
 }
 
-// Until it is served, or not wanted any more. Questions wait meanwhile, as long as --source-patience lets them.
+// Goes on until the source is served, or not wanted any more. Questions wait meanwhile, as long as --source-patience lets them.
 kj::Promise<void> Fetcher::engage(const FetchedRef& source) {
   source->engaging = true;
   return askToOpen(source)
@@ -168,7 +168,7 @@ kj::Promise<void> Fetcher::engage(const FetchedRef& source) {
                 source->lossTold = true;
               }
             }
-            // It will not be again what it was.
+            // A cache that is broken will not be again what it was.
             if (brokenForGood(*source)) return kj::READY_NOW;
             return io_.provider->getTimer()
                 .afterDelay(ENGAGE_AGAIN)
@@ -247,7 +247,7 @@ void Fetcher::tell(const FetchedRef& source, const WantedRef& wanted) {
       list[i].setBegin(wanted->parts[i].begin);
       list[i].setEnd(wanted->parts[i].end);
     }
-    // One that dies is followed by one that is told as well.
+    // A fetcher that dies is followed by one that is told as well.
     wanted->at = request.send().getPrefetch();
   }
 }

@@ -94,8 +94,8 @@ void FetcherProcess::hurry() {
   process_->client.fetchAtMostRequest().send().detach([](kj::Exception&&) {});
 }
 
-// One that was killed writes nothing more, though it may be a long time before it ends: a thread of it may wait for a store
-// in the kernel.
+// A fetcher that was killed writes nothing more, though it may be a long time before it ends: a thread of it may wait for a
+// store in the kernel.
 kj::Promise<void> FetcherProcess::formerEnded(std::uint64_t deadline) {
   if (former_.get() < 0 || process::hasEnded(former_.get()) || process::nowNs() >= deadline) {
     former_ = kj::AutoCloseFd();
@@ -174,7 +174,7 @@ void FetcherProcess::watch() {
   tasks_.add(pingOn());
 }
 
-// One that does not answer holds up all that wait for it.
+// A fetcher that does not answer holds up all that wait for it.
 kj::Promise<void> FetcherProcess::pingOn() {
   const auto limit = static_cast<std::uint64_t>(options_.watchdog.count()) * kj::MILLISECONDS;
   auto& timer = io_.provider->getTimer();

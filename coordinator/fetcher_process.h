@@ -1,5 +1,5 @@
 // The process of a fetcher: started when it is wanted, watched, and replaced when it dies, stops answering, or has not the
-// rights that a source wants. One at a time: two would write at the same places.
+// rights that a source wants. At most one runs at a time: two would write at the same places.
 #pragma once
 
 #include <kj/async-io.h>
@@ -23,7 +23,7 @@ class FetcherProcess final : private kj::TaskSet::ErrorHandler {
    public:
     // Whether one is needed now.
     virtual bool wantsFetcher() const = 0;
-    // One answers, and knows of nothing yet.
+    // A fetcher answers, and knows of nothing yet.
     virtual void fetcherStarted() = 0;
     // The last one answers no more. Another is started if it is wanted. `killed`: by SIGKILL, ours or another's.
     virtual void fetcherGone(bool killed) = 0;
@@ -40,15 +40,15 @@ class FetcherProcess final : private kj::TaskSet::ErrorHandler {
   // Ends a predecessor's. Before the first call of the others.
   void begin(Inheritance& inherited);
 
-  // It is to have the rights that the source `uri` wants, beside all that were wanted before; empty: it is a file.
+  // The fetcher is to have the rights that the source `uri` wants, beside all that were wanted before; empty: it is a file.
   void want(const std::string& uri);
-  // The same, of a source that is taken over; the next one has them.
+  // Wants the rights of a source that is taken over; the next fetcher has them.
   void wantLater(const std::string& uri) { rights_.add(uri); }
   // Resolves when one answers, which may have gone again by then.
   kj::Promise<void> running();
   bool answers() const { return process_ != nullptr; }
   bool hasRights() const;
-  // Of the one that answers.
+  // The client of the fetcher that answers.
   rpc::Fetcher::Client client() const;
   // Another number once that one has gone.
   std::uint64_t generation() const { return generation_; }
@@ -83,7 +83,7 @@ class FetcherProcess final : private kj::TaskSet::ErrorHandler {
   std::uint64_t generation_ = 0;
   std::uint32_t restarts_ = 0;
   unsigned quickDeaths_ = 0;   // in a row, or starts that failed
-  rpc::FetcherRights rights_;  // of all sources that there were
+  rpc::FetcherRights rights_;  // wanted by all sources that there were
   bool hurries_ = false;
   kj::TaskSet tasks_;
 };

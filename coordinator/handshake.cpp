@@ -44,7 +44,7 @@ constexpr Feature FEATURES[] = {
     {4, "MISSING_HUGETLBFS", true},
     {5, "MISSING_SHMEM", true},
     {6, "EVENT_UNMAP", false},
-    {7, "SIGBUS", false},  // no fault would be heard of
+    {7, "SIGBUS", false},  // faults would not be heard of
     {8, "THREAD_ID", true},
     {9, "MINOR_HUGETLBFS", false},  // memory whose bytes are there and are not the snapshot's
     {10, "MINOR_SHMEM", false},

@@ -83,7 +83,7 @@ class HandshakeReader {
 
 struct Received {
   enum class What { nothing, more, anotherHandshake } what;
-  kj::AutoCloseFd userfaultfd{};  // of another handshake, if one came with it
+  kj::AutoCloseFd userfaultfd{};  // the other handshake's, if one came with it
 };
 
 // Receives for good one piece of what a peer says after its handshake. Words are allowed and mean nothing; an fd

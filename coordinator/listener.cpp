@@ -102,7 +102,7 @@ Listener::Listener(RestoreContext& context, process::Origin origin, ListenerSpec
       source_(kj::mv(source)),
       begin_(std::move(begin)),
       tasks_(*this) {
-  // Each target's restore has its own; the fetcher keeps what there is for the next.
+  // Every target's restore has its own; the fetcher keeps what there is for the next.
   for (SourceFile& file : source_) file.fetched = nullptr;
 }
 
@@ -200,7 +200,7 @@ kj::Promise<void> Listener::lookAtLayer(std::size_t layer) {
 
 void Listener::replaceLayer(std::size_t layer, kj::AutoCloseFd file) {
   source_[layer].file = kj::mv(file);
-  if (retired_) return;  // what is kept is its successor's
+  if (retired_) return;  // the kept fds are its successor's
   store(context_.link, process::KeptName::listenerSpec(spec_.name, origin_), source_);
   goneTold_.erase(layer);
   std::string more;

@@ -40,8 +40,8 @@ void fill(rpc::KeptListener::Builder to, const ListenerSpec& spec);
 // Loop thread only.
 class Listener final : private kj::TaskSet::ErrorHandler {
  public:
-  // Makes a restore of a complete handshake, in two steps (Service::prepare, Service::begin). Both throw where it is
-  // refused.
+  // Makes a restore of a complete handshake, in two steps (Service::prepare, Service::begin). The steps throw where it
+  // is refused.
   struct Begin {
     std::function<kj::Promise<PreparedRestore>(RestoreSpec spec, int source)> prepare;
     std::function<std::string(PreparedRestore prepared, RestoreFds fds)> begin;
@@ -56,7 +56,7 @@ class Listener final : private kj::TaskSet::ErrorHandler {
   // Tells who made it.
   process::Origin origin() const { return origin_; }
   std::size_t layers() const { return source_.size(); }
-  // Where its socket was bound; empty where that is not in the file system.
+  // The path that its socket was bound at; empty where that is not in the file system.
   const std::string& path() const { return path_; }
   void boundAt(const std::string& path) { path_ = path; }
   // A connection that the supervisor accepted and keeps under `keptAs`.

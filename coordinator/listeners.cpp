@@ -29,7 +29,7 @@ ino_t inodeOf(int fd) {
   return fd >= 0 && fstat(fd, &status) == 0 ? status.st_ino : 0;
 }
 
-// What is kept of a listener while it is changed.
+// Whether `kept` is that of a listener while it is changed.
 bool isHalf(rpc::KeptListener::Reader kept) {
   return kept.getSourceName().size() == 0;
 }

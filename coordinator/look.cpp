@@ -15,7 +15,7 @@ using uffd::Registration;
 
 namespace {
 
-// What the kernel says of no place in particular: whether the memory is there it is asked first (fs/userfaultfd.c).
+// The kernel's answer for no place in particular: it asks first whether the memory is there (fs/userfaultfd.c).
 Registration askAnywhere(int uffd) {
   constexpr std::uint64_t ADDRESS = 1ull << 30;  // any that a process may have
   return uffd::registrationOf(uffd, ADDRESS, shm::SMALL_PAGE);
@@ -81,7 +81,7 @@ class Look::Memory {
   }
 
  private:
-  // Of one region.
+  // Pages of one region.
   struct Run {
     std::uint64_t address;
     std::uint32_t pageShift;

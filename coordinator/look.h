@@ -25,8 +25,8 @@ struct Sight {
 // Loop thread only. The kernel is asked in a thread of its own, since it waits for the target's mmap_lock.
 class Look {
  public:
-  // Questions of one look, some 10 ms: to find where mappings end, each costs some; a region in one mapping costs one. And
-  // pages that are found gone in one look, some 100 ms: each is asked for alone, once for good.
+  // Questions of one look, some 10 ms: to find where mappings end, each costs some; a region in one mapping costs one.
+  // Pages that are found gone in one look, some 100 ms: each is asked for alone, once for good.
   static constexpr unsigned QUESTIONS = 4096;
   static constexpr std::uint64_t GONE = 1u << 18;
 
@@ -37,7 +37,7 @@ class Look {
   // for it, can be had.
   kj::Promise<Sight> look(int uffd);
 
-  // These pages have been unregistered by us: they are asked for no more, from the next look on, and told by none then.
+  // Leaves out pages that we have unregistered: they are asked for no more, from the next look on, and told by none then.
   void leaveOut(const std::vector<shm::PageRange>& pages);
 
  private:

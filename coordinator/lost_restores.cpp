@@ -50,7 +50,7 @@ void LostRestores::lose(std::uint64_t id, rpc::EndReason reason, const std::stri
     lost->name = sound.name();
     lost->regions.emplace(sound.regions().entries().begin(), sound.regions().entries().end());
   } catch (const std::exception&) {
-    // That is why it is lost.
+    // The failure is why it is lost.
   }
   // Before a fault is answered: no thread goes on without its page.
   const bool killed = killOnLost && kill(lost->fds);
@@ -92,7 +92,7 @@ void LostRestores::abandon(std::uint64_t id, RestoreFds fds) {
   tasks_.add(watch(lost));
 }
 
-// No server has it any more. What it had come to is not known.
+// Notes the end of a restore that no server has any more. How far it had come is not known.
 void LostRestores::noteEnd(const Lost& lost, rpc::EndReason reason, const std::string& text) {
   capnp::MallocMessageBuilder message;
   auto ended = message.initRoot<rpc::EndedRestore>();

@@ -11,7 +11,7 @@ namespace faultline::coordinator {
 struct Mapping {
   std::uint64_t start = 0, end = 0;  // addresses
   bool shared = false;
-  bool anonymous = false;  // of no file
+  bool anonymous = false;  // not of a file
 };
 
 // The mappings as /proc/PID/maps lists them; none where that cannot be read (0: no pid is known). Whose they are by the

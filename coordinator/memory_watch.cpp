@@ -70,7 +70,7 @@ kj::Promise<void> MemoryWatch::look() {
       for (Looked& each : round->members) each.limits = groups.memoryLimitsOf(each.target.get());
     });
   };
-  // Where no thread or no fd can be had, all stay as they are until the next look.
+  // All stay as they are until the next look where no thread or no fd can be had.
   return kj::evalNow(take)
       .then([this, round] { return judge(round); },
             [](kj::Exception&& e) { spdlog::debug("{}", e.getDescription().cStr()); })
@@ -122,7 +122,7 @@ void MemoryWatch::judge(Round& round, const Looked& looked, std::uint64_t bytes)
              : " and " + mib(round.promised[limit.group]) + " will be by other restores") +
         ": pages come as they are touched");
   }
-  // Each group once, though it may have two limits.
+  // Counts a group once, though it may have two limits.
   std::string last;
   for (const MemoryLimit& limit : looked.limits)
     if (!held && limit.group != std::exchange(last, limit.group)) round.promised[limit.group] += bytes;

@@ -2,11 +2,11 @@
 // kernel kills one.
 //
 // A page that is populated counts for the control group of its target, which the kernel kills where the group has no more.
-// Touched pages are the target's own affair. But a page that it may never touch must not take the room of one that it will.
-// So a restore is populated where all that would be populated fits below each limit of the group and of those above it, with
-// a margin, and not at all otherwise. What restores of one group would be populated with is added up.
+// Touched pages are the target's own affair. A page that it may never touch, though, must not take the room of one that it will.
+// Hence a restore is populated where all that would be populated fits below each limit of the group and of those above it, with
+// a margin, and not at all otherwise. The bytes that restores of one group would be populated with are added up.
 //
-// It is looked at in a thread of its own, again and again while something is populated or held: MEMORY_LOOK_LIMITED apart
+// The looks are in a thread of their own, again and again while something is populated or held: MEMORY_LOOK_LIMITED apart
 // where a limit is set, MEMORY_LOOK where none is.
 #pragma once
 
@@ -39,13 +39,13 @@ class MemoryWatch {
   class Member {
    public:
     virtual int target() const = 0;  // pidfd
-    // It waits until it fits; otherwise it populates, or is about to.
+    // Whether it waits until it fits; otherwise it populates, or is about to.
     virtual bool held() const = 0;
     // Bytes that it would add at most, without a look at any page.
     virtual std::uint64_t mostBytes() const = 0;
-    // The same, looking at the pages. Fails where the restore ends meanwhile.
+    // Bytes that it would add, by a look at the pages. Fails where the restore ends meanwhile.
     virtual kj::Promise<std::uint64_t> missingBytes() = 0;
-    // What it would add fits below all limits; does not, for this reason. May watch and leave.
+    // Its bytes fit below all limits; they do not, for this reason. May watch and leave.
     virtual void fits() = 0;
     virtual void doesNotFit(const std::string& why) = 0;
 
@@ -68,9 +68,9 @@ class MemoryWatch {
   kj::Promise<void> pause(const Round& round);
 
   kj::Timer& timer_;
-  std::map<Member*, std::uint64_t> members_;  // each with a number of its own
+  std::map<Member*, std::uint64_t> members_;  // every one with a number of its own
   std::uint64_t lastNumber_ = 0;
-  bool again_ = false;  // one has come since the last look began
+  bool again_ = false;  // a member has come since the last look began
   kj::Own<kj::PromiseFulfiller<void>> hurry_;
   kj::Promise<void> looking_ = nullptr;
   bool looks_ = false;

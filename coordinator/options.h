@@ -21,7 +21,7 @@ struct Options {
   std::uint64_t populationRate = 0;                  // bytes a second of all background population; 0: any
   std::uint32_t populations = 0;                     // restores that are populated at once; 0: all
   std::optional<std::uint32_t> cpuLatencyUs;         // time that CPUs may take to wake while faults flow
-  std::string cacheDirectory = "/var/tmp";           // where caches of what is fetched lie
+  std::string cacheDirectory = "/var/tmp";           // folder of the caches of what is fetched
   std::uint64_t cacheLimit = 16ull << 30;            // bytes that they may take
   std::uint64_t fetchRate = 0;                       // bytes a second that are fetched in advance; 0: any
   bool testHooks = false;

@@ -69,7 +69,7 @@ Looks& looks() {
   return *all;
 }
 
-// A wait for a turn. One that was woken and is dropped before it asks again wakes the next instead.
+// A wait for a turn. A turn that was woken and is dropped before it asks again wakes the next instead.
 struct Turn {
   Turn() = default;
   Turn(const Turn&) = delete;
@@ -80,7 +80,7 @@ struct Turn {
   bool asked = false;
 };
 
-// One look that has begun, for as long as the last copy of its pointer lives.
+// A look that has begun, for as long as the last copy of its pointer lives.
 struct Begun {
   Begun() = default;
   Begun(const Begun&) = delete;

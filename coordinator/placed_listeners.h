@@ -23,12 +23,12 @@ kj::Promise<SourceFiles> openLayers(Fetcher& fetcher, const std::vector<std::str
 // Loop thread only.
 class PlacedListeners {
  public:
-  // So many are made at a time: a file system that does not answer holds each of them up.
+  // The most that are made at a time: a file system that does not answer holds each of them up.
   static constexpr std::size_t MOST_UNDER_WAY = 16;
 
   PlacedListeners(Listeners& listeners, Fetcher& fetcher) : listeners_(listeners), fetcher_(fetcher) {}
 
-  // Makes a listener and has it kept as made by `origin`. What is refused leaves nothing behind. `placed` is copied.
+  // Makes a listener and has it kept as made by `origin`. A refused listener leaves nothing behind. `placed` is copied.
   kj::Promise<std::shared_ptr<Listener>> listen(process::Origin origin, rpc::PlacedListener::Reader placed);
 
  private:

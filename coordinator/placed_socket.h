@@ -61,8 +61,8 @@ struct SocketFormerAccess {
   gid_t group;
   mode_t mode;
 };
-// Gives the file of a socket that is being served the access that is wished. Nothing: it has that. Refuses as
-// PlacedSocket's constructor.
+// Gives the file of a socket that is being served the access that is wished. Returns the former access, or nothing where
+// there is no difference. Refuses as PlacedSocket's constructor.
 std::optional<SocketFormerAccess> giveAccess(const SocketPlace& place, const SocketWish& wish);
 // Gives it back as it was, as far as that can be.
 void giveBack(const SocketFormerAccess& former);

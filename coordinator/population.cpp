@@ -38,7 +38,7 @@ Population::~Population() noexcept(false) {
 
 void Population::goOn() {
   if (jobs_.empty() || paused_) return rest();
-  if (stage_ == Stage::running) return look();  // there may be more to populate now
+  if (stage_ == Stage::running) return look();  // perhaps there is more to populate now
   if (stage_ != Stage::resting) return;
   stage_ = Stage::queued;
   if (shared_.turns.ask(*this)) look();

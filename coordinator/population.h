@@ -42,7 +42,7 @@ class Population final : private PopulationTurns::Member,
   bool underWay() const { return !jobs_.empty(); }
   // Why no shard is asked though a job is under way; empty: it is, or none is. For people.
   std::string whyHeld() const;
-  // It is held since the target's memory has no room for it, and will be until that changes.
+  // Whether it is held since the target's memory has no room for it, and will be until that changes.
   bool lacksMemory() const { return stage_ == Stage::held; }
   // For one caller at a time.
   kj::Promise<void> whenNextFinishes();

@@ -24,7 +24,7 @@ void PopulationRates::runsIn(const void* member, std::uint64_t shards) {
   const std::uint64_t now = all();
   const auto parts = static_cast<std::uint64_t>(std::popcount(now));
   if (limit_ == 0)
-    tell(added, 0);  // it may have been told otherwise by a coordinator before
+    tell(added, 0);  // a coordinator before may have told it otherwise
   else
     tell(std::popcount(before) == std::popcount(now) ? added : now,
          std::max<std::uint64_t>(1, limit_ / std::max<std::uint64_t>(1, parts)));

@@ -23,15 +23,15 @@ class PopulationTurns {
   // `atOnce`: turns at the same time; 0: one for each that asks.
   explicit PopulationTurns(std::uint32_t atOnce) : atOnce_(atOnce) {}
 
-  // True: it has its turn. Else it waits, behind all that came before, until turnCame().
+  // True: it has its turn. False: it waits, behind all that came before, until turnCame().
   bool ask(Member& member);
-  // Its turn is over, or it waits no more; the next ones get theirs. No error where neither is so.
+  // Its turn is over, or it waits no more; the next ones get theirs. Harmless where neither is so.
   void leave(Member& member);
   // From now on each has its turn.
   void forAll();
 
   std::uint32_t atOnce() const { return atOnce_; }
-  // Those that come before it.
+  // The number of members that come before it.
   std::size_t before(const Member& member) const;
 
  private:

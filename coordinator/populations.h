@@ -1,4 +1,4 @@
-// What the background populations of all restores of a service share.
+// The turns, rates and memory watch that the background populations of all restores of a service share.
 #pragma once
 
 #include "coordinator/memory_watch.h"

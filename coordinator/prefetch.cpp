@@ -41,7 +41,7 @@ Split splitByMap(const rpc::FetchMap& map, const std::vector<SourceRange>& range
   return split;
 }
 
-// What a file does not tell of is its own: it is read, and need not be fetched from below.
+// Parts that a file does not tell of are its own: they are read, and need not be fetched from below.
 Split splitByHoles(int file, const std::vector<SourceRange>& ranges) {
   Split split;
   for (const SourceRange& range : ranges) {

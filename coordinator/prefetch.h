@@ -1,4 +1,4 @@
-// What of a working set has to be fetched: asked of the fetcher in the set's order, before and while shards copy.
+// The part of a working set that has to be fetched: asked of the fetcher in the set's order, before and while shards copy.
 #pragma once
 
 #include <kj/async.h>

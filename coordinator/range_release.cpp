@@ -24,10 +24,10 @@ constexpr std::size_t TOGETHER = 64;  // ranges that one thread unregisters, som
 constexpr std::uint64_t MARK_STEP = 1u << 18, SMALL_STEP = 64;
 // Pages that are looked at in one go, a few ms.
 constexpr std::uint64_t LOOK_STEP = 1u << 24;
-// What is removed within this time is released together: each time the target's mappings are listed, its mmap_lock is taken,
+// Ranges removed within this time are released together: each time the target's mappings are listed, its mmap_lock is taken,
 // and the gate is closed once.
 constexpr kj::Duration SETTLE = 50 * kj::MILLISECONDS;
-// The same where the target had too many mappings when it was looked at last.
+// Takes the place of SETTLE where the target had too many mappings when it was looked at last.
 constexpr kj::Duration SETTLE_FULL = 1 * kj::SECONDS;
 
 }  // namespace
@@ -97,7 +97,7 @@ kj::Promise<void> RangeRelease::stop() {
   return running_.addBranch();
 }
 
-// What is looked at in another thread, which owns it.
+// The input of a look in another thread, which owns it.
 struct RangeRelease::Order {
   std::vector<LayerToLookAt> layers;
   std::vector<shm::PageRange> removed;
@@ -149,7 +149,7 @@ kj::Promise<void> RangeRelease::releaseRemoved() {
   order->removed = removed_.take();
   return look(order,
               [](Order& o) { return releasableMemory(o.removed, o.regions, o.target.get(), o.before); })
-      .then([this] { tell("its target has given up", spdlog::level::debug); });  // it may do so all the time
+      .then([this] { tell("its target has given up", spdlog::level::debug); });  // may happen all the time
 }
 
 kj::Promise<void> RangeRelease::look(const std::shared_ptr<Order>& order,
@@ -210,7 +210,7 @@ kj::Promise<void> RangeRelease::unregister(std::vector<ReleasableRange> some) {
         shared->error = error;
         return;
       }
-      if (error != 0) continue;  // nothing is mapped there any more, or something that cannot be registered
+      if (error != 0) continue;  // mapped no more, or something that cannot be registered is there
       uffd::wake(shared->uffd.get(), range.address, range.size);
       done->push_back(range.pages);
     }
@@ -254,7 +254,7 @@ kj::Promise<void> RangeRelease::mark(std::vector<shm::PageRange> left) {
       .then([this, left = std::move(left)]() mutable { return mark(std::move(left)); });
 }
 
-// It lies beside a range that is released, so it splits no further mapping.
+// Whether the range lies beside one that is released: then it splits no further mapping.
 bool RangeRelease::joins(const ReleasableRange& range) const {
   const auto isReleased = [this](shm::PageIndex page, std::uint64_t address) {
     const shm::PageTable& pages = segment_.pages();

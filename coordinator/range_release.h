@@ -1,6 +1,6 @@
 // The release of a restore's large ranges that are zero for good, holes of its source and what the target has given up
 // (coordinator/releasable_memory.h): they are unregistered, so the kernel alone answers for them, and marked in the page
-// table. The target's touches there cost what they cost without a userfaultfd, and its removals there are told to nobody.
+// table. The target's touches there cost what they cost without a userfaultfd, and its removals there are not told.
 // Holes are looked for once, as the restore begins; what was removed, a moment after its removal was published.
 //
 //   look, in a thread of its own -> some ranges: unregister, wake, in a thread of its own -> mark, under the write side
@@ -37,7 +37,7 @@ class RangeRelease {
    public:
     // Runs `mark` under the write side. Fails where that is not to be had any more.
     virtual kj::Promise<void> exclusively(std::function<void(const shm::ExclusiveGuard&)> mark) = 0;
-    // These pages are released: nothing of them is to be looked for.
+    // The pages are released: nothing of them is to be looked for.
     virtual void released(const std::vector<shm::PageRange>& pages) = 0;
 
    protected:
@@ -47,14 +47,14 @@ class RangeRelease {
   // Borrows all.
   RangeRelease(kj::AsyncIoContext& io, ReadingTurns& turns, failpoints::Failpoints& failpoints,
                shm::Segment& segment, Owner& owner);
-  // What is under way in a thread ends when the kernel lets it, and goes no further.
+  // Work under way in a thread ends when the kernel lets it, and goes no further.
   ~RangeRelease();
   RangeRelease(const RangeRelease&) = delete;
 
   // Once. Duplicates the fds. `target`: pidfd of the process that has the memory.
   void begin(int uffd, int target, const SourceFiles& files, const std::vector<SourceLayer>& were);
-  // These pages were removed, and are marked so: what is large enough of them and of what was removed beside them is released
-  // a moment later. Nothing before begin(), which finds by itself what was removed until then, and after stop().
+  // Releases a moment later what is large enough of these pages, removed and marked so, and of what was removed beside them.
+  // Does nothing before begin(), which finds by itself what was removed until then, and after stop().
   void removed(const shm::PageRange& pages);
   // Begins nothing more. Resolves when nothing is under way at the target; never fails.
   kj::Promise<void> stop();

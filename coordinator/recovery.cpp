@@ -123,7 +123,7 @@ void Recovery::checked() {
     segment_.journal().clear(segment_.journal().capacity());
 }
 
-// What is doubtful is said before the gate opens, so that no commit section believes it.
+// Says what is doubtful before the gate opens, so that no commit section believes it.
 Recovery::Verdict Recovery::open() {
   if (verdict_.has_value()) segment_.header().state.store(shm::SegmentState::failed);
   over_ = true;

@@ -1,4 +1,4 @@
-// What a successor does with one restore before it reads an event of its userfaultfd:
+// The steps of a successor with one restore before it reads an event of its userfaultfd:
 //
 //   lock the segment in memory -> drain -> publish what the predecessor had read -> check the page table -> open
 //
@@ -33,7 +33,7 @@ class Recovery {
   // Dropped before its end, it leaves a segment that says that it had failed: then the gate can open.
   ~Recovery();
 
-  // Once, with the gate closed, which it is until the end; the write side is taken all the time. Faults are not handed
+  // Called once, with the gate closed, which it is until the end; the write side is taken all the time. Faults are not handed
   // out: their threads are to be woken, and fault again. Fails where the segment cannot be locked in memory, or the lock
   // is beyond repair.
   kj::Promise<Verdict> run();

@@ -22,13 +22,13 @@ namespace {
 constexpr kj::Duration EVENT_CHECK = 200 * kj::MICROSECONDS;
 }
 
-// What a thread works with: it may go on where the promise is dropped.
+// State that a thread works with: it may go on where the promise is dropped.
 struct RefusedTargets::Told {
   Told(kj::AsyncIoContext& io, std::string called, int borrowedUffd, int borrowedTarget)
       : name(std::move(called)),
         uffd(process::duplicate(borrowedUffd)),
         target(process::duplicate(borrowedTarget)),
-        // Where the kernel cannot poison, the target is not killed: nothing of it was ever served.
+        // The target is not killed where the kernel cannot poison: nothing of it was ever served.
         undertaker(io, uffd.get(), -1, name) {}
 
   const std::string name;
@@ -80,7 +80,7 @@ kj::Promise<void> RefusedTargets::depart(const std::shared_ptr<Told>& told) {
       });
 }
 
-// Who gave memory back as it was being unregistered waits until its event is read.
+// A thread that gave memory back as it was being unregistered waits until its event is read.
 kj::Promise<void> RefusedTargets::leave(const std::shared_ptr<Told>& told) {
   if (!uffd::eventInFlight(told->uffd.get())) return kj::READY_NOW;
   return io_.provider->getTimer().afterDelay(EVENT_CHECK).then([this, told] { return leave(told); });

@@ -23,7 +23,7 @@ class RefusedTargets final : private kj::TaskSet::ErrorHandler {
   RefusedTargets(kj::AsyncIoContext& io, const Options& options, std::function<bool(int uffd)> served);
 
   // Makes an error of every page that `uffd` is registered for and that is not in place, in the process behind the pidfd
-  // `target`, then unregisters. Does nothing where that userfaultfd is served: a target may be refused since it is. Both fds are
+  // `target`, then unregisters. Does nothing where that userfaultfd is served: a target may be refused since it is. The fds are
   // duplicated; `name` is for the log, which says why it could not be done. Resolves when it is done, or at the
   // latest after the time that a handshake may take: a target can hold its mmap_lock, which each of these steps takes.
   kj::Promise<void> tell(const std::string& name, int uffd, int target);

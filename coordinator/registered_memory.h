@@ -17,7 +17,7 @@ namespace faultline::coordinator {
 // flight: for a thread of its own, while another reads events.
 std::optional<std::vector<shm::RegionEntry>> registeredMemory(int uffd, int pidfd);
 
-// The same in a thread of its own, with duplicates of both fds. Fails where no thread, or no fd, can be had. Loop thread.
+// registeredMemory() in a thread of its own, with duplicates of the fds. Fails where no thread or fd can be had. Loop thread.
 kj::Promise<std::optional<std::vector<shm::RegionEntry>>> lookForRegisteredMemory(int uffd, int pidfd);
 
 }  // namespace faultline::coordinator

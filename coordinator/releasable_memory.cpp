@@ -126,7 +126,7 @@ std::vector<image::ByteRange> zeroForGood(std::span<const LayerToLookAt> layers,
                          LEAST_RELEASED);
     if (zero.empty()) break;
   }
-  // What was found is of the restore's snapshot only if nothing has changed by now.
+  // The ranges found are of the restore's snapshot only if nothing has changed by now.
   for (const LayerToLookAt& layer : layers)
     if (layer.file.get() >= 0 &&
         process::whatChanged(layer.was, process::identityOf(layer.file.get())).has_value())

@@ -17,7 +17,7 @@ namespace faultline::coordinator {
 // Smaller ranges stay registered: each one that does not splits a mapping of the target, and a removal over both sides of
 // its border becomes two events.
 inline constexpr std::uint64_t LEAST_RELEASED = 2u << 20;  // bytes
-// Of one restore. Each splits a mapping of the target, of which a process may have vm.max_map_count.
+// The limit for one restore. Every range splits a mapping of the target, of which a process may have vm.max_map_count.
 inline constexpr std::uint64_t MOST_RELEASED = 2000;  // ranges
 
 // Adjacent pages of one region.
@@ -32,8 +32,9 @@ struct ReleasableRange {
 // what the kernel allows, since each takes two; and MOST_RELEASED with those `before`.
 std::uint64_t mostReleased(std::uint64_t mappings, std::uint64_t mostMappings, std::uint64_t before);
 
-// What of `zero` lies in private anonymous mappings in pages of 4 KiB; the largest first, none below LEAST_RELEASED. Of 2 MiB pages none: the kernel kills who touches one and there is none left, and we wait. Of a mapping of
-// a file none: who else has it is not known.
+// The parts of `zero` that lie in private anonymous mappings in pages of 4 KiB; the largest first, none below LEAST_RELEASED.
+// Pages of 2 MiB are left out: the kernel kills who touches one and there is none left, and we wait. Mappings of a file are left
+// out: who else has them is not known.
 std::vector<ReleasableRange> releasableIn(std::span<const shm::PageRange> zero,
                                           std::span<const shm::RegionEntry> regions,
                                           std::span<const Mapping> mappings);
@@ -45,26 +46,26 @@ std::vector<shm::PageRange> pagesOf(std::span<const image::ByteRange> source,
 // A layer of a source, to be looked at in another thread.
 struct LayerToLookAt {
   kj::AutoCloseFd file;        // -1: it is fetched
-  process::FileIdentity was;   // of `file`, when the restore began
-  kj::AutoCloseFd cacheMap{};  // of one that is fetched (rpc/fetch_map.h)
+  process::FileIdentity was;   // identity of `file`, when the restore began
+  kj::AutoCloseFd cacheMap{};  // map of one that is fetched (rpc/fetch_map.h)
 };
 // With duplicates of its fds, the top layer first. `were`: as layersOf() has it. Throws kj::Exception where no fd can be had.
 std::vector<LayerToLookAt> layersToLookAt(const SourceFiles& files, const std::vector<SourceLayer>& were);
 
 // The parts of a source of so many bytes that are zero for good, in order, none below LEAST_RELEASED: holes of the lowest
-// layer over which no other layer has anything. A cache's holes say nothing: there its map does. None where a file is not
-// what it was. Waits for the file systems: not for a loop. Throws where one fails. Any thread.
+// layer over which no other layer has anything. A cache's holes say nothing: there its map does. Empty where a file is
+// not what it was. Waits for the file systems: not for a loop. Throws where one fails. Any thread.
 std::vector<image::ByteRange> zeroForGood(std::span<const LayerToLookAt> layers, std::uint64_t bytes);
 
 struct ReleasableMemory {
   std::vector<ReleasableRange> ranges;  // the largest first
-  std::uint64_t most = 0;               // so many of them may be released
+  std::uint64_t most = 0;               // number of them that may be released
 };
-// Both of the process behind the pidfd, of which `before` ranges have been released already. None where its mappings are
+// For the process behind the pidfd, of which `before` ranges have been released already. Empty where its mappings are
 // not told. Waits for the target's mmap_lock and the file systems: not for a loop. Throws as zeroForGood(). Any thread.
 ReleasableMemory releasableMemory(std::span<const LayerToLookAt> layers, std::uint64_t bytes,
                                   std::span<const shm::RegionEntry> regions, int pidfd, std::uint64_t before);
-// The same of pages that the target has given up, and that are marked so.
+// Looks at pages that the target has given up, and that are marked so.
 ReleasableMemory releasableMemory(std::span<const shm::PageRange> removed,
                                   std::span<const shm::RegionEntry> regions, int pidfd, std::uint64_t before);
 

@@ -10,23 +10,23 @@
 
 namespace faultline::coordinator {
 
-// Collects them until they are taken. One thread at a time; the page table must outlive it.
+// Collects them until they are taken. For one thread at a time; the page table must outlive it.
 class RemovedRuns {
  public:
-  // At most so many are collected. What a target gives up faster than they are taken stays registered.
+  // At most so many are collected. Pages that a target gives up faster than they are taken stay registered.
   static constexpr std::size_t MOST = 4096;
 
   // `least`: pages; shorter runs are none.
   RemovedRuns(const shm::PageTable& pages, std::uint64_t least) : pages_(pages), least_(least) {}
 
-  // These pages have just been marked removed. They count with what is removed on both sides of them, up to `least` pages
+  // Adds pages that have just been marked removed. Removed pages on both sides of them count too, up to `least` pages
   // on each: a balloon gives up page after page. Costs at most some us.
   void add(const shm::PageRange& removed);
   // Looks for them among `count` pages from `from` on, for a successor. Returns the page to go on from.
   shm::PageIndex look(shm::PageIndex from, std::uint64_t count);
 
   bool empty() const { return runs_.empty(); }
-  // In order, none touching another. What was in them may have been populated meanwhile; the target had given it up once.
+  // In order, none touching another. Pages of them may have been populated meanwhile; the target had given them up once.
   std::vector<shm::PageRange> take();
 
  private:

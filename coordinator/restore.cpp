@@ -188,7 +188,7 @@ void Restore::serveFromOwners() {
   tasks_.add(shards_.begin().then([this] { serve(); }));
 }
 
-// No other has the write side from here on until the gate opens.
+// The write side is taken from here on until the gate opens.
 kj::Promise<void> Restore::recover() {
   return kj::evalNow([this] { return reader_->recover(); })
       .then([recording = recordOn()](std::optional<std::string> why) mutable {

@@ -63,7 +63,7 @@ struct RestoreFds {
   kj::AutoCloseFd conn;               // the handshake's connection
   kj::AutoCloseFd target;             // pidfd of the process that connected
   kj::AutoCloseFd touches{};          // the recording of a working set
-  std::vector<SourceLayer> layers{};  // what the files of the source were, where they are several
+  std::vector<SourceLayer> layers{};  // the files of the source as they were, where they are several
 };
 
 // Loop thread only.
@@ -89,7 +89,7 @@ class Restore final : private ShardAttachments::Owner,
   // Attaches it to the shards that are up, then serves.
   void start();
   // For an adopted restore, instead of start(): recovers, attaches, serves, and wakes all waiting threads at
-  // the end. What takes as long as the restore is large is done in steps, or in a thread of its own. The caller keeps
+  // the end. Work that takes as long as the restore is large is done in steps, or in a thread of its own. The caller keeps
   // the restore alive until the promise resolves.
   kj::Promise<void> recover();
   // A shard is up (again): attaches to it, gives up on `hopeless` pages, wakes all waiting threads. If the
@@ -136,7 +136,7 @@ class Restore final : private ShardAttachments::Owner,
   std::uint32_t shardsNeeded() const;
 
   // Over: the target has gone, was released, or the operator says so.
-  enum class Release { no, yes };  // yes: unregister its ranges, so that it runs on without a server
+  enum class Release { no, yes };  // with yes its ranges are unregistered: it runs on with no server
   // A removal that is under way is answered before it is over; and what is missing at a release is poisoned,
   // or the target is killed, as the operator wants it.
   // How many pages are missing then is counted first.
@@ -236,20 +236,20 @@ class Restore final : private ShardAttachments::Owner,
   TargetWatch target_;
   RangeRelease release_;
   kj::Own<Undertaker> undertaker_;
-  kj::Promise<void> reading_;  // of reader_ or undertaker_
+  kj::Promise<void> reading_;  // done by reader_ or undertaker_
   Life life_;
   std::vector<std::uint64_t> outside_;        // addresses of the first faults that no region covers
-  bool keptTold_ = false;                     // that the target's memory cannot be let go
+  bool keptTold_ = false;                     // told: the target's memory cannot be let go
   bool partTold_ = false;                     // a part of a page that was given up was logged
   shm::PageIndex firstMissing_ = 0;           // the first page that may be missing; never moves back
   std::vector<shm::PageRange> workingSet_;    // ranges that serve() populates first
-  std::vector<SourceRange> workingSetParts_;  // the same, in the source
-  kj::Own<Prefetch> prefetch_;                // of them, while they are populated; null else
+  std::vector<SourceRange> workingSetParts_;  // workingSet_ in the source
+  kj::Own<Prefetch> prefetch_;                // asks for them while they are populated; null else
   std::string workingSetRefused_;
 
   kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;
   kj::ForkedPromise<void> ready_, complete_, overPromise_;
-  kj::Canceler inReader_;              // what waits for the write side
+  kj::Canceler inReader_;              // waits for the write side
   kj::ForkedPromise<void> resharded_;  // the last reshard is over, and the former owners have left
   kj::TaskSet tasks_;
 };

@@ -120,7 +120,7 @@ kj::Promise<void> Restore::letGo() {
         return missing == 0 && !failed() ? depart() : departIncomplete();
       })
       .catch_(
-          [this](kj::Exception&& e) { return keepOn(e.getDescription().cStr()); });  // no thread, or no fd
+          [this](kj::Exception&& e) { return keepOn(e.getDescription().cStr()); });  // lacks a thread or fd
 }
 
 kj::Promise<void> Restore::depart() {

@@ -234,7 +234,7 @@ void drop(SupervisorLink& link, const process::KeptName& owner, std::size_t file
 
 namespace {
 
-// What is kept of a layer's cache, taken over; null: there is none, or it is not whole.
+// Takes over what is kept of a layer's cache; null: there is none, or it is not whole.
 FetchedRef takeCache(Fetcher& fetcher, Inheritance& inherited, const process::KeptName& owner,
                      std::size_t number, int origin) {
   if (!ofRestore(owner)) return nullptr;

@@ -35,7 +35,7 @@ struct SourceFile {
 // The top layer first.
 using SourceFiles = std::vector<SourceFile>;
 
-// Of a source that a server has. Refuses (badInput) a URI that is none, or not served.
+// A source that a server has. Refuses (badInput) a URI that is none, or not served.
 SourceFile namedSource(const std::string& uri);
 SourceFiles duplicates(const SourceFiles& files);
 
@@ -65,7 +65,7 @@ std::vector<SourceLayer> layersOf(const SourceFiles& files, const std::vector<st
 std::optional<std::string> whatChanged(const SourceFiles& files, const std::vector<SourceLayer>& were);
 
 // --- what is kept of them: a single plain file as PART.0, others as PART.1 and up, the lowest first, so that a part of
-// them is never taken for all. What belongs to a layer's cache has its number. `owner`: any part of the restore or the listener ---
+// them is never taken for all. Parts of a layer's cache have its number. `owner`: any part of the restore or the listener ---
 void store(SupervisorLink& link, const process::KeptName& owner, const SourceFiles& files);
 void drop(SupervisorLink& link, const process::KeptName& owner, std::size_t files);
 // The files that are there in one row: how many of several there should be is to be compared. Empty where it is one of

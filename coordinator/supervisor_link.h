@@ -31,7 +31,7 @@ struct Inheritance {
   std::uint32_t incarnation = 1;
   std::string death;               // why the predecessor died; empty: there was none
   std::uint64_t deathNoticed = 0;  // ns, CLOCK_MONOTONIC
-  bool asked = false;              // it left because it was told to
+  bool asked = false;              // left because it was told to
   bool managed = false;            // a service manager keeps everything, too, and would start us anew
   std::optional<bool> end;         // the service is to end; whether at once
   std::string upgradeGivenUp;      // why the supervisor went back to this build; empty: it did not

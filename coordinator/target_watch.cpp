@@ -64,7 +64,7 @@ kj::Promise<void> TargetWatch::watchProcess() {
   });
 }
 
-// The memory of a process goes before its pidfd tells, and its sockets after its memory (kernel/exit.c, do_exit). What is
+// The memory of a process goes before its pidfd tells, and its sockets after its memory (kernel/exit.c, do_exit). Memory that is
 // there still is another's, whose userfaultfd a launcher has handed over, say: were that closed now, it would read zeros.
 kj::Promise<void> TargetWatch::peerGone() {
   return look("the target has gone").then([this](Presence memory) -> kj::Promise<void> {
@@ -109,8 +109,8 @@ kj::Promise<void> TargetWatch::watchConnection() {
   });
 }
 
-// A peer that lives on takes its leave when it has unregistered its memory. It waits for the end of the restore before it uses
-// the addresses for something else.
+// A peer that lives on takes its leave when it has unregistered its memory. The peer waits for the end of the restore before it
+// uses the addresses for something else.
 void TargetWatch::leaves() {
   left_ = lookSoon_ = true;
   if (pausing_.get() != nullptr) pausing_->fulfill();
@@ -173,7 +173,7 @@ bool TargetWatch::kill(const std::string& reason) {
              segment_.name());
     return false;
   }
-  // It had ended before, so watchProcess() has been over it: what it found counts for something else now.
+  // The target had ended before, so watchProcess() has been over it: what it found counts for something else now.
   if (!sent) tasks_.add(kj::evalLater([this] { return peerGone(); }));
   killed_ = "the target was killed, as --on-lost kill wants it: " + reason;
   log_.lost("restore " + segment_.name() + ": " + *killed_, segment_.name());

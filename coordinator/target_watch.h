@@ -43,7 +43,7 @@ class TargetWatch final : private kj::TaskSet::ErrorHandler {
     virtual void anotherKilled() = 0;
     // The watch itself cannot go on.
     virtual void watchFailed(const kj::Exception& exception) = 0;
-    // Nothing is to be watched any more.
+    // Whether the watch is over: nothing is to be watched any more.
     virtual bool over() const = 0;
 
    protected:
@@ -59,7 +59,7 @@ class TargetWatch final : private kj::TaskSet::ErrorHandler {
   // Whether the address space is there; if it has gone, the owner is told, `how` it was noticed. Never fails.
   kj::Promise<Presence> look(std::string how);
 
-  // These pages have been unregistered by us: that they are is no news. While there are some, no look tells that nothing is
+  // Pages that we have unregistered: that they are is no news. While there are some, no look tells that nothing is
   // left, until the peer has taken its leave.
   void released(const std::vector<shm::PageRange>& pages) { look_.leaveOut(pages); }
 
@@ -90,7 +90,7 @@ class TargetWatch final : private kj::TaskSet::ErrorHandler {
   std::optional<std::string> killed_;
   bool left_ = false;      // the peer has closed its end of a connection that was to stay
   bool lookSoon_ = false;  // ... since the last look began
-  kj::Own<kj::PromiseFulfiller<void>> pausing_;  // of the pause between two looks; null before the first
+  kj::Own<kj::PromiseFulfiller<void>> pausing_;  // ends the pause between two looks; null before the first
   kj::TaskSet tasks_;
 };
 

@@ -40,7 +40,7 @@ class UffdReader {
   // beyond repair.
   kj::Promise<void> run();
 
-  // For a successor, before run(), with the gate closed: as Recovery::run(). No other has the write side meanwhile.
+  // For a successor, before run(), with the gate closed: as Recovery::run(). The write side is taken meanwhile.
   kj::Promise<std::optional<std::string>> recover();
 
   // See WriteSide; nothing is read meanwhile.

@@ -19,8 +19,8 @@ class Undertaker {
   // is killed instead.
   Undertaker(kj::AsyncIoContext& io, int uffd, int target, std::string name);
 
-  // Wakes every thread that waits and answers each with an error, until dropped. No thread may be inside a
-  // commit section any more, or begin one.
+  // Wakes every thread that waits and answers each with an error, until dropped. Threads must be out of
+  // commit sections, and begin none.
   kj::Promise<void> run();
 
  private:

@@ -51,7 +51,7 @@ std::optional<Range> registeredAround(int uffd, std::uint64_t address) {
 
 std::uint64_t unregisterUnnamed(int uffd, pid_t pid, std::span<const std::uint64_t> faulted) {
   std::uint64_t letGo = 0;
-  // Of one mapping. Some kernels would unregister what is another userfaultfd's, too.
+  // Lets go of one mapping. Some kernels would unregister what is another userfaultfd's, too.
   auto letGoOf = [&](Range range) {
     if (uffd::registeredWith(uffd, range.start, range.length) &&
         uffd::unregister(uffd, range.start, range.length) == 0)
@@ -59,7 +59,7 @@ std::uint64_t unregisterUnnamed(int uffd, pid_t pid, std::span<const std::uint64
   };
   for (const std::uint64_t address : faulted)
     if (const auto range = registeredAround(uffd, address)) letGoOf(*range);
-  // Of the address space that is asked, whatever process the pid is by now.
+  // The answers are of the address space that is asked, whatever process the pid is by now.
   for (const Mapping& mapping : mappingsOf(pid))
     if (const Range range{mapping.start, mapping.end - mapping.start}; isRegistered(uffd, range))
       letGoOf(range);

@@ -16,7 +16,7 @@ constexpr kj::Duration ANSWER_LIMIT = 5 * kj::SECONDS;
 constexpr std::chrono::milliseconds KILL_PATIENCE{5000};
 constexpr std::uint64_t MAX_ANSWER = 256;  // bytes
 
-// What is no build can never be right.
+// A directory that is no build can never be right.
 kj::Own<process::Build> openBuild(const std::string& directory) {
   kj::Own<process::Build> build;
   rpc::because(rpc::Reason::BAD_INPUT,

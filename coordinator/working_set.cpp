@@ -81,7 +81,7 @@ class RecordedWorkingSetServer final : public rpc::RecordedWorkingSet::Server {
 }  // namespace
 
 WorkingSet workingSetFrom(rpc::WorkingSet::Reader reader, int source) {
-  // What no region covers is ignored, so that it may be checked without.
+  // Ranges that no region covers are ignored, so that the set may be checked without.
   const std::uint64_t sourceBytes = source < 0 ? ~0ull : process::contentBytes(source).value_or(0);
   WorkingSet set;
   const auto list = reader.getRanges();

@@ -1,5 +1,5 @@
 // The write side of a restore's lock: closes the gate, waits until no section is in flight (the drain), and ends
-// a reader that does not come out of its section (the fence). No other code does either.
+// a reader that does not come out of its section (the fence). Other code does none of this.
 //
 //   close() -> tryDrain(), and drained() where that gave nothing -> what must be alone -> open()
 //

@@ -8,12 +8,12 @@ namespace faultline::image {
 
 struct Extent {
   std::uint64_t offset, size;  // bytes
-  bool hole;                   // else data, zeros included
+  bool hole;                   // false: data, zeros included
 
   std::uint64_t end() const { return offset + size; }
 };
 
-// Where data (SEEK_DATA) or a hole (SEEK_HOLE) of a file begins, from `at` on; `end` where none does before. A file that cannot
+// The first offset from `at` on that is in data (SEEK_DATA) or a hole (SEEK_HOLE); `end` where none is before. A file that cannot
 // tell its holes (a device, some file systems) is all data. Its position moves. Throws std::system_error where the file system
 // fails. Waits for it.
 std::uint64_t seekExtent(int file, std::uint64_t at, std::uint64_t end, int whence);

@@ -10,7 +10,7 @@ namespace faultline::image {
 
 namespace {
 
-// Of a line of mountinfo: "36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw", proc_pid_mountinfo(5).
+// The type in a line of mountinfo: "36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw", proc_pid_mountinfo(5).
 std::string typeOf(const std::string& line) {
   const auto separator = line.find(" - ");
   if (separator == std::string::npos) return "";

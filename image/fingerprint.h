@@ -10,17 +10,17 @@
 
 namespace faultline::image {
 
-// Of one memory: a CRC-64 over up to 256 blocks of 4 KiB at fixed places. Throws as LayerContent does.
+// The fingerprint of one memory: a CRC-64 over up to 256 blocks of 4 KiB at fixed places. Throws as LayerContent does.
 std::uint64_t fingerprintOf(LayerContent& memory);
 
-// Of layers over a memory of fingerprint `base`, the top one first: also where data begins behind the places that are looked
-// at, and what is there. `base` itself where there is none.
+// The fingerprint of layers over a memory of fingerprint `base`, the top one first: also of where data begins behind the places
+// that are looked at, and of what is there. `base` itself where there is none.
 std::uint64_t fingerprintOver(std::uint64_t base, std::span<const std::unique_ptr<LayerContent>> upper);
 
-// Of a stack, the top layer first.
+// The fingerprint of a stack, the top layer first.
 std::uint64_t fingerprintOf(std::span<const std::unique_ptr<LayerContent>> layers);
 
-// As people see it: 16 hexadecimal digits.
+// The fingerprint as people see it: 16 hexadecimal digits.
 std::string fingerprintText(std::uint64_t fingerprint);
 
 }  // namespace faultline::image

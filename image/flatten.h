@@ -1,4 +1,4 @@
-// One file with the bytes that a stack of layers shows.
+// A single file with the bytes that a stack of layers shows.
 #pragma once
 
 #include <cstdint>

@@ -65,7 +65,7 @@ void NewFile::link(const std::string& name) const {
 }
 
 void NewFile::publish() {
-  // Else a crash could leave the name with a part of the bytes.
+  // Without it a crash could leave the name with a part of the bytes.
   if (fsync(fd_.get()) != 0) throw error(path_, std::strerror(errno));
   if (!replace_ && temporary_.empty()) {
     link(path_);

@@ -8,7 +8,7 @@
 
 namespace faultline::image {
 
-// Nothing is left of one that is not published, whatever ends the process; on file systems that have no unnamed files
+// A file that is not published leaves nothing, whatever ends the process; on file systems that have no unnamed files
 // (O_TMPFILE), unless the process is killed: then a file beside `path` is. One thread. Waits for the file system.
 class NewFile {
  public:

@@ -3,7 +3,7 @@
 
 namespace faultline::image {
 
-// True where it ends as the zstd seekable format does (docs/packed.md). What it is then shows as it is opened. `file`: open
+// True where it ends as the zstd seekable format does (docs/packed.md). Opening it shows what it is then. `file`: open
 // for reading, borrowed. Throws std::system_error where it cannot be read. Waits for the file. Any thread.
 bool looksPacked(int file);
 

@@ -34,7 +34,7 @@ void readData(const StackFile& layer, const Extent& range,
 }
 
 bool isZero(std::span<const std::byte> bytes) {
-  // Each byte is that before it, and the first is 0.
+  // Every byte is that before it, and the first is 0.
   return bytes.empty() ||
          (bytes[0] == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
 }

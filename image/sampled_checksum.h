@@ -23,7 +23,7 @@ class SampledChecksum {
   SampledChecksum(const SampledChecksum&) = delete;
 
   void add(std::span<const std::byte> block);
-  // As 8 bytes, the lowest first.
+  // Adds it as 8 bytes, the lowest first.
   void add(std::uint64_t number);
   std::uint64_t value() const;
 

@@ -16,7 +16,7 @@ struct StackFile {
   std::string name;         // for people
   std::string path;         // to find its folder
   bool told = false;        // which pages it has is told by another way than its holes
-  std::uint64_t bytes = 0;  // of the memory; 0: as many as the file has
+  std::uint64_t bytes = 0;  // size of the memory; 0: as many as the file has
 };
 
 // Why they cannot, naming the file and the way out; nothing where they can: at most process::MOST_LAYERS files, all of one size,

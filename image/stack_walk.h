@@ -1,4 +1,4 @@
-// What a stack of layers shows: a hole of one shows what is below it, and a hole of the lowest is zeros.
+// The bytes that a stack of layers shows: a hole of one shows what is below it, and a hole of the lowest is zeros.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 namespace faultline::image {
 
 // Calls `data` with each range of [0, `bytes`) that is data, and the file that has it, from the first byte to the last;
-// `files`: the top one first. What is in none of them is zeros. Throws as ExtentWalk does.
+// `files`: the top one first. Ranges that are data in none of them are zeros. Throws as ExtentWalk does.
 void walkStack(const std::vector<StackFile>& files, std::uint64_t bytes,
                const std::function<void(const StackFile&, const Extent&)>& data);
 

@@ -25,7 +25,7 @@ enum class Look { parts, whole };
 // - space that was allocated and never written (fallocate; xfs, where a file grows over what was allocated behind its
 //   end): ext4 and xfs show it as a hole until the page cache has it, then as data.
 //
-// No file system can tell zeros that a copy has made of holes, or holes that it has made of zeros (cp, without any
+// File systems cannot tell zeros that a copy has made of holes, or holes that it has made of zeros (cp, without any
 // option, of coreutils 9.1). An overlayfs makes such a copy when a lower file is changed, even in its mode. On tmpfs,
 // reading a hole through a mapping, private ones included, makes data of it (read(2) does not): what serves a layer
 // from there must not do that.

@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::uint64_t SECOND = 1'000'000'000;  // ns
 constexpr std::uint64_t CREDIT = SECOND / 50;    // ns that may pass unused and are still made up for
-constexpr std::uint64_t PORTIONS_A_SECOND = 50;  // of one worker
+constexpr std::uint64_t PORTIONS_A_SECOND = 50;  // portions of a worker
 constexpr std::uint64_t ANY = ~std::uint64_t{0};
 
 }  // namespace

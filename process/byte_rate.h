@@ -12,11 +12,11 @@ class ByteRate {
  public:
   // 0: as many as there are.
   void limit(std::uint64_t bytesPerSecond);
-  // So many bytes were brought; `now` in ns, as below. They are paid for by the time that passes before the next.
+  // Counts bytes that were brought; `now` in ns, as below. The time that passes before the next pays for them.
   void took(std::uint64_t bytes, std::uint64_t now);
-  // The same where it may be brought now; 0. Else nothing changes, and it answers what wait() does.
+  // Counts them as took() and returns 0 where they may be brought now. If not, nothing changes; returns what wait() does.
   std::uint64_t tryTake(std::uint64_t bytes, std::uint64_t now);
-  // So many of what was taken were not brought after all.
+  // Takes back bytes that were taken and were not brought after all.
   void gaveBack(std::uint64_t bytes);
   // ns until more may be brought; 0: now.
   std::uint64_t wait(std::uint64_t now) const;

@@ -1,6 +1,6 @@
 // A channel for file descriptors with names: a SOCK_SEQPACKET pair, one message an fd.
 //
-// It has two uses:
+// The channel has two uses:
 //  - supervisor and coordinator: the coordinator has the supervisor keep what must outlive it ("store NAME" with
 //    the fd; "drop NAME"); the supervisor gives it all to the next coordinator ("fd NAME", then "start").
 //  - coordinator and shard: a coordinator that comes to serve sends the shard an RPC connection ("connect").

@@ -9,8 +9,8 @@ namespace faultline::process {
 // Files that a snapshot's memory can be made of.
 inline constexpr unsigned MOST_LAYERS = 32;
 
-// One that is another file, or has been written to, differs in it. Of a device the times are 0: they tell nothing of
-// its bytes.
+// The identity of a file: another file, or one that has been written to, differs in it. A device's times are 0: they tell
+// nothing of its bytes.
 struct FileIdentity {
   std::uint64_t device = 0, inode = 0;
   std::uint64_t bytes = 0;

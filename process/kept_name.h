@@ -31,7 +31,7 @@
 
 namespace faultline::process {
 
-// The maker of a listener. What one of them changes or removes is its own, never another's.
+// The maker of a listener. A maker changes or removes only what is its own, never another's.
 enum class Origin {
   commandLine,    // an option of `faultline serve`
   configuration,  // a file that the service reads
@@ -68,11 +68,11 @@ struct KeptName {
   };
 
   Kind kind;
-  std::string key;  // of a service: empty
+  std::string key;  // empty for a service
   Part part;
   std::optional<std::uint64_t> number;
 
-  // Each throws std::invalid_argument where there is no such form: a mistake of the caller, or a key that no
+  // All throw std::invalid_argument where there is no such form: a mistake of the caller, or a key that no
   // listener or failpoint may have.
   static KeptName service(Part part, std::optional<std::uint64_t> number = {});
   static KeptName listener(const std::string& name, Part part, std::optional<std::uint64_t> number = {});

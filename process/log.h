@@ -15,8 +15,8 @@ namespace faultline::process {
 
 enum class LogStream { out, err };
 
-// Sets up the process's log, under the name of the process. A line has time, process, level and text. Where the stream is
-// the journal's (JOURNAL_STREAM, systemd.exec(5)) lines go to the journal itself, with fields (journal_sink.h); where that
+// Sets up the process's log, under the name of the process. A line has time, process, level and text. Lines go to the
+// journal itself, with fields (journal_sink.h), where the stream is the journal's (JOURNAL_STREAM, systemd.exec(5)); where that
 // takes none, into the stream, with the level as the journal reads it ("<4>"). To be called once, before any thread is made.
 void setUpLog(const std::string& name, LogStream stream);
 

@@ -18,7 +18,7 @@ std::string plainText(std::string_view text, Lines lines = Lines::join);
 bool isPlainText(std::string_view text);
 
 // Whether `name` can be that of a restore or listener: 1 to 50 bytes of plain text, none of them '.', ':', '/' or
-// blank. It is part of names of kept fds, of log lines and of labels.
+// blank. The name is part of names of kept fds, of log lines and of labels.
 bool isRestoreName(std::string_view name);
 inline constexpr const char* RESTORE_NAME_RULE =
     "a name has 1 to 50 characters, none of them '.', ':', '/', blank or a control character";

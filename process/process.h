@@ -54,8 +54,8 @@ struct Exit {
   std::string text;  // for people: "killed by signal 9 (Killed)", "exited with code 1"
   int signal = 0;    // 0: by none, or that is not known
 };
-// Of the process behind `pidfd`; "ended (reason unknown)" where it was not our child and the kernel is older than 6.15. Reaps it
-// if it is ours.
+// The exit of the process behind `pidfd`; "ended (reason unknown)" where it was not our child and the kernel is older than 6.15.
+// Reaps it if it is ours.
 Exit exitOf(int pidfd);
 // Its text.
 std::string describeExit(int pidfd);

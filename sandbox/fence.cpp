@@ -16,7 +16,7 @@ namespace faultline::sandbox {
 
 namespace {
 
-// What the first version knows; what later ones have added is of links and of sizes, which a filter refuses.
+// The rights that the first version knows; those that later ones have added are of links and of sizes, which a filter refuses.
 constexpr std::uint64_t HANDLED = (LANDLOCK_ACCESS_FS_MAKE_SYM << 1) - 1;
 
 [[noreturn]] void fail(const char* what) {

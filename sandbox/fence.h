@@ -7,8 +7,9 @@
 namespace faultline::sandbox {
 
 // From here on this thread, and the threads that it makes, can open these files for reading, what lies in those of them that are
-// directories, and no other: for good. Files that are open already stay open. What is not there is left out; what
-// is put in a file's place later is another file. Before there is another thread. Throws std::system_error where the kernel has no such fences.
+// directories, and no other: for good. Files that are open already stay open. A file that is not there is left out;
+// one that is put in its place later is another file. Before there is another thread. Throws std::system_error where the
+// kernel has no such fences.
 void fenceFiles(const std::vector<std::string>& readable);
 
 }  // namespace faultline::sandbox

@@ -91,7 +91,7 @@ Filter::Filter() : context_(seccomp_init(SCMP_ACT_ERRNO(EPERM))) {
   KJ_REQUIRE(context_ != nullptr, "seccomp_init");
   KJ_ON_SCOPE_FAILURE(seccomp_release(context_));
   for (const int call : ALWAYS) allow(call);
-  // Those by which KJ makes an fd non-blocking and close-on-exec.
+  // Requests by which KJ makes an fd non-blocking and close-on-exec.
   for (const unsigned long request : {FIONBIO, FIOCLEX}) allowIoctl(request);
   for (const int command : FCNTLS)
     allowIf(SCMP_SYS(fcntl), SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, static_cast<scmp_datum_t>(command)));

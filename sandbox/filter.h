@@ -11,11 +11,11 @@ namespace faultline::sandbox {
 // kj::Exception where that fails.
 void dropCapabilities();
 
-// A system call filter (seccomp(2)). It begins with what every such process of ours needs: calls on fds that it was handed,
-// waiting, memory, threads and signals of its own, its end. Of fcntl and ioctl only commands that change nothing for others; no
-// file is opened, no socket made, no program started, no other process touched. Not allowed is answered with EPERM rather than
-// death: a call that some library makes and can do without must not cost the process, whose work its successor would do with
-// the same call.
+// A system call filter (seccomp(2)). The filter begins with what every such process of ours needs: calls on fds that it was
+// handed, waiting, memory, threads and signals of its own, its end. For fcntl and ioctl it has only commands that change
+// nothing for others; no file is opened, no socket made, no program started, no other process touched. A call that is not
+// allowed is answered with EPERM rather than death: a call that some library makes and can do without must not cost the
+// process, whose work its successor would do with the same call.
 //
 // One thread. Every function throws kj::Exception where libseccomp or the kernel refuses.
 class Filter {

@@ -27,7 +27,7 @@ int byDevice() {
   return fd;
 }
 
-// As the server and its targets make one. `abilities` gets how.
+// Makes one as the server and its targets do. `abilities` gets how.
 int make(Abilities& abilities) {
   int fd = static_cast<int>(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
   abilities.error = fd < 0 ? errno : 0;

@@ -1,4 +1,4 @@
-// What the kernel lets this process do with userfaultfd, found out by doing it.
+// The uses of userfaultfd that the kernel lets this process make, found out by making them.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@ namespace faultline::uffd {
 
 struct Abilities {
   enum class Faults {
-    none,     // no userfaultfd is to be had: `error` says why
+    none,     // userfaultfds are not to be had: `error` says why
     ownOnly,  // only faults of user code are told, not those of system calls (UFFD_USER_MODE_ONLY)
     all,
   };
@@ -20,7 +20,7 @@ struct Abilities {
   bool poisons = false;  // UFFDIO_POISON was done
 };
 
-// Makes a userfaultfd, and tries each call on memory of this process. Nothing of it is left.
+// Makes a userfaultfd, and tries each call on memory of this process. Leaves nothing behind.
 Abilities probe();
 
 }  // namespace faultline::uffd

@@ -1,4 +1,4 @@
-// What a userfaultfd is registered for, told without changing anything, and which userfaultfd it is.
+// The memory that a userfaultfd is registered for, told without changing anything, and which userfaultfd it is.
 //
 // All functions may be called from any thread of any process that has the fd; none allocates or throws.
 #pragma once
@@ -7,12 +7,12 @@
 
 namespace faultline::uffd {
 
-// What the kernel says of [address, address + length), aligned to the size of its pages: of one page or of many. Changes
+// The kernel's answer for [address, address + length), aligned to the size of its pages: of one page or of many. Changes
 // nothing: asks for a copy from an address that cannot be read, which the kernel comes to only after it has looked at the
-// mapping (mm/userfaultfd.c, mfill_atomic). It says neither which userfaultfd the memory is registered with nor for which
-// kind of fault. Waits for the target's mmap_lock.
+// mapping (mm/userfaultfd.c, mfill_atomic). The answer tells neither which userfaultfd the memory is registered with nor for
+// which kind of fault. Waits for the target's mmap_lock.
 enum class Registration {
-  registered,     // one mapping holds all of it, and is registered
+  registered,     // a single mapping holds all of it, and is registered
   notRegistered,  // no such mapping: a single page is registered no more; of a longer range any part may be
   otherPageSize,  // registered, but its pages have another size; or nothing can be put in place there
   targetGone,
