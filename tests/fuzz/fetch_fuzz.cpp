@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -106,6 +107,7 @@ struct Served {
   fetcher::Budget budget{0};
   fetcher::Counters counters;
   process::ByteRate rate;
+  std::atomic<bool> gone{false};  // the source, and so its threads
   std::shared_ptr<fetcher::ServedSource> source;
 
   Served() {
@@ -114,16 +116,28 @@ struct Served {
     kj::AutoCloseFd data(memfd_create("data", MFD_CLOEXEC));
     fuzz::require(ftruncate(data.get(), static_cast<off_t>(FACTS.bytes)) == 0, "a cache can be made");
     auto cache = std::make_unique<fetcher::Cache>(kj::mv(data), map.get(), *engine, budget);
-    source = std::make_shared<fetcher::ServedSource>(engine, std::move(cache),
-                                                     FetchRing::attach(memory.get()), counters, rate);
+    source = std::shared_ptr<fetcher::ServedSource>(
+        new fetcher::ServedSource(engine, std::move(cache), FetchRing::attach(memory.get()), counters, rate),
+        [this](fetcher::ServedSource* last) {
+          delete last;
+          gone = true;
+          gone.notify_one();
+        });
     source->begin(rpc::FetchRing::Former::died);
   }
+  // What its threads use must stay until they have ended.
+  ~Served() {
+    source->end();
+    source = nullptr;
+    gone.wait(false);
+  }
+  Served(const Served&) = delete;
 };
 
 void serveRing(const std::uint8_t* input, std::size_t size) {
   constexpr std::uint64_t LONG = 20'000'000'000;  // ns
   constexpr unsigned SHARD = 5, PLACE = 7;
-  static auto& served = *new Served;  // its threads go on
+  static Served served;
   static std::uint64_t chunk = 0;
   std::copy(served.sound.begin(), served.sound.end(), served.bytes.begin());
   put(served.bytes, input, size);
