@@ -13,9 +13,16 @@ namespace faultline::fetcher {
 Door::Door(rpc::Connector::Client connector)
     : loop_(kj::getCurrentThreadExecutor().addRef()), connector_(kj::mv(connector)) {}
 
+template <typename Call>
+auto Door::inLoop(Call call) const {
+  KJ_DEFER(const threads::Lock lock(done_));
+  return loop_->executeSync(
+      [&] { return kj::evalNow(call).attach(kj::defer([this] { const threads::Lock lock(done_); })); });
+}
+
 kj::AutoCloseFd Door::connect() const {
   try {
-    return loop_->executeSync([this]() -> kj::Promise<kj::AutoCloseFd> {
+    return inLoop([this]() -> kj::Promise<kj::AutoCloseFd> {
       KJ_IF_MAYBE (connector, connector_)
         return connector->connectRequest().send().then(
             [](auto response) { return rpc::requireFd(response.getSocket(), "connection"); });
@@ -29,8 +36,9 @@ kj::AutoCloseFd Door::connect() const {
 template <typename Call>
 void Door::tell(Call call) const {
   kj::runCatchingExceptions([&] {
-    loop_->executeSync([&] {
+    inLoop([&]() -> kj::Promise<void> {
       KJ_IF_MAYBE (connector, connector_) call(*connector).detach([](kj::Exception&&) {});
+      return kj::READY_NOW;
     });
   });
 }

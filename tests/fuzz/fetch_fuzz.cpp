@@ -5,6 +5,7 @@
 // put over sound memory.
 
 #include <kj/exception.h>
+#include <spdlog/spdlog.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -111,6 +112,7 @@ struct Served {
   std::shared_ptr<fetcher::ServedSource> source;
 
   Served() {
+    spdlog::default_logger();  // is made before, and so ends after the threads that log
     counters.engines["packed"];
     auto engine = std::make_shared<Numbers>();
     kj::AutoCloseFd data(memfd_create("data", MFD_CLOEXEC));
