@@ -78,6 +78,7 @@ void RestoredMemory::connect(const std::string& socket, unsigned timeoutMs) {
   char why[256];
   if (faultline_target_connect(target_, socket.c_str(), timeoutMs, why, sizeof why) != 0)
     throw EnvironmentError(why);
+  connected_.store(true);
 }
 
 const RestoredMemory::Part& RestoredMemory::partOfPage(std::uint64_t page) const {

@@ -1,6 +1,7 @@
 // The memory that is restored: the image's pages, in regions scattered over the address space.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -23,8 +24,8 @@ class RestoredMemory {
 
   // The handshake. EnvironmentError: no server, within `timeoutMs`.
   void connect(const std::string& socket, unsigned timeoutMs);
-  // The server has closed its end.
-  bool peerClosed() const { return faultline_target_wait_peer(target_, 0) == 0; }
+  // The server has closed its end, after connect(). Any thread, at any time.
+  bool peerClosed() const { return connected_.load() && faultline_target_wait_peer(target_, 0) == 0; }
 
   char* address(std::uint64_t page) const;
   std::uint64_t pageAt(std::uint64_t slot) const;
@@ -43,6 +44,7 @@ class RestoredMemory {
 
   const std::uint64_t pageSize_;
   faultline_target* target_ = nullptr;
+  std::atomic<bool> connected_{false};
   std::vector<Part> byPage_, byAddress_;
 };
 
