@@ -420,10 +420,4 @@ kj::Promise<void> Fetcher::fill(rpc::FetcherInfo::Builder to) {
   });
 }
 
-void Fetcher::taskFailed(kj::Exception&& exception) {
-  if (isDisconnect(exception)) return;
-  log_.add(std::string("the fetcher: ") + exception.getDescription().cStr());
-  process_.startAgain();  // restores wait for it
-}
-
 }  // namespace faultline::coordinator

@@ -87,7 +87,7 @@ class Fetcher final : private FetcherProcess::Owner, private kj::TaskSet::ErrorH
   bool wantsFetcher() const override { return !sources_.empty(); }
   void fetcherStarted() override { engageAll(); }
   void fetcherGone(bool killed) override;
-  void taskFailed(kj::Exception&& exception) override;
+  void taskFailed(kj::Exception&& exception) override { process_.failed(exception); }
 
   kj::AsyncIoContext& io_;
   EventLog& log_;

@@ -215,17 +215,14 @@ void FetcherProcess::gone(bool killed) {
   if (owner_.wantsFetcher()) tasks_.add(running());
 }
 
-void FetcherProcess::startAgain() {
+void FetcherProcess::failed(const kj::Exception& exception) {
+  if (exception.getType() == kj::Exception::Type::DISCONNECTED) return;
+  log_.add(std::string("the fetcher: ") + exception.getDescription().cStr());
+  // Restores wait for it.
   tasks_.add(io_.provider->getTimer().afterDelay(START_AGAIN).then([this]() -> kj::Promise<void> {
     if (!owner_.wantsFetcher() || process_ != nullptr) return kj::READY_NOW;
     return running();
   }));
-}
-
-void FetcherProcess::taskFailed(kj::Exception&& exception) {
-  if (exception.getType() == kj::Exception::Type::DISCONNECTED) return;
-  log_.add(std::string("the fetcher: ") + exception.getDescription().cStr());
-  startAgain();  // restores wait for it
 }
 
 }  // namespace faultline::coordinator

@@ -52,8 +52,9 @@ class FetcherProcess final : private kj::TaskSet::ErrorHandler {
   rpc::Fetcher::Client client() const;
   // Another number once that one has gone.
   std::uint64_t generation() const { return generation_; }
-  // Has the one that is needed started, after a moment.
-  void startAgain();
+  // Work for one has failed for this reason, which is logged unless it was its death: has the one that is needed started, after a
+  // moment.
+  void failed(const kj::Exception& exception);
   // From here on nothing that it fetches keeps to the rate.
   void hurry();
 
@@ -70,7 +71,7 @@ class FetcherProcess final : private kj::TaskSet::ErrorHandler {
   void kill();
   void died(const std::string& how, bool killed);
   void gone(bool killed);
-  void taskFailed(kj::Exception&& exception) override;
+  void taskFailed(kj::Exception&& exception) override { failed(exception); }
 
   kj::AsyncIoContext& io_;
   SupervisorLink& link_;

@@ -42,8 +42,7 @@ struct MemoryWatch::Round {
 void MemoryWatch::watch(Member& member) {
   members_.emplace(&member, lastNumber_ + 1);
   lastNumber_++;
-  again_ = true;
-  if (hurry_.get() != nullptr) hurry_->fulfill();
+  pause_.hurry();
   if (!std::exchange(looks_, true))
     looking_ = kj::evalLater([this] { return look(); }).eagerlyEvaluate([this](kj::Exception&& e) {
       spdlog::error("memory limits of targets are looked at no more: {}", e.getDescription().cStr());
@@ -56,7 +55,7 @@ kj::Promise<void> MemoryWatch::look() {
     looks_ = false;
     return kj::READY_NOW;
   }
-  again_ = false;
+  pause_.lookBegins();
   auto round = std::make_shared<Round>();
   const auto take = [this, &round] {
     for (const auto& [member, number] : members_)
@@ -130,12 +129,9 @@ void MemoryWatch::judge(Round& round, const Looked& looked, std::uint64_t bytes)
 }
 
 kj::Promise<void> MemoryWatch::pause(const Round& round) {
-  if (again_) return kj::READY_NOW;
   const kj::Duration least = round.limited ? MEMORY_LOOK_LIMITED : MEMORY_LOOK;
   const kj::Duration spared = (process::nowNs() - round.began) * SPARED * kj::NANOSECONDS;
-  auto paf = kj::newPromiseAndFulfiller<void>();
-  hurry_ = kj::mv(paf.fulfiller);
-  return timer_.afterDelay(std::max(least, spared)).exclusiveJoin(kj::mv(paf.promise));
+  return pause_.pause(std::max(least, spared));
 }
 
 }  // namespace faultline::coordinator

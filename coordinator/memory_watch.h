@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "coordinator/control_groups.h"
+#include "coordinator/hurried_pause.h"
 
 namespace faultline::coordinator {
 
@@ -53,7 +54,7 @@ class MemoryWatch {
     ~Member() = default;
   };
 
-  explicit MemoryWatch(kj::Timer& timer) : timer_(timer) {}
+  explicit MemoryWatch(kj::Timer& timer) : pause_(timer) {}
 
   // Has it looked at soon, and from then on until it leaves.
   void watch(Member& member);
@@ -67,11 +68,9 @@ class MemoryWatch {
   void judge(Round& round, const Looked& looked, std::uint64_t bytes);
   kj::Promise<void> pause(const Round& round);
 
-  kj::Timer& timer_;
+  HurriedPause pause_;                        // hurried by members that come
   std::map<Member*, std::uint64_t> members_;  // every one with a number of its own
   std::uint64_t lastNumber_ = 0;
-  bool again_ = false;  // a member has come since the last look began
-  kj::Own<kj::PromiseFulfiller<void>> hurry_;
   kj::Promise<void> looking_ = nullptr;
   bool looks_ = false;
 };

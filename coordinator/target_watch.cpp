@@ -44,6 +44,7 @@ TargetWatch::TargetWatch(kj::AsyncIoContext& io, shm::Segment& segment, TargetFd
       look_(segment.regions().entries()),
       process_(observe(io, fds.process)),
       connection_(observe(io, fds.connection)),
+      pause_(timer_),
       tasks_(*this) {}
 
 void TargetWatch::start() {
@@ -92,7 +93,10 @@ kj::Promise<void> TargetWatch::watchConnection() {
             return (*observer)->whenBecomesReadable().then([this] { return watchConnection(); });
           if (segment_.header().watchSocket.load() == 0) return kj::READY_NOW;
           if (fds_.process < 0) return peerGone();
-          leaves();
+          // A peer that lives on has unregistered its memory before. It waits for the end of the restore before it uses the
+          // addresses for something else.
+          left_ = true;
+          pause_.hurry();
           return kj::READY_NOW;
         case Received::What::anotherHandshake:
           shm::count(totals_.targetsRefused);
@@ -109,24 +113,11 @@ kj::Promise<void> TargetWatch::watchConnection() {
   });
 }
 
-// A peer that lives on takes its leave when it has unregistered its memory. The peer waits for the end of the restore before it
-// uses the addresses for something else.
-void TargetWatch::leaves() {
-  left_ = lookSoon_ = true;
-  if (pausing_.get() != nullptr) pausing_->fulfill();
-}
-
-kj::Promise<void> TargetWatch::pause(kj::Duration length) {
-  if (std::exchange(lookSoon_, false)) return kj::READY_NOW;
-  auto soon = kj::newPromiseAndFulfiller<void>();
-  pausing_ = kj::mv(soon.fulfiller);
-  return timer_.afterDelay(length).exclusiveJoin(soon.promise.then([this] { lookSoon_ = false; }));
-}
-
 // A shard comes upon what has gone only where it has a page to put in place.
-kj::Promise<void> TargetWatch::watchMemory(kj::Duration length) {
-  return pause(length).then([this]() -> kj::Promise<void> {
+kj::Promise<void> TargetWatch::watchMemory(kj::Duration pause) {
+  return pause_.pause(pause).then([this]() -> kj::Promise<void> {
     if (owner_.over()) return kj::READY_NOW;
+    pause_.lookBegins();
     return look_.look(fds_.uffd)
         .then([this](Sight sight) {
           const bool more = sight.more;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "coordinator/event_log.h"
+#include "coordinator/hurried_pause.h"
 #include "coordinator/look.h"
 #include "coordinator/service_counters.h"
 #include "shmtracker/segment.h"
@@ -72,9 +73,7 @@ class TargetWatch final : private kj::TaskSet::ErrorHandler {
  private:
   kj::Promise<void> watchProcess();
   kj::Promise<void> watchConnection();
-  kj::Promise<void> watchMemory(kj::Duration length);
-  kj::Promise<void> pause(kj::Duration length);
-  void leaves();
+  kj::Promise<void> watchMemory(kj::Duration pause);
   kj::Promise<void> saw(Sight sight);
   kj::Promise<void> peerGone();
   void taskFailed(kj::Exception&& exception) override { owner_.watchFailed(exception); }
@@ -88,9 +87,8 @@ class TargetWatch final : private kj::TaskSet::ErrorHandler {
   Look look_;
   kj::Maybe<kj::Own<kj::UnixEventPort::FdObserver>> process_, connection_;
   std::optional<std::string> killed_;
-  bool left_ = false;      // the peer has closed its end of a connection that was to stay
-  bool lookSoon_ = false;  // ... since the last look began
-  kj::Own<kj::PromiseFulfiller<void>> pausing_;  // ends the pause between two looks; null before the first
+  HurriedPause pause_;  // between two looks at the memory
+  bool left_ = false;   // the peer has closed its end of a connection that was to stay
   kj::TaskSet tasks_;
 };
 
