@@ -31,6 +31,12 @@ struct TwoEnds {
 
   void ask(Purpose purpose = Purpose::fault) { shard.ask(SHARD, PLACE, CHUNK, purpose); }
   FetchRing::Answer answer(std::uint64_t deadline = LATER) { return shard.await(SHARD, PLACE, deadline); }
+  // A fetcher takes the fault, ends, and is followed by another. False: there was none to take.
+  bool takenByOneThatEnds(FetchRing::Former how) {
+    if (!fetcher.take(Purpose::fault).has_value()) return false;
+    fetcher.recover(how);
+    return true;
+  }
 };
 
 std::span<const std::byte> bytesOf(const std::string& text) {
@@ -128,8 +134,7 @@ TEST(FetchRing, AQuestionAtWhichFetchersDieIsGivenUpAlone) {
   TwoEnds ends;
   ends.ask();
   for (std::uint32_t i = 0; i < FetchRing::MOST_TRIES; i++) {
-    ASSERT_TRUE(ends.fetcher.take(Purpose::fault).has_value()) << i;
-    ends.fetcher.recover(FetchRing::Former::died);
+    ASSERT_TRUE(ends.takenByOneThatEnds(FetchRing::Former::died)) << i;
   }
   ends.shard.ask(SHARD, PLACE + 1, CHUNK + 1, Purpose::fault);
   const auto other = ends.fetcher.take(Purpose::fault);
@@ -144,16 +149,13 @@ TEST(FetchRing, FetchersThatWereKilledDoNotCount) {
   TwoEnds ends;
   ends.ask();
   for (std::uint32_t i = 1; i < FetchRing::MOST_TRIES; i++) {
-    ASSERT_TRUE(ends.fetcher.take(Purpose::fault).has_value()) << i;
-    ends.fetcher.recover(FetchRing::Former::died);
+    ASSERT_TRUE(ends.takenByOneThatEnds(FetchRing::Former::died)) << i;
   }
   for (std::uint32_t i = 0; i < 2 * FetchRing::MOST_TRIES; i++) {
     ends.fetcher.recover(FetchRing::Former::killed);  // before it has taken the question
-    ASSERT_TRUE(ends.fetcher.take(Purpose::fault).has_value()) << i;
-    ends.fetcher.recover(FetchRing::Former::killed);
+    ASSERT_TRUE(ends.takenByOneThatEnds(FetchRing::Former::killed)) << i;
   }
-  ASSERT_TRUE(ends.fetcher.take(Purpose::fault).has_value());
-  ends.fetcher.recover(FetchRing::Former::died);
+  ASSERT_TRUE(ends.takenByOneThatEnds(FetchRing::Former::died));
   EXPECT_FALSE(ends.fetcher.take(Purpose::fault).has_value()) << "the fifth that died";
   EXPECT_EQ(ends.answer().kind, Kind::failed);
 }
