@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "fetcher/nbd_connection.h"
+#include "fetcher/nbd_identity.h"
 #include "process/clock.h"
 #include "threads/mutex.h"
 
@@ -34,7 +35,6 @@ constexpr unsigned DEPTH = 32;  // reads at once of a connection, and in advance
 constexpr unsigned FAULTS = 8;  // reads beside those in advance
 // Silence of a server that is being connected to, at most; and where that is one more connection than there is need of.
 constexpr std::uint64_t SILENCE = 5 * SECOND, ANOTHER_SILENCE = 2 * SECOND;
-constexpr std::uint64_t SAMPLING_LIMIT = 30 * SECOND;  // for a server to show its samples
 // A restore that is to begin waits so long for a server that cannot be connected to; and for one that is there and ends the
 // connection, which servers do as well where keys or names are wrong.
 constexpr std::uint64_t ABSENCE = 3 * SECOND, DISAGREEMENT = SECOND / 2;
@@ -45,7 +45,6 @@ constexpr std::uint64_t FIRST_BACK_OFF = 20 * MS, LAST_BACK_OFF = SECOND;
 constexpr unsigned MOST_DEATHS = 3;
 constexpr std::uint64_t FIRST_REST = SECOND, LAST_REST = 10 * SECOND;
 constexpr std::uint64_t LONGEST_POLL = SECOND;
-constexpr unsigned SAMPLE_TRIES = 3, FIRST_SAMPLE_TRIES = 30;
 
 }  // namespace
 
@@ -64,10 +63,8 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   void open() {
     Siblings::of(uriText_, [](State& sibling) { sibling.makeRoom(); });
     std::uint64_t checksum = 0;
-    NbdSamples samples;
-    auto first = firstOf(samples, checksum);
+    auto first = firstOf(checksum);
     const threads::Lock lock(mutex_);
-    samples_ = std::move(samples);
     facts_ = {first->bytes(), checksum, false};
     multiple_ = first->multiple();
     slots_[0].connection = std::move(first);
@@ -190,15 +187,13 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
     std::uint64_t until = 0;
   };
 
-  // `limit`: ns that it may take beside making the socket, which has a limit of its own.
   // Tries again where the server is just being started anew: who is refused for that has lost its memory.
-  std::unique_ptr<NbdConnection> firstOf(NbdSamples& samples, std::uint64_t& checksum) const {
+  std::unique_ptr<NbdConnection> firstOf(std::uint64_t& checksum) {
     const std::uint64_t begun = nowNs();
     for (std::uint64_t backOff = FIRST_BACK_OFF;; backOff = std::min(2 * backOff, LAST_BACK_OFF)) {
       try {
         auto first = connected(SILENCE);
-        NbdSampling each{.tries = FIRST_SAMPLE_TRIES, .all = true, .silence = SILENCE};
-        samples = first->samples(nowNs() + SAMPLING_LIMIT, each, checksum);
+        checksum = identity_.learn(*first, SILENCE);
         return first;
       } catch (const NbdFailure&) {
         if (nowNs() + backOff >= begun + DISAGREEMENT) throw;
@@ -209,6 +204,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
     }
   }
 
+  // `limit`: ns that it may take beside making the socket, which has a limit of its own.
   std::unique_ptr<NbdConnection> connected(std::uint64_t limit) const {
     const NbdLibrary& library = NbdLibrary::loaded();
     kj::AutoCloseFd socket = way_.connect();
@@ -420,19 +416,18 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   void connect() {
     const threads::Lock lock(mutex_);
     std::uint64_t backOff = FIRST_BACK_OFF;
-    const std::uint64_t bytes = facts_.bytes;
     for (tellNews(); wanted() || !news_.empty(); tellNews()) {
       if (!wanted()) continue;
       const bool another = std::any_of(slots_.begin(), slots_.end(),
                                        [](const Slot& slot) { return slot.connection != nullptr; });
       const std::uint64_t silence = another ? ANOTHER_SILENCE : SILENCE;
       std::unique_ptr<NbdConnection> fresh;
-      NbdSamples samples;
+      bool same = false;
       std::string why;
       mutex_.unlock();
       try {
         fresh = connected(silence);
-        if (fresh->bytes() == bytes) samples = sampled(*fresh, silence);
+        same = identity_.isShownBy(*fresh, silence);
       } catch (const std::exception& error) {
         fresh = nullptr;
         why = error.what();
@@ -441,7 +436,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
       if (fresh != nullptr) {
         backOff = FIRST_BACK_OFF;
         // A further connection may be in the way of others by now.
-        if (!another || nowNs() >= anotherAt_) take(std::move(fresh), samples);
+        if (!another || nowNs() >= anotherAt_) take(std::move(fresh), same);
       } else if (another) {
         anotherAt_ = nowNs() + ANOTHER_AGAIN;
         spdlog::debug("{}: no further connection: {}", uriText_, why);
@@ -464,35 +459,8 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
     mutex_.lock();
   }
 
-  // A place that the server fails, or dies at, is left out: it costs the pages that are there, and no others.
-  NbdSamples sampled(NbdConnection& connection, std::uint64_t silence) {
-    std::uint64_t checksum = 0;
-    NbdSamples samples;
-    sampling_.silence = silence;
-    try {
-      samples = connection.samples(nowNs() + SAMPLING_LIMIT, sampling_, checksum);
-    } catch (const NbdFailure&) {
-      if (sampling_.singly && ++sampleDeaths_[sampling_.at] >= SAMPLE_TRIES)
-        sampling_.leaveOut.insert(sampling_.at);
-      sampling_.singly = true;
-      throw;
-    }
-    const auto read =
-        std::count_if(samples.begin(), samples.end(), [](const auto& one) { return one.has_value(); });
-    if (2 * static_cast<std::size_t>(read) < samples.size())
-      throw NbdFailure("most samples of it cannot be read");
-    return samples;
-  }
-
-  bool same(const NbdConnection& fresh, const NbdSamples& samples) const REQUIRES(mutex_) {
-    if (fresh.bytes() != facts_.bytes) return false;
-    for (std::size_t i = 0; i < samples.size(); i++)
-      if (samples[i].has_value() && samples[i] != samples_[i]) return false;
-    return true;
-  }
-
-  void take(std::unique_ptr<NbdConnection> fresh, const NbdSamples& samples) REQUIRES(mutex_) {
-    if (!same(*fresh, samples)) {
+  void take(std::unique_ptr<NbdConnection> fresh, bool same) REQUIRES(mutex_) {
+    if (!same) {
       changed_ = true;
       spdlog::error("{} has another content than it had ({} bytes; it had {})", uriText_, fresh->bytes(),
                     facts_.bytes);
@@ -521,7 +489,6 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   threads::Mutex mutex_;
   threads::Condition turn_;  // the thread that connects is to look
   Facts facts_ GUARDED_BY(mutex_){};
-  NbdSamples samples_ GUARDED_BY(mutex_);
   bool multiple_ GUARDED_BY(mutex_) = false;
   bool ended_ GUARDED_BY(mutex_) = false;
   bool changed_ GUARDED_BY(mutex_) = false;  // the export has another content now
@@ -532,9 +499,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
   std::deque<Request*> suspects_ GUARDED_BY(mutex_);  // their connection has died
   std::map<std::pair<std::uint64_t, std::uint64_t>, Rest> rests_ GUARDED_BY(mutex_);  // by what was read
   bool connecting_ GUARDED_BY(mutex_) = false;
-  // State of the thread that connects: there is at most one at a time.
-  NbdSampling sampling_{.tries = SAMPLE_TRIES};
-  std::map<std::size_t, unsigned> sampleDeaths_;  // deaths of connections, by the sample that was asked for
+  NbdIdentity identity_;  // used by the thread that connects: there is at most one at a time
   bool lost_ GUARDED_BY(mutex_) = false, lostAny_ GUARDED_BY(mutex_) = false;
   std::uint64_t anotherAt_ GUARDED_BY(mutex_) = 0;
   // News that people are to be told: why the last connection is lost; nothing: there is one again.
