@@ -7,7 +7,7 @@ namespace {
 constexpr std::uint64_t FLOWING = 5'000'000;  // ns after a fault, in which more are expected
 constexpr std::uint64_t JUDGED = 512;         // pages; so often it is judged whether faults are dense
 constexpr std::uint64_t DENSE = 32;           // populated pages to a fault, at most, where they are
-constexpr std::uint64_t YIELD_AFTER = 64;     // pages, where faults are rare
+constexpr std::uint64_t YIELD_AFTER = 16;     // pages, where faults are rare
 constexpr Pace::Sections WHERE_RARE{4, 32}, WHERE_DENSE{32, 128};
 
 constexpr auto RELAXED = std::memory_order_relaxed;

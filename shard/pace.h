@@ -5,7 +5,7 @@
 // is a fault again, which takes ten times as much of it as the same page in a population. So it depends on how many faults
 // come:
 //   none   nothing is waited for: no yield
-//   rare   short sections, and a yield after so many pages as are copied in the time of a few faults
+//   rare   short sections, and a yield after fewer pages than are copied in the time of a fault
 //   dense  the population is their fastest answer: long sections, no yield
 #pragma once
 

@@ -21,13 +21,13 @@ struct Going {
   Pace pace;
   std::uint64_t faults = 0, now = 1'000 * MS;
 
-  // Yields over so many sections, with so many faults in each.
-  unsigned yields(unsigned sections, unsigned faultsInEach) {
+  // Yields over so many sections of so many pages, with so many faults in each.
+  unsigned yields(unsigned sections, unsigned faultsInEach, unsigned pages = 32) {
     unsigned yields = 0;
     for (unsigned i = 0; i < sections; i++) {
       faults += faultsInEach;
       now += MS / 10;
-      yields += pace.yields(32, faults, now) ? 1 : 0;
+      yields += pace.yields(pages, faults, now) ? 1 : 0;
     }
     return yields;
   }
@@ -43,7 +43,9 @@ TEST(Pace, WhereFaultsAreRareThereAreShortSectionsAndAYieldAfterAFewPages) {
   Going going;
   unsigned yields = 0;
   for (unsigned i = 0; i < 100; i++) yields += going.yields(1, 1) + going.yields(9, 0);
-  EXPECT_EQ(yields, 500u) << "each 64 pages";
+  EXPECT_EQ(yields, 1000u) << "after each section of 16 pages or more";
+  EXPECT_EQ(going.yields(1, 1, 4) + going.yields(39, 0, 4), 10u)
+      << "each 16 pages where sections are shorter";
   EXPECT_EQ(going.pace.sections().longest, 32u);
 }
 
