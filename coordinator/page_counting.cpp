@@ -13,9 +13,9 @@ constexpr std::uint64_t RANGE_PRICE = 64;
 
 class Counting {
  public:
-  Counting(kj::Timer& timer, const shm::PageTable& pages, std::vector<shm::PageRange> ranges)
-      : timer_(timer), pages_(pages), left_(std::move(ranges)) {
-    if (left_.empty()) left_.push_back({0, pages.pageCount()});
+  Counting(kj::Timer& timer, const shm::Segment& segment, std::vector<shm::PageRange> ranges)
+      : timer_(timer), segment_(segment), left_(std::move(ranges)) {
+    if (left_.empty()) left_.push_back({0, segment.pages().pageCount()});
     std::reverse(left_.begin(), left_.end());
   }
 
@@ -24,11 +24,7 @@ class Counting {
       if (budget == 0) return timer_.afterDelay(0 * kj::SECONDS).then([this] { return run(); });
       shm::PageRange& range = left_.back();
       const shm::PageRange piece{range.first, std::min(range.count, budget)};
-      const shm::PageCounts more = pages_.counts(piece);
-      counts_.missing += more.missing;
-      counts_.faulted += more.faulted;
-      counts_.removed += more.removed;
-      counts_.released += more.released;
+      counts_ += segment_.counts(piece);
       range = {piece.end(), range.count - piece.count};
       if (range.count == 0) left_.pop_back();
       budget -= std::min(budget, piece.count + RANGE_PRICE);
@@ -38,16 +34,16 @@ class Counting {
 
  private:
   kj::Timer& timer_;
-  const shm::PageTable& pages_;
+  const shm::Segment& segment_;
   std::vector<shm::PageRange> left_;  // the next one last
   shm::PageCounts counts_;
 };
 
 }  // namespace
 
-kj::Promise<shm::PageCounts> countPages(kj::Timer& timer, const shm::PageTable& pages,
+kj::Promise<shm::PageCounts> countPages(kj::Timer& timer, const shm::Segment& segment,
                                         std::vector<shm::PageRange> ranges) {
-  auto counting = kj::heap<Counting>(timer, pages, std::move(ranges));
+  auto counting = kj::heap<Counting>(timer, segment, std::move(ranges));
   auto counted = counting->run();
   return counted.attach(kj::mv(counting));
 }

@@ -131,7 +131,7 @@ std::uint64_t Population::mostBytes() const {
 }
 
 kj::Promise<std::uint64_t> Population::missingBytes() {
-  auto counted = countPages(timer_, segment_.pages(), wanted());
+  auto counted = countPages(timer_, segment_, wanted());
   return counting_.wrap(counted.then([this](const shm::PageCounts& counts) {
     return std::min(counts.missing * shm::SMALL_PAGE, mostBytes());
   }));

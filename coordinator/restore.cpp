@@ -26,6 +26,7 @@ namespace {
 // Pages that are looked at in one go, a few ms.
 constexpr std::uint64_t FIND_STEP = 1u << 24;
 constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
+constexpr kj::Duration LOCK_EVERY = 5 * kj::MILLISECONDS;
 constexpr std::size_t OUTSIDE_NOTED = 64;  // faults that no region covers
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
@@ -224,10 +225,12 @@ void Restore::serve() {
   if (mayRelease()) release_.begin(fds_.uffd.get(), fds_.target.get(), fds_.source, fds_.layers);
 }
 
-// A successor has locked all of it before.
+// A successor has locked all of it before. With pauses: a step takes as long as several faults, and other restores begin
+// meanwhile. What is not locked yet is in memory all the same.
 kj::Promise<void> Restore::lockOn() {
-  return context_.turns.step(context_.io.provider->getTimer()).then([this] {
-    return over() || segment_.lockSome() ? kj::Promise<void>(kj::READY_NOW) : lockOn();
+  kj::Timer& time = timer();
+  return time.afterDelay(LOCK_EVERY).then([this, &time] { return context_.turns.step(time); }).then([this] {
+    return life_.ending() || segment_.lockSome() ? kj::Promise<void>(kj::READY_NOW) : lockOn();
   });
 }
 

@@ -156,7 +156,7 @@ class Restore final : private ShardAttachments::Owner,
   void pageLost(shm::PageIndex page);
 
   // Its pages by state. The caller keeps the restore alive until the promise resolves.
-  kj::Promise<shm::PageCounts> counts() { return countPages(timer(), segment_.pages()); }
+  kj::Promise<shm::PageCounts> counts() { return countPages(timer(), segment_); }
   void fill(rpc::RestoreInfo::Builder info, const shm::PageCounts& counts);
   void fill(rpc::RestoreStats::Builder stats);
   kj::Promise<void> whenReady() { return ready_.addBranch(); }

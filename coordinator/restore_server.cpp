@@ -21,7 +21,7 @@ class PrefaultServer final : public rpc::Answering<rpc::Prefault> {
     context.getResults().setFinished(job_->finished());
     auto restore = restore_.lock();
     if (restore == nullptr) return asItEnded(context);
-    auto counted = countPages(restore->timer(), restore->segment().pages(), job_->ranges);
+    auto counted = countPages(restore->timer(), restore->segment(), job_->ranges);
     return counted.attach(std::move(restore)).then([context](const shm::PageCounts& counts) mutable {
       context.getResults().setMissing(counts.missing);
       context.getResults().setTotal(counts.total());

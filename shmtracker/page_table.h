@@ -34,6 +34,13 @@ struct PageCounts {
   std::uint64_t missing = 0, faulted = 0, removed = 0, released = 0;
 
   std::uint64_t total() const { return missing + faulted + removed + released; }
+  PageCounts& operator+=(const PageCounts& more) {
+    missing += more.missing;
+    faulted += more.faulted;
+    removed += more.removed;
+    released += more.released;
+    return *this;
+  }
 };
 
 // The findings of check(), in pages.

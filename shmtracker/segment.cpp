@@ -230,6 +230,36 @@ bool Segment::lockSome() {
   return locked_ == bytes();
 }
 
+PageCounts Segment::counts(PageRange range) const {
+  PageCounts counts;
+  while (range.count > 0) {
+    const PageRange written = nextWritten(range);
+    counts.missing += written.first - range.first;
+    counts += pages_->counts(written);
+    range = {written.end(), range.end() - written.end()};
+  }
+  return counts;
+}
+
+// The first pages of the range whose states may have been written; none, at its end, where there are no such. SEEK_DATA
+// passes over memory that fallocate(2) has allocated and nothing has touched (mm/filemap.c, mapping_seek_hole_data); what it
+// passes over reads as zeros, which is to say missing.
+PageRange Segment::nextWritten(PageRange range) const {
+  const auto word = [this](PageIndex page) { return layout_.pages + page / 64 * sizeof(PageWord); };
+  const auto pageAt = [this](std::uint64_t offset) {
+    return (offset - layout_.pages) / sizeof(PageWord) * 64;
+  };
+  const std::uint64_t from = word(range.first), to = word(range.end() - 1) + sizeof(PageWord);
+  const off_t data = lseek(fd_, static_cast<off_t>(from), SEEK_DATA);
+  if (data < 0) return errno == ENXIO ? PageRange{range.end(), 0} : range;
+  if (static_cast<std::uint64_t>(data) >= to) return {range.end(), 0};
+  const off_t hole = lseek(fd_, data, SEEK_HOLE);
+  const std::uint64_t last = hole < 0 ? to : std::min(to, static_cast<std::uint64_t>(hole));
+  const PageIndex first = std::max(range.first, pageAt(static_cast<std::uint64_t>(data)));
+  const PageIndex end = std::min(range.end(), pageAt(last + sizeof(PageWord) - 1));
+  return {first, end - first};
+}
+
 Segment::Segment(int fd, std::unique_ptr<Mapping> mapping, const Layout& layout, const Immutable& facts)
     : fd_(fd), mapping_(std::move(mapping)), layout_(layout), facts_(facts) {
   void* start = mapping_->region.get_address();

@@ -41,7 +41,7 @@ TEST(PageCounting, OthersHaveTheirTurnsMeanwhile) {
   }
   unsigned turns = 0;
   bool counted = false;
-  auto counting = countPages(timer, segment.pages()).then([&](shm::PageCounts counts) {
+  auto counting = countPages(timer, segment).then([&](shm::PageCounts counts) {
     counted = true;
     return counts;
   });
@@ -63,7 +63,7 @@ TEST(PageCounting, CountsTheRangesThatAreGiven) {
                                                .sourceBytes = 1 << 20});
   segment.pages().markRemoved(test::exclusive(segment), {10, 20});
   const shm::PageCounts counts =
-      countPages(io.provider->getTimer(), segment.pages(), {{0, 11}, {29, 2}}).wait(io.waitScope);
+      countPages(io.provider->getTimer(), segment, {{0, 11}, {29, 2}}).wait(io.waitScope);
   EXPECT_EQ(counts.removed, 2u);
   EXPECT_EQ(counts.missing, 11u);
 }

@@ -16,6 +16,7 @@
 
 #include "shmtracker/error.h"
 #include "tests/support/child_process.h"
+#include "tests/support/exclusive.h"
 
 namespace faultline::shm {
 namespace {
@@ -164,6 +165,31 @@ TEST(Segment, IsLockedInSteps) {
   while (!segment.lockSome()) steps++;
   EXPECT_GT(steps, 10u);
   EXPECT_GE(mapped("large", "Locked"), all);
+}
+
+TEST(Segment, StatesThatWereNeverWrittenAreCountedUnread) {
+  auto large = spec();
+  large.name = "unread";
+  large.regions = {{1ull << 40, 64ull << 30, 0, SMALL_PAGE}};
+  large.sourceBytes = 64ull << 30;
+  Segment segment = Segment::create(large);
+  const std::uint64_t pages = segment.pages().pageCount();
+  const PageRange removed[] = {{3, 1}, {pages / 2 + 7, 5000}, {pages - 2, 2}};
+  {
+    const auto guard = test::exclusive(segment);
+    for (const PageRange& range : removed) segment.pages().markRemoved(guard, range);
+  }
+  const std::uint64_t before = mapped("unread", "Rss");
+  const PageCounts all = segment.counts({0, pages});
+  EXPECT_EQ(all.removed, 5003u);
+  EXPECT_EQ(all.total(), pages);
+  EXPECT_EQ(segment.counts({0, 4}).removed, 1u);
+  EXPECT_EQ(segment.counts({4, pages / 2 + 7}).removed, 4u) << "up to the middle of what was written";
+  EXPECT_EQ(segment.counts({pages / 2 + 5, 3}).missing, 2u);
+  EXPECT_EQ(segment.counts({pages - 1, 1}).removed, 1u);
+  EXPECT_EQ(segment.counts({pages / 4, 1}).missing, 1u);
+  EXPECT_EQ(segment.counts({pages / 4, 0}).total(), 0u);
+  EXPECT_LT(mapped("unread", "Rss"), before + (256 << 10)) << "a few pages beside those written at the most";
 }
 
 // read(uffd) writes into the segment itself, so a reader that dies right after it has lost nothing.
