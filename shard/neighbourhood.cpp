@@ -1,7 +1,6 @@
 #include "shard/neighbourhood.h"
 
 #include <algorithm>
-#include <new>
 
 namespace faultline::shard {
 
@@ -18,13 +17,6 @@ constexpr std::uint32_t SHARE_PERCENT =
     15;  // of windows with a third fault, from which on windows are opened whole
 constexpr std::uint32_t MEASURED = 16;  // one window in so many is opened by a single page all the same
 
-// Of memory that costs nothing until it is written to.
-std::uint8_t* zeroed(std::uint64_t bytes) {
-  void* memory = std::calloc(bytes, 1);
-  if (memory == nullptr) throw std::bad_alloc();
-  return static_cast<std::uint8_t*>(memory);
-}
-
 constexpr auto RELAXED = std::memory_order_relaxed;
 
 }  // namespace
@@ -33,7 +25,7 @@ Neighbourhood::Neighbourhood(const shm::RegionTable& regions, std::uint64_t page
     : regions_(regions),
       pageCount_(pageCount),
       fixed_(bytes / shm::SMALL_PAGE),
-      windows_(zeroed(fixed_ == 0 ? pageCount / WINDOW + 1 : 1)) {}
+      windows_(fixed_ == 0 ? pageCount / WINDOW + 1 : 1) {}
 
 PageRange Neighbourhood::around(PageIndex page) {
   if (fixed_ != 0) return aligned(page, fixed_);
@@ -57,7 +49,7 @@ PageRange Neighbourhood::aligned(PageIndex page, std::uint64_t pages) const {
 }
 
 std::uint64_t Neighbourhood::wanted(PageIndex page, PageRange window) {
-  auto mark = windowOf(window.first);
+  SparseBytes::Byte& mark = windowOf(window.first);
   const std::uint8_t now = mark.load(RELAXED);
   switch (now & FAULTS) {
     case 0:

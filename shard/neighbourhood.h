@@ -12,9 +12,8 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 
+#include "shard/sparse_bytes.h"
 #include "shmtracker/region_table.h"
 
 namespace faultline::shard {
@@ -41,17 +40,12 @@ class Neighbourhood {
   bool opensWhole();
 
   std::uint8_t faultsIn(shm::PageIndex page) const;
-  std::atomic_ref<std::uint8_t> windowOf(shm::PageIndex page) const {
-    return std::atomic_ref(windows_.get()[page / WINDOW]);
-  }
+  SparseBytes::Byte& windowOf(shm::PageIndex page) const { return windows_[page / WINDOW]; }
 
-  struct Free {
-    void operator()(std::uint8_t* windows) const { std::free(windows); }
-  };
   const shm::RegionTable& regions_;
   const std::uint64_t pageCount_, fixed_;  // pages; 0: as the faults tell
   // Of each window its faults, at most 3, and whether its first one brought a single page.
-  const std::unique_ptr<std::uint8_t, Free> windows_;
+  const SparseBytes windows_;
   // Windows that were opened by a single page, and those of them that had a third fault: both of late.
   std::atomic<std::uint32_t> opened_{0}, filled_{0};
   std::atomic<std::uint32_t> turn_{0};

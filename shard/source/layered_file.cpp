@@ -1,7 +1,6 @@
 #include "shard/source/layered_file.h"
 
 #include <kj/debug.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -64,14 +63,10 @@ void dataOfLowest(int file, std::uint64_t start, std::uint64_t end, Pages& data)
 
 LayeredFile::LayeredFile(std::vector<File> files, std::uint64_t bytes)
     : PageSource(bytes),
-      pages_((bytes + PAGE - 1) / PAGE),
+      owners_((bytes + PAGE - 1) / PAGE),
       asked_(std::make_unique<std::atomic<std::uint8_t>[]>((bytes + PIECE - 1) / PIECE)) {
   KJ_REQUIRE(files.size() >= 2 && files.size() <= process::MOST_LAYERS, "not a stack of layers",
              files.size());
-  void* start =
-      mmap(nullptr, pages_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (start == MAP_FAILED) KJ_FAIL_SYSCALL("map the index of a source's layers", errno, pages_);
-  owners_ = static_cast<std::atomic<Owner>*>(start);
   for (File& file : files) {
     if (file.fetched != nullptr) {
       layers_.push_back({-1, file.fetched, std::move(file.name), file.fetched, {}});
@@ -81,10 +76,6 @@ LayeredFile::LayeredFile(std::vector<File> files, std::uint64_t bytes)
     layers_.push_back({fd, std::make_shared<RawFile>(kj::mv(file.file), bytes, RawFile::Role::layer),
                        std::move(file.name), nullptr, process::identityOf(fd)});
   }
-}
-
-LayeredFile::~LayeredFile() noexcept(false) {
-  munmap(static_cast<void*>(owners_), pages_);
 }
 
 // --- who has a page ---

@@ -16,6 +16,7 @@
 #include "shard/source/fetched_file.h"
 #include "shard/source/page_source.h"
 #include "shard/source/raw_file.h"
+#include "shard/sparse_bytes.h"
 
 namespace faultline::shard {
 
@@ -30,7 +31,6 @@ class LayeredFile final : public PageSource {
   // `files`: the top layer first, 2 to process::MOST_LAYERS, all of so many bytes. They must not change from here on.
   // Does not wait.
   LayeredFile(std::vector<File> files, std::uint64_t bytes);
-  ~LayeredFile() noexcept(false) override;
 
   Staged tryRead(std::uint64_t offset, std::size_t length, void* buffer) const override;
   Staged tryView(std::uint64_t offset, std::size_t length) const override;
@@ -81,9 +81,7 @@ class LayeredFile final : public PageSource {
     process::FileIdentity was;
   };
   std::vector<Layer> layers_;  // the top one first
-  const std::uint64_t pages_;
-  // For each page of 4 KiB, memory only where something is known. Each is set once.
-  std::atomic<Owner>* owners_ = nullptr;
+  const SparseBytes owners_;   // for each page of 4 KiB; each is set once
   // For each piece, how many layers have been asked for all of it.
   const std::unique_ptr<std::atomic<std::uint8_t>[]> asked_;
 };
