@@ -69,6 +69,8 @@ class Attachment {
 
   // The pages that come with a fault on this one, of 4 KiB; counts the fault.
   shm::PageRange around(shm::PageIndex page) { return neighbourhood_.around(page); }
+  // These pages are about to be touched (Neighbourhood).
+  void expect(shm::PageRange pages) { neighbourhood_.expect(pages); }
 
   // True when the attachment is not to be served any more.
   bool ended() const { return ended_.load(std::memory_order_relaxed); }

@@ -34,6 +34,16 @@ PageRange Neighbourhood::around(PageIndex page) {
   return pages == WINDOW ? window : aligned(page, pages);
 }
 
+void Neighbourhood::expect(PageRange pages) {
+  if (fixed_ != 0) return;
+  for (PageIndex page = pages.first; page < pages.end();) {
+    const PageRange window = aligned(page, WINDOW);
+    const PageIndex end = std::min(window.end(), pages.end());
+    if (end - page >= STEP) windowOf(window.first).store(FAULTS, RELAXED);
+    page = end;
+  }
+}
+
 PageRange Neighbourhood::aligned(PageIndex page, std::uint64_t pages) const {
   if (pages == 1) return {page, 1};
   const shm::PageLocation at = regions_.locate(page);

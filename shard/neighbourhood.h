@@ -5,7 +5,7 @@
 // The faults in a window of 64 KiB tell one from the other: the first brings its page, the second 16 KiB, the third all
 // of the window. Two signs bring a window whole at its first fault: it begins or ends beside a window that was brought
 // whole, as in a sequence; or many windows of this restore have had a third fault. Every 16th window is opened by a
-// single page all the same, to go on measuring that.
+// single page all the same, to go on measuring that. What a recorded working set has of a window tells as much as faults.
 //
 // Faults alone are counted. Pages that a population has brought say nothing of what the target touches.
 #pragma once
@@ -31,6 +31,9 @@ class Neighbourhood {
   // The pages that come with a fault on `page`, itself included; counts the fault. All of them lie side by side in the
   // target and in the source.
   shm::PageRange around(shm::PageIndex page);
+  // These pages, side by side, are about to be touched: a window that has STEP of them or more is brought whole by its next
+  // fault. No effect where every fault brings the same.
+  void expect(shm::PageRange pages);
 
  private:
   // The aligned pages around one, as far as its region goes. Aligned in the source, so that a cold window is one read.

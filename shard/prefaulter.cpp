@@ -28,6 +28,7 @@ constexpr PageIndex NO_WINDOW = ~0ull;
 constexpr long PAUSE_NS = 1'000'000;
 constexpr std::uint64_t LONGEST_WAIT = 100'000'000;  // ns; then it is asked whether the limit has changed
 constexpr std::uint64_t LAST_BACK_OFF = 1'000'000;   // ns; a run that has waited so long makes way for others
+constexpr std::uint64_t MOST_EXPECTED = 1ull << 22;  // pages of a job that are marked so, which takes some ms
 // Tries for one page, some 1 s; then the page is left to the thread that touches it.
 constexpr unsigned UNCLEAR_TRIES = 1000;
 
@@ -162,6 +163,9 @@ Prefaulter::~Prefaulter() {
 
 void Prefaulter::start(AttachmentRef restore, std::uint64_t number, std::vector<PageRange> ranges,
                        std::function<void()> done) {
+  std::uint64_t expected = 0;
+  for (const PageRange& range : ranges)
+    if ((expected += range.count) <= MOST_EXPECTED) restore->expect(range);
   const unsigned tasks = std::max(parallel_, restore->source().populatedAtOnce());
   const auto job =
       std::make_shared<Job>(std::move(restore), number, std::move(ranges), tasks, std::move(done));

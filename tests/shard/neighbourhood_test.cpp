@@ -30,6 +30,7 @@ class Memory {
       : Memory(std::vector<Region>{{.base = 1ull << 32, .size = pages * PAGE}}, bytes) {}
 
   PageRange fault(PageIndex page) { return neighbourhood_.around(page); }
+  void expect(PageRange pages) { neighbourhood_.expect(pages); }
 
   // Faults on the pages in this order, but for those that have come already. How many faults there were.
   std::uint64_t touch(const std::vector<PageIndex>& order) {
@@ -74,6 +75,23 @@ TEST(Neighbourhood, OfASequenceComesWhole) {
   EXPECT_EQ(up.touch(order), 256 / WINDOW + 2) << "two faults more in the first window";
   std::reverse(order.begin(), order.end());
   EXPECT_EQ(down.touch(order), 256 / WINDOW + 2);
+}
+
+TEST(Neighbourhood, OfARunThatIsExpectedComesWhole) {
+  Memory memory(256);
+  memory.expect({10, 30});
+  memory.expect({77, 3});
+  EXPECT_EQ(memory.fault(12), (PageRange{0, 16})) << "6 of its pages";
+  EXPECT_EQ(memory.fault(20), (PageRange{16, 16}));
+  EXPECT_EQ(memory.fault(47), (PageRange{32, 16}));
+  EXPECT_EQ(memory.fault(72), (PageRange{72, 1})) << "too few pages to tell";
+  EXPECT_EQ(memory.fault(120), (PageRange{120, 1}));
+}
+
+TEST(Neighbourhood, OfOneSizeTakesNoNoteOfWhatIsExpected) {
+  Memory memory(64, PAGE);
+  memory.expect({0, 64});
+  EXPECT_EQ(memory.fault(20), (PageRange{20, 1}));
 }
 
 // Scattered faults bring nothing that was not asked for.

@@ -87,6 +87,8 @@ TEST(Later, CallsNoneOnceItWasStopped) {
   EXPECT_FALSE(later.after(0, [&] { called = true; }));
 }
 
+constexpr std::uint64_t COUNT_OF_RUN = 64;  // pages
+
 struct RatedPopulation : testing::Test {
   ~RatedPopulation() noexcept override {}  // KJ's may throw
   static constexpr std::uint64_t COUNT = 256;
@@ -110,6 +112,23 @@ struct RatedPopulation : testing::Test {
     while (faulted() == 0) sched_yield();
   }
 };
+
+// What a job names is about to be touched: its first fault, before the population is there, brings its neighbours.
+TEST(PopulationOfARun, LetsAFaultInItBringItsNeighbours) {
+  const test::Image image(COUNT_OF_RUN * shm::SMALL_PAGE);
+  test::LocalRestore restore(image, shm::SMALL_PAGE, nullptr, 1, 0);
+  failpoints::Failpoints failpoints;
+  const Committer committer(failpoints);
+  WorkerPool workers(1);
+  Prefaulter prefaulter(committer, workers, 1);
+  prefaulter.rate().limit(1);
+  std::promise<void> done;
+  prefaulter.start(restore.attachment(), 1, {{32, 16}}, [&] { done.set_value(); });
+  EXPECT_EQ(restore.attachment()->around(40), (shm::PageRange{32, 16}));
+  EXPECT_EQ(restore.attachment()->around(8), (shm::PageRange{8, 1}));
+  prefaulter.cancelAll(1);
+  done.get_future().wait();
+}
 
 // The only worker has the next task, while the population waits for its time.
 TEST_F(RatedPopulation, KeepsNoWorkerWhileItWaits) {
