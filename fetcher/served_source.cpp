@@ -1,5 +1,7 @@
 #include "fetcher/served_source.h"
 
+#include <sched.h>
+
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -313,6 +315,7 @@ void ServedSource::read(const Reading& reading) {
   const std::span<std::byte> bytes = std::span(buffer).first(all.size());
   std::vector<int> errors(reading.chunks.end - reading.chunks.first);  // errno, by chunk
   shm::count(counters_.misses, errors.size());
+  bool answered = false;
   for (std::uint64_t at = all.begin; at < all.end;) {
     Range portion{at, at};
     do portion.end = engine_->unitOf(rangeOf(portion.end / CHUNK)).end;
@@ -325,9 +328,11 @@ void ServedSource::read(const Reading& reading) {
       for (std::uint64_t chunk = reading.chunks.first; chunk < reading.chunks.end; chunk++)
         if (rangeOf(chunk).end > portion.begin && rangeOf(chunk).begin < portion.end)
           errors[chunk - reading.chunks.first] = error;
-    portionRead(reading, portion, error, bytes);
+    answered |= portionRead(reading, portion, error, bytes);
     at = portion.end;
   }
+  // To keep a chunk takes as long as a fault does, which would wait for it where its threads share a CPU with this one.
+  if (answered) sched_yield();
   for (std::uint64_t first = reading.chunks.first; first < reading.chunks.end;) {
     std::uint64_t end = first;
     while (end < reading.chunks.end && errors[end - reading.chunks.first] == 0) end++;
@@ -348,10 +353,12 @@ int ServedSource::readPortion(Range range, std::span<std::byte> to) {
   return error;
 }
 
-// Faults that wait for what is there by now need not wait for what else is read, nor for the disk's room.
-void ServedSource::portionRead(const Reading& reading, Range range, int error,
+// Faults that wait for what is there by now need not wait for what else is read, nor for the disk's room. Whether one has been
+// answered so.
+bool ServedSource::portionRead(const Reading& reading, Range range, int error,
                                std::span<const std::byte> bytes) {
-  if (error != 0) return;
+  if (error != 0) return false;
+  bool answered = false;
   const threads::Lock lock(mutex_);
   for (std::uint64_t chunk = std::max(reading.chunks.first, range.begin / CHUNK); chunk < reading.chunks.end;
        chunk++) {
@@ -362,8 +369,9 @@ void ServedSource::portionRead(const Reading& reading, Range range, int error,
     InFlight& flight = reading_[chunk];
     flight.bytes = bytes.subspan(its.begin - reading.units.begin, its.size());
     for (const AskedRef& asked : flight.waiting)
-      if (!asked->answered && giveAhead(*asked)) asked->answered = true;
+      if (!asked->answered && giveAhead(*asked)) answered = asked->answered = true;
   }
+  return answered;
 }
 
 // A fault's bytes, where they are there.

@@ -93,7 +93,7 @@ class ServedSource : public std::enable_shared_from_this<ServedSource> {
   void readAll(const std::vector<Reading>& pieces);
   void read(const Reading& reading);
   int readPortion(Range range, std::span<std::byte> to);
-  void portionRead(const Reading& reading, Range range, int error, std::span<const std::byte> bytes);
+  bool portionRead(const Reading& reading, Range range, int error, std::span<const std::byte> bytes);
   bool giveAhead(const Asked& asked) REQUIRES(mutex_);
   void finish(const Reading& reading, std::span<const std::byte> bytes, const std::vector<int>& errors);
   void answer(const Asked& asked, const Reading& reading, std::span<const std::byte> bytes);
