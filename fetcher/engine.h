@@ -37,7 +37,9 @@ class Engine {
   virtual void forEachKnown(const std::function<void(Range, Known)>& use) const = 0;
   // Returns what one read should bring where the chunk at [begin, end) is wanted: a range that contains the chunk.
   virtual Range unitOf(Range chunk) const = 0;
-  // Fills `to` from `units.begin` on: `units` is what unitOf() gave, or several of those that follow each other. Returns 0, or
+  // The least that can be read of that to have the chunk.
+  virtual Range leastOf(Range chunk) const { return unitOf(chunk); }
+  // Fills `to` from `units.begin` on: `units` is what unitOf() or leastOf() gave, or several of those that follow each other. Returns 0, or
   // errno: EBADMSG where the bytes are not those of the image, ESTALE where the source has become another. Waits as long as
   // the store does.
   virtual int read(Range units, std::span<std::byte> to) const = 0;

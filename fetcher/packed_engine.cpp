@@ -99,6 +99,11 @@ Range PackedEngine::unitOf(Range chunk) const {
   return {table.frame(first).offset, table.frame(last).end()};
 }
 
+Range PackedEngine::leastOf(Range chunk) const {
+  const packed::SeekTable& table = image_.table();
+  return {table.frame(table.indexAt(chunk.begin)).offset, table.frame(table.indexAt(chunk.end - 1)).end()};
+}
+
 int PackedEngine::read(Range units, std::span<std::byte> to) const {
   return reported([&] {
     const packed::SeekTable& table = image_.table();

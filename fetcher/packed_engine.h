@@ -25,6 +25,7 @@ class PackedEngine final : public Engine {
   std::uint64_t fingerprint() const override;
   void forEachKnown(const std::function<void(Range, Known)>& use) const override;
   Range unitOf(Range chunk) const override;
+  Range leastOf(Range chunk) const override;
   int read(Range units, std::span<std::byte> to) const override;
   unsigned depth() const override { return depth_; }
   // Threads: as many as there are CPUs, since to unpack takes one. Most of them wait where the file is far.

@@ -321,14 +321,7 @@ void ServedSource::read(const Reading& reading) {
     do portion.end = engine_->unitOf(rangeOf(portion.end / CHUNK)).end;
     while (portion.end < all.end && portion.size() < engine_->portion());
     portion.end = std::min(portion.end, all.end);
-    const int error = readPortion(portion, bytes.subspan(at - all.begin, portion.size()));
-    if (error == 0) ring_.countFetched(portion.size());
-    if (error == ESTALE) cache_->sourceChanged();
-    if (error != 0)
-      for (std::uint64_t chunk = reading.chunks.first; chunk < reading.chunks.end; chunk++)
-        if (rangeOf(chunk).end > portion.begin && rangeOf(chunk).begin < portion.end)
-          errors[chunk - reading.chunks.first] = error;
-    answered |= portionRead(reading, portion, error, bytes);
+    answered |= readPortion(reading, portion, bytes, errors);
     at = portion.end;
   }
   // To keep a chunk takes as long as a fault does, which would wait for it where its threads share a CPU with this one.
@@ -343,21 +336,56 @@ void ServedSource::read(const Reading& reading) {
   finish(reading, bytes, errors);
 }
 
-int ServedSource::readPortion(Range range, std::span<std::byte> to) {
+// Reads a part of `reading`, whole units, and sets the errors of chunks that have one. Of what is damaged each chunk is read by
+// itself: others that come in the same unit are good. Whether a fault has been answered ahead.
+bool ServedSource::readPortion(const Reading& reading, Range portion, std::span<std::byte> bytes,
+                               std::vector<int>& errors) {
+  const auto at = [&](Range range) { return bytes.subspan(range.begin - reading.units.begin, range.size()); };
+  const int all = readRange(portion, at(portion));
+  if (all == 0) return portionRead(reading, portion, bytes);
+  const auto within = [&portion](Range range) {
+    return Range{std::max(range.begin, portion.begin), std::min(range.end, portion.end)};
+  };
+  bool answered = false;
+  for (std::uint64_t chunk = reading.chunks.first; chunk < reading.chunks.end; chunk++) {
+    const Range its = within(rangeOf(chunk));
+    if (its.begin >= its.end) continue;
+    if (const int error = all == EBADMSG ? readSingly(chunk, portion, at(its)) : all; error != 0)
+      errors[chunk - reading.chunks.first] = error;
+    else
+      answered |= portionRead(reading, its, bytes);
+  }
+  return answered;
+}
+
+// Reads what a chunk has of a portion that is damaged somewhere. Not in place: others may use what comes along.
+int ServedSource::readSingly(std::uint64_t chunk, Range portion, std::span<std::byte> to) {
+  const Range its = rangeOf(chunk), least = engine_->leastOf(its);
+  const Range part{std::max(least.begin, portion.begin), std::min(least.end, portion.end)};
+  if (part.size() == portion.size()) return EBADMSG;
+  std::vector<std::byte> content(part.size());
+  const int error = readRange(part, content);
+  const auto from =
+      content.begin() + static_cast<std::ptrdiff_t>(std::max(its.begin, part.begin) - part.begin);
+  if (error == 0) std::copy_n(from, to.size(), to.begin());
+  return error;
+}
+
+int ServedSource::readRange(Range range, std::span<std::byte> to) {
   const std::uint64_t before = process::nowNs();
   const int error = engine_->read(range, to);
   const std::uint64_t after = process::nowNs();
   own_.latency.record(after - before);
   shm::count(own_.requests);
   shm::count(error == 0 ? own_.bytes : own_.errors, error == 0 ? range.size() : 1);
+  if (error == ESTALE) cache_->sourceChanged();
   return error;
 }
 
 // Faults that wait for what is there by now need not wait for what else is read, nor for the disk's room. Whether one has been
 // answered so.
-bool ServedSource::portionRead(const Reading& reading, Range range, int error,
-                               std::span<const std::byte> bytes) {
-  if (error != 0) return false;
+bool ServedSource::portionRead(const Reading& reading, Range range, std::span<const std::byte> bytes) {
+  ring_.countFetched(range.size());
   bool answered = false;
   const threads::Lock lock(mutex_);
   for (std::uint64_t chunk = std::max(reading.chunks.first, range.begin / CHUNK); chunk < reading.chunks.end;

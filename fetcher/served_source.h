@@ -92,8 +92,11 @@ class ServedSource : public std::enable_shared_from_this<ServedSource> {
   std::vector<Reading> claimed(Chunks chunks);
   void readAll(const std::vector<Reading>& pieces);
   void read(const Reading& reading);
-  int readPortion(Range range, std::span<std::byte> to);
-  bool portionRead(const Reading& reading, Range range, int error, std::span<const std::byte> bytes);
+  bool readPortion(const Reading& reading, Range portion, std::span<std::byte> bytes,
+                   std::vector<int>& errors);
+  int readSingly(std::uint64_t chunk, Range portion, std::span<std::byte> to);
+  int readRange(Range range, std::span<std::byte> to);
+  bool portionRead(const Reading& reading, Range range, std::span<const std::byte> bytes);
   bool giveAhead(const Asked& asked) REQUIRES(mutex_);
   void finish(const Reading& reading, std::span<const std::byte> bytes, const std::vector<int>& errors);
   void answer(const Asked& asked, const Reading& reading, std::span<const std::byte> bytes);

@@ -31,13 +31,16 @@ constexpr std::uint64_t LATER = ~0ull / 2;
 // A store whose reads wait where a test wants them to. Each byte of a chunk is its number, plus 1.
 class Store final : public Engine {
  public:
-  Store(std::uint64_t portion, std::uint64_t piece, unsigned depth)
-      : portion_(portion), piece_(piece), depth_(depth) {}
+  Store(std::uint64_t portion, std::uint64_t piece, unsigned depth, std::uint64_t unit)
+      : portion_(portion), piece_(piece), depth_(depth), unit_(unit) {}
 
   const char* name() const override { return "packed"; }
   Facts facts() const override { return {CHUNKS * CHUNK, 1, false}; }
   void forEachKnown(const std::function<void(Range, Known)>&) const override {}
-  Range unitOf(Range chunk) const override { return chunk; }
+  Range unitOf(Range chunk) const override {
+    return {chunk.begin / unit_ * unit_, std::min((chunk.begin / unit_ + 1) * unit_, CHUNKS * CHUNK)};
+  }
+  Range leastOf(Range chunk) const override { return chunk; }
   unsigned depth() const override { return depth_; }
   std::uint64_t portion() const override { return portion_; }
   std::uint64_t piece() const override { return piece_; }
@@ -79,6 +82,7 @@ class Store final : public Engine {
  private:
   const std::uint64_t portion_, piece_;
   const unsigned depth_;
+  const std::uint64_t unit_;
   mutable threads::Mutex mutex_;
   mutable threads::Condition changed_;
   std::set<std::uint64_t> held_ GUARDED_BY(mutex_), bad_ GUARDED_BY(mutex_);
@@ -88,8 +92,8 @@ class Store final : public Engine {
 
 struct Served {
   explicit Served(std::uint64_t portion = CHUNK, std::uint64_t piece = 32 * CHUNK, std::uint64_t room = ~0ull,
-                  unsigned depth = 4)
-      : store(std::make_shared<Store>(portion, piece, depth)), budget(room) {
+                  unsigned depth = 4, std::uint64_t unit = CHUNK)
+      : store(std::make_shared<Store>(portion, piece, depth, unit)), budget(room) {
     counters.engines["packed"];
     kj::AutoCloseFd data(memfd_create("data", MFD_CLOEXEC));
     EXPECT_EQ(ftruncate(data.get(), static_cast<off_t>(CHUNKS * CHUNK)), 0);
@@ -218,6 +222,27 @@ TEST(ServedSource, ADamagedChunkOfARunCostsNoOther) {
   EXPECT_EQ(answer.error, EBADMSG);
   for (std::uint64_t chunk = 10; chunk < 20; chunk++)
     EXPECT_EQ(served.map.known(chunk * CHUNK, CHUNK), chunk != 15) << chunk;
+}
+
+// Nor of the unit in which it comes, whichever of them is asked for.
+TEST(ServedSource, ADamagedChunkOfAUnitCostsNoOther) {
+  Served served(CHUNK, 8 * CHUNK, ~0ull, 4, 8 * CHUNK);
+  served.store->fail(13);
+  served.store->hold({13});
+  served.source->begin(FetchRing::Former::died);
+  served.ask(0, 13, Purpose::fault);
+  await([&] { return served.store->waiting() == 1; });
+  served.ask(1, 9, Purpose::fault);
+  served.ask(2, 8, Purpose::population, 8);
+  served.store->hold({});
+  EXPECT_NE(served.answer(1).kind, Kind::failed);
+  for (const unsigned place : {0u, 2u}) {
+    const auto answer = served.answer(place);
+    EXPECT_EQ(answer.kind, Kind::failed);
+    EXPECT_EQ(answer.error, EBADMSG);
+  }
+  for (std::uint64_t chunk = 8; chunk < 16; chunk++)
+    EXPECT_EQ(served.map.known(chunk * CHUNK, CHUNK), chunk != 13) << chunk;
 }
 
 TEST(ServedSource, OfARunThatHasNoRoomItIsSaid) {

@@ -62,6 +62,29 @@ TEST_P(Objects, PackedOnesAreUnpackedAsTheyAreWanted) {
   expectContent(target, {});
 }
 
+// With which the others of its unit come, by a fault and by a population.
+TEST_P(Objects, ADamagedFrameOfAPackedOneCostsItsPagesAlone) {
+  const Image image(bytes());
+  const PackedSource packed(image);
+  packed.damage(20);  // in the first frame
+  const Nginx nginx;
+  std::filesystem::copy_file(packed.path(), nginx.folder() / "vm.zst");
+  for (const bool populated : {false, true}) {
+    Server server(image, serving(nginx.url("/vm.zst")));
+    Target target(image, server.socket(), pageSize());
+    auto restore = server.restore();
+    if (populated) {
+      auto prefault = server.wait(restore.prefaultRequest().send()).getPrefault();
+      server.wait(prefault.waitRequest().send());
+    }
+    const std::uint64_t lost = std::max<std::uint64_t>(1, (64 << 10) / pageSize());
+    EXPECT_EQ(target.touch(0), Touch::sigbus);
+    EXPECT_EQ(target.touch(lost - 1), Touch::sigbus);
+    for (std::uint64_t page = lost; page < target.pages(); page++)
+      ASSERT_TRUE(target.holdsImage(page)) << page;
+  }
+}
+
 TEST_P(Objects, TheyAreTheLowestOfAStack) {
   Stack stack = Stack::random(bytes(), 3);
   const Nginx nginx;
