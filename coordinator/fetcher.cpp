@@ -40,9 +40,9 @@ kj::AutoCloseFd reopened(int fd, int flags) {
   return kj::AutoCloseFd(opened);
 }
 
-// A file without a name, so that nothing of it is left when the last process that holds it has ended.
+// A file without a name, which can be given none, so that nothing of it is left when the last process that holds it has ended.
 kj::AutoCloseFd unnamedFile(const std::string& directory, std::uint64_t bytes) {
-  kj::AutoCloseFd file(open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  kj::AutoCloseFd file(open(directory.c_str(), O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
   if (file.get() < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
     std::string name = directory + "/faultline-cache-XXXXXX";
     file = kj::AutoCloseFd(mkostemp(name.data(), O_CLOEXEC));
