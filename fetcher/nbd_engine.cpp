@@ -31,8 +31,9 @@ namespace {
 
 constexpr std::uint64_t MS = 1'000'000, SECOND = 1000 * MS;  // ns
 constexpr std::size_t MOST_CONNECTIONS = 4;
-constexpr unsigned DEPTH = 32;  // reads at once of a connection, and in advance over all of them
-constexpr unsigned FAULTS = 8;  // reads beside those in advance
+// Reads at once over all connections, which may be one: in advance, and beside those. No connection has a limit of its own, at which
+// a fault would wait for what is read in advance.
+constexpr unsigned IN_ADVANCE = 32, FAULTS = 8;
 // Silence of a server that is being connected to, at most; and where that is one more connection than there is need of.
 constexpr std::uint64_t SILENCE = 5 * SECOND, ANOTHER_SILENCE = 2 * SECOND;
 // A restore that is to begin waits so long for a server that cannot be connected to; and for one that is there and ends the
@@ -256,7 +257,7 @@ class NbdEngine::State : public std::enable_shared_from_this<State> {
         if (slot.connection == nullptr || &slot == forSuspects || slot.hasSuspect()) continue;
         if (best == nullptr || slot.asked.size() < best->asked.size()) best = &slot;
       }
-      if (best == nullptr || best->asked.size() >= DEPTH) return;
+      if (best == nullptr) return;
       ask(*best, queue_);
     }
   }
@@ -533,11 +534,11 @@ int NbdEngine::read(Range unit, std::span<std::byte> to) const {
 }
 
 unsigned NbdEngine::depth() const {
-  return DEPTH + FAULTS;
+  return IN_ADVANCE + FAULTS;
 }
 
 unsigned NbdEngine::background() const {
-  return DEPTH;
+  return IN_ADVANCE;
 }
 
 }  // namespace faultline::fetcher

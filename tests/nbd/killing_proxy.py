@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """A way to a real NBD server by which some requests do not come through.
-killing_proxy.py SOCKET SERVER FROM TO [hold]: passes everything on between clients of SOCKET and the server at SERVER, but for a
-read that begins in [FROM, TO): that ends the connection; with `hold` it gets no answer, and "held" is said."""
+killing_proxy.py SOCKET SERVER FROM TO [hold [FILE]]: passes everything on between clients of SOCKET and the server at SERVER, but
+for a read that begins in [FROM, TO): that ends the connection; with `hold` it gets no answer, and "held" is said; with FILE, if that
+is there."""
+import os
 import socket
 import struct
 import sys
@@ -10,24 +12,29 @@ import threading
 REQUEST, MAGIC, READ = struct.Struct(">IHHQQI"), 0x25609513, 0
 
 
-def bad(message, begin, end):
-    """Of what a client sent at once: libnbd sends each request by itself, or several whole."""
-    if len(message) % REQUEST.size:
-        return False
-    for magic, _, kind, _, offset, _ in REQUEST.iter_unpack(message):
-        if magic == MAGIC and kind == READ and begin <= offset < end:
-            return True
-    return False
+def divide(message, begin, end):
+    """What passes of that which a client sent at once, and the number of reads that do not. libnbd sends each request whole."""
+    good, bad = b"", 0
+    for at in range(0, len(message) if len(message) % REQUEST.size == 0 else 0, REQUEST.size):
+        request = message[at:at + REQUEST.size]
+        magic, _, kind, _, offset, _ = REQUEST.unpack(request)
+        if magic != MAGIC:
+            return message, 0
+        if kind == READ and begin <= offset < end and (not WHILE or os.path.exists(WHILE[0])):
+            bad += 1
+        else:
+            good += request
+    return (good, bad) if bad else (message, 0)
 
 
-def pass_on(come, go, stop):
+def pass_on(come, go, look):
     try:
         while message := come.recv(1 << 20):
-            if stop(message):
-                if not HOLD:
-                    break
+            message, bad = look(message)
+            if bad and not HOLD:
+                break
+            for _ in range(bad):
                 print("held", flush=True)
-                continue
             go.sendall(message)
     except OSError:
         pass
@@ -46,9 +53,9 @@ def main(path, server, begin, end):
         client, _ = listening.accept()
         other = socket.socket(socket.AF_UNIX)
         other.connect(server)
-        for come, go, stop in ((client, other, lambda m: bad(m, begin, end)), (other, client, lambda m: False)):
-            threading.Thread(target=pass_on, args=(come, go, stop), daemon=True).start()
+        for come, go, look in ((client, other, lambda m: divide(m, begin, end)), (other, client, lambda m: (m, 0))):
+            threading.Thread(target=pass_on, args=(come, go, look), daemon=True).start()
 
 
-HOLD = sys.argv[5:] == ["hold"]
+HOLD, WHILE = sys.argv[5:6] == ["hold"], sys.argv[6:]
 main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
