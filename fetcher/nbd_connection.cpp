@@ -6,7 +6,6 @@
 #include <deque>
 #include <vector>
 
-#include "fetcher/peer_check.h"
 #include "image/sampled_checksum.h"
 #include "process/clock.h"
 #include "process/plain_text.h"
@@ -72,7 +71,7 @@ NbdConnection::NbdConnection(const NbdLibrary& library, const rpc::NbdUri& uri, 
                              std::uint64_t deadline)
     : library_(library), handle_(library.create()) {
   if (handle_ == nullptr) throw NbdFailure("libnbd: " + error());
-  std::optional<PeerCheck> peer;
+  std::optional<TlsHandshake> tls;
   try {
     require(library_.setExportName(handle_, uri.exportName.c_str()), "its name");
     require(library_.addMetaContext(handle_, LIBNBD_CONTEXT_BASE_ALLOCATION), "block status");
@@ -86,9 +85,12 @@ NbdConnection::NbdConnection(const NbdLibrary& library, const rpc::NbdUri& uri, 
       if (!uri.certificates.empty())
         require(library_.setTlsCertificates(handle_, uri.certificates.c_str()), "TLS");
     }
-    if (!uri.certificates.empty()) peer.emplace(uri.host);
-    require(library_.aioConnectSocket(handle_, socket.release()), "the connection");  // libnbd has it now
-    waitUntilReady(deadline, peer, uri);
+    if (uri.tls)
+      tls.emplace(
+          deadline,
+          uri.certificates.empty() ? TlsHandshake::Certificate::ignored : TlsHandshake::Certificate::checked,
+          uri.host);
+    connect(kj::mv(socket), deadline, tls, uri);
     const std::int64_t size = library_.getSize(handle_);
     if (size < 0) throw NbdFailure("its size: " + error());
     if (size == 0) throw NbdFailure("it is empty");
@@ -105,21 +107,23 @@ NbdConnection::NbdConnection(const NbdLibrary& library, const rpc::NbdUri& uri, 
   }
 }
 
-// With certificates also until `peer` has found the server's good.
-void NbdConnection::waitUntilReady(std::uint64_t deadline, const std::optional<PeerCheck>& peer,
-                                   const rpc::NbdUri& uri) {
+// Waits until the connection is ready, and by TLS the server known to be the one that is meant.
+void NbdConnection::connect(kj::AutoCloseFd socket, std::uint64_t deadline,
+                            const std::optional<TlsHandshake>& tls, const rpc::NbdUri& uri) {
   try {
+    require(library_.aioConnectSocket(handle_, socket.release()), "the connection");  // libnbd has it now
     waitOn(deadline, [&] { return library_.aioIsReady(handle_) == 1; });
   } catch (const NbdFailure& failure) {
-    if (!peer.has_value()) throw;
-    if (!peer->why().empty()) throw NbdFailure("the server's certificate: " + peer->why());
-    if (!peer->passed()) throw;
+    if (!tls.has_value()) throw;
+    if (tls->late()) throw NbdFailure("it does not answer");
+    if (!tls->why().empty()) throw NbdFailure("the server's certificate: " + tls->why());
+    if (!tls->passed() || uri.certificates.empty()) throw;
     throw NbdFailure(
         std::string(failure.what()) +
         "; if it wants a certificate of its clients, that is client-cert.pem with client-key.pem in " +
         uri.certificates);
   }
-  if (peer.has_value() && !peer->passed()) throw NbdFailure("the server's certificate was not checked");
+  if (tls.has_value() && !tls->passed()) throw NbdFailure("no TLS handshake was made");
 }
 
 NbdConnection::~NbdConnection() {

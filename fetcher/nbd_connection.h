@@ -16,7 +16,7 @@
 
 #include "fetcher/engine.h"
 #include "fetcher/nbd_library.h"
-#include "fetcher/peer_check.h"
+#include "fetcher/tls_handshake.h"
 #include "rpc/nbd_uri.h"
 
 namespace faultline::fetcher {
@@ -78,7 +78,8 @@ class NbdConnection {
 
  private:
   void waitOn(std::uint64_t deadline, const std::function<bool()>& over);
-  void waitUntilReady(std::uint64_t deadline, const std::optional<PeerCheck>& peer, const rpc::NbdUri& uri);
+  void connect(kj::AutoCloseFd socket, std::uint64_t deadline, const std::optional<TlsHandshake>& tls,
+               const rpc::NbdUri& uri);
   void require(int result, const char* what) const;
 
   const NbdLibrary& library_;

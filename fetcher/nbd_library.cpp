@@ -1,7 +1,7 @@
 #include "fetcher/nbd_library.h"
 
-#include "fetcher/peer_check.h"
 #include "fetcher/shared_library.h"
+#include "fetcher/tls_handshake.h"
 
 namespace faultline::fetcher {
 
@@ -39,7 +39,7 @@ NbdLibrary found() {
   file.find(nbd.getBlockSize, "nbd_get_block_size");
   file.find(nbd.canMultiConn, "nbd_can_multi_conn");
   file.find(nbd.canMetaContext, "nbd_can_meta_context");
-  PeerCheck::load();
+  TlsHandshake::load();
   return nbd;
 }
 

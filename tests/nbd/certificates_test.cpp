@@ -2,57 +2,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
-
-#include <filesystem>
 
 #include "tests/fetcher/fetched_target.h"
+#include "tests/nbd/authority.h"
 #include "tests/nbd/nbd_server.h"
 
 namespace faultline::test {
 namespace {
 
 using ::testing::HasSubstr;
-
-// What an authority signs.
-struct Subject {
-  std::string who = "server", address = "";
-  std::string days = "2";  // that it is valid for from now on; negative: it was until then
-};
-
-// The folders of an authority, and of those that it has signed, as GnuTLS names their files.
-class Authority {
- public:
-  explicit Authority(const std::string& name = "authority") {
-    makeKey(name, own_ / "ca-key.pem", {"-x509", "-days", "2", "-out", own_ / "ca-cert.pem"});
-  }
-
-  // What a client has that trusts it, and shows nothing itself.
-  const Directory& own() const { return own_; }
-  // All of whose files are in `folder` then.
-  void sign(const Directory& folder, const Subject& subject) const {
-    const std::string request = folder / "request.pem", &who = subject.who;
-    std::filesystem::copy_file(own_ / "ca-cert.pem", folder / "ca-cert.pem");
-    std::vector<std::string> more{"-out", request};
-    if (!subject.address.empty())
-      more.insert(more.end(), {"-addext", "subjectAltName=IP:" + subject.address});
-    makeKey(who, folder / (who + "-key.pem"), more);
-    runTool({"openssl", "x509", "-req", "-in", request, "-copy_extensions", "copyall", "-CA",
-             own_ / "ca-cert.pem", "-CAkey", own_ / "ca-key.pem", "-set_serial", "1", "-days", subject.days,
-             "-out", folder / (who + "-cert.pem")});
-  }
-
- private:
-  static void makeKey(const std::string& name, const std::string& key, const std::vector<std::string>& more) {
-    std::vector<std::string> command{
-        "openssl", "req",     "-newkey", "ec",    "-pkeyopt",   "ec_paramgen_curve:prime256v1",
-        "-nodes",  "-keyout", key,       "-subj", "/CN=" + name};
-    command.insert(command.end(), more.begin(), more.end());
-    runTool(command);
-  }
-
-  const Directory own_;
-};
 
 class NbdCertificates : public FetchedTarget {
  protected:
@@ -116,7 +74,7 @@ TEST_F(NbdCertificates, AnotherAuthoritysIsRefused) {
 
 // The name is compared where there is one: that of the URI's host.
 TEST_F(NbdCertificates, OneOfAnotherHostIsRefused) {
-  const std::string address = "127.213.23." + std::to_string(1 + getpid() % 250);
+  const std::string address = ownAddress();
   const auto at = [&](const Directory& folder) {
     return std::vector<std::string>{
         "nbdkit", "-f",         "-i", address,         "-p",

@@ -54,6 +54,9 @@ class NbdServer {
 
 ServerOptions serving(const NbdServer& source, ServerOptions options = {});
 
+// An IPv4 address of this host at which no other test program listens.
+std::string ownAddress();
+
 // Runs a program to its end; throws with what it said where it fails.
 void runTool(const std::vector<std::string>& command);
 

@@ -70,55 +70,36 @@ TEST_P(Nbd, ItIsTheLowestOfAStack) {
   }
 }
 
-// As snapshots of qemu lie there: compressed, and in chains.
-class Qcow2 : public BothPageSizes {
- protected:
-  void SetUp() override {
-    BothPageSizes::SetUp();
-    if (!IsSkipped()) NEEDS("qemu-nbd");
-    if (!IsSkipped()) NEEDS("qemu-img");
-  }
-  std::uint64_t bytes() const { return pageSize() == SMALL ? 4u << 20 : 8u << 20; }
-  void expectServed(const std::string& file) {
-    const NbdServer source({"qemu-nbd", "-r", "-t", "-e", "4", "-f", "qcow2", "-k", "{}", file});
-    Server server(image_, serving(source));
-    Target target(image_, server.socket(), pageSize());
-    server.restore();
-    expectContent(target, {});
-  }
-
-  Image image_{bytes()};
-  const Directory folder_;
-};
-BOTH_PAGE_SIZES(Qcow2);
-
-TEST_P(Qcow2, Plain) {
-  image_.hole(1 << 20, 1 << 20);
-  runTool({"qemu-img", "convert", "-f", "raw", "-O", "qcow2", image_.path(), folder_ / "q"});
-  expectServed(folder_ / "q");
+// Its filters at work: every read takes its time; some fail, those by which it is known included; what it shows is larger than its
+// file.
+TEST_P(Nbd, EveryByteIsTheServersThroughDelays) {
+  Image image(bytes());
+  const NbdServer source(NbdServer::ofFile(image.path(), {"delay"}, {"rdelay=3ms"}));
+  Server server(image, serving(source));
+  Target target(image, server.socket(), pageSize());
+  server.restore();
+  expectContent(target, {});
 }
 
-TEST_P(Qcow2, CompressedByZstd) {
-  runTool({"qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "compression_type=zstd",
-           image_.path(), folder_ / "z"});
-  expectServed(folder_ / "z");
+TEST_P(Nbd, EveryByteIsTheServersThroughErrors) {
+  Image image(bytes());
+  const NbdServer source(NbdServer::ofFile(image.path(), {"error"}, {"error=EIO", "error-pread-rate=10%"}));
+  Server server(image, serving(source, {.more = {"--source-patience", "60s"}}));
+  Target target(image, server.socket(), pageSize());
+  server.restore();
+  expectContent(target, {});
+  EXPECT_GT(figuresOf(server).errors, 0u);
 }
 
-TEST_P(Qcow2, ThreeDeep) {
-  runTool({"qemu-img", "convert", "-f", "raw", "-O", "qcow2", image_.path(), folder_ / "0"});
-  for (unsigned layer = 1; layer < 3; layer++) {
-    const std::string top = folder_ / std::to_string(layer), below = folder_ / std::to_string(layer - 1);
-    runTool({"qemu-img", "create", "-f", "qcow2", "-b", below, "-F", "qcow2", top});
-    const std::uint64_t at = (layer * 1) << 20;
-    const std::string where = std::to_string(at), length = std::to_string(192 << 10);
-    runTool({"qemu-io", "-f", "qcow2", "-c",
-             "write -P 0x7" + std::to_string(layer) + " " + where + " " + length, top});
-    image_.fill(at, 192 << 10, static_cast<unsigned char>(0x70 + layer));
-    runTool(
-        {"qemu-io", "-f", "qcow2", "-c", "write -z " + std::to_string(at + (256 << 10)) + " " + length, top});
-    image_.zero(at + (256 << 10), 192 << 10);
-  }
-  expectServed(folder_ / "2");
+TEST_P(Nbd, WhatAServerShowsBeyondItsFileIsZero) {
+  Image file(bytes() / 2), shown(bytes());
+  shown.zero(bytes() / 2, bytes() / 2);
+  const NbdServer source(
+      NbdServer::ofFile(file.path(), {"truncate"}, {"truncate=" + std::to_string(bytes())}));
+  Server server(shown, serving(source));
+  Target target(shown, server.socket(), pageSize());
+  server.restore();
+  expectContent(target, {});
 }
 
 class NbdOnce : public testing::Test {
@@ -363,47 +344,6 @@ TEST_F(NbdOnce, TheDemonstrationKillsItsServer) {
   const auto report = nlohmann::json::parse(result.out);
   EXPECT_EQ(report["nbd_kills"], 2);
   EXPECT_EQ(report["pages"], (128 << 20) / SMALL);
-}
-
-class NbdTls : public NbdOnce {
- protected:
-  void SetUp() override {
-    NbdOnce::SetUp();
-    folder_.file("keys", "vm:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n");
-    folder_.file("wrong", "vm:ffffffffffffffffffffffffffffffff00112233445566778899aabbccddeeff\n");
-    source_ = std::make_unique<NbdServer>(std::vector<std::string>{
-        "nbdkit", "-f", "-U", "{}", "--tls=require", "--tls-psk=" + folder_ / "keys", "file", image_.path()});
-  }
-  std::string uri(const std::string& keys) const {
-    return "nbds+unix://vm@/?socket=" + source_->socket() + "&tls-psk-file=" + folder_ / keys;
-  }
-  const Directory folder_;
-  std::unique_ptr<NbdServer> source_;
-};
-
-TEST_F(NbdTls, TheKeyOpensIt) {
-  Server server(image_, {.memory = uri("keys")});
-  Target target(image_, server.socket(), SMALL);
-  server.restore();
-  expectContent(target, {});
-}
-
-TEST_F(NbdTls, AnotherKeyIsRefused) {
-  const std::string log = image_.directory() + "/log";
-  Server server(image_, {.memory = uri("wrong"), .logFile = log});
-  Target target(image_, server.socket(), SMALL);
-  awaitRefusal(log);
-  EXPECT_EQ(server.status().getRestores().size(), 0u);
-  EXPECT_THAT(textOf(log), HasSubstr("cannot be used"));
-  EXPECT_EQ(textOf(log).find("ffffffff"), std::string::npos) << "keys are not told";
-}
-
-TEST_F(NbdTls, NoKeyIsRefused) {
-  const std::string log = image_.directory() + "/log";
-  Server server(image_, serving(*source_, {.logFile = log}));
-  Target target(image_, server.socket(), SMALL);
-  awaitRefusal(log);
-  EXPECT_EQ(server.status().getRestores().size(), 0u);
 }
 
 }  // namespace
