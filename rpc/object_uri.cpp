@@ -98,7 +98,9 @@ ObjectUri parseS3(ObjectUri uri, std::string_view rest) {
   rest = takeTo(query, '?');
   const std::string bucket(takeTo(rest, '/'));
   const auto key = decoded(rest);
-  if (bucket.size() < LEAST_BUCKET || bucket.size() > MOST_BUCKET || !isName(bucket, ".-_"))
+  // It may become the first part of a host's name.
+  if (bucket.size() < LEAST_BUCKET || bucket.size() > MOST_BUCKET || !isName(bucket, ".-_") ||
+      !isName(bucket.substr(0, 1), "") || !isName(bucket.substr(bucket.size() - 1), ""))
     refuseUri(uri.text, std::string("its bucket is no name of one; ") + FORMS);
   if (!key.has_value() || key->empty() || key->size() > MOST_KEY)
     refuseUri(uri.text, std::string("its key is no name of an object; ") + FORMS);

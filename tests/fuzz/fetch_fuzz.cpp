@@ -95,6 +95,9 @@ class Numbers final : public fetcher::Engine {
   unsigned depth() const override { return 3; }
 };
 
+// The place of the shard that asks.
+constexpr unsigned SHARD = 5, PLACE = 7;
+
 struct Served {
   // Of the places, before the bytes of answers.
   static constexpr std::size_t PLACES = 260u << 10;
@@ -103,6 +106,7 @@ struct Served {
   std::span<char> bytes = mapped(memory.get(), PLACES);
   const std::vector<char> sound{bytes.begin(), bytes.end()};
   FetchRing ring = FetchRing::attach(memory.get());
+  const std::size_t word = wordOfPlace(), doorbell = doorbellOfRing();  // offsets
   kj::AutoCloseFd map = FetchMap::create(FACTS);
   // None may be kept: each question is fetched for.
   fetcher::Budget budget{0};
@@ -127,6 +131,16 @@ struct Served {
         });
     source->begin(rpc::FetchRing::Former::died);
   }
+  // Gives place and doorbell numbers that they never had: the sound memory has old ones again, for which an answer may be under way,
+  // and by which a thread that is about to wait would miss a question.
+  void renumber() {
+    static std::uint32_t number = 1u << 30;
+    number += 2;
+    std::atomic_ref(*reinterpret_cast<std::uint64_t*>(bytes.data() + word))
+        .store(std::uint64_t{number} << 16);
+    std::atomic_ref(*reinterpret_cast<std::uint32_t*>(bytes.data() + doorbell)).store(number);
+  }
+
   // What its threads use must stay until they have ended.
   ~Served() {
     source->end();
@@ -134,11 +148,31 @@ struct Served {
     gone.wait(false);
   }
   Served(const Served&) = delete;
+
+ private:
+  // It lies before the chunk that is asked for (rpc/fetch_ring.cpp).
+  std::size_t wordOfPlace() {
+    constexpr std::uint64_t SOME = 0x1122334455667788;
+    ring.ask(SHARD, PLACE, SOME, FetchRing::Purpose::fault);
+    const char* chunk =
+        std::search(bytes.data(), bytes.data() + bytes.size(), reinterpret_cast<const char*>(&SOME),
+                    reinterpret_cast<const char*>(&SOME) + sizeof SOME);
+    fuzz::require(chunk != bytes.data() + bytes.size(), "the place is found");
+    std::copy(sound.begin(), sound.end(), bytes.begin());
+    return static_cast<std::size_t>(chunk - bytes.data()) - sizeof(std::uint64_t);
+  }
+  // The only number that a wake changes.
+  std::size_t doorbellOfRing() {
+    ring.wakeFetcher(FetchRing::Wake::all);
+    const auto changed = std::mismatch(sound.begin(), sound.end(), bytes.begin()).first;
+    fuzz::require(changed != sound.end(), "the doorbell is found");
+    std::copy(sound.begin(), sound.end(), bytes.begin());
+    return static_cast<std::size_t>(changed - sound.begin());
+  }
 };
 
 void serveRing(const std::uint8_t* input, std::size_t size) {
   constexpr std::uint64_t LONG = 20'000'000'000;  // ns
-  constexpr unsigned SHARD = 5, PLACE = 7;
   static Served served;
   static std::uint64_t chunk = 0;
   std::copy(served.sound.begin(), served.sound.end(), served.bytes.begin());
@@ -150,6 +184,7 @@ void serveRing(const std::uint8_t* input, std::size_t size) {
       std::copy(served.sound.begin(), served.sound.end(), served.bytes.begin());
       break;
     }
+  served.renumber();
   chunk = (chunk + 1) % ((FACTS.bytes + CHUNK - 1) / CHUNK);
   served.ring.ask(SHARD, PLACE, chunk, FetchRing::Purpose::fault);
   const FetchRing::Answer answer = served.ring.await(SHARD, PLACE, process::nowNs() + LONG);

@@ -80,6 +80,8 @@ TEST_F(ObjectUris, ThatMakeNoSenseAreRefusedWithTheReason) {
   EXPECT_THAT(refusal("s3://bucket"), HasSubstr("its key"));
   EXPECT_THAT(refusal("s3://b/a"), HasSubstr("its bucket"));
   EXPECT_THAT(refusal("s3://bucket@evil/a"), HasSubstr("its bucket"));
+  for (const char* bucket : {"-ucket", "bucket-", ".ucket", "bucket.", "_ucket", "..."})
+    EXPECT_THAT(refusal("s3://" + std::string(bucket) + "/a"), HasSubstr("its bucket")) << bucket;
   EXPECT_THAT(refusal("s3://bucket/a?secret=x"), HasSubstr("there is no option secret"));
   EXPECT_THAT(refusal("s3://bucket/a?endpoint=ftp://x"), HasSubstr("its endpoint"));
   EXPECT_THAT(refusal("s3://bucket/a?endpoint=http://x/y"), HasSubstr("has a path"));
