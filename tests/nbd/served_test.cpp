@@ -154,7 +154,7 @@ TEST_F(NbdOnce, AServerWithoutRoomForMoreClientsServesTheNextRestore) {
   server.restore();
   for (std::uint64_t chunk = 0, end = 0; source.sockets() < before + 2; chunk = end) {
     source.stall();
-    end = std::min<std::uint64_t>(chunk + 8, 32);
+    end = std::min(chunk + 8, first.pages() / CHUNK_PAGES);
     ASSERT_LT(chunk, end) << "there is no second connection";
     Reads reads = readChunks(first, chunk, end - chunk);
     await([&] { return first.queued().total >= end - chunk; });
