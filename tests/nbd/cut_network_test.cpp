@@ -37,10 +37,13 @@ class OtherHost {
   std::string address() const { return "10.213." + number_ + ".2"; }
   void pull() const { runTool({"ip", "link", "set", cable_, "down"}); }
   void plug() const { runTool({"ip", "link", "set", cable_, "up"}); }
-  // nbdkit there.
-  std::vector<std::string> server(const std::string& path) const {
-    return {"ip",      "netns", "exec",  name_, "nbdkit", "-f",   "-i",
-            address(), "-p",    "10809", "-t",  "1",      "file", path};
+  // nbdkit there, with further options.
+  std::vector<std::string> server(const std::string& path, const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> command{"ip", "netns",   "exec", name_,   "nbdkit", "-f",
+                                     "-i", address(), "-p",   "10809", "-t",     "1"};
+    command.insert(command.end(), more.begin(), more.end());
+    command.insert(command.end(), {"file", path});
+    return command;
   }
 
  private:
@@ -74,6 +77,40 @@ TEST_F(CutNetwork, PagesWaitAndComeRight) {
   awaitQueued();
   host_->plug();
   expectAll();
+}
+
+// The handshake of the new connection as well, which has no end while the cable is out.
+TEST_F(CutNetwork, ByTlsPagesWaitAndComeRight) {
+  const Directory folder;
+  folder.file("keys", "vm:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n");
+  source_->kill();
+  source_->startAs(host_->server(image_.path(), {"--tls=require", "--tls-psk=" + folder / "keys"}));
+  restore("nbds://vm@" + host_->address() + "/?tls-psk-file=" + folder / "keys", "60s");
+  for (unsigned round = 0; round < 2; round++) {
+    host_->pull();
+    touch(10 + 30 * round, 30);
+    awaitQueued();
+    if (round == 1) source_->kill();
+    host_->plug();
+    if (round == 1) source_->start();
+    finish(waiting_);
+  }
+  expectAll();
+}
+
+TEST_F(CutNetwork, PagesOf2MiBWaitAndComeRight) {
+  if (!hugePagesAvailable(64)) GTEST_SKIP() << "no 64 free huge pages; echo 256 > /proc/sys/vm/nr_hugepages";
+  Server server(image_, serving(*source_, {.more = {"--source-patience", "60s"}}));
+  Target target(image_, server.socket(), HUGE);
+  server.restore();
+  EXPECT_TRUE(target.holdsImage(0));
+  host_->pull();
+  Reads waiting;
+  for (std::uint64_t page = 1; page < target.pages(); page++) waiting.push_back(target.readLater(page));
+  await([&] { return target.queued().total >= waiting.size(); });
+  host_->plug();
+  finish(waiting);
+  expectContent(target, {});
 }
 
 // The end of the connection is not told to us: the other side has forgotten it when the cable is back.
