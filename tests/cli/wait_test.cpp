@@ -3,18 +3,16 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <poll.h>
-#include <pty.h>
 #include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "cli/errors.h"
-#include "process/process.h"
 #include "tests/cli/command.h"
+#include "tests/cli/terminal.h"
 #include "tests/support/server.h"
 #include "tests/support/target.h"
 
@@ -104,39 +102,20 @@ TEST(StatusOfOne, IsOfThatRestoreAlone) {
   EXPECT_EQ(filtered["restores"].size(), 1u);
 }
 
-// The bytes that a terminal of 80 columns and 20 rows is sent until it has all of `words`.
-std::string onTerminal(Server& server, const std::vector<std::string>& words) {
-  winsize size{20, 80, 0, 0};
-  int terminal = -1;
-  const std::string program = process::siblingExecutable("faultline");
-  const pid_t pid = forkpty(&terminal, nullptr, nullptr, &size);
-  if (pid == 0) {
-    execl(program.c_str(), "faultline", "status", "--watch", "0.2", "--control", server.control().c_str(),
-          nullptr);
-    _exit(99);
-  }
-  std::string text;
-  const auto all = [&] {
-    // The last screen: what comes after the last return to its first line.
+// The first screen of status --watch that has all of `words`.
+std::string screenWith(const Server& server, const std::vector<std::string>& words) {
+  Terminal terminal({"status", "--watch", "0.2", "--control", server.control()});
+  while (terminal.readOn()) {
+    const std::string& text = terminal.text();
+    // What comes after the last return to the first line but one.
     const std::size_t last = text.rfind("\033[H");
     const std::size_t begin = last == std::string::npos || last == 0 ? 0 : text.rfind("\033[H", last - 1);
     const std::string screen = text.substr(begin == std::string::npos ? 0 : begin, last - begin);
-    for (const std::string& each : words)
-      if (screen.find(each) == std::string::npos) return std::string();
-    return screen;
-  };
-  std::string screen;
-  pollfd ready{terminal, POLLIN, 0};
-  while ((screen = all()).empty() && poll(&ready, 1, 60'000) > 0) {
-    char part[4096];
-    const ssize_t got = read(terminal, part, sizeof part);
-    if (got <= 0) break;
-    text.append(part, static_cast<std::size_t>(got));
+    if (std::all_of(words.begin(), words.end(),
+                    [&](const std::string& each) { return screen.find(each) != std::string::npos; }))
+      return screen;
   }
-  kill(pid, SIGTERM);
-  waitpid(pid, nullptr, 0);
-  close(terminal);
-  return screen;
+  return "";
 }
 
 TEST(StatusScreen, ShowsStallsFirstAndFitsTheTerminal) {
@@ -146,7 +125,7 @@ TEST(StatusScreen, ShowsStallsFirstAndFitsTheTerminal) {
   auto restore = server.restore();
   server.wait(restore.pauseRequest().send());
   auto read = target.readLater(7);
-  const std::string screen = onTerminal(server, {"STALLED, paused: 1 threads of vm", "RESTORE", "paused"});
+  const std::string screen = screenWith(server, {"STALLED, paused: 1 threads of vm", "RESTORE", "paused"});
   ASSERT_FALSE(screen.empty());
   EXPECT_LT(screen.find("STALLED"), screen.find("RESTORE"));
   std::size_t width = 0;

@@ -14,6 +14,7 @@
 
 #include "cli/errors.h"
 #include "tests/cli/command.h"
+#include "tests/cli/terminal.h"
 #include "tests/image/layer_file.h"
 #include "tests/packed/made_file.h"
 #include "tests/packed/zstd.h"
@@ -151,6 +152,19 @@ TEST(Pack, SaysHowLargeItIs) {
   EXPECT_EQ(result.code, cli::OK);
   EXPECT_THAT(result.out, AllOf(HasSubstr(folder / "packed"), HasSubstr("2.0 MiB in "), HasSubstr("KiB")));
   EXPECT_EQ(result.err, "") << "no terminal, no progress";
+}
+
+TEST(Pack, OnATerminalALineTellsHowFarItIs) {
+  const Directory folder;
+  folder.file("raw", textOf(2 << 20));
+  const auto lineOf = [&](const std::vector<std::string>& arguments) {
+    Terminal terminal(arguments);
+    EXPECT_EQ(terminal.finish(), cli::OK) << terminal.text();
+    EXPECT_THAT(terminal.text(), HasSubstr("\r\033[K")) << "the line is taken away";
+    return terminal.text();
+  };
+  EXPECT_THAT(lineOf({"pack", folder / "raw", folder / "packed"}), HasSubstr(" % of 2.0 MiB, "));
+  EXPECT_THAT(lineOf({"unpack", folder / "packed", folder / "out"}), HasSubstr(" % of 2.0 MiB, "));
 }
 
 class PackFrom : public testing::TestWithParam<std::string> {};
