@@ -84,9 +84,12 @@ struct LockWords {
   alignas(CACHE_LINE) std::atomic<std::uint64_t> epoch;  // +1 each time the gate opens
 };
 
+inline constexpr std::uint64_t NO_PAGE = ~0ull;
+
 struct alignas(CACHE_LINE) Slot {
-  pthread_mutex_t mutex;                     // robust, process-shared
-  std::atomic<std::uint64_t> inflightPage;   // for diagnosis only
+  pthread_mutex_t mutex;  // robust, process-shared
+  // The first page of the section in flight, or of the last one; NO_PAGE: there was none. For diagnosis, and as a hint.
+  std::atomic<std::uint64_t> inflightPage;
   std::atomic<std::uint32_t> inflightCount;  // 0: no section in flight
 };
 

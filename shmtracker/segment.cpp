@@ -197,6 +197,7 @@ Segment Segment::create(const SegmentSpec& spec) {
   const std::uint64_t first = owners == spec.shards ? 0 : spec.restoreId % spec.shards;
   segment.extents().deal(spec.shards, owners, static_cast<std::uint32_t>(first));
   segment.lock().initialise();
+  for (Slot& slot : segment.slots_) slot.inflightPage.store(NO_PAGE, std::memory_order_relaxed);
   return segment;
 }
 

@@ -10,6 +10,7 @@
 
 #include "shard/prefaulter.h"
 #include "tests/shard/local_restore.h"
+#include "tests/support/server.h"
 
 namespace faultline::shard {
 namespace {
@@ -71,37 +72,71 @@ TEST(Pace, IsThatOfRareFaultsAgainOnceTheyAre) {
   EXPECT_EQ(going.pace.sections().longest, 32u);
 }
 
+// Populations of four windows of the source, with the first look for bytes of one page held.
+class Population : public testing::Test {
+ protected:
+  ~Population() noexcept override {}  // KJ's may throw
+  static constexpr std::uint64_t WINDOW = 512, COUNT = 4 * WINDOW;
+
+  void holdAt(shm::PageIndex page) {
+    failpoints_.arm({.point = failpoints::Point::beforeStage,
+                     .action = failpoints::Action::park,
+                     .page = page,
+                     .skip = 0,
+                     .reached = kj::AutoCloseFd(dup(reached_.get())),
+                     .reached2 = {},
+                     .resume = kj::AutoCloseFd(dup(go_.get()))});
+  }
+  void awaitHeld() {
+    std::uint64_t value = 0;
+    ASSERT_EQ(read(reached_.get(), &value, sizeof value), ssize_t{sizeof value});
+  }
+  void letGo() {
+    const std::uint64_t value = 1;
+    ASSERT_EQ(write(go_.get(), &value, sizeof value), ssize_t{sizeof value});
+  }
+  std::uint64_t missing() const {
+    std::uint64_t missing = 0;
+    for (std::uint64_t page = 0; page < COUNT; page++)
+      missing += restore_.state(page) == shm::PageState::missing ? 1 : 0;
+    return missing;
+  }
+
+  const test::Image image_{COUNT * shm::SMALL_PAGE};
+  const test::LocalRestore restore_{image_, shm::SMALL_PAGE};
+  failpoints::Failpoints failpoints_;
+  const Committer committer_{failpoints_};
+  WorkerPool workers_{2};
+  const kj::AutoCloseFd reached_{eventfd(0, EFD_CLOEXEC)}, go_{eventfd(0, EFD_CLOEXEC)};
+};
+
 // What is missing around the latest fault is likely to be touched next.
-TEST(Population, BringsThePagesAroundTheLatestFaultFirst) {
-  constexpr std::uint64_t WINDOW = 512, COUNT = 4 * WINDOW;
-  const test::Image image(COUNT * shm::SMALL_PAGE);
-  const test::LocalRestore restore(image, shm::SMALL_PAGE);
-  failpoints::Failpoints failpoints;
-  const Committer committer(failpoints);
-  WorkerPool workers(1);
-  Prefaulter prefaulter(committer, workers, 1);
-  const int reached = eventfd(0, EFD_CLOEXEC), go = eventfd(0, EFD_CLOEXEC);
-  failpoints.arm({.point = failpoints::Point::beforeStage,
-                  .action = failpoints::Action::park,
-                  .page = 2 * WINDOW,
-                  .skip = 0,
-                  .reached = kj::AutoCloseFd(dup(reached)),
-                  .reached2 = {},
-                  .resume = kj::AutoCloseFd(dup(go))});
-  const shm::Segment& segment = restore.attachment()->segment();
-  restore.attachment()->segment().slot(segment.firstSlot(0)).inflightPage = 2 * WINDOW + 300;
+TEST_F(Population, BringsThePagesAroundTheLatestFaultFirst) {
+  Prefaulter prefaulter(committer_, workers_, 1);
+  holdAt(2 * WINDOW);
+  const shm::Segment& segment = restore_.attachment()->segment();
+  restore_.attachment()->segment().slot(segment.firstSlot(0)).inflightPage = 2 * WINDOW + 300;
   std::promise<void> done;
-  prefaulter.start(restore.attachment(), 1, {}, [&] { done.set_value(); });
-  std::uint64_t value = 0;
-  ASSERT_EQ(read(reached, &value, sizeof value), ssize_t{sizeof value});
-  for (std::uint64_t page = 0; page < COUNT; page++)
-    ASSERT_EQ(restore.state(page), shm::PageState::missing) << page;
-  ASSERT_EQ(write(go, &value, sizeof value), ssize_t{sizeof value});
+  prefaulter.start(restore_.attachment(), 1, {}, [&] { done.set_value(); });
+  awaitHeld();
+  EXPECT_EQ(missing(), COUNT);
+  letGo();
   done.get_future().get();
-  for (std::uint64_t page = 0; page < COUNT; page++)
-    ASSERT_EQ(restore.state(page), shm::PageState::faulted) << page;
-  close(reached);
-  close(go);
+  EXPECT_EQ(missing(), 0u);
+}
+
+// Without a fault no task takes a window that another has.
+TEST_F(Population, GoesThroughEachWindowOnce) {
+  Prefaulter prefaulter(committer_, workers_, 2);
+  holdAt(0);
+  std::promise<void> done;
+  prefaulter.start(restore_.attachment(), 1, {}, [&] { done.set_value(); });
+  awaitHeld();
+  test::await([&] { return restore_.state(COUNT - 1) == shm::PageState::faulted; });
+  EXPECT_EQ(missing(), WINDOW);
+  letGo();
+  done.get_future().get();
+  EXPECT_EQ(missing(), 0u);
 }
 
 }  // namespace
