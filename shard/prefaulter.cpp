@@ -250,20 +250,24 @@ Prefaulter::JobRef Prefaulter::comesBack(const std::weak_ptr<Job>& waiting) {
 void Prefaulter::finish(const JobRef& job) {
   {
     const threads::Lock lock(job->mutex);
-    job->tasks--;
-    const bool last = job->tasks == 0 || (job->over() && job->tasks == job->waiting);
-    if (!last || job->ended) return;
+    const bool last = job->tasks == 1 || (job->over() && job->tasks - 1 == job->waiting);
+    if (!last || job->ended) {
+      job->tasks--;
+      return;
+    }
     job->ended = true;
   }
   end(job);
+  // Last of all: from then on ~Prefaulter() waits for this task no more.
+  const threads::Lock lock(job->mutex);
+  job->tasks--;
 }
 
+// Forgotten once `done` has been called, since ~Prefaulter() waits for the jobs that it knows.
 void Prefaulter::end(const JobRef& job) {
-  {
-    const threads::Lock lock(mutex_);
-    jobs_.erase({job->restore->id(), job->number});
-  }
   job->done();
+  const threads::Lock lock(mutex_);
+  jobs_.erase({job->restore->id(), job->number});
 }
 
 // False where the source has to be waited for first.

@@ -6,7 +6,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <future>
+#include <optional>
 
 #include "shard/prefaulter.h"
 #include "tests/shard/local_restore.h"
@@ -137,6 +139,21 @@ TEST_F(Population, GoesThroughEachWindowOnce) {
   letGo();
   done.get_future().get();
   EXPECT_EQ(missing(), 0u);
+}
+
+// What is told of a job's end belongs to the shard, which may be about to end as well.
+TEST_F(Population, IsWaitedForUntilItsEndIsTold) {
+  std::optional<Prefaulter> prefaulter(std::in_place, committer_, workers_, 2u);
+  std::promise<void> telling, told;
+  prefaulter->start(restore_.attachment(), 1, {}, [&] {
+    telling.set_value();
+    told.get_future().wait();
+  });
+  telling.get_future().wait();
+  auto ended = std::async(std::launch::async, [&] { prefaulter.reset(); });
+  EXPECT_EQ(ended.wait_for(std::chrono::milliseconds(100)), std::future_status::timeout);
+  told.set_value();
+  ended.get();
 }
 
 }  // namespace
