@@ -97,8 +97,11 @@ bool TlsHandshake::await(int socket) {
   const std::uint64_t now = process::nowNs();
   late_ = now >= deadline_;
   if (late_) return false;
-  pullTimeout(reinterpret_cast<gnutls_transport_ptr_t>(static_cast<std::intptr_t>(socket)),
-              static_cast<unsigned>((deadline_ - now) / 1'000'000 + 1));
+  // A descriptor is a pointer to GnuTLS (gnutls_transport_set_int).
+  const auto descriptor = static_cast<std::intptr_t>(socket);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr)
+  auto* const transport = reinterpret_cast<gnutls_transport_ptr_t>(descriptor);
+  pullTimeout(transport, static_cast<unsigned>((deadline_ - now) / 1'000'000 + 1));
   return true;
 }
 

@@ -7,6 +7,8 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <fstream>
+
 #include "tests/fetcher/fetched_target.h"
 #include "tests/nbd/nbd_server.h"
 #include "tests/support/child_process.h"
@@ -74,7 +76,7 @@ TEST(EngineLibraries, WithoutLibnbdOtherSourcesAreServedAndATargetOfAServerIsTol
   Image image(4 << 20), packedImage(4 << 20);
   const std::string empty = image.directory() + "/empty", log = image.directory() + "/log",
                     other = image.directory() + "/other";
-  kj::AutoCloseFd(open(empty.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+  std::ofstream(empty).close();
   const NbdServer source(NbdServer::ofFile(image.path()));
   const PackedSource packed(packedImage);
   if (ChildProcess hides([&] { _exit(hide(library, empty) ? 0 : 1); }); hides.join() != 0)
