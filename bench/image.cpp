@@ -33,7 +33,7 @@ class Mapped {
   Mapped(int fd, const BenchImage& image)
       : bytes_(image.dataBytes),
         at_(mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, fd, 0)),
-        pages_(bytes_ / PAGE) {
+        pages_((bytes_ + PAGE - 1) / PAGE) {
     if (at_ == MAP_FAILED) fail("map", image.path);
   }
   Mapped(const Mapped&) = delete;
