@@ -202,12 +202,12 @@ TEST_F(Service, PrefaultWaits) {
 
 TEST_F(Service, RestoreBringsOneTargetAndCleansUp) {
   auto restoring = restore();
-  auto touching = target();
+  auto touching = stoppedTarget();
+  restoring->await("100.0 %  1024 pages in place, 0 given back, 0 missing");
+  touching->signal(SIGCONT);
 
   EXPECT_EQ(touching->finish().code, 0);
-  const auto result = restoring->finish();
-  EXPECT_EQ(result.code, 0);
-  EXPECT_THAT(result.out, HasSubstr("100.0 %  1024 pages in place, 0 given back, 0 missing"));
+  EXPECT_EQ(restoring->finish().code, 0);
   EXPECT_THAT(directory_.content(), ElementsAre("image"));
 }
 
