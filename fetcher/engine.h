@@ -14,6 +14,8 @@ namespace faultline::fetcher {
 struct Range {
   std::uint64_t begin, end;
   std::uint64_t size() const { return end - begin; }
+  // What the two have in common; where that is nothing, its begin is not before its end.
+  Range within(const Range& other) const { return {std::max(begin, other.begin), std::min(end, other.end)}; }
 };
 
 // Const methods: any thread.

@@ -1,7 +1,6 @@
 #include "fetcher/served_source.h"
 
 #include <sched.h>
-
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -343,12 +342,9 @@ bool ServedSource::readPortion(const Reading& reading, Range portion, std::span<
   const auto at = [&](Range range) { return bytes.subspan(range.begin - reading.units.begin, range.size()); };
   const int all = readRange(portion, at(portion));
   if (all == 0) return portionRead(reading, portion, bytes);
-  const auto within = [&portion](Range range) {
-    return Range{std::max(range.begin, portion.begin), std::min(range.end, portion.end)};
-  };
   bool answered = false;
   for (std::uint64_t chunk = reading.chunks.first; chunk < reading.chunks.end; chunk++) {
-    const Range its = within(rangeOf(chunk));
+    const Range its = rangeOf(chunk).within(portion);
     if (its.begin >= its.end) continue;
     if (const int error = all == EBADMSG ? readSingly(chunk, portion, at(its)) : all; error != 0)
       errors[chunk - reading.chunks.first] = error;
@@ -360,8 +356,7 @@ bool ServedSource::readPortion(const Reading& reading, Range portion, std::span<
 
 // Reads what a chunk has of a portion that is damaged somewhere. Not in place: others may use what comes along.
 int ServedSource::readSingly(std::uint64_t chunk, Range portion, std::span<std::byte> to) {
-  const Range its = rangeOf(chunk), least = engine_->leastOf(its);
-  const Range part{std::max(least.begin, portion.begin), std::min(least.end, portion.end)};
+  const Range its = rangeOf(chunk), part = engine_->leastOf(its).within(portion);
   if (part.size() == portion.size()) return EBADMSG;
   std::vector<std::byte> content(part.size());
   const int error = readRange(part, content);

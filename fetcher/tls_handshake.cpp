@@ -44,6 +44,12 @@ GnuTls found() {
 
 thread_local TlsHandshake* current = nullptr;
 
+// As poll() answers.
+int awaitReadable(int socket, unsigned ms) {
+  pollfd waiting{socket, POLLIN, 0};
+  return poll(&waiting, 1, static_cast<int>(ms));
+}
+
 int socketOf(gnutls_transport_ptr_t transport) {
   return static_cast<int>(reinterpret_cast<std::intptr_t>(transport));
 }
@@ -61,8 +67,7 @@ ssize_t pull(gnutls_transport_ptr_t transport, void* to, std::size_t size) {
 }
 
 int pullTimeout(gnutls_transport_ptr_t transport, unsigned ms) {
-  pollfd waiting{socketOf(transport), POLLIN, 0};
-  return poll(&waiting, 1, static_cast<int>(ms));
+  return awaitReadable(socketOf(transport), ms);
 }
 
 // In words; GnuTLS gives one sentence for each thing that is wrong.
@@ -97,11 +102,7 @@ bool TlsHandshake::await(int socket) {
   const std::uint64_t now = process::nowNs();
   late_ = now >= deadline_;
   if (late_) return false;
-  // A descriptor is a pointer to GnuTLS (gnutls_transport_set_int).
-  const auto descriptor = static_cast<std::intptr_t>(socket);
-  // NOLINTNEXTLINE(performance-no-int-to-ptr)
-  auto* const transport = reinterpret_cast<gnutls_transport_ptr_t>(descriptor);
-  pullTimeout(transport, static_cast<unsigned>((deadline_ - now) / 1'000'000 + 1));
+  awaitReadable(socket, static_cast<unsigned>((deadline_ - now) / 1'000'000 + 1));
   return true;
 }
 

@@ -24,7 +24,6 @@ namespace {
 
 constexpr std::uint64_t FREE_SECTION = 512;  // pages in one section where no removal can come
 constexpr std::uint64_t WINDOW = 2u << 20;   // bytes of the source that are staged at once
-constexpr PageIndex NO_WINDOW = ~0ull;
 constexpr long PAUSE_NS = 1'000'000;
 constexpr std::uint64_t LONGEST_WAIT = 100'000'000;  // ns; then it is asked whether the limit has changed
 constexpr std::uint64_t LAST_BACK_OFF = 1'000'000;   // ns; a run that has waited so long makes way for others
@@ -57,7 +56,7 @@ struct Prefaulter::Job {
   std::size_t range GUARDED_BY(mutex) = 0;  // position
   PageIndex next GUARDED_BY(mutex) = 0;
   PageIndex followed GUARDED_BY(mutex) =
-      NO_WINDOW;  // the first page of the last window that a fault has called for
+      shm::NO_PAGE;  // the first page of the last window that a fault has called for
   std::vector<PageRange> again GUARDED_BY(mutex);   // taken, and given back
   std::uint64_t window GUARDED_BY(mutex) = WINDOW;  // bytes of the source that a task takes at once
   unsigned tasks GUARDED_BY(mutex);                 // under way

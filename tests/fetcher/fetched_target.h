@@ -96,6 +96,8 @@ inline void finish(Reads& reads) {
 // A restore with threads that wait for pages. Its source is the test's.
 class FetchedTarget : public testing::Test {
  protected:
+  explicit FetchedTarget(std::uint64_t pageSize = SMALL, std::uint64_t bytes = 8 << 20)
+      : pageSize_(pageSize), image_(bytes) {}
   // Before the source goes: a service that ends fetches what its targets miss.
   void TearDown() override {
     target_ = nullptr;
@@ -105,7 +107,7 @@ class FetchedTarget : public testing::Test {
   // Returns when it serves its first page.
   void restore(ServerOptions options) {
     server_ = std::make_unique<Server>(image_, std::move(options));
-    target_ = std::make_unique<Target>(image_, server_->socket(), SMALL);
+    target_ = std::make_unique<Target>(image_, server_->socket(), pageSize_);
     server_->restore();
     EXPECT_TRUE(target_->holdsImage(0));
   }
@@ -123,7 +125,8 @@ class FetchedTarget : public testing::Test {
     expectContent(*target_, {});
   }
 
-  Image image_{8 << 20};
+  const std::uint64_t pageSize_;
+  Image image_;
   std::unique_ptr<Server> server_;
   std::unique_ptr<Target> target_;
   Reads waiting_;

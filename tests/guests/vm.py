@@ -80,17 +80,22 @@ class Serial:
     def count(self, word):
         return sum(1 for line in list(self.lines) if line and line.startswith(word))
 
-    def await_count(self, word, count, otherwise=None):
-        """Until so many lines begin with `word`, and nothing is wrong; or one line begins with `otherwise`, whatever else."""
-        def over():
-            return self.count(word) >= count or self.trouble() or None in self.lines or otherwise and self.count(otherwise)
+    def await_count(self, word, count):
+        """Until so many lines begin with `word`, and nothing is wrong."""
         with self.changed:
-            done = self.changed.wait_for(over, SECONDS)
-        if otherwise and self.count(otherwise):
-            return
+            done = self.changed.wait_for(lambda: self.count(word) >= count or self.trouble() or None in self.lines, SECONDS)
         self.expect_no_trouble()
         if self.count(word) < count:
             raise Failed(f"the guest {'ended' if done else 'stands still'} before its line {count} of {word}")
+
+    def await_damage(self, said):
+        """Until a line begins with `said`. None: until the guest ends, or says any of what expect_no_trouble() looks for."""
+        def damage():
+            return self.count(said) if said else self.trouble() or None in self.lines
+        with self.changed:
+            self.changed.wait_for(lambda: damage() or None in self.lines, SECONDS)
+        if not damage():
+            raise Failed("removals are ignored, and the guest has not noticed")
 
     def say(self, word):
         self.process.stdin.write(word + "\n")
@@ -115,7 +120,7 @@ def start_program(line, folder, environment=None):
 class Guest:
     """What is restored. `sizes`: MiB of each of its memories. `machine`: QEMU's options for it; a memory's backend is ram0, ram1, ...
     `walks`: the word of the lines that tell that it has been through its memory. `stale`: what it says of a page that was
-    given back and has old bytes."""
+    given back and has old bytes; None: that may be any trouble."""
 
     def __init__(self, sizes, machine, walks, stale, obeys):
         self.sizes, self.machine, self.walks, self.stale, self.obeys = sizes, machine, walks, stale, obeys
@@ -130,7 +135,7 @@ def linux(sizes, machine):
                                        "tcg,thread=multi", "-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on",
                                        "-kernel", f"{state}/kernel/vmlinuz", "-initrd", f"{state}/kernel/initrd", "-append",
                                        "console=ttyS0 quiet panic=-1 no_timer_check init_on_free=1 memhp_default_state=online"],
-                 walks="FREED", stale="BAD fresh memory", obeys=True)
+                 walks="FREED", stale=None, obeys=True)
 
 
 GUESTS = {

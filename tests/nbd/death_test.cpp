@@ -5,8 +5,7 @@
 #include <signal.h>
 
 #include "rpc/fetch_ring.h"
-#include "tests/fetcher/fetched_target.h"
-#include "tests/nbd/nbd_server.h"
+#include "tests/nbd/nbd_target.h"
 #include "tests/nbd/way_to_server.h"
 
 namespace faultline::test {
@@ -19,12 +18,11 @@ std::size_t countOf(const std::string& text, const std::string& word) {
 }
 
 // The server stalls while they are killed: the questions are on their way then.
-class DeathWhileAsking : public FetchedTarget {
+class DeathWhileAsking : public NbdTarget {
  protected:
   void SetUp() override {
-    if (const std::string why = NbdServer::whyNot(); !why.empty()) GTEST_SKIP() << why;
-    source_ = std::make_unique<NbdServer>(NbdServer::ofFile(image_.path()));
-    restore(serving(*source_));
+    NbdTarget::SetUp();
+    if (!IsSkipped()) restore(serving(*source_));
   }
   void touchAndStall() {
     source_->stall();
@@ -35,8 +33,6 @@ class DeathWhileAsking : public FetchedTarget {
     source_->goOn();
     expectAll();
   }
-
-  std::unique_ptr<NbdServer> source_;
 };
 
 TEST_F(DeathWhileAsking, OfTheFetcher) {

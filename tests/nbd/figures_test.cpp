@@ -5,8 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "tests/fetcher/fetched_target.h"
-#include "tests/nbd/nbd_server.h"
+#include "tests/nbd/nbd_target.h"
 
 namespace faultline::test {
 namespace {
@@ -14,12 +13,8 @@ namespace {
 using nlohmann::json;
 using ::testing::HasSubstr;
 
-class NbdFigures : public FetchedTarget {
+class NbdFigures : public NbdTarget {
  protected:
-  void SetUp() override {
-    if (const std::string why = NbdServer::whyNot(); !why.empty()) GTEST_SKIP() << why;
-    source_ = std::make_unique<NbdServer>(NbdServer::ofFile(image_.path()));
-  }
   std::string said(std::vector<std::string> command) const {
     command.insert(command.end(), {"--control", server_->control()});
     const auto result = run(command);
@@ -34,7 +29,7 @@ class NbdFigures : public FetchedTarget {
   }
   // A restore that has lost a chunk with its server, which has come back since, and another of the same source.
   void lose() {
-    restore(source_->uri(), "300ms");
+    begin("300ms");
     source_->kill();
     EXPECT_EQ(target_->touch(LOST * CHUNK_PAGES), Touch::sigbus);
     source_->start();
@@ -47,11 +42,10 @@ class NbdFigures : public FetchedTarget {
   }
   void TearDown() override {
     other_ = nullptr;
-    FetchedTarget::TearDown();
+    NbdTarget::TearDown();
   }
 
   static constexpr std::uint64_t CHUNK = CHUNK_PAGES * SMALL, LOST = 50;
-  std::unique_ptr<NbdServer> source_;
   std::unique_ptr<Target> other_;
 };
 

@@ -3,52 +3,31 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/fetcher/fetched_target.h"
-#include "tests/nbd/nbd_server.h"
+#include "tests/nbd/nbd_target.h"
 
 namespace faultline::test {
 namespace {
 
 using ::testing::HasSubstr;
 
-class HugeNbd : public testing::Test {
+class HugeNbd : public NbdTarget {
  protected:
+  HugeNbd() : NbdTarget(HUGE, 8 * HUGE) {}
   void SetUp() override {
-    if (const std::string why = NbdServer::whyNot(); !why.empty()) GTEST_SKIP() << why;
+    NbdTarget::SetUp();
     if (!hugePagesAvailable(64))
       GTEST_SKIP() << "no 64 free huge pages; echo 256 > /proc/sys/vm/nr_hugepages";
-    source_ = std::make_unique<NbdServer>(NbdServer::ofFile(image_.path()));
-  }
-  void TearDown() override {
-    target_ = nullptr;
-    server_ = nullptr;
-  }
-  void begin(const std::string& patience) {
-    server_ = std::make_unique<Server>(image_, serving(*source_, {.more = {"--source-patience", patience}}));
-    target_ = std::make_unique<Target>(image_, server_->socket(), HUGE);
-    server_->restore();
-    EXPECT_TRUE(target_->holdsImage(0));
   }
   // Threads that wait for pages, whose reads are on their way.
   void touchAndStall() {
     source_->stall();
     for (std::uint64_t page = 1; page < 5; page++) waiting_.push_back(target_->readLater(page));
-    await([&] { return target_->queued().total >= waiting_.size(); });
-  }
-  void expectAll() {
-    finish(waiting_);
-    expectContent(*target_, {});
+    awaitQueued();
   }
   void expectAllBut(std::uint64_t lost) const {
     for (std::uint64_t page = 0; page < target_->pages(); page++)
       ASSERT_TRUE(page == lost || target_->holdsImage(page)) << page;
   }
-
-  Image image_{8 * HUGE};
-  std::unique_ptr<NbdServer> source_;
-  std::unique_ptr<Server> server_;
-  std::unique_ptr<Target> target_;
-  Reads waiting_;
 };
 
 TEST_F(HugeNbd, PagesWaitForAServerThatWasKilled) {
@@ -81,12 +60,8 @@ TEST_F(HugeNbd, PastThePatienceAPageIsLostAlone) {
 
 TEST_F(HugeNbd, AnotherContentFailsTheRestore) {
   begin("60s");
-  Image other(image_.bytes());
-  other.fill(0, 4096, 7);
-  source_->kill();
-  source_->startAs(NbdServer::ofFile(other.path()));
-  EXPECT_EQ(target_->touch(5), Touch::sigbus) << "no byte of the other";
-  awaitSourceChanged(*server_);
+  replaceContent();
+  expectAnotherContentToFailIt(5);
 }
 
 }  // namespace

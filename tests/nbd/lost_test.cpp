@@ -7,8 +7,7 @@
 #include <unistd.h>
 
 #include "process/clock.h"
-#include "tests/fetcher/fetched_target.h"
-#include "tests/nbd/nbd_server.h"
+#include "tests/nbd/nbd_target.h"
 #include "tests/nbd/way_to_server.h"
 
 namespace faultline::test {
@@ -16,13 +15,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class LostNbd : public FetchedTarget {
+class LostNbd : public NbdTarget {
  protected:
-  void SetUp() override {
-    if (const std::string why = NbdServer::whyNot(); !why.empty()) GTEST_SKIP() << why;
-    source_ = std::make_unique<NbdServer>(NbdServer::ofFile(image_.path()));
-  }
-  void begin(const std::string& patience) { restore(source_->uri(), patience); }
   // Events about the source that have these words.
   std::size_t told(const std::string& words) {
     std::size_t count = 0;
@@ -32,8 +26,6 @@ class LostNbd : public FetchedTarget {
     }
     return count;
   }
-
-  std::unique_ptr<NbdServer> source_;
 };
 
 TEST_F(LostNbd, PagesWaitForAServerThatWasKilled) {
@@ -132,12 +124,8 @@ TEST_F(LostNbd, OneThatStallsCostsItsPagesAloneAndGoesOn) {
 
 TEST_F(LostNbd, AnotherContentFailsTheRestore) {
   begin("60s");
-  Image other(image_.bytes());
-  other.fill(0, 4096, 7);
-  source_->kill();
-  source_->startAs(NbdServer::ofFile(other.path()));
-  EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus) << "no byte of the other";
-  awaitSourceChanged(*server_);
+  replaceContent();
+  expectAnotherContentToFailIt(50 * CHUNK_PAGES);
 }
 
 TEST_F(LostNbd, AnotherSizeFailsTheRestore) {
@@ -151,13 +139,9 @@ TEST_F(LostNbd, AnotherSizeFailsTheRestore) {
 // Noticed by the next fetcher, which has no connection that was there before.
 TEST_F(LostNbd, AnotherContentWhileNoFetcherLooksFailsTheRestore) {
   begin("60s");
-  Image other(image_.bytes());
-  other.fill(0, 4096, 7);
-  source_->kill();
-  source_->startAs(NbdServer::ofFile(other.path()));
+  replaceContent();
   killFetcher(*server_);
-  EXPECT_EQ(target_->touch(50 * CHUNK_PAGES), Touch::sigbus);
-  awaitSourceChanged(*server_);
+  expectAnotherContentToFailIt(50 * CHUNK_PAGES);
 }
 
 class FailingNbd : public LostNbd {

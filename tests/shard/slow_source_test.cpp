@@ -115,6 +115,18 @@ TEST_P(SlowSource, ErrorsThatPassAreNotNoticed) {
   EXPECT_EQ(lost_.count, 0u);
 }
 
+// The kernel has no page for the buffer that a read was given, and says that the buffer's address is bad.
+TEST_P(SlowSource, ReadsThatThisHostHasNoMemoryForAreMadeAgain) {
+  loop_.attach(restore_.attachment());
+  std::uint64_t page = 3;
+  for (const int error : {ENOMEM, EFAULT}) {
+    source_->fail(error, 2);
+    EXPECT_EQ(fault(restore_, page).get(), image_.at(page * pageSize())) << strerror(error);
+    page++;
+  }
+  EXPECT_EQ(lost_.count, 0u);
+}
+
 TEST_P(SlowSource, ErrorsMayLastAsLongAsTheOperatorsPatience) {
   loop_.attach(restore_.attachment());
   source_->fail(ETIMEDOUT, 6);

@@ -5,7 +5,7 @@ unit=faultline.service socket=/run/faultline/vm.sock image=/image work=/run/test
 say() { echo "$*" >/dev/ttyS0; }
 wrong() {
   say "WRONG: $*"
-  journalctl --no-pager -o cat -u $unit | tail -40 >/dev/ttyS0
+  journalctl --no-pager -o cat -u $unit | tail -200 >/dev/ttyS0
   systemctl poweroff -ff
   sleep infinity
 }
