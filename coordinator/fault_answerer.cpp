@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <deque>
+#include <exception>
 #include <thread>
 #include <utility>
 
@@ -57,12 +58,13 @@ FaultAnswerer::~FaultAnswerer() {
 
 void FaultAnswerer::add(const uffd_msg& fault) {
   if (shared_ == nullptr) {
-    auto shared = std::make_shared<Shared>();
-    shared->uffd = process::duplicate(uffd_);
-    if (target_ >= 0) shared->target = process::duplicate(target_);
-    shared->name = name_;
-    std::thread([shared] { run(shared); }).detach();
-    shared_ = std::move(shared);
+    try {
+      begin();
+    } catch (const std::exception&) {
+      // Of a page of either size: the kernel compares the address that the fault has.
+      uffd::wake(uffd_, fault.arg.pagefault.address & ~(shm::SMALL_PAGE - 1), shm::SMALL_PAGE);
+      return;
+    }
   }
   const threads::Lock lock(shared_->mutex);
   if (shared_->queue.size() < ROOM)
@@ -70,6 +72,15 @@ void FaultAnswerer::add(const uffd_msg& fault) {
   else
     shared_->dropped = true;
   shared_->changed.notifyOne();
+}
+
+void FaultAnswerer::begin() {
+  auto shared = std::make_shared<Shared>();
+  shared->uffd = process::duplicate(uffd_);
+  if (target_ >= 0) shared->target = process::duplicate(target_);
+  shared->name = name_;
+  std::thread([shared] { run(shared); }).detach();
+  shared_ = std::move(shared);
 }
 
 void FaultAnswerer::run(const std::shared_ptr<Shared>& shared) {

@@ -29,11 +29,12 @@ class FaultAnswerer {
   ~FaultAnswerer();
   FaultAnswerer(const FaultAnswerer&) = delete;
 
-  // Never waits. Throws where no thread, or no fd for it, can be had.
+  // Never waits. Where no thread, or no fd for it, can be had, the thread that faulted is woken: it faults again.
   void add(const uffd_msg& fault);
 
  private:
   struct Shared;
+  void begin();
   static void run(const std::shared_ptr<Shared>& shared);
 
   const int uffd_, target_;

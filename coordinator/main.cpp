@@ -9,6 +9,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "coordinator/own_thread.h"
 #include "coordinator/service.h"
 #include "process/build.h"
 #include "process/close_errors.h"
@@ -102,6 +103,7 @@ int main(int argc, char** argv) {
     spdlog::set_level(spdlog::level::from_str(options.logLevel));
     process::setUpLog("coordinator", process::LogStream::out);
     process::keepMemoryPrivate();
+    coordinator::prepareOwnThreads();
     serve(options);
   } catch (const kj::Exception& error) {
     spdlog::critical("{}", error.getDescription().cStr());

@@ -1,13 +1,13 @@
 #include "coordinator/own_thread.h"
 
-#include <kj/debug.h>
-
 #include <deque>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "process/close_errors.h"
 #include "rpc/refusal.h"
@@ -88,30 +88,100 @@ struct Begun {
   ~Begun() { looks().end(); }
 };
 
+// Makes threads for work that there was none for. Lives as long as the process: a thread of its own waits in it.
+class Maker {
+ public:
+  // Of either kind one is called, in another thread.
+  struct Work {
+    std::function<void()> run;
+    std::function<void(const std::string& why)> giveUp;
+  };
+
+  Maker() {
+    std::thread([this] { serve(); }).detach();
+  }
+  // At once where that is possible.
+  void make(Work work) {
+    if (!begin(work).has_value()) return;
+    const threads::Lock lock(mutex_);
+    waiting_.push_back({std::move(work), Clock::now() + THREAD_PATIENCE});
+    changed_.notifyOne();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Waiting {
+    Work work;
+    Clock::time_point until;
+  };
+  static constexpr std::chrono::milliseconds TRY_EVERY{10};
+
+  // Why not; `work` is untouched then.
+  static std::optional<std::string> begin(const Work& work) {
+    try {
+      std::thread(work.run).detach();
+      return std::nullopt;
+    } catch (const std::system_error& error) {
+      return error.what();
+    }
+  }
+
+  [[noreturn]] void serve() {
+    const process::CloseErrorsLogged closing;
+    threads::Lock lock(mutex_);
+    for (;;) {
+      while (waiting_.empty()) changed_.wait(mutex_);
+      Waiting first = std::move(waiting_.front());
+      waiting_.pop_front();
+      lock.unlock();
+      const auto why = begin(first.work);
+      const bool over = Clock::now() >= first.until;
+      if (why.has_value() && over) first.work.giveUp(*why);
+      if (why.has_value() && !over) std::this_thread::sleep_for(TRY_EVERY);
+      lock.lock();
+      if (why.has_value() && !over) waiting_.push_front(std::move(first));
+    }
+  }
+
+  threads::Mutex mutex_;
+  threads::Condition changed_;
+  std::deque<Waiting> waiting_ GUARDED_BY(mutex_);
+};
+
+Maker& maker() {
+  static Maker* one = new Maker;
+  return *one;
+}
+
 }  // namespace
+
+void prepareOwnThreads() {
+  maker();
+}
 
 kj::Promise<void> inOwnThread(const char* failure, std::function<void()> work) {
   auto paf = kj::newPromiseAndCrossThreadFulfiller<void>();
   // By a pointer that a thread may drop whatever its destructor throws.
   auto fulfiller = std::make_shared<decltype(paf.fulfiller)>(kj::mv(paf.fulfiller));
   const auto way = std::make_shared<char>();  // back from that thread
-  try {
-    std::thread([failure, work = std::move(work), fulfiller, way]() mutable {
-      const process::CloseErrorsLogged closing;
-      try {
-        work();
-        threads::handOver(way.get());
-        (*fulfiller)->fulfill();
-      } catch (const std::exception& error) {
-        (*fulfiller)
-            ->reject(kj::Exception(kj::Exception::Type::FAILED, __FILE__, __LINE__,
-                                   kj::str(failure, ": ", error.what())));
-      }
-      work = nullptr;
-    }).detach();
-  } catch (const std::system_error& error) {
-    KJ_FAIL_REQUIRE("no thread can be made", failure, error.what());
-  }
+  const auto reject = [failure, fulfiller](const std::string& why) {
+    (*fulfiller)
+        ->reject(kj::Exception(kj::Exception::Type::FAILED, __FILE__, __LINE__, kj::str(failure, ": ", why)));
+  };
+  // What `work` owns goes in its thread.
+  auto own = std::make_shared<std::function<void()>>(std::move(work));
+  maker().make({[own, fulfiller, way, reject] {
+                  const process::CloseErrorsLogged closing;
+                  try {
+                    (*own)();
+                    threads::handOver(way.get());
+                    (*fulfiller)->fulfill();
+                  } catch (const std::exception& error) {
+                    reject(error.what());
+                  }
+                  *own = nullptr;
+                },
+                [reject](const std::string& why) { reject("no thread can be made: " + why); }});
   return paf.promise.then([way] { threads::takeOver(way.get()); });
 }
 

@@ -118,12 +118,12 @@ kj::Promise<void> TargetWatch::watchMemory(kj::Duration pause) {
   return pause_.pause(pause).then([this]() -> kj::Promise<void> {
     if (owner_.over()) return kj::READY_NOW;
     pause_.lookBegins();
-    return look_.look(fds_.uffd)
+    return kj::evalNow([this] { return look_.look(fds_.uffd); })
         .then([this](Sight sight) {
           const bool more = sight.more;
           return saw(std::move(sight)).then([more] { return more; });
         })
-        // A thread cannot be had just now; or the restore has failed meanwhile.
+        // A thread or an fd cannot be had just now; or the restore has failed meanwhile.
         .catch_([this](kj::Exception&& e) {
           spdlog::debug("restore {}: {}", segment_.name(), e.getDescription().cStr());
           return false;

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Runs in a machine of its own, as root (tests/systemd/machine): processes of the unit are killed by the kernel for want of
-# memory while a target runs. Says what it sees on the serial port, at last RIGHT or WRONG, and powers the machine off.
+# Runs in a machine of its own, as root (tests/systemd/machine): processes of the unit get no memory, or are killed by the
+# kernel for want of it, while a target runs. Says what it sees on the serial port, at last RIGHT or WRONG, and powers the machine off.
 unit=faultline.service socket=/run/faultline/vm.sock image=/image work=/run/test
 say() { echo "$*" >/dev/ttyS0; }
 wrong() {
@@ -40,24 +40,48 @@ starve() {  # PID
   adjust "$usual" "$group"
 }
 
+# The unit may take less than it has, and the kernel may kill none, until it has refused them memory some times: reads, threads,
+# messages, new processes.
+refused() { sed -n 's/^oom //p' "$1/memory.events"; }
+stint() {
+  local group before
+  group=/sys/fs/cgroup$(show ControlGroup)
+  adjust -1000 "$group"
+  before=$(refused "$group")
+  echo $(($(cat "$group/memory.current") - 1024 * 1024)) >"$group/memory.max"
+  until_ "[ \$(refused $group) -ge $((before + 20)) ]" "the kernel to refuse memory"
+  echo max >"$group/memory.max"
+}
+serving() { [ "$(faultline status --json | tr -d ' \n' | grep -o '"alive":true' | wc -l)" = 2 ]; }
+target_lives() { kill -0 "$reader" 2>/dev/null || grep -q '^{' $work/report || wrong "$1 has cost the target its life"; }
+
 mkdir -p $work
 head -c $((4096 * 4096)) /dev/urandom >$image
 echo "FAULTLINE_OPTIONS=\"--shards 2 --no-prefault --keep-serving --socket $socket --memory $image --name vm\"" \
   >/etc/default/faultline
 systemctl start faultline.socket $unit || wrong "the service does not start"
 mkfifo $work/words
-/usr/libexec/faultline-test/reader $socket $image 1 5000 <$work/words >$work/report &
+/usr/libexec/faultline-test/reader $socket $image 1 20000 <$work/words >$work/report &
+reader=$!
 exec 9>$work/words
 until_ "grep -q ready $work/report" "the target's first page"
 main=$(show MainPID) invocation=$(show InvocationID)
+
+stint
+until_ serving "all of the service to be up"
+active && [ "$(show MainPID)" = "$main" ] && [ "$(show InvocationID)" = "$invocation" ] ||
+  wrong "the unit was ended for want of memory: $(systemctl status --no-pager $unit)"
+target_lives "want of memory"
+say "no memory: waited for within the unit"
 
 for name in faultline-shard faultline-coord; do
   before=$(pid_of $name)
   starve "$before"
   until_ "[ -n \"\$(pid_of $name)\" ] && [ \"\$(pid_of $name)\" != $before ]" "another $name"
-  until_ "[ \$(faultline status --json | tr -d ' \n' | grep -o '\"alive\":true' | wc -l) = 2 ]" "both shards to be up"
+  until_ serving "both shards to be up"
   active && [ "$(show MainPID)" = "$main" ] && [ "$(show InvocationID)" = "$invocation" ] ||
     wrong "the unit was ended for the sake of $name: $(systemctl status --no-pager $unit)"
+  target_lives "the death of $name"
   say "$name: killed by the kernel, healed within the unit"
 done
 journalctl -u $unit --no-pager | grep -q "killed by the OOM killer" || wrong "systemd does not know of it"
