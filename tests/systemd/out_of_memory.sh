@@ -40,16 +40,16 @@ starve() {  # PID
   adjust "$usual" "$group"
 }
 
-# The unit may take less than it has, and the kernel may kill none, until it has refused them memory some times: reads, threads,
+# The unit may take less than it has, and the kernel may kill none, until it has refused memory some times: to reads, threads,
 # messages, new processes.
 refused() { sed -n 's/^oom //p' "$1/memory.events"; }
+press() { echo $(($(cat "$1/memory.current") - 512 * 1024)) >"$1/memory.max"; }
 stint() {
   local group before
   group=/sys/fs/cgroup$(show ControlGroup)
   adjust -1000 "$group"
   before=$(refused "$group")
-  echo $(($(cat "$group/memory.current") - 1024 * 1024)) >"$group/memory.max"
-  until_ "[ \$(refused $group) -ge $((before + 20)) ]" "the kernel to refuse memory"
+  until_ "press $group; [ \$(refused $group) -ge $((before + 20)) ]" "the kernel to refuse memory"
   echo max >"$group/memory.max"
 }
 serving() { [ "$(faultline status --json | tr -d ' \n' | grep -o '"alive":true' | wc -l)" = 2 ]; }
