@@ -12,6 +12,7 @@
 
 #include "rpc/reasons.capnp.h"
 #include "shard/neighbourhood.h"
+#include "shard/removals.h"
 #include "shard/source/page_source.h"
 #include "shmtracker/segment.h"
 #include "threads/mutex.h"
@@ -56,6 +57,10 @@ class Attachment {
   bool owns(shm::PageIndex page) const { return segment_.ownerOf(page) == index_; }
   // Removals can come, so sections must be short.
   bool removeNegotiated() const { return removeNegotiated_; }
+  // Removals have come lately: sections must be shorter still.
+  bool removesLately(std::uint64_t now) {
+    return removals_.lately(segment_.counters().removes.load(std::memory_order_relaxed), now);
+  }
 
   // Pages come write-protected so that the target's dirty tracking sees them as clean. Cleared for good when
   // the kernel says that the ranges are not registered for it.
@@ -96,6 +101,7 @@ class Attachment {
   mutable threads::Mutex mutex_;
   std::optional<std::string> failure_ GUARDED_BY(mutex_);
   Neighbourhood neighbourhood_;
+  Removals removals_;
 };
 
 using AttachmentRef = std::shared_ptr<Attachment>;

@@ -22,11 +22,12 @@ namespace {
 constexpr Content ZEROS{Content::Kind::zero, nullptr};
 
 void countPopulated(Attachment& restore, Content content, PageState state, std::uint64_t pages,
-                    Origin origin) {
+                    std::uint64_t pageSize, Origin origin) {
   auto& counters = restore.counters();
   if (content.kind == Content::Kind::poison) return count(counters.poisoned, pages);
   if (state != PageState::missing) return count(counters.zeroedRemoved, pages);
   count(content.kind == Content::Kind::bytes ? counters.copied : counters.zeroed, pages);
+  if (content.kind == Content::Kind::bytes) count(counters.sourceBytes, pages * pageSize);
   if (origin == Origin::prefault) count(counters.prefaulted, pages);
 }
 
@@ -94,9 +95,9 @@ Commit Committer::commitFault(Attachment& restore, unsigned worker, PageIndex pa
 }
 
 Commit Committer::commitRun(Attachment& restore, unsigned worker, PageRange run, std::uint64_t limit,
-                            Content content, Origin origin, std::uint64_t& advanced) const {
+                            Content content, Origin origin, Progress& progress) const {
   try {
-    return advance(restore, worker, run, limit, content, origin, advanced);
+    return advance(restore, worker, run, limit, content, origin, progress);
   } catch (const shm::SegmentError& error) {
     restore.fail(rpc::EndReason::SEGMENT_DAMAGED, error.what());
     return Commit::dropped;
@@ -125,7 +126,7 @@ Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, C
   if (unclear) return noHugePage(restore);
   switch (result.outcome) {
     case Outcome::done:
-      countPopulated(restore, content, state, 1, Origin::fault);
+      countPopulated(restore, content, state, 1, at.pageSize, Origin::fault);
       return content.kind == Content::Kind::poison ? Commit::poisoned : Commit::done;
     case Outcome::present:
       count(restore.counters().alreadyPresent);
@@ -136,19 +137,18 @@ Commit Committer::answer(Attachment& restore, unsigned worker, PageIndex page, C
 }
 
 Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, std::uint64_t limit,
-                          Content content, Origin origin, std::uint64_t& advanced) const {
+                          Content content, Origin origin, Progress& progress) const {
   const shm::PageLocation at = restore.segment().regions().locate(run.first);
   uffd::Result result{Outcome::unsupported};
-  std::uint64_t populated = 0;
   bool unclear = false, gone = false;
-  advanced = 0;
+  progress = {};
   {
     Section section(restore, worker, run.first, at, failpoints_);
     if (!section.servable()) return Commit::dropped;
     if (!section.entered()) return Commit::retry;
     const std::uint64_t same = section.alike(std::min(run.count, limit));
     if (section.state() != PageState::missing) {
-      advanced = same;
+      progress.pages = same;
       return Commit::done;
     }
     result = section.copy(same * at.pageSize, content,
@@ -157,17 +157,17 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
     // The kernel refuses a run as a whole where it crosses the border of a mapping.
     if (gone && same > 1) return Commit::parted;
     if (result.outcome == Outcome::done || result.outcome == Outcome::partial)
-      populated = result.bytes / at.pageSize;
+      progress.populated = result.bytes / at.pageSize;
     // The first page was there already: a thread populated it and did not live to say so.
     unclear = isUnclear(result, at, PageState::missing, content);
-    advanced = result.outcome == Outcome::present && !unclear ? 1 : populated;
-    section.store(advanced, gone);
+    progress.pages = result.outcome == Outcome::present && !unclear ? 1 : progress.populated;
+    section.store(progress.pages, gone);
   }
-  countPopulated(restore, content, PageState::missing, populated, origin);
+  countPopulated(restore, content, PageState::missing, progress.populated, at.pageSize, origin);
   if (unclear) return noHugePage(restore);
   if (result.outcome == Outcome::present || gone) uffd::wake(restore.uffd(), at.address, at.pageSize);
-  if (advanced > 0) return Commit::done;
-  if (gone) advanced = 1;
+  if (progress.pages > 0) return Commit::done;
+  if (gone) progress.pages = 1;
   return judge(restore, result.outcome, result.error, content);
 }
 

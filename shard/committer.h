@@ -28,6 +28,12 @@ enum class Commit {
 // Why a page is populated: a thread waits for it, or for a neighbour of it, or none does.
 enum class Origin { fault, around, prefault };
 
+// What has become of a run's front.
+struct Progress {
+  std::uint64_t pages = 0;      // that need no more work
+  std::uint64_t populated = 0;  // those of them that were put in place now
+};
+
 // Stateless but for the hooks; any thread, each with a worker number of its own.
 class Committer {
  public:
@@ -39,11 +45,11 @@ class Committer {
   Commit commitFault(Attachment& restore, unsigned worker, shm::PageIndex page, Content content) const;
 
   // Populates what is still missing at the front of `run` (adjacent pages of one region, content likewise
-  // adjacent), at most `limit` pages in this section. `advanced`: pages at the front that need no more work.
+  // adjacent), at most `limit` pages in this section. `progress`: of this section.
   // Pages that are registered no more count as done, their threads are woken. Around a fault the caller wakes, after
   // `done`; for a population the kernel does, with the copy.
   Commit commitRun(Attachment& restore, unsigned worker, shm::PageRange run, std::uint64_t limit,
-                   Content content, Origin origin, std::uint64_t& advanced) const;
+                   Content content, Origin origin, Progress& progress) const;
 
   // Makes the threads that wait for the pages, adjacent ones of one region, go on where they are there, or else fault
   // again: the kernel then is the queue.
@@ -55,7 +61,7 @@ class Committer {
  private:
   Commit answer(Attachment& restore, unsigned worker, shm::PageIndex page, Content content) const;
   Commit advance(Attachment& restore, unsigned worker, shm::PageRange run, std::uint64_t limit,
-                 Content content, Origin origin, std::uint64_t& advanced) const;
+                 Content content, Origin origin, Progress& progress) const;
 
   failpoints::Failpoints& failpoints_;
 };

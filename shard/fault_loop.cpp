@@ -301,10 +301,13 @@ bool FaultLoop::serveAround(Fault& fault, unsigned worker, char* buffer) {
   return false;
 }
 
-// False where the fault's own page is not in place.
+// False where the page is to be answered by itself.
 bool FaultLoop::commitAround(const Fault& fault, unsigned worker, const Staged& staged) {
-  if (!populateAround(committer_, fault, worker, staged)) return false;
-  if (worker == WorkerPool::FAULT_THREAD)
+  const Around own = populateAround(committer_, fault, worker, staged);
+  if (own == Around::alone) return false;
+  if (own == Around::refused)
+    refused(fault, worker);
+  else if (worker == WorkerPool::FAULT_THREAD)
     wakeLater(*fault.restore, fault.around);
   else
     Committer::wake(*fault.restore, fault.around);
@@ -383,24 +386,18 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
     case Commit::done: {
       shm::countDone(restore.counters(), fault.readAt, process::nowNs());
       const auto at = restore.segment().regions().locate(fault.page);
-      if (content.kind == Content::Kind::bytes) count(restore.counters().sourceBytes, at.pageSize);
       if (worker != WorkerPool::FAULT_THREAD) return Committer::wake(restore, fault.page);
       wakeLater(restore, {fault.page, 1});
       letGo(restore, fault.page, at);
       break;
     }
     case Commit::retry:
-      fault.tries++;
-      fault.sourceFailures = 0;  // the failures have passed
-      fault.failingSince = 0;
-      later(fault, Next::retry, worker);
+      refused(fault, worker);
       break;
     case Commit::unclear:
       // In the end its threads look for themselves: they go on, or fault again.
-      if (++fault.tries > UNCLEAR_TRIES) return requeue(restore, fault.page);
-      fault.sourceFailures = 0;
-      fault.failingSince = 0;
-      later(fault, Next::retry, worker);
+      if (fault.tries >= UNCLEAR_TRIES) return requeue(restore, fault.page);
+      refused(fault, worker);
       break;
     case Commit::lost:
       // From where it was mapped, which does not say why. A read does.
@@ -417,6 +414,14 @@ void FaultLoop::commit(Fault fault, unsigned worker, Content content) {
     case Commit::dropped:
       break;
   }
+}
+
+// Its bytes were there: what the source had failed at before has passed.
+void FaultLoop::refused(Fault fault, unsigned worker) {
+  fault.tries++;
+  fault.sourceFailures = 0;
+  fault.failingSince = 0;
+  later(fault, Next::retry, worker);
 }
 
 void FaultLoop::wakeLater(Attachment& restore, shm::PageRange pages) {

@@ -88,6 +88,7 @@ class FaultLoop {
   void commit(Fault fault, unsigned worker, Content content);
   bool serveAround(Fault& fault, unsigned worker, char* buffer);
   bool commitAround(const Fault& fault, unsigned worker, const Staged& staged);
+  void refused(Fault fault, unsigned worker);
   void wakeLater(Attachment& restore, shm::PageRange pages);
   bool wakeIsDue(const Attachment& restore, shm::PageIndex page) const;
   void wakeAll();

@@ -8,14 +8,14 @@ constexpr std::uint64_t FLOWING = 5'000'000;  // ns after a fault, in which more
 constexpr std::uint64_t JUDGED = 512;         // pages; so often it is judged whether faults are dense
 constexpr std::uint64_t DENSE = 32;           // populated pages to a fault, at most, where they are
 constexpr std::uint64_t YIELD_AFTER = 16;     // pages, where faults are rare
-constexpr Pace::Sections WHERE_RARE{4, 32}, WHERE_DENSE{32, 128};
+constexpr Pace::Sections SHORT{4, 32}, LONG{32, 128};
 
 constexpr auto RELAXED = std::memory_order_relaxed;
 
 }  // namespace
 
-Pace::Sections Pace::sections() const {
-  return dense_.load(RELAXED) ? WHERE_DENSE : WHERE_RARE;
+Pace::Sections Pace::sections(bool removals) const {
+  return dense_.load(RELAXED) && !removals ? LONG : SHORT;
 }
 
 bool Pace::yields(std::uint64_t pages, std::uint64_t faults, std::uint64_t now) {

@@ -6,7 +6,7 @@
 // come:
 //   none   nothing is waited for: no yield
 //   rare   short sections, and a yield after fewer pages than are copied in the time of a fault
-//   dense  the population is their fastest answer: long sections, no yield
+//   dense  the population is their fastest answer: long sections, no yield; short ones while removals come as well
 #pragma once
 
 #include <atomic>
@@ -22,7 +22,8 @@ class Pace {
   struct Sections {
     std::uint64_t shortest, longest;
   };
-  Sections sections() const;
+  // `removals`: some have come lately.
+  Sections sections(bool removals) const;
 
   // A worker has populated `pages` more, and the shard has taken `faults` of the restore so far; `now` in ns. True: the
   // worker is to yield before its next section.

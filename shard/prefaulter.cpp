@@ -395,28 +395,28 @@ Prefaulter::Run Prefaulter::commitRun(Job& job, unsigned worker, PageRange& run,
   shm::RwLock& lock = restore.segment().lock();
   const std::uint64_t pageSize = restore.segment().regions().locate(run.first).pageSize;
   const auto sections = [&] {
-    return restore.removeNegotiated() ? job.pace.sections() : Pace::Sections{FREE_SECTION, FREE_SECTION};
+    return restore.removeNegotiated() ? job.pace.sections(restore.removesLately(nowNs()))
+                                      : Pace::Sections{FREE_SECTION, FREE_SECTION};
   };
   std::uint64_t limit = sections().shortest;
   std::uint64_t backOff = 1'000;
   while (run.count > 0) {
     if (job.over()) return Run::over;
     const std::uint64_t epoch = lock.epoch();
-    std::uint64_t advanced = 0;
-    Commit result = committer_.commitRun(restore, worker, run, limit, content, Origin::prefault, advanced);
+    Progress progress;
+    Commit result = committer_.commitRun(restore, worker, run, limit, content, Origin::prefault, progress);
     if (result != Commit::unclear) {
       if (result != Commit::retry) job.unclear = 0;
     } else if (++job.unclear > UNCLEAR_TRIES) {
       job.unclear = 0;
-      advanced = 1;
+      progress.pages = 1;
       result = Commit::done;
     }
-    run.first += advanced;
-    run.count -= advanced;
+    run.first += progress.pages;
+    run.count -= progress.pages;
     if (content.kind == Content::Kind::bytes) {
-      content.data = static_cast<const char*>(content.data) + advanced * pageSize;
-      shm::count(restore.counters().sourceBytes, advanced * pageSize);
-      rate_.took(advanced * pageSize, nowNs());
+      content.data = static_cast<const char*>(content.data) + progress.pages * pageSize;
+      rate_.took(progress.populated * pageSize, nowNs());
     }
     if (result == Commit::retry || result == Commit::unclear) {
       nap(static_cast<long>(backOff));
@@ -427,7 +427,8 @@ Prefaulter::Run Prefaulter::commitRun(Job& job, unsigned worker, PageRange& run,
     } else {
       return Run::over;
     }
-    if (job.pace.yields(advanced, restore.counters().faultsTaken.load(std::memory_order_relaxed), nowNs()))
+    if (job.pace.yields(progress.pages, restore.counters().faultsTaken.load(std::memory_order_relaxed),
+                        nowNs()))
       sched_yield();  // outside any section
     // What went by one page goes on so: where one is registered no more, its neighbours often are not.
     if (result == Commit::unregistered) continue;

@@ -42,6 +42,24 @@ class Around : public testing::Test {
   void serve(const std::vector<PageIndex>& faults) {
     loop_.serve(restore_.attachment()->id(), process::nowNs(), faults);
   }
+  // Once it has done all that it was told before.
+  void awaitLoop() {
+    std::promise<void> done;
+    loop_.ping([&] { done.set_value(); });
+    done.get_future().get();
+  }
+  void remove(PageIndex first, std::uint64_t count) {
+    std::thread giver([&] { restore_.giveBack(first, count); });
+    await([&] { return uffd::eventInFlight(restore_.uffd()); });
+    restore_.readAndPublish();
+    giver.join();
+  }
+  static std::uint64_t samples(const shm::Histogram& histogram) {
+    shm::Histogram::Snapshot sum;
+    sum.add(histogram);
+    return sum.samples();
+  }
+  shm::ShardCounters& counters() { return restore_.attachment()->counters(); }
   std::uint64_t copied() { return restore_.attachment()->counters().copied.load(); }
   std::uint64_t around() { return restore_.attachment()->counters().around.load(); }
   void expectBytes(PageIndex page) {
@@ -88,10 +106,7 @@ TEST_F(Around, OneBatchOfFaultsInItIsAnsweredAtOnce) {
 }
 
 TEST_F(Around, RemovedPagesStayOut) {
-  std::thread giver([&] { restore_.giveBack(6, 2); });
-  await([&] { return uffd::eventInFlight(restore_.uffd()); });
-  restore_.readAndPublish();
-  giver.join();
+  remove(6, 2);
   auto read = touch(5);
   serve(restore_.takeFaults(1));
   EXPECT_EQ(read.get(), image_.at(5 * PAGE));
@@ -101,6 +116,51 @@ TEST_F(Around, RemovedPagesStayOut) {
   serve(restore_.takeFaults(1));
   EXPECT_EQ(zero.get(), 0);
   EXPECT_EQ(restore_.state(7), PageState::removed);
+}
+
+// Pages 5 to 8, the zero of 9, 10 to 15, 0 to 4.
+TEST_F(Around, IsAFewSectionsWhereNothingIsRemoved) {
+  auto read = touch(5);
+  serve(restore_.takeFaults(1));
+  EXPECT_EQ(read.get(), image_.at(5 * PAGE));
+  EXPECT_EQ(samples(counters().copy), 4u);
+}
+
+// A removal waits for the section that it meets.
+TEST_F(Around, IsSectionsOfAtMostFourPagesAfterARemoval) {
+  remove(15, 1);
+  auto read = touch(5);
+  serve(restore_.takeFaults(1));
+  EXPECT_EQ(read.get(), image_.at(5 * PAGE));
+  EXPECT_EQ(samples(counters().copy), 6u) << "5 to 8, 9, 10 to 13, 14, 0 to 3, 4";
+  for (PageIndex page = 0; page < COUNT; page++)
+    EXPECT_EQ(restore_.state(page), page == 15 ? PageState::removed : PageState::faulted) << page;
+}
+
+// The thread that waits for the gate serves all restores.
+TEST_F(Around, AGateThatStaysClosedIsWaitedForOnce) {
+  auto read = touch(5);
+  const auto faults = restore_.takeFaults(1);
+  restore_.attachment()->segment().lock().close();
+  serve(faults);
+  awaitLoop();
+  EXPECT_EQ(samples(counters().gateWait), 1u);
+  restore_.attachment()->segment().lock().open();
+  EXPECT_EQ(read.get(), image_.at(5 * PAGE));
+}
+
+// A shard that died between copy and store has left it so.
+TEST_F(Around, CountsThePagesThatItPopulated) {
+  ASSERT_EQ(uffd::copy(restore_.uffd(), reinterpret_cast<std::uint64_t>(restore_.page(7)),
+                       image_.data() + 7 * PAGE, PAGE, uffd::Protect::no, uffd::Waiters::wake)
+                .outcome,
+            uffd::Outcome::done);
+  auto read = touch(5);
+  serve(restore_.takeFaults(1));
+  EXPECT_EQ(read.get(), image_.at(5 * PAGE));
+  EXPECT_EQ(restore_.state(7), PageState::faulted);
+  EXPECT_EQ(around(), COUNT - 2);
+  EXPECT_EQ(counters().sourceBytes.load(), (COUNT - 2) * PAGE) << "neither 7 nor the zero page";
 }
 
 // The kernel refuses all of it until the removal has been read. What was to come is decided anew then.

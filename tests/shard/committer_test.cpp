@@ -40,12 +40,12 @@ TEST_P(CommitRun, IsStoredAsFarAsItCameBeforeARemoval) {
   failpoints::Failpoints failpoints;
   const Committer committer(failpoints);
   Attachment& attachment = *restore.attachment();
-  auto commit = [&](shm::PageIndex first, std::uint64_t& advanced) {
+  auto commit = [&](shm::PageIndex first, Progress& advanced) {
     const Content content{Content::Kind::bytes, const_cast<unsigned char*>(source.at(0, first * pageSize()))};
     return committer.commitRun(attachment, 0, {first, COUNT - first}, COUNT, content, Origin::prefault,
                                advanced);
   };
-  std::uint64_t advanced = 0;
+  Progress advanced;
   Commit result{};
   std::thread worker([&] { result = commit(0, advanced); });
   await([&] { return test::pendingFaults(source.uffd()) == 1; });
@@ -55,19 +55,19 @@ TEST_P(CommitRun, IsStoredAsFarAsItCameBeforeARemoval) {
   worker.join();
 
   EXPECT_EQ(result, Commit::done);
-  EXPECT_EQ(advanced, HALF);
+  EXPECT_EQ(advanced.pages, HALF);
   for (std::uint64_t page = 0; page < COUNT; page++)
     EXPECT_EQ(restore.state(page), page < HALF ? PageState::faulted : PageState::missing) << page;
   EXPECT_EQ(attachment.counters().copied.load(), HALF);
   EXPECT_EQ(commit(HALF, advanced), Commit::retry);
-  EXPECT_EQ(advanced, 0u);
+  EXPECT_EQ(advanced.pages, 0u);
 
   restore.readAndPublish();
   giver.join();
   for (const shm::PageIndex page : {HALF - 1, HALF})
     EXPECT_EQ(restore.state(page), PageState::removed) << page;
   EXPECT_EQ(commit(HALF, advanced), Commit::done);
-  EXPECT_EQ(advanced, 1u) << "the removed page alone is passed over";
+  EXPECT_EQ(advanced.pages, 1u) << "the removed page alone is passed over";
   EXPECT_EQ(commit(HALF + 1, advanced), Commit::done);
   EXPECT_EQ(restore.state(COUNT - 1), PageState::faulted);
   restore.end();
@@ -94,9 +94,9 @@ TEST_P(CommitRun, NeverBringsTheSourceToAReleasedPage) {
   failpoints::Failpoints failpoints;
   const Committer committer(failpoints);
   const Content bytes{Content::Kind::bytes, image.data()};
-  std::uint64_t advanced = 0;
+  Progress advanced;
   EXPECT_EQ(committer.commitRun(attachment, 0, {0, 2}, 2, bytes, Origin::prefault, advanced), Commit::done);
-  EXPECT_EQ(advanced, 2u) << "nothing is populated there";
+  EXPECT_EQ(advanced.pages, 2u) << "nothing is populated there";
   EXPECT_EQ(attachment.counters().copied.load(), 0u);
 
   EXPECT_EQ(committer.commitFault(attachment, 0, 0, bytes), Commit::done);
@@ -118,19 +118,19 @@ TEST_P(CommitRun, IsNarrowedToAPageBeforeAPageIsGone) {
 
   failpoints::Failpoints failpoints;
   const Committer committer(failpoints);
-  std::uint64_t advanced = 0;
+  Progress advanced;
   auto commit = [&](shm::PageIndex first, std::uint64_t limit) {
     const Content content{Content::Kind::bytes, image.data() + first * pageSize()};
     return committer.commitRun(attachment, 0, {first, 4 - first}, limit, content, Origin::prefault, advanced);
   };
   EXPECT_EQ(commit(0, 4), Commit::parted);
-  EXPECT_EQ(advanced, 0u);
+  EXPECT_EQ(advanced.pages, 0u);
   for (shm::PageIndex page = 0; page < 4; page++) EXPECT_EQ(restore.state(page), PageState::missing) << page;
   EXPECT_EQ(commit(0, 2), Commit::done);
-  EXPECT_EQ(advanced, 2u);
+  EXPECT_EQ(advanced.pages, 2u);
   EXPECT_EQ(commit(2, 2), Commit::parted);
   EXPECT_EQ(commit(2, 1), Commit::unregistered);
-  EXPECT_EQ(advanced, 1u);
+  EXPECT_EQ(advanced.pages, 1u);
   EXPECT_EQ(restore.state(2), PageState::released);
   EXPECT_EQ(commit(3, 1), Commit::done);
   EXPECT_EQ(restore.state(3), PageState::faulted);
@@ -146,11 +146,11 @@ TEST_P(CommitRun, DoesNotWaitForAGateThatStaysClosed) {
   failpoints::Failpoints failpoints;
   const Committer committer(failpoints);
   const Content bytes{Content::Kind::bytes, image.data()};
-  std::uint64_t advanced = 0;
+  Progress advanced;
   attachment.segment().lock().close();
   EXPECT_EQ(committer.commitFault(attachment, 0, 0, bytes), Commit::retry);
   EXPECT_EQ(committer.commitRun(attachment, 0, {0, 4}, 4, bytes, Origin::prefault, advanced), Commit::retry);
-  EXPECT_EQ(advanced, 0u);
+  EXPECT_EQ(advanced.pages, 0u);
   EXPECT_EQ(restore.state(0), PageState::missing);
   attachment.segment().lock().open();
   EXPECT_EQ(committer.commitFault(attachment, 0, 0, bytes), Commit::done);

@@ -90,9 +90,11 @@ class LocalRestore : private shard::AttachmentEvents {
     for (const uffd_msg& message : messages)
       if (message.event == UFFD_EVENT_PAGEFAULT)
         faults.push_back(pageAt(message.arg.pagefault.address));
-      else
+      else {
+        shm::count(segment_.counters().removes);
         for (const auto range : segment_.regions().pagesIn(message.arg.remove.start, message.arg.remove.end))
           segment_.pages().markRemoved(guard, range);
+      }
     segment_.journal().clear(messages.size());
     return faults;
   }
@@ -106,7 +108,9 @@ class LocalRestore : private shard::AttachmentEvents {
     return policy;
   }
   void targetGone(const shard::Attachment&) override { ADD_FAILURE() << "the target is gone"; }
-  void restoreFailed(const shard::Attachment&, rpc::EndReason, std::string text) override { ADD_FAILURE() << text; }
+  void restoreFailed(const shard::Attachment&, rpc::EndReason, std::string text) override {
+    ADD_FAILURE() << text;
+  }
 
   std::uint64_t addressOf(shm::PageIndex index) const { return reinterpret_cast<std::uint64_t>(page(index)); }
   shm::PageIndex pageAt(std::uint64_t address) const { return (address - addressOf(0)) / pageSize_; }

@@ -49,7 +49,7 @@ TEST(Pace, WhereFaultsAreRareThereAreShortSectionsAndAYieldAfterAFewPages) {
   EXPECT_EQ(yields, 1000u) << "after each section of 16 pages or more";
   EXPECT_EQ(going.yields(1, 1, 4) + going.yields(39, 0, 4), 10u)
       << "each 16 pages where sections are shorter";
-  EXPECT_EQ(going.pace.sections().longest, 32u);
+  EXPECT_EQ(going.pace.sections(false).longest, 32u);
 }
 
 TEST(Pace, SomeTimeAfterTheLastFaultNothingIsYieldedAnyMore) {
@@ -63,15 +63,24 @@ TEST(Pace, SomeTimeAfterTheLastFaultNothingIsYieldedAnyMore) {
 TEST(Pace, WhereFaultsAreDenseSectionsAreLongAndThePopulationGoesOn) {
   Going going;
   going.yields(100, 4);
-  EXPECT_GT(going.pace.sections().longest, 32u);
+  EXPECT_GT(going.pace.sections(false).longest, 32u);
   EXPECT_EQ(going.yields(100, 4), 0u);
+}
+
+// A removal waits for the section that it meets, however many faults come.
+TEST(Pace, WhereRemovalsComeSectionsAreShortThoughFaultsAreDense) {
+  Going going;
+  const Pace::Sections rare = going.pace.sections(false);
+  going.yields(100, 4);
+  EXPECT_EQ(going.pace.sections(true).shortest, rare.shortest);
+  EXPECT_EQ(going.pace.sections(true).longest, rare.longest);
 }
 
 TEST(Pace, IsThatOfRareFaultsAgainOnceTheyAre) {
   Going going;
   going.yields(100, 4);
   for (unsigned i = 0; i < 10; i++) going.yields(1, 1), going.yields(9, 0);
-  EXPECT_EQ(going.pace.sections().longest, 32u);
+  EXPECT_EQ(going.pace.sections(false).longest, 32u);
 }
 
 // Populations of four windows of the source, with the first look for bytes of one page held.
@@ -111,6 +120,44 @@ class Population : public testing::Test {
   WorkerPool workers_{2};
   const kj::AutoCloseFd reached_{eventfd(0, EFD_CLOEXEC)}, go_{eventfd(0, EFD_CLOEXEC)};
 };
+
+// What was in place already has not been taken from the source.
+TEST_F(Population, CountsTheBytesOfThePagesThatItPopulated) {
+  for (const shm::PageIndex page : {0, 100, 101})
+    ASSERT_EQ(uffd::copy(restore_.uffd(), reinterpret_cast<std::uint64_t>(restore_.page(page)),
+                         image_.data() + page * shm::SMALL_PAGE, shm::SMALL_PAGE, uffd::Protect::no,
+                         uffd::Waiters::wake)
+                  .outcome,
+              uffd::Outcome::done);
+  Prefaulter prefaulter(committer_, workers_, 1);
+  std::promise<void> done;
+  prefaulter.start(restore_.attachment(), 1, {}, [&] { done.set_value(); });
+  done.get_future().get();
+  EXPECT_EQ(missing(), 0u);
+  EXPECT_EQ(restore_.attachment()->counters().sourceBytes.load(), (COUNT - 3) * shm::SMALL_PAGE);
+}
+
+// The first window makes its faults dense. In the second that would be sections of 32, 64, and four of up to 128 pages.
+TEST_F(Population, GoesByShortSectionsAfterARemovalThoughFaultsAreDense) {
+  Prefaulter prefaulter(committer_, workers_, 1);
+  const shard::AttachmentRef& restore = restore_.attachment();
+  shm::count(restore->counters().faultsTaken, WINDOW);
+  holdAt(WINDOW);
+  std::promise<void> done;
+  prefaulter.start(restore, 1, {{0, 2 * WINDOW}}, [&] { done.set_value(); });
+  awaitHeld();
+  const auto sections = [&] {
+    shm::Histogram::Snapshot copies;
+    copies.add(restore->counters().copy);
+    return copies.samples();
+  };
+  const std::uint64_t before = sections();
+  shm::count(restore->segment().counters().removes);
+  letGo();
+  done.get_future().get();
+  EXPECT_EQ(missing(), COUNT - 2 * WINDOW);
+  EXPECT_GT(sections() - before, 6u);
+}
 
 // What is missing around the latest fault is likely to be touched next.
 TEST_F(Population, BringsThePagesAroundTheLatestFaultFirst) {
