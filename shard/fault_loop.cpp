@@ -249,13 +249,16 @@ void FaultLoop::serveFault(Fault fault, unsigned worker, char* buffer) {
     return later(fault, Next::retry, worker);
   }
   const auto at = restore.segment().regions().locate(fault.page);
-  const bool missing = restore.segment().pages().state(fault.page) == shm::PageState::missing;
+  const shm::PageState state = restore.segment().pages().state(fault.page);
+  const bool missing = state == shm::PageState::missing;
   if (fault.around.count == 0)
     fault.around = missing && at.pageSize == shm::SMALL_PAGE ? restore.around(fault.page)
                                                              : shm::PageRange{fault.page, 1};
   const Inflight inflight(restore, worker, fault.around);
   if (!missing) {
-    if (worker == WorkerPool::FAULT_THREAD && wakeIsDue(restore, fault.page))
+    // A wake answers for a page that is in place alone: its thread would fault on any other again.
+    if (state == shm::PageState::faulted && worker == WorkerPool::FAULT_THREAD &&
+        wakeIsDue(restore, fault.page))
       return count(restore.counters().alreadyPresent);
     return commit(fault, worker, {Content::Kind::zero});
   }

@@ -137,6 +137,19 @@ TEST_F(Around, IsSectionsOfAtMostFourPagesAfterARemoval) {
     EXPECT_EQ(restore_.state(page), page == 15 ? PageState::removed : PageState::faulted) << page;
 }
 
+// A wake alone would have it fault for ever where its state does not change.
+TEST_F(Around, ARemovedPageInABatchWithANeighbourIsAnsweredWithZeros) {
+  remove(6, 1);
+  auto read = touch(5), zero = touch(6);
+  restore_.takeFaults(2);
+  serve({5, 6});
+  awaitLoop();
+  EXPECT_EQ(restore_.state(6), PageState::faulted);
+  if (restore_.state(6) != PageState::faulted) serve(restore_.takeFaults(1));
+  EXPECT_EQ(zero.get(), 0);
+  EXPECT_EQ(read.get(), image_.at(5 * PAGE));
+}
+
 // The thread that waits for the gate serves all restores.
 TEST_F(Around, AGateThatStaysClosedIsWaitedForOnce) {
   auto read = touch(5);
