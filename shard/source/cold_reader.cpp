@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <deque>
 #include <utility>
 #include <vector>
 
@@ -59,6 +58,31 @@ struct Waiting {
   std::uint64_t offset, length;
 };
 
+// What waits, in order. Its memory grows, at most to twice of what has ever waited at once, and is kept.
+class Line {
+ public:
+  bool empty() const { return first_ == all_.size(); }
+  const Waiting& front() const { return all_[first_]; }
+  void push(const Waiting& last) {
+    if (all_.size() == all_.capacity() && first_ >= all_.size() / 2) {
+      all_.erase(all_.begin(), all_.begin() + static_cast<std::ptrdiff_t>(first_));
+      first_ = 0;
+    }
+    all_.push_back(last);
+  }
+  void pop() {
+    if (++first_ == all_.size()) clear();
+  }
+  void clear() {
+    all_.clear();
+    first_ = 0;
+  }
+
+ private:
+  std::vector<Waiting> all_;
+  std::size_t first_ = 0;  // those before it have gone
+};
+
 struct Lane {
   Lane(std::uint64_t size, unsigned reads) : bytes(size), most(reads) {}
 
@@ -67,7 +91,7 @@ struct Lane {
   unsigned busy = 0;
   std::vector<std::unique_ptr<Read>> reads;
   std::vector<Read*> free;
-  std::deque<Waiting> line;
+  Line line;
 };
 
 // The reads of one source, or of one that it is made of. A read under way keeps the lanes.
@@ -163,7 +187,7 @@ struct ColdReader::State {
       if (read.buffer == nullptr) read.buffer = buffersOf(lane).take(lane.bytes);
       read.hold = points.hold(failpoints::Point::coldRead, next.fault.page);
       read.keep = lanes.shared_from_this();
-      lane.line.pop_front();
+      lane.line.pop();
       lane.busy++;
       const bool byRing = haveRing && read.hold.get() < 0 && lane.bytes != shm::HUGE_PAGE &&
                           lanes.source->plainRead(read.offset, read.length).has_value();
@@ -264,7 +288,7 @@ void ColdReader::read(const Fault& fault, const PageSource& source, std::uint64_
                       std::uint64_t length) {
   Lanes& lanes = state_->lanesOf(source, source.readFrom(offset, length));
   Lane& lane = lanes.laneOf(length);
-  lane.line.push_back({fault, offset, length});
+  lane.line.push({fault, offset, length});
   state_->begin(lanes, lane);
 }
 
