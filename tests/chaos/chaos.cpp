@@ -30,6 +30,7 @@ using namespace faultline;
 using namespace faultline::test;
 
 constexpr std::uint64_t PAGE = 4096;
+constexpr std::uint64_t ROW = 16;  // pages
 
 // Content that a target's page must have. A page belongs to one thread, so its truth needs no lock.
 enum class Truth : std::uint8_t { snapshot, zeros, written };
@@ -69,28 +70,35 @@ class Driver {
   void drive(unsigned thread, unsigned threads) {
     std::mt19937_64 random(seed_ * 1000 + std::uint64_t{number_} * 10 + thread);
     while (!stop_) {
-      const std::uint64_t page = random() % (target_.pages() / threads) * threads + thread;
+      const std::uint64_t first = random() % (target_.pages() / threads) * threads + thread;
       const unsigned what = random() % 100;
-      const std::uint64_t before = process::nowNs();
-      if (what < 40) {
-        target_.giveBack(page);
-        truth_[page] = Truth::zeros;
-        removals_++;
-      } else if (what < 50) {
-        target_.write(page, 0xa5);
-        auto* memory = const_cast<unsigned char*>(target_.address(page));
-        std::fill(memory, memory + PAGE, static_cast<unsigned char>(0xa5));
-        truth_[page] = Truth::written;
-      }
-      check(page);
-      touches_++;
-      const std::uint64_t after = process::nowNs();
-      // Below that the page was there.
-      if (after - before > 2'000 && killedAt_ != 0 && after > killedAt_ &&
-          (victim_ == ANY || page / 512 % shards_ == victim_)) {
-        std::uint64_t none = 0;
-        answeredAt_.compare_exchange_strong(none, after);
-      }
+      // Rows of this thread's pages: faults next to each other bring their neighbourhoods, which other threads use too.
+      const std::uint64_t end = what < 95 ? first + 1 : std::min(target_.pages(), first + ROW * threads);
+      for (std::uint64_t page = first; page < end && !stop_; page += threads) use(page, what);
+    }
+  }
+
+  // Gives the page up, writes to it, or neither; then looks at it.
+  void use(std::uint64_t page, unsigned what) {
+    const std::uint64_t before = process::nowNs();
+    if (what < 40) {
+      target_.giveBack(page);
+      truth_[page] = Truth::zeros;
+      removals_++;
+    } else if (what < 50) {
+      target_.write(page, 0xa5);
+      auto* memory = const_cast<unsigned char*>(target_.address(page));
+      std::fill(memory, memory + PAGE, static_cast<unsigned char>(0xa5));
+      truth_[page] = Truth::written;
+    }
+    check(page);
+    touches_++;
+    const std::uint64_t after = process::nowNs();
+    // Below that the page was there.
+    if (after - before > 2'000 && killedAt_ != 0 && after > killedAt_ &&
+        (victim_ == ANY || page / 512 % shards_ == victim_)) {
+      std::uint64_t none = 0;
+      answeredAt_.compare_exchange_strong(none, after);
     }
   }
 
@@ -186,6 +194,11 @@ struct Options {
   bool fetched() const { return packed || nbd || rbd; }
 };
 
+// What a fault brings: as shipped, or all of its neighbourhood.
+std::string around(const Options& options) {
+  return options.seed % 2 == 0 ? "auto" : "65536";
+}
+
 std::string sourceOf(const Options& options) {
   return options.rbd      ? " --rbd"
          : options.nbd    ? " --nbd"
@@ -216,6 +229,7 @@ int run(const Options& options) {
   std::optional<RbdImage> rbd;
   ServerOptions served{.shards = options.shards, .workers = 2, .lockDeadlineMs = 250, .watchdogMs = 2000};
   served.logFile = options.log;
+  served.around = around(options);
   if (options.packed) {
     stack = Stack::random(options.mib << 20, options.seed);
     packed.emplace(*stack, PackedSource::Lowest::packed);
@@ -354,6 +368,7 @@ int run(const Options& options) {
   printf("chaos, seed %llu: %u kills survived (%u coordinators, %u shards), %u targets of %llu MiB\n",
          static_cast<unsigned long long>(options.seed), options.kills, coordinators, shards, options.targets,
          static_cast<unsigned long long>(options.mib));
+  printf("  --around %s\n", around(options).c_str());
   if (stack.has_value()) printf("  a stack of %u layers\n", stack->layers());
   if (options.packed) printf("  packed; %u fetchers killed as well\n", fetchers);
   if (options.nbd || options.rbd)
