@@ -35,7 +35,20 @@ constexpr kj::Duration SETTLE_FULL = 1 * kj::SECONDS;
 struct RangeRelease::Shared {
   kj::AutoCloseFd uffd;
   std::atomic<bool> stopped{false};
-  int error = 0;  // the last one of unregister()
+};
+
+struct RangeRelease::Chosen {
+  ReleasableRange range;
+  bool counted;  // in the header and of found_.most: it joins no other
+};
+
+// What has become of some ranges.
+struct RangeRelease::Tried {
+  std::vector<shm::PageRange> released;
+  bool touched = false;         // a part of some range, at least, is registered no more, or may be
+  std::uint64_t untouched = 0;  // counted ranges that are as they were
+  std::uint64_t kept = 0;       // ranges for which there was no memory, or no mapping
+  int error = 0;                // for all that was to follow
 };
 
 RangeRelease::RangeRelease(kj::AsyncIoContext& io, ReadingTurns& turns, failpoints::Failpoints& failpoints,
@@ -159,20 +172,21 @@ kj::Promise<void> RangeRelease::look(const std::shared_ptr<Order>& order,
   return looking_.wrap(kj::mv(looked)).then([this, order] {
     found_ = std::move(order->found);
     next_ = 0;
+    error_ = 0;
     return next();
   });
 }
 
 kj::Promise<void> RangeRelease::next() {
   if (shared_->stopped.load()) return kj::READY_NOW;
-  std::vector<ReleasableRange> some;
+  std::vector<Chosen> some;
   if (!choose(some)) return turns_.step(io_.provider->getTimer()).then([this] { return next(); });
   if (some.empty()) return kj::READY_NOW;
   return release(std::move(some)).then([this] { return next(); });
 }
 
 // The next ranges that are to be released. False: it takes longer than others may wait, and is to be called again.
-bool RangeRelease::choose(std::vector<ReleasableRange>& some) {
+bool RangeRelease::choose(std::vector<Chosen>& some) {
   const std::size_t together = failpoints_.armed() ? 1 : TOGETHER;
   for (std::uint64_t looked = 0; next_ < found_.ranges.size() && some.size() < together; next_++) {
     if (looked > LOOK_STEP && some.empty()) return false;
@@ -182,52 +196,78 @@ bool RangeRelease::choose(std::vector<ReleasableRange>& some) {
       owner_.released({range.pages});
       continue;
     }
-    if (!joins(range)) {
+    const bool counted = !joins(range);
+    if (counted) {
       if (found_.most == 0) {
+        if (!some.empty()) break;  // the kernel may refuse one of them
         kept_++;
         continue;
       }
       found_.most--;
       segment_.header().rangesReleased.fetch_add(1);
     }
-    some.push_back(range);
+    some.push_back({range, counted});
   }
   return true;
 }
 
-kj::Promise<void> RangeRelease::release(std::vector<ReleasableRange> some) {
-  auto held = whileHeld(Point::beforeUnregister, some.front().pages.first);
+kj::Promise<void> RangeRelease::release(std::vector<Chosen> some) {
+  auto held = whileHeld(Point::beforeUnregister, some.front().range.pages.first);
   return held.then([this, some = std::move(some)]() mutable { return unregister(std::move(some)); });
 }
 
-kj::Promise<void> RangeRelease::unregister(std::vector<ReleasableRange> some) {
-  auto done = std::make_shared<std::vector<shm::PageRange>>();
-  auto work = [shared = shared_, some = std::move(some), done] {
-    for (const ReleasableRange& range : some) {
-      if (shared->stopped.load()) return;
-      const int error = uffd::unregister(shared->uffd.get(), range.address, range.size);
-      if (error == ENOMEM || error == ESRCH) {
-        shared->error = error;
-        return;
+kj::Promise<void> RangeRelease::unregister(std::vector<Chosen> some) {
+  auto tried = std::make_shared<Tried>();
+  auto work = [shared = shared_, some = std::move(some), tried] {
+    for (const auto& [range, counted] : some) {
+      if (tried->error != 0) tried->kept++;
+      if (tried->error != 0 || shared->stopped.load()) {
+        tried->untouched += counted;
+        continue;
       }
-      if (error != 0) continue;  // mapped no more, or something that cannot be registered is there
+      const int error = uffd::unregister(shared->uffd.get(), range.address, range.size);
+      // Whatever the answer: where it fails half way, the first part is registered no more.
       uffd::wake(shared->uffd.get(), range.address, range.size);
-      done->push_back(range.pages);
+      if (error == 0) {
+        tried->released.push_back(range.pages);
+      } else if (error == ENOMEM || error == ESRCH) {
+        tried->error = error;
+        tried->kept++;
+      } else {
+        // Mapped no more, or something that cannot be registered is there: the kernel looks at all of a range first.
+        tried->untouched += counted;
+        continue;
+      }
+      tried->touched = true;
     }
   };
-  return inOwnThread("ranges cannot be unregistered", std::move(work)).then([this, done] {
-    return unregistered(std::move(*done));
+  return inOwnThread("ranges cannot be unregistered", std::move(work)).then([this, tried] {
+    return unregistered(std::move(*tried));
   });
 }
 
-kj::Promise<void> RangeRelease::unregistered(std::vector<shm::PageRange> pages) {
-  if (shared_->error != 0) found_.most = 0;
+kj::Promise<void> RangeRelease::unregistered(Tried tried) {
+  giveBack(tried);
+  if (tried.error != 0) {
+    error_ = tried.error;
+    found_.most = 0;
+    kept_ += tried.kept;
+  }
+  std::vector<shm::PageRange>& pages = tried.released;
   if (pages.empty()) return kj::READY_NOW;
   for (const shm::PageRange& range : pages) bytes_ += range.count * shm::SMALL_PAGE;
   ranges_ += pages.size();
   owner_.released(pages);
   auto held = whileHeld(Point::unregistered, pages.front().first);
   return held.then([this, pages = std::move(pages)]() mutable { return mark(std::move(pages)); });
+}
+
+// While the header counts none, none is unregistered: what joins a released range is not counted, and stands on that one's.
+void RangeRelease::giveBack(const Tried& tried) {
+  std::atomic<std::uint64_t>& counted = segment_.header().rangesReleased;
+  const std::uint64_t least = tried.touched ? 1 : 0;
+  found_.most += tried.untouched;
+  counted.fetch_sub(std::min(tried.untouched, counted.load() - std::min(counted.load(), least)));
 }
 
 kj::Promise<void> RangeRelease::whileHeld(Point point, shm::PageIndex page) {
@@ -254,8 +294,10 @@ kj::Promise<void> RangeRelease::mark(std::vector<shm::PageRange> left) {
       .then([this, left = std::move(left)]() mutable { return mark(std::move(left)); });
 }
 
-// Whether the range lies beside one that is released: then it splits no further mapping.
+// Whether the range lies beside one that is released: then it splits no further mapping. Pages that the target has unregistered
+// look the same, so a range joins nothing as long as none is counted.
 bool RangeRelease::joins(const ReleasableRange& range) const {
+  if (segment_.header().rangesReleased.load() == 0) return false;
   const auto isReleased = [this](shm::PageIndex page, std::uint64_t address) {
     const shm::PageTable& pages = segment_.pages();
     return page < pages.pageCount() && pages.state(page) == shm::PageState::released &&
@@ -271,8 +313,7 @@ void RangeRelease::tell(const char* what, spdlog::level::level_enum level) {
                 bytes_ >> 20, ranges_, what);
   if (kept_ > 0 && !std::exchange(keptTold_, true))
     spdlog::info("restore {}: {} further ranges stay registered: its target has too many mappings ({})",
-                 segment_.name(), kept_,
-                 shared_->error != 0 ? std::strerror(shared_->error) : "vm.max_map_count");
+                 segment_.name(), kept_, error_ != 0 ? std::strerror(error_) : "vm.max_map_count");
   full_ = kept_ > 0;
   ranges_ = bytes_ = kept_ = 0;
 }

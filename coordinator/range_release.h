@@ -62,6 +62,8 @@ class RangeRelease {
  private:
   struct Shared;
   struct Order;
+  struct Chosen;
+  struct Tried;
 
   void follow(std::function<kj::Promise<void>()> work);
   kj::Promise<void> releaseHoles(std::vector<LayerToLookAt> layers);
@@ -72,10 +74,11 @@ class RangeRelease {
   kj::Promise<void> look(const std::shared_ptr<Order>& order, ReleasableMemory (*lookAt)(Order& order));
   void failed(const kj::Exception& exception);
   kj::Promise<void> next();
-  bool choose(std::vector<ReleasableRange>& some);
-  kj::Promise<void> release(std::vector<ReleasableRange> some);
-  kj::Promise<void> unregister(std::vector<ReleasableRange> some);
-  kj::Promise<void> unregistered(std::vector<shm::PageRange> pages);
+  bool choose(std::vector<Chosen>& some);
+  kj::Promise<void> release(std::vector<Chosen> some);
+  kj::Promise<void> unregister(std::vector<Chosen> some);
+  kj::Promise<void> unregistered(Tried tried);
+  void giveBack(const Tried& tried);
   kj::Promise<void> whileHeld(failpoints::Point point, shm::PageIndex page);
   kj::Promise<void> mark(std::vector<shm::PageRange> left);
   bool joins(const ReleasableRange& range) const;
@@ -94,6 +97,7 @@ class RangeRelease {
   bool keptTold_ = false;
   bool failureTold_ = false;
   ReleasableMemory found_;
+  int error_ = 0;                                    // for which no more of found_ are released
   std::size_t next_ = 0;                             // of found_.ranges
   std::uint64_t ranges_ = 0, bytes_ = 0, kept_ = 0;  // released; ranges that are not
   kj::Canceler looking_;

@@ -75,7 +75,7 @@ struct Header {
   std::atomic<std::uint32_t> paused;             // YES: the uffd is not read
   std::atomic<std::uint32_t> watchSocket;        // 1: the target is gone when its handshake socket closes
   std::atomic<std::uint64_t> attachedAt;         // ns, CLOCK_MONOTONIC
-  std::atomic<std::uint64_t> rangesReleased;  // that we have unregistered, or are about to; never goes back
+  std::atomic<std::uint64_t> rangesReleased;     // that we have unregistered, or are about to; 0: none is
 };
 
 // The words of the lock; the slots are a part of their own. See rwlock.h.

@@ -1,6 +1,7 @@
 // Large holes of the memory file, and what a target has given up: they are registered no more, the kernel alone answers for
 // them, and the target sees what it would have seen.
 
+#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -209,6 +210,28 @@ TEST(ReleasedAndTheRestLeft, IsNotTakenForATargetWithoutItsMemory) {
   await([&] { return released() == ALL; });
   server.wait(restore.waitCompleteRequest().send());
   EXPECT_EQ(server.wait(restore.infoRequest().send()).getInfo().getPhase(), rpc::Phase::COMPLETE);
+}
+
+// All of the memory leaves as a part of it is about to be released, which the kernel refuses: the target has nothing left.
+TEST(ReleasedAndAllOfItLeft, IsTakenForATargetWithoutItsMemory) {
+  Image image(ALL * SMALL);
+  image.hole(0, ALL / 2 * SMALL);
+  Server server(image);
+  auto release = arm(server, coordinatorHooks(server), "beforeUnregister", rpc::Action::PARK);
+  Signal go, gone;
+  const ChildProcess child([&, socket = server.socket()] {
+    const Target target(image, socket, SMALL);
+    go.wait();
+    if (munmap(const_cast<unsigned char*>(target.address(0)), ALL * SMALL) != 0) _exit(2);
+    gone.send();
+    pause();
+  });
+  auto restore = server.restore();
+  server.wait(release.waitHeldRequest().send());
+  go.send();
+  gone.wait();
+  server.wait(release.releaseRequest().send());
+  EXPECT_EQ(server.wait(restore.waitEndedRequest().send()).getReason(), rpc::EndReason::TARGET_GONE);
 }
 
 // A fault that was there before its range is unregistered: the thread waits, a shard is about to answer, and the kernel wakes
@@ -451,6 +474,27 @@ TEST_F(ReleasedRemovals, BesideReleasedOnesTakeNothingOfTheBudget) {
   EXPECT_EQ(server_->segment().header().rangesReleased.load(), 3u);
 }
 
+// The target has mapped a file over the range, which the kernel registers no more. That takes no mapping, so nothing of the
+// budget is gone.
+TEST_F(ReleasedRemovals, ThatTheKernelRefusesTakeNothingOfTheBudget) {
+  begin();
+  auto release = hold("beforeUnregister", GIVEN.first);
+  give();
+  waitHeld(release);
+  EXPECT_EQ(server_->segment().header().rangesReleased.load(), 3u);
+  const int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+  void* const start = const_cast<unsigned char*>(target_->address(GIVEN.first));
+  ASSERT_EQ(mmap(start, GIVEN.count * SMALL, PROT_READ, MAP_PRIVATE | MAP_FIXED, file, 0), start);
+  close(file);
+  letGoOn(release);
+  await([&] { return server_->segment().header().rangesReleased.load() == 2; });
+  ASSERT_EQ(mmap(start, GIVEN.count * SMALL, PROT_READ, MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS, -1, 0),
+            start);
+  target_->giveBack(2048, 512);
+  await([&] { return stateOf(2048) == rpc::PageState::RELEASED; });
+  EXPECT_EQ(server_->segment().header().rangesReleased.load(), 2u);  // beside two that are released
+}
+
 TEST_F(ReleasedRemovals, StayRegisteredIfTheOperatorWantsThat) {
   serve({.more = {"--keep-registered"}});
   connect();
@@ -518,6 +562,44 @@ TEST(ReleasedBudget, LeavesATargetItsMappings) {
   await([&] {
     return textOf(image.directory() + "/log").find("1 further ranges stay registered") != std::string::npos;
   });
+}
+
+// The target has no mapping left as its hole is about to be released. What it gives up later, when it has some again, is released,
+// all of it. In small steps, since something is armed throughout.
+TEST(ReleasedBudget, IsThereAgainWhenTheTargetHasMappingsAgain) {
+  std::uint64_t most = 0;
+  std::ifstream("/proc/sys/vm/max_map_count") >> most;
+  if (most > 100'000) GTEST_SKIP() << "too many mappings to make: " << most;
+  Image image(ALL * SMALL);
+  image.hole(LARGE.first * SMALL, LARGE.count * SMALL);
+  Server server(image, {.logFile = image.directory() + "/log"});
+  auto release = arm(server, coordinatorHooks(server), "beforeUnregister", rpc::Action::PARK);
+  auto never = arm(server, coordinatorHooks(server), "midRelease", rpc::Action::PARK, ALL);
+  Signal fill, full, unfill;
+  const ChildProcess child([&, socket = server.socket()] {
+    const Target target(image, socket, SMALL);
+    auto* const start = static_cast<char*>(
+        mmap(nullptr, most * SMALL, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    fill.wait();
+    for (std::uint64_t page = 1; mprotect(start + page * SMALL, SMALL, PROT_READ) == 0;) page += 2;
+    full.send();
+    unfill.wait();
+    munmap(start, most * SMALL);
+    target.giveBack(0, 512);
+    target.giveBack(2560, 512);
+    pause();
+  });
+  auto restore = server.restore();
+  server.wait(release.waitHeldRequest().send());
+  fill.send();
+  full.wait();
+  server.wait(release.releaseRequest().send());
+  await([&] {
+    return textOf(image.directory() + "/log").find("1 further ranges stay registered") != std::string::npos;
+  });
+  unfill.send();
+  auto released = [&] { return server.wait(restore.infoRequest().send()).getInfo().getReleased(); };
+  await([&] { return released() == 1024; });
 }
 
 }  // namespace
