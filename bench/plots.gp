@@ -9,20 +9,20 @@ rows(file, condition, columns) = sprintf("< awk -F, 'NR == 1 { for (i = 1; i <= 
 # --- rivals.svg, at a glance, and rivals-all.svg: how long until it has been touched ---
 
 stats rows('rivals.csv', '1', '$c["mib"]') using 1 name 'MIB' nooutput
-array pattern[6] = ["random", "sequential", "5 % in runs of 8 to 64", "clusters of 64 KiB", "one page in 16", "5 % one by one"]
-array heading[6] = ["every page, at random", "every page, in order", "5 % of the pages, in runs", "every page, in clusters of 64 KiB", "one page in 16", "5 % of the pages, one by one"]
+array pattern[6] = ["random", "sequential", "5 % in runs of 8 to 64", "5 % one by one", "clusters of 64 KiB", "one page in 16"]
+array heading[6] = ["every page, at random", "every page, in order", "5 % of it, in runs", "5 % of it, one by one", "every page, 64 KiB by 64 KiB", "one page in 16"]
 # The rows of rivals.csv of one pattern and source: as they are named there, as they are named here, and their colour.
 array rival[6] = ["mapped file (reads)", "mapped file (writes)", "faultline", "faultline (lazily)", "64 KiB around", "single pages"]
 array called[6] = ["mapped file, read", "mapped file, written", "{/:Bold faultline}", "faultline, lazily", "handler, 64 KiB around", "handler, single pages"]
 array colour[6] = ["#9a9a9a", "#c4c4c4", "#1f5fbf", "#7fb0ee", "#e08a2e", "#f2c48d"]
 do for [picture in "rivals rivals-all"] {
   few = picture eq 'rivals'
-  panels = few ? 3 : 6
-  shown = few ? "1 2 3 5" : "1 2 3 4 5 6"
+  panels = few ? 4 : 6
+  shown = few ? "1 2 3 5 6" : "1 2 3 4 5 6"
   bars = words(shown)
-  set terminal svg size (few ? 900 : 1000),(few ? 470 : 1240) font small background 'white'
+  set terminal svg size (few ? 900 : 1000),(few ? 700 : 1240) font small background 'white'
   set output data.'/'.picture.'.svg'
-  set multiplot layout panels,2 title named(sprintf('Seconds until four threads have touched what they want of %d MiB (shorter is better)', MIB_max)) margins (few ? 0.215 : 0.195),0.985,0.03,(few ? 0.83 : 0.92) spacing 0.03,(few ? 0.1 : 0.045)
+  set multiplot layout panels,2 title named(sprintf('Seconds until four threads have touched what they want of %d MiB (shorter is better)', MIB_max)) margins (few ? 0.215 : 0.195),0.985,0.02,(few ? 0.88 : 0.92) spacing 0.03,(few ? 0.07 : 0.045)
   unset key
   unset xtics
   set border 2
@@ -72,6 +72,11 @@ dealt(t, figure, than) = sprintf("< awk -F, 'NR == 1 { for (i = 1; i <= NF; i++)
 # A rival has no shards: its least and most, from the left edge to the right.
 band(t, handler, figure) = rows('matrix.csv', sprintf('$c["handler"] == "%s" && ', handler).usual(t), sprintf('$c["%s"] "," $c["%s_least"] "," $c["%s_most"]', figure, figure, figure))
 
+array other[3] = ["around", "floor", "calls"]
+array known[3] = ["64 KiB around, one process", "the floor: one process", "one call a fault, two processes"]
+array dark[3] = ["#2f8f4e", "#e08a2e", "#707070"]
+array pale[3] = ["#9ccfab", "#f2c48d", "#c0c0c0"]
+
 set xlabel 'shards'
 set logscale x 2
 set xrange [0.85:19]
@@ -86,9 +91,9 @@ set yrange [0:*]
 set format y '%.0s%c'
 do for [t in threads] {
   set title t.' thread'.(t eq '1' ? '' : 's')
-  if (t ne '32') { unset key } else { set key at screen 0.985,0.34 right top spacing 1.4 }
-  plot for [r in "floor calls"] band(t, r, 'pages_per_second') using (0.85):1:(0.85):(19):2:3 with boxxyerror linecolor rgb (r eq 'floor' ? '#e08a2e' : '#707070') notitle, \
-       for [r in "floor calls"] band(t, r, 'pages_per_second') using (0.85):1:(18.15):(0) with vectors nohead linewidth 2 linecolor rgb (r eq 'floor' ? '#e08a2e' : '#707070') title (r eq 'floor' ? 'the floor: one process, one thread' : 'one call a fault'), \
+  if (t ne '32') { unset key } else { set key at screen 0.985,0.36 right top spacing 1.4 }
+  plot for [i=1:3] band(t, other[i], 'pages_per_second') using (0.85):1:(0.85):(19):2:3 with boxxyerror linecolor rgb dark[i] notitle, \
+       for [i=1:3] band(t, other[i], 'pages_per_second') using (0.85):1:(18.15):(0) with vectors nohead linewidth 2 linecolor rgb dark[i] title known[i], \
        dealt(t, 'pages_per_second', '<') using 1:2:3:4 with yerrorlines linewidth 2 pointtype 7 pointsize 0.6 linecolor rgb '#1f5fbf' title 'faultline, owners = CPUs (default)', \
        dealt(t, 'pages_per_second', '>') using 1:2:3:4 with yerrorlines linewidth 1 dashtype 2 pointtype 6 pointsize 0.6 linecolor rgb '#1f5fbf' title 'faultline, owners = shards'
 }
@@ -97,13 +102,13 @@ unset multiplot
 set output data.'/latency.svg'
 set multiplot layout 2,3 title named('4 KiB demand faults, warm source: latency by shards (medians, and the least and the most of five runs)') margins 0.07,0.985,0.08,0.86 spacing 0.06,0.13
 set logscale y
-set yrange [5:20000]
-set format y '%.0f us'
+set yrange [5:10000]
+set ytics ("10 us" 10, "100 us" 100, "1 ms" 1000, "10 ms" 10000)
 do for [t in threads] {
   set title t.' thread'.(t eq '1' ? '' : 's')
-  if (t ne '32') { unset key } else { set key at screen 0.985,0.38 right top spacing 1.4 }
-  plot for [q in "p50 p99"] band(t, 'floor', q.'_us') using (0.85):1:(0.85):(19):2:3 with boxxyerror linecolor rgb (q eq 'p50' ? '#e08a2e' : '#f2c48d') notitle, \
-       for [q in "p50 p99"] band(t, 'floor', q.'_us') using (0.85):1:(18.15):(0) with vectors nohead linewidth 2 linecolor rgb (q eq 'p50' ? '#e08a2e' : '#f2c48d') title 'the floor, '.q, \
+  if (t ne '32') { unset key } else { set key at screen 0.985,0.38 right top spacing 1.3 }
+  plot for [i=1:2] for [q in "p50 p99"] band(t, other[i], q.'_us') using (0.85):1:(0.85):(19):2:3 with boxxyerror linecolor rgb (q eq 'p50' ? dark[i] : pale[i]) notitle, \
+       for [i=1:2] for [q in "p50 p99"] band(t, other[i], q.'_us') using (0.85):1:(18.15):(0) with vectors nohead linewidth 2 linecolor rgb (q eq 'p50' ? dark[i] : pale[i]) title (i == 1 ? '64 KiB around, ' : 'the floor, ').q, \
        for [q in "p50 p99"] dealt(t, q.'_us', '<') using 1:2:3:4 with yerrorlines linewidth 2 pointtype 7 pointsize 0.6 linecolor rgb (q eq 'p50' ? '#1f5fbf' : '#7fb0ee') title 'faultline, owners = CPUs, '.q, \
        for [q in "p50 p99"] dealt(t, q.'_us', '>') using 1:2:3:4 with yerrorlines linewidth 1 dashtype 2 pointtype 6 pointsize 0.6 linecolor rgb (q eq 'p50' ? '#1f5fbf' : '#7fb0ee') title 'faultline, owners = shards, '.q
 }
@@ -132,26 +137,38 @@ plot for [i=1:3] for [run=0:2] tail('faultline', word("1 8 32", i), run) using 1
 reset
 set datafile separator ','
 
-# --- breakdown.svg ---
+# --- breakdown.svg: a panel for each placement, on a scale of its own ---
 
-set terminal svg size 1000,640 font small background 'white'
+set terminal svg size 1000,380 font small background 'white'
 set output data.'/breakdown.svg'
-set title named('Where the time of one 4 KiB fault goes: one thread, 2 shards, means')
-set ylabel 'microseconds'
-array shade[7] = ["#c8c8d8", "#f2c48d", "#7fb0ee", "#b0b0b0", "#a8d8a8", "#5fae6f", "#d9a3b8"]
-# Each placement's parts, one upon the other: place, from, to, the part's own time.
-upon(name) = sprintf("< awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next } $c[\"part\"] !~ /^floor/ { p = $c[\"placement\"]; if (!(p in place)) place[p] = n++; from = sum[p] + 0; sum[p] += $c[\"us\"]; if ($c[\"part\"] == \"%s\") print place[p] \",\" from \",\" sum[p] \",\" $c[\"us\"] }' '%s/breakdown.csv'", name, data)
-stats upon('wake') using 3 name 'WHOLE' nooutput
-set yrange [0:WHOLE_max * 1.08]
-set xrange [-0.6:2.6]
-set xtics ('target and handler on one CPU' 0, 'on different CPUs' 1, 'free' 2)
-set grid ytics
-set style fill solid 0.8 border -1
-set key outside right center vertical reverse Left
-parts = "'kernel queue' 'coordinator' 'hand-over' 'wait for the gate' 'source' 'copy' 'wake'"
-floor = rows('breakdown.csv', '$c["part"] ~ /^floor/', '$c["us"]')
-plot for [i=words(parts):1:-1] upon(word(parts, i)) using 1:2:($1-0.28):($1+0.28):2:3 with boxxyerror linecolor rgb shade[i] title word(parts, i), \
-     for [i=1:words(parts)] upon(word(parts, i)) using 1:(($2+$3)/2):($4 > WHOLE_max * 0.012 ? sprintf('%.1f', $4) : '') with labels font ',9' notitle, \
-     upon('wake') using 1:3:(sprintf('{/:Bold %.1f us}', $3)) with labels offset 0,0.7 notitle, \
-     floor using ($0+0.30):1:(0.14):(0) with vectors nohead linewidth 3 linecolor rgb '#202020' title 'all of it in the floor', \
-     floor using ($0+0.37):1:(sprintf('%.1f', $1)) with labels offset 0,0.7 notitle
+set multiplot layout 1,3 title named('Where the time of one 4 KiB fault goes: one thread, 2 shards, means in us (each panel has its own scale)') margins 0.15,0.985,0.03,0.75 spacing 0.025,0
+array placement[3] = ["one CPU", "across CPUs", "free"]
+array where[3] = ["all on one CPU", "target and server on two CPUs", "where the scheduler puts them"]
+array part[7] = ["kernel queue", "coordinator", "hand-over", "wait for the gate", "source", "copy", "wake"]
+array shade[9] = ["#7fb0ee", "#7fb0ee", "#7fb0ee", "#7fb0ee", "#7fb0ee", "#7fb0ee", "#7fb0ee", "#1f5fbf", "#e08a2e"]
+# One placement's parts, then what they are together, then the floor.
+parts(p) = sprintf("< awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) c[$i] = i; next } $c[\"placement\"] == \"%s\" { if ($c[\"part\"] ~ /^floor/) floor = $c[\"us\"]; else { print $c[\"us\"]; sum += $c[\"us\"] } } END { print sum; print floor }' '%s/breakdown.csv'", p, data)
+hue(n) = int('0x'.substr(shade[n], 2, 7))
+row(n) = n + (n > 7 ? 0.5 : 0)
+unset key
+unset xtics
+set border 2
+set style fill solid 1.0 noborder
+set yrange [10.1:0.4]
+do for [p=1:3] {
+  set title '{/:Bold '.where[p].'}' offset 0,-0.6
+  if (p == 1) {
+    set ytics out nomirror
+    set ytics ()
+    do for [n=1:7] { set ytics add (part[n] n) }
+    set ytics add ('{/:Bold together}' row(8), 'the floor' row(9))
+  } else { unset ytics }
+  set xrange [*:*]
+  set yrange [*:*]
+  stats parts(placement[p]) using 1 name 'PART' nooutput
+  set xrange [0:PART_max * 1.22]
+  set yrange [10.1:0.4]
+  plot parts(placement[p]) using (0):(row($0+1)):(0):1:(row($0+1)-0.4):(row($0+1)+0.4):(hue(int($0)+1)) with boxxyerror linecolor rgb variable, \
+       parts(placement[p]) using 1:(row($0+1)):(sprintf($1 < 0.995 ? '%.2f' : '%.1f', $1)) with labels left offset 0.8,0
+}
+unset multiplot
