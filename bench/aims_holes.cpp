@@ -14,6 +14,15 @@ namespace faultline::bench {
 
 namespace {
 
+void awaitReleased(rpc::ControlClient& client, rpc::Restore::Client& restore, std::uint64_t pages) {
+  const std::uint64_t from = process::nowNs();
+  while (client.wait(restore.infoRequest().send()).getInfo().getReleased() < pages) {
+    if (process::nowNs() - from > 10'000'000'000)
+      throw std::runtime_error(fmt::format("not {} pages are registered no more", pages));
+    usleep(1000);
+  }
+}
+
 // A target that has done its handshake and is served.
 struct Given {
   Given(const Faultline& server, const IdleMemory& memory)
@@ -23,14 +32,7 @@ struct Given {
         restore(restoreAfter(*client, newest)) {
     client->wait(restore.waitReadyRequest().send());
   }
-  void awaitReleased(std::uint64_t pages) {
-    const std::uint64_t from = process::nowNs();
-    while (client->wait(restore.infoRequest().send()).getInfo().getReleased() < pages) {
-      if (process::nowNs() - from > 10'000'000'000)
-        throw std::runtime_error(fmt::format("not {} pages are registered no more", pages));
-      usleep(1000);
-    }
-  }
+  void awaitReleased(std::uint64_t pages) { bench::awaitReleased(*client, restore, pages); }
 
   const std::unique_ptr<rpc::ControlClient> client;
   const std::uint64_t newest;
@@ -67,21 +69,27 @@ class HoleAims {
     table_.add({what, "us", result.ours, result.theirs, "anonymous memory", result.ratio, Aim::atMost, 1.2});
   }
 
+  // Of a server that brings single pages, once the holes are registered no more: each fault of a hole is one too many.
   void faultsThatReachUs() {
     const std::string what = "faults that reach us, 4/5 of the image are holes of 8 MiB";
     if (!table_.wanted(what)) return;
     const std::uint64_t bytes = 80 * MIB, dataPages = bytes / 5 / 4096;
     const BenchImage image =
         makeStripedImage(table_.directory() + "/striped", bytes, {.data = 2 * MIB, .hole = 8 * MIB});
-    const Faultline ours(table_.directory(), image.path, {});
+    const Faultline ours(table_.directory(), image.path, {.around = "off"});
     const Workload workload{.bytes = bytes, .threads = 4};
     std::uint64_t faults = 0;
     const auto client = ours.connect();
     const std::uint64_t before = newestRestore(*client);
-    run(workload, image, ours.backing(), {.whileThere = [&] {
-          auto response = client->wait(restoreAfter(*client, before).statsRequest().send());
-          faults = response.getStats().getFaults();
-        }});
+    rpc::Restore::Client restore{nullptr};
+    run(workload, image, ours.backing(),
+        {.connected =
+             [&] {
+               restore = restoreAfter(*client, before);
+               client->wait(restore.waitReadyRequest().send());
+               awaitReleased(*client, restore, bytes / 4096 - dataPages);
+             },
+         .whileThere = [&] { faults = client->wait(restore.statsRequest().send()).getStats().getFaults(); }});
     const auto pages = static_cast<double>(dataPages), read = static_cast<double>(faults);
     table_.add({what, "", read, pages, "pages with content", read / pages, Aim::atMost, 1.01});
     std::filesystem::remove(image.path);

@@ -88,7 +88,7 @@ void addClient(CLI::App& app) {
       ->add_option(
           "--pattern", spec->workload.pattern,
           "random, sequential, clusters (of 64 KiB), sparse (one page in 16), scattered (5 % one by one) "
-          "or runs (5 % in runs of 8 to 64)")
+          "or runs (5 % in runs of 8 to 64); all generated, none recorded")
       ->transform(CLI::CheckedTransformer(PATTERNS));
   command->add_flag("--no-remove", spec->noRemove, "Do not negotiate REMOVE events");
   command->add_option("--removes-per-second", spec->workload.removesPerSecond, "Give a page back so often");
@@ -220,10 +220,10 @@ void addMatrix(CLI::App& app) {
   auto output = std::make_shared<std::string>(".");
   CLI::App* command =
       app.add_subcommand("matrix", "The sweep over shards, threads, targets and all the rest");
-  command->description(
+  command->description(fmt::format(
       "Writes matrix.json, matrix.csv, histogram.csv and breakdown.csv. Without --full one axis is swept "
-      "after the\n"
-      "other (some 170 cells); with it every combination (some 1270).");
+      "after the\nother ({} cells on this machine); with it every combination ({}).",
+      matrixCells(false), matrixCells(true)));
   command->add_option("--directory", options->directory, "For the image; on a disk, with 2 GiB free")
       ->required();
   command->add_option("--output", *output, "Where to write the files")->capture_default_str();

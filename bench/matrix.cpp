@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -30,6 +31,24 @@ double micro(std::uint64_t ns) {
   return static_cast<double>(ns) * 1e-3;
 }
 
+// The servers, and what is measured of each.
+std::vector<std::pair<FaultlineOptions, Sweep>> sweeps(bool full) {
+  std::vector<std::pair<FaultlineOptions, Sweep>> all;
+  for (const unsigned shards : {1u, 2u, 4u, 8u, 16u}) {
+    const FaultlineOptions usual{.shards = shards}, allOwn{.shards = shards, .owners = shards};
+    all.emplace_back(usual, full ? Sweep::full : Sweep::axes);
+    if (ownersOf(usual) != shards) all.emplace_back(allOwn, Sweep::usual);
+  }
+  return all;
+}
+
+constexpr const char* RIVALS[] = {"floor", "around", "calls"};
+
+// Whether the cell is in a picture.
+bool isDrawn(const Cell& cell) {
+  return cell.mode == Cell::Mode::faults && cell.away() == 0 && cell.targets == 1;
+}
+
 class Matrix {
  public:
   explicit Matrix(const MatrixOptions& options)
@@ -38,11 +57,7 @@ class Matrix {
   MatrixResult measure() {
     if (freeHugePages() < HUGE_PAGES)
       fmt::print(stderr, "left out: cells of 2 MiB pages: they need {} free huge pages\n", HUGE_PAGES);
-    for (const unsigned shards : {1u, 2u, 4u, 8u, 16u}) {
-      const FaultlineOptions usual{.shards = shards}, allOwn{.shards = shards, .owners = shards};
-      sweep(usual, options_.full ? Sweep::full : Sweep::axes);
-      if (ownersOf(usual) != shards) sweep(allOwn, Sweep::usual);
-    }
+    for (const auto& [server, cells] : sweeps(options_.full)) sweep(server, cells);
     rivals();
     histogram();
     breakdown();
@@ -80,10 +95,6 @@ class Matrix {
   }
 
   // Cells that the plots draw are measured more than once, so that the noise can be drawn too.
-  static bool isDrawn(const Cell& cell) {
-    return cell.mode == Cell::Mode::faults && cell.away() == 0 && cell.targets == 1;
-  }
-
   void faults(const FaultlineOptions& options, const Cell& cell, const Handler& server,
               const std::string& handler = "faultline") {
     const Workload workload = workloadOf(cell);
@@ -100,7 +111,7 @@ class Matrix {
 
   // The drawn cells, measured with the other handlers.
   void rivals() {
-    for (const std::string kind : {"floor", "around", "calls"}) {
+    for (const std::string kind : RIVALS) {
       const PlainHandler rival(kind, options_.directory, image_.path, Placement::free);
       for (const Cell& cell : demandCells(Sweep::usual))
         if (isDrawn(cell)) faults({.shards = 0}, cell, rival, kind);
@@ -212,6 +223,14 @@ class Matrix {
 };
 
 }  // namespace
+
+std::size_t matrixCells(bool full) {
+  const auto drawn = std::ranges::count_if(demandCells(Sweep::usual), isDrawn);
+  std::size_t cells = std::size(RIVALS) * static_cast<std::size_t>(drawn);
+  for (const auto& [server, sweep] : sweeps(full))
+    cells += demandCells(sweep).size() + prefaultCells(sweep).size();
+  return cells;
+}
 
 MatrixResult measureMatrix(const MatrixOptions& options) {
   return Matrix(options).measure();

@@ -2,6 +2,7 @@
 // removals.
 #pragma once
 
+#include <cstddef>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -22,6 +23,8 @@ struct MatrixResult {
 };
 
 MatrixResult measureMatrix(const MatrixOptions& options);
+// The number of cells, where the huge pages suffice.
+std::size_t matrixCells(bool full);
 
 // Rows of an array of flat objects, the keys of the first as the head.
 std::string toCsv(const nlohmann::json& rows);

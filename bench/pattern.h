@@ -14,7 +14,7 @@ enum class Pattern {
   clusters,    // every page: 64 KiB after 64 KiB in random order, in order inside
   sparse,      // a page in 16, at a random place of each 64 KiB, in random order
   scattered,   // 5 % of the pages, one by one, at random
-  runs,        // 5 % of the pages in runs of 8 to 64, at random, in order inside: much as a guest that starts
+  runs,  // 5 % of the pages in runs of 8 to 64, at random, in order inside: made up, not recorded of a guest
 };
 
 std::string nameOf(Pattern pattern);

@@ -239,6 +239,7 @@ Measured run(const Workload& workload, const BenchImage& image, const Backing& b
   std::string refused;
   try {
     for (const auto& target : targets) target->connect();
+    if (hooks.connected) hooks.connected();
   } catch (const std::exception& error) {
     refused = error.what();
     for (Toucher& toucher : touchers) toucher.order.clear();

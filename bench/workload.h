@@ -64,6 +64,7 @@ struct Measured {
 
 struct RunHooks {
   std::function<void()> beforeConnecting = nullptr;  // all is mapped and prepared
+  std::function<void()> connected = nullptr;         // the handshakes are done, nothing is touched
   std::function<void()> whileThere = nullptr;        // all is touched, the targets are still there
 };
 
