@@ -14,6 +14,7 @@ enum class Mistake {
   keepDecision,         // shard: keeps its source decision across EAGAIN
   faultedIsDone,        // shard: takes a fault on a faulted page for answered
   noWakeAfterPresent,   // shard: does not wake after EEXIST
+  aroundDecidesBefore,  // shard: looks at the pages around a fault before it takes the read lock
   lockAfterRead,        // coordinator: takes the write side only after read()
   privateReadBuffer,    // coordinator: reads into private memory instead of the journal
   skipDrain,            // successor: replays and opens without draining

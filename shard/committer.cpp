@@ -50,6 +50,12 @@ Commit answeredByAnother() {
   return made(Mistake::noWakeAfterPresent) ? Commit::dropped : Commit::done;
 }
 
+// Pages at the front of `most` that are in the first one's state. Around a fault all of them were, before the lock; to
+// go by that is a known mistake.
+std::uint64_t alike(const Section& section, std::uint64_t most, Origin origin) {
+  return made(Mistake::aroundDecidesBefore) && origin == Origin::around ? most : section.alike(most);
+}
+
 Commit noHugePage(Attachment& restore) {
   count(restore.counters().outOfMemory);
   return Commit::unclear;
@@ -146,7 +152,7 @@ Commit Committer::advance(Attachment& restore, unsigned worker, PageRange run, s
     Section section(restore, worker, run.first, at, failpoints_);
     if (!section.servable()) return Commit::dropped;
     if (!section.entered()) return Commit::retry;
-    const std::uint64_t same = section.alike(std::min(run.count, limit));
+    const std::uint64_t same = alike(section, std::min(run.count, limit), origin);
     if (section.state() != PageState::missing) {
       progress.pages = same;
       return Commit::done;

@@ -1,7 +1,7 @@
 /* The protocol of docs/protocol.md, as the code has it; docs/model.md ties each transition to its function.
  *
- * A target whose guest thread gives NP pages back with one madvise and touches one of them, and whose vCPU touches
- * one; NS shards of one worker each; a coordinator and its successors. At most MAXCRASH processes of ours die and at
+ * A target whose guest thread gives the pages GIVES back with one madvise and touches one page, and whose vCPU touches
+ * one; NP pages; NS shards of one worker each; a coordinator and its successors. At most MAXCRASH processes of ours die and at
  * most MAXSTOP shards stand still, each at any step.
  *
  * Checked:  truth     the assertions in copy() and Guest
@@ -42,6 +42,9 @@
 #define HAS(set, p) ((set >> p) & 1)
 #define BIT(p) (1 << p)
 #define ALL ((1 << NP) - 1)
+#ifndef GIVES
+#define GIVES ALL
+#endif
 
 /* The kernel and the target. Sets of pages are bit masks. */
 byte pte[NP];       /* NONE, SNAP, ZERO, POISON */
@@ -122,16 +125,17 @@ inline pickPage(p) { if :: p = 0 :: NP > 1 -> p = NP - 1 fi }
 
 active proctype Guest() {
   byte p;
-  d_step { changing = 1; eventQueued = 1; giving = ALL };
+  d_step { changing = 1; eventQueued = 1; giving = giving | GIVES };
   !eventQueued;   /* madvise sleeps until the event has been read */
   changing = 0;   /* the caller runs again: copies go through, though nothing is zapped yet */
   do
-  :: atomic { p < NP -> pte[p] = NONE; zapped = zapped | BIT(p); p++ }
+  :: atomic { p < NP && HAS(GIVES, p) -> pte[p] = NONE; zapped = zapped | BIT(p); p++ }
+  :: atomic { p < NP && !HAS(GIVES, p) -> p++ }
   :: atomic { p == NP -> break }
   od;
   atomic { pickPage(p) };
   touch(p);
-  assert(pte[p] != SNAP)
+  assert(!HAS(GIVES, p) || pte[p] != SNAP)
 }
 
 active proctype Vcpu() {
@@ -203,11 +207,48 @@ inline copy(p, answer) {
 /* Stands still (SIGSTOP, a stuck disk): nothing more until it is killed. */
 #define STANDS atomic { stops < MAXSTOP -> stops++; frozen[id] = 1; goto still }
 
+#ifdef AROUND
+/* What a fault on page 0 does about page 1, its neighbour. */
+#define ALONE 0     /* nothing: its bytes are not at hand */
+#define BRINGS 1    /* copies it in the same section, behind page 0 */
+#define BROUGHT 2
+#define CUT 3       /* the run ended before it */
+#ifdef M_AROUND_DECIDES_BEFORE
+#define CHOOSES if :: around = (state[1] == MISSING -> BRINGS : CUT) :: around = ALONE fi;
+#define NEIGHBOUR around
+#else
+#define CHOOSES if :: around = BRINGS :: around = ALONE fi;
+#define NEIGHBOUR (around == BRINGS && state[1] == MISSING -> BRINGS : (around == ALONE -> ALONE : CUT))
+#endif
+#ifdef M_AROUND_STORES_ALL
+#define NEIGHBOUR_IS_THERE (around == BROUGHT || around == CUT)
+#else
+#define NEIGHBOUR_IS_THERE (around == BROUGHT)
+#endif
+#define STORE_AROUND if :: NEIGHBOUR_IS_THERE -> state[1] = SETTLED(1, FAULTED) :: else fi;
+#define DECIDE_AROUND around = (seen == MISSING -> NEIGHBOUR : ALONE);
+#define GONE_BY_ITSELF (around != BRINGS)
+#define MORE (around == BRINGS && answer == DONE)
+#define WOKEN BIT(p) | ((around != ALONE) << 1)
+#define FORGET_AROUND around = ALONE;
+#else
+#define CHOOSES
+#define STORE_AROUND
+#define DECIDE_AROUND
+#define GONE_BY_ITSELF true
+#define MORE false
+#define WOKEN BIT(p)
+#define FORGET_AROUND
+#endif
+
 proctype Shard(byte id) {
   byte p, seen, answer;
+#ifdef AROUND
+  byte around, second;
+#endif
 end:
   do
-  :: atomic { HAS(request[id], 0) -> request[id] = request[id] & ~BIT(0); p = 0; goto fault }
+  :: atomic { HAS(request[id], 0) -> request[id] = request[id] & ~BIT(0); p = 0; CHOOSES goto fault }
 #if NP > 1
   :: atomic { HAS(request[id], 1) -> request[id] = request[id] & ~BIT(1); p = 1; goto fault }
 #endif
@@ -231,6 +272,7 @@ enter:
 #endif
 #endif
        answer = DONE;
+       DECIDE_AROUND
 #ifdef FAILS
        if :: failed -> slot[id] = 0; goto finished :: else fi;
 #endif
@@ -245,7 +287,16 @@ again:
 #ifdef M_RETRY_INSIDE_LOCK
   if :: atomic { answer == REFUSED && !changing -> goto again } :: answer != REFUSED :: DIES fi;
 #endif
+store:
   if
+#ifdef AROUND
+  /* The same ioctl goes on with the next page; what is in its way leaves page 0 as copied. */
+  :: atomic { MORE -> copy(1, second); around = (second == DONE -> BROUGHT : CUT); second = 0; goto store }
+#ifdef LEAVES
+  /* Of a run the kernel tells only that no one mapping holds it: its first page is answered by itself. */
+  :: atomic { answer == ABSENT && around == BRINGS -> slot[id] = 0; around = ALONE; answer = DONE; goto enter }
+#endif
+#endif
   :: atomic { answer == REFUSED -> slot[id] = 0;
 #ifdef M_KEEP_DECISION
        goto enter
@@ -254,9 +305,9 @@ again:
 #endif
      }
 #ifdef LEAVES
-  :: atomic { answer == ABSENT -> state[p] = RELEASED; slot[id] = 0 }
+  :: atomic { answer == ABSENT && GONE_BY_ITSELF -> state[p] = RELEASED; slot[id] = 0 }
 #endif
-  :: atomic { answer != REFUSED && answer != ABSENT -> state[p] = SETTLED(p, FAULTED); slot[id] = 0 }
+  :: atomic { answer != REFUSED && answer != ABSENT && !MORE -> state[p] = SETTLED(p, FAULTED); STORE_AROUND slot[id] = 0 }
   :: DIES :: STANDS
   fi;
 #ifdef M_NO_WAKE_AFTER_EEXIST
@@ -268,14 +319,14 @@ again:
 #define WAKES (answer != REFUSED)
 #endif
 #endif
-  if :: atomic { WAKES -> wake(BIT(p)) } :: atomic { !(WAKES) -> skip } :: DIES fi;
+  if :: atomic { WAKES -> wake(WOKEN) } :: atomic { !(WAKES) -> skip } :: DIES fi;
 finished:
-  atomic { p = 0; seen = 0; answer = 0; goto end };
+  atomic { p = 0; seen = 0; answer = 0; FORGET_AROUND goto end };
 
 still:
   killed[id];
 die:   /* what it was asked is lost; the kernel frees its slot after its last system call */
-  atomic { slot[id] = 0; request[id] = 0; killed[id] = 0; frozen[id] = 0; dead[id] = 1; p = 0; seen = 0; answer = 0 };
+  atomic { slot[id] = 0; request[id] = 0; killed[id] = 0; frozen[id] = 0; dead[id] = 1; p = 0; seen = 0; FORGET_AROUND answer = 0 };
   atomic { !dead[id] -> goto end }
 }
 
@@ -338,7 +389,8 @@ inline readBatch() {
 
 inline publish() {
   do
-  :: atomic { journal && i < NP -> NOTE_REMOVED(i) state[i] = SETTLED(i, REMOVED); i++ }
+  :: atomic { journal && i < NP && HAS(GIVES, i) -> NOTE_REMOVED(i) state[i] = SETTLED(i, REMOVED); i++ }
+  :: atomic { journal && i < NP && !HAS(GIVES, i) -> i++ }
   :: atomic { !journal || i == NP -> i = 0; break }
   :: FALLS
   od
