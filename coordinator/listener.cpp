@@ -6,7 +6,10 @@
 #include <utility>
 
 #include "coordinator/door.h"
+#include "coordinator/event_log.h"
+#include "coordinator/refused_targets.h"
 #include "coordinator/replaced_file.h"
+#include "coordinator/service_counters.h"
 #include "process/duplicate.h"
 #include "process/log_about.h"
 #include "rpc/source_uri.h"

@@ -6,8 +6,13 @@
 
 #include <utility>
 
+#include "coordinator/ended_restores.h"
+#include "coordinator/event_log.h"
 #include "coordinator/look.h"
 #include "coordinator/registered_memory.h"
+#include "coordinator/service_counters.h"
+#include "coordinator/shard_pool.h"
+#include "coordinator/target_watch.h"
 #include "process/clock.h"
 #include "process/duplicate.h"
 #include "process/process.h"
@@ -124,7 +129,7 @@ kj::Promise<void> LostRestores::watch(const std::shared_ptr<Lost>& lost) {
         if (memory != Presence::gone) return watch(lost);
         spdlog::info("restore {}, which could not be taken over: its target has gone", lost->name);
         lost_.erase(lost->id);
-        Restore::drop(context_.link, lost->id, process::MOST_LAYERS);
+        RestoreFds::drop(context_.link, lost->id, process::MOST_LAYERS);
         for (std::uint32_t i = 0; i < context_.pool.size(); i++)
           if (ShardHandle* shard = context_.pool.up(i))
             shard->detach(lost->id).detach([](kj::Exception&&) {});

@@ -12,8 +12,10 @@
 #include <vector>
 
 #include "coordinator/departure.h"
-#include "coordinator/restore.h"
+#include "coordinator/restore_context.h"
+#include "coordinator/restore_fds.h"
 #include "coordinator/undertaker.h"
+#include "rpc/control.capnp.h"
 #include "shmtracker/layout.h"
 
 namespace faultline::coordinator {

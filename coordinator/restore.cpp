@@ -155,23 +155,8 @@ UffdReaderHooks Restore::readerHooks() {
   return hooks;
 }
 
-// The segment first: without it, what is left was never durable.
-void Restore::drop(SupervisorLink& link, std::uint64_t id, std::size_t layers) {
-  for (const Part part : {Part::segment, Part::uffd, Part::conn, Part::target, Part::touches})
-    link.drop(process::KeptName::restore(id, part));
-  link.drop(process::KeptName::restore(id, Part::names));
-  coordinator::drop(link, process::KeptName::restore(id, Part::segment), layers);
-}
-
 void Restore::store() {
-  SupervisorLink& link = context_.link;
-  link.store(kept(Part::uffd), fds_.uffd.get());
-  coordinator::store(link, kept(Part::segment), fds_.source);
-  if (!fds_.layers.empty()) link.store(kept(Part::names), keptLayers(fds_.layers));
-  if (fds_.conn.get() >= 0) link.store(kept(Part::conn), fds_.conn.get());
-  if (fds_.target.get() >= 0) link.store(kept(Part::target), fds_.target.get());
-  if (touches_ != nullptr) link.store(kept(Part::touches), touches_->fd());
-  link.store(kept(Part::segment), segment_.fd());
+  fds_.store(context_.link, id(), touches_ == nullptr ? -1 : touches_->fd(), segment_.fd());
 }
 
 void Restore::start() {

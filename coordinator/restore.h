@@ -24,6 +24,8 @@
 #include "coordinator/prefetch.h"
 #include "coordinator/range_release.h"
 #include "coordinator/refused_targets.h"
+#include "coordinator/restore_context.h"
+#include "coordinator/restore_fds.h"
 #include "coordinator/restore_spec.h"
 #include "coordinator/service_counters.h"
 #include "coordinator/shard_attachments.h"
@@ -38,33 +40,6 @@
 #include "shmtracker/segment.h"
 
 namespace faultline::coordinator {
-
-// Objects that restores share.
-struct RestoreContext {
-  kj::AsyncIoContext& io;
-  SupervisorLink& link;
-  EventLog& log;
-  EndedRestores& ended;
-  failpoints::Failpoints& failpoints;
-  const Options& options;
-  ShardPool& pool;
-  ServiceTotals& totals;
-  CpuLatency* latency;  // null: none is asked for
-  ReadingTurns& turns;
-  RefusedTargets& refused;
-  Populations& populations;
-  Fetcher& fetcher;
-};
-
-// The fds of a restore; uffd and source always, the others where known (-1).
-struct RestoreFds {
-  kj::AutoCloseFd uffd;
-  SourceFiles source;
-  kj::AutoCloseFd conn;               // the handshake's connection
-  kj::AutoCloseFd target;             // pidfd of the process that connected
-  kj::AutoCloseFd touches{};          // the recording of a working set
-  std::vector<SourceLayer> layers{};  // the files of the source as they were, where they are several
-};
 
 // Loop thread only.
 class Restore final : private ShardAttachments::Owner,
@@ -83,8 +58,6 @@ class Restore final : private ShardAttachments::Owner,
 
   // Has the supervisor keep all of it, again where it does already.
   void store();
-  // Has it keep nothing of restore `id`, whose source has at most so many layers.
-  static void drop(SupervisorLink& link, std::uint64_t id, std::size_t layers);
 
   // Attaches it to the shards that are up, then serves.
   void start();

@@ -239,7 +239,7 @@ void Restore::finish(const shm::PageCounts& counts) {
   context_.failpoints.hit(failpoints::Point::endNoted);
   life_.become(Stage::over);
   shards_.drop();
-  drop(context_.link, id(), fds_.source.size());
+  RestoreFds::drop(context_.link, id(), fds_.source.size());
   readyFulfiller_->fulfill();
   completeFulfiller_->fulfill();
   overFulfiller_->fulfill();

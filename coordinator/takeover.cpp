@@ -47,32 +47,24 @@ kj::Promise<void> Service::adoptRestores() {
     if (ShardHandle* shard = pool_.process(i)) anyShardAlive |= shard->adopted();
   auto recovered = kj::Vector<kj::Promise<void>>();
   for (const std::uint64_t id : ids) {
-    const KeptName name = KeptName::restore(id, Part::segment);
-    RestoreFds fds{inherited_.take(name.with(Part::uffd)), coordinator::take(fetcher_, inherited_, name),
-                   inherited_.take(name.with(Part::conn)), inherited_.take(name.with(Part::target)),
-                   inherited_.take(name.with(Part::touches))};
-    const kj::AutoCloseFd names = inherited_.take(name.with(Part::names));
-    kj::AutoCloseFd segment = inherited_.take(name);
-    const bool kept = segment.get() >= 0 || inherited_.lost.count(name) != 0;
-    if (!kept || ended_.givenBack(id)) {
+    InheritedRestore left = RestoreFds::take(fetcher_, inherited_, id);
+    RestoreFds& fds = left.fds;
+    const int segment = left.segment.get();
+    if (!left.durable || ended_.givenBack(id)) {
       // Died before it was durable: the connection is there still and the handshake begins again. Or after its end was
       // noted.
-      Restore::drop(link_, id, process::MOST_LAYERS);
+      RestoreFds::drop(link_, id, process::MOST_LAYERS);
       continue;
     }
     if (fds.uffd.get() < 0) {
       lost_.abandon(id, kj::mv(fds));
       continue;
     }
-    KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] {
-                   if (names.get() >= 0) fds.layers = layersFrom(names.get());
-                 }))
-      spdlog::error("restore {}: {}", id, e->getDescription().cStr());
     const bool kill = !fds.source.empty() && listeners_.killsOnLost(fds.source.front().get());
     // With fewer layers it would be another snapshot, and without its cache a packed one would be taken for the memory.
-    if (segment.get() < 0 || !areOf(fds.source, fds.layers)) {
+    if (segment < 0 || !areOf(fds.source, fds.layers)) {
       lost_.lose(id, rpc::EndReason::SERVER_FAILED, "the supervisor had no room for its file descriptors",
-                 kj::mv(fds), segment.get(), kill);
+                 kj::mv(fds), segment, kill);
       continue;
     }
     const int uffd = fds.uffd.get();
@@ -84,14 +76,14 @@ kj::Promise<void> Service::adoptRestores() {
     RestoreFds spare{process::duplicate(uffd), SourceFiles(), kj::AutoCloseFd(),
                      fds.target.get() >= 0 ? process::duplicate(fds.target.get()) : kj::AutoCloseFd()};
     auto failure = kj::runCatchingExceptions([&] {
-      const auto adopted = Restore::adopt(context_, kj::mv(fds), segment.get(), anyShardAlive);
+      const auto adopted = Restore::adopt(context_, kj::mv(fds), segment, anyShardAlive);
       keep(adopted);
       // Eagerly: joined, the last step of each would wait until all are ready.
       recovered.add(adopted->recover().attach(kj::cp(adopted)).eagerlyEvaluate(nullptr));
     });
     KJ_IF_MAYBE (e, failure) {
-      lost_.lose(id, rpc::EndReason::SEGMENT_DAMAGED, rpc::refusalOf(*e).message, kj::mv(spare),
-                 segment.get(), kill);
+      lost_.lose(id, rpc::EndReason::SEGMENT_DAMAGED, rpc::refusalOf(*e).message, kj::mv(spare), segment,
+                 kill);
     }
   }
   return kj::joinPromises(recovered.releaseAsArray());
