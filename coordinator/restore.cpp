@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "coordinator/own_thread.h"
 #include "failpoints/mistakes.h"
 #include "rpc/fd.h"
 #include "shmtracker/error.h"
@@ -18,7 +17,6 @@
 namespace faultline::coordinator {
 
 using failpoints::made;
-using Part = process::KeptName::Part;
 using Stage = Life::Stage;
 
 namespace {
@@ -54,6 +52,7 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
       fds_(kj::mv(fds)),
       segment_(std::move(segment)),
       router_(context.pool, segment_, context.latency),
+      recording_(context.link, context.log, segment_, router_),
       population_(timer(), context.populations, context.pool, router_, segment_, fds_.source,
                   fds_.target.get()),
       answerer_(fds_.uffd.get(), -1, ""),
@@ -63,6 +62,7 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
               context.totals, *this),
       release_(context.io, context.turns, context.failpoints, segment_, *this),
       reading_(nullptr),
+      initial_(context.fetcher, context.log, fds_.source, segment_, population_),
       ready_(nullptr),
       complete_(nullptr),
       overPromise_(nullptr),
@@ -93,8 +93,8 @@ std::shared_ptr<Restore> Restore::begin(RestoreContext& context, const RestoreSp
         "a target that is to be killed when a page is lost needs a pidfd: give one, or have it poisoned");
   fds.layers = layersOf(fds.source, spec.layerNames);
   std::shared_ptr<Restore> restore(new Restore(context, kj::mv(fds), std::move(segment)));
-  restore->useWorkingSet(spec.policy.workingSet);
-  if (restore->policy().recordWorkingSet != 0) restore->record();
+  restore->initial_.use(spec.policy.workingSet);
+  if (restore->policy().recordWorkingSet != 0) restore->recording_.begin();
   restore->segment_.header().state.store(shm::SegmentState::ready, std::memory_order_release);
   restore->store();
   context.failpoints.hit(failpoints::Point::restoreStored);
@@ -156,7 +156,7 @@ UffdReaderHooks Restore::readerHooks() {
 }
 
 void Restore::store() {
-  fds_.store(context_.link, id(), touches_ == nullptr ? -1 : touches_->fd(), segment_.fd());
+  fds_.store(context_.link, id(), recording_.fd(), segment_.fd());
 }
 
 void Restore::start() {
@@ -177,7 +177,7 @@ void Restore::serveFromOwners() {
 // The write side is taken from here on until the gate opens.
 kj::Promise<void> Restore::recover() {
   return kj::evalNow([this] { return reader_->recover(); })
-      .then([recording = recordOn()](std::optional<std::string> why) mutable {
+      .then([recording = recording_.goOn(kj::mv(fds_.touches))](std::optional<std::string> why) mutable {
         return recording.then([why = std::move(why)] { return why; });
       })
       .then(
@@ -201,7 +201,7 @@ void Restore::serve() {
   if (!life_.served()) return;
   reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { failOf(e); });
   tasks_.add(watchCompletion());
-  populateFromTheStart();
+  tasks_.add(initial_.begin([this] { return !over() && !failed(); }));
   // The first faults wait already.
   tasks_.add(lockOn().catch_([this](kj::Exception&& e) {
     spdlog::warn("restore {}: its pages' states are locked in memory as they are touched only: {}", name(),
@@ -217,73 +217,6 @@ kj::Promise<void> Restore::lockOn() {
   return time.afterDelay(LOCK_EVERY).then([this, &time] { return context_.turns.step(time); }).then([this] {
     return life_.ending() || segment_.lockSome() ? kj::Promise<void>(kj::READY_NOW) : lockOn();
   });
-}
-
-// The working set goes first and alone: what comes of it is worth most before the target touches it.
-void Restore::populateFromTheStart() {
-  if (workingSet_.empty()) {
-    if (segment_.header().prefaultAll.load() == shm::YES) population_.begin({});
-    return;
-  }
-  prefetch_ = kj::heap<Prefetch>(context_.fetcher, fds_.source, std::exchange(workingSetParts_, {}));
-  auto job = population_.begin(std::exchange(workingSet_, {}));
-  tasks_.add(job->whenFinished().then([this, job] {
-    prefetch_ = nullptr;
-    if (!over() && !failed()) populateFromTheStart();
-  }));
-}
-
-void Restore::useWorkingSet(const WorkingSet& set) {
-  const auto regions = segment_.regions().regions();
-  if (auto why = whyNotUsable(set, regions, segment_.facts().sourceBytes)) {
-    workingSetRefused_ = *why;
-    context_.log.add("restore " + name() + ": the working set is not used: " + *why, name());
-  } else {
-    workingSet_ = pagesOf(set, regions);
-    workingSetParts_ = set.ranges;
-  }
-}
-
-void Restore::record() {
-  KJ_IF_MAYBE (e, kj::runCatchingExceptions(
-                      [&] { recordIn(std::make_shared<TouchRecorder>(segment_.pages().pageCount())); }))
-    recordsNothing(e->getDescription().cStr());
-}
-
-// On a predecessor's recording. To take it over is to look at all of it, and to make a bit for each page.
-kj::Promise<void> Restore::recordOn() {
-  if (fds_.touches.get() < 0) return kj::READY_NOW;
-  struct Taken {
-    kj::AutoCloseFd fd;
-    std::shared_ptr<TouchRecorder> recorder;
-    std::string why;
-  };
-  auto taken = std::make_shared<Taken>(Taken{kj::mv(fds_.touches), nullptr, {}});
-  auto take = [taken, pages = segment_.pages().pageCount()] {
-    KJ_IF_MAYBE (e, kj::runCatchingExceptions(
-                        [&] { taken->recorder = std::make_shared<TouchRecorder>(taken->fd.get(), pages); }))
-      taken->why = e->getDescription().cStr();
-  };
-  return kj::evalNow([&] { return inOwnThread("a recording cannot be taken over", take); })
-      .then(
-          [this, taken] {
-            if (taken->recorder != nullptr)
-              recordIn(std::move(taken->recorder));
-            else
-              recordsNothing(taken->why);
-          },
-          [this](kj::Exception&& e) { recordsNothing(e.getDescription().cStr()); });
-}
-
-void Restore::recordIn(std::shared_ptr<TouchRecorder> recorder) {
-  touches_ = std::move(recorder);
-  router_.record(*touches_);
-}
-
-// Without a recording the restore goes on: it is worth more.
-void Restore::recordsNothing(const std::string& why) {
-  context_.log.add("restore " + name() + ": no working set is recorded: " + why, name());
-  context_.link.drop(kept(Part::touches));
 }
 
 kj::Promise<void> Restore::shardUp(ShardHandle& shard, std::vector<shm::PageIndex> hopeless) {

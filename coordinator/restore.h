@@ -16,13 +16,14 @@
 #include "coordinator/fault_answerer.h"
 #include "coordinator/fault_router.h"
 #include "coordinator/fetcher.h"
+#include "coordinator/initial_population.h"
 #include "coordinator/life.h"
 #include "coordinator/options.h"
 #include "coordinator/page_counting.h"
 #include "coordinator/population.h"
 #include "coordinator/populations.h"
-#include "coordinator/prefetch.h"
 #include "coordinator/range_release.h"
+#include "coordinator/recording.h"
 #include "coordinator/refused_targets.h"
 #include "coordinator/restore_context.h"
 #include "coordinator/restore_fds.h"
@@ -32,7 +33,6 @@
 #include "coordinator/shard_pool.h"
 #include "coordinator/source_files.h"
 #include "coordinator/target_watch.h"
-#include "coordinator/touch_recorder.h"
 #include "coordinator/uffd_reader.h"
 #include "coordinator/undertaker.h"
 #include "rpc/control.capnp.h"
@@ -84,8 +84,7 @@ class Restore final : private ShardAttachments::Owner,
   [[noreturn]] void notServed() const;
   kj::Timer& timer() { return context_.io.provider->getTimer(); }
   bool failed() const { return life_.failed(); }
-  // The recorder of the working set; null where the restore does not record.
-  std::shared_ptr<const TouchRecorder> touches() const { return touches_; }
+  const Recording& recording() const { return recording_; }
   bool populating() const { return population_.underWay(); }
   // All that is missing was asked for, and is populated or waits to be.
   bool populatesEverything() const {
@@ -161,12 +160,6 @@ class Restore final : private ShardAttachments::Owner,
   kj::Promise<void> watchCompletion();
   void serve();
   kj::Promise<void> lockOn();
-  void populateFromTheStart();
-  void useWorkingSet(const WorkingSet& set);
-  void record();
-  kj::Promise<void> recordOn();
-  void recordIn(std::shared_ptr<TouchRecorder> recorder);
-  void recordsNothing(const std::string& why);
   bool paused() const { return life_.stage() == Life::Stage::paused; }
   bool killsOnLost() const { return policy().killOnLost != 0; }
   // Makes every waiting thread of the target fault again.
@@ -193,15 +186,12 @@ class Restore final : private ShardAttachments::Owner,
   void released(const std::vector<shm::PageRange>& pages) override { target_.released(pages); }
 
   UffdReaderHooks readerHooks();
-  process::KeptName kept(process::KeptName::Part part, std::optional<std::uint64_t> number = {}) const {
-    return process::KeptName::restore(id(), part, number);
-  }
 
   RestoreContext& context_;
   RestoreFds fds_;
   shm::Segment segment_;
-  std::shared_ptr<TouchRecorder> touches_;
   FaultRouter router_;
+  Recording recording_;
   Population population_;
   kj::Own<UffdReader> reader_;
   FaultAnswerer answerer_;
@@ -211,14 +201,11 @@ class Restore final : private ShardAttachments::Owner,
   kj::Own<Undertaker> undertaker_;
   kj::Promise<void> reading_;  // done by reader_ or undertaker_
   Life life_;
-  std::vector<std::uint64_t> outside_;        // addresses of the first faults that no region covers
-  bool keptTold_ = false;                     // told: the target's memory cannot be let go
-  bool partTold_ = false;                     // a part of a page that was given up was logged
-  shm::PageIndex firstMissing_ = 0;           // the first page that may be missing; never moves back
-  std::vector<shm::PageRange> workingSet_;    // ranges that serve() populates first
-  std::vector<SourceRange> workingSetParts_;  // workingSet_ in the source
-  kj::Own<Prefetch> prefetch_;                // asks for them while they are populated; null else
-  std::string workingSetRefused_;
+  std::vector<std::uint64_t> outside_;  // addresses of the first faults that no region covers
+  bool keptTold_ = false;               // told: the target's memory cannot be let go
+  bool partTold_ = false;               // a part of a page that was given up was logged
+  shm::PageIndex firstMissing_ = 0;     // the first page that may be missing; never moves back
+  InitialPopulation initial_;
 
   kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;
   kj::ForkedPromise<void> ready_, complete_, overPromise_;

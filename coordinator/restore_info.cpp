@@ -63,8 +63,8 @@ void Restore::fill(rpc::RestoreInfo::Builder info, const shm::PageCounts& counts
   info.setPrefaulting(population_.underWay());
   info.setPopulationHeld(population_.whyHeld().c_str());
   info.setSegmentBytes(segment_.bytes());
-  info.setWorkingSetRefused(workingSetRefused_.c_str());
-  info.setRecording(touches_ != nullptr);
+  info.setWorkingSetRefused(initial_.refused().c_str());
+  info.setRecording(recording_.recorder() != nullptr);
   info.setAgeNs(process::nowNs() - segment_.header().attachedAt.load());
 }
 

@@ -58,9 +58,9 @@ class RestoreServer final : public rpc::Answering<rpc::Restore> {
  public:
   explicit RestoreServer(const std::shared_ptr<Restore>& restore)
       : restore_(restore), name_(restore->name()), over_(restore->whenOver().fork()) {
-    if (restore->touches() != nullptr)
-      recorded_ = makeRecordedWorkingSet(restore->touches(), restore->segment().regions().regions(),
-                                         restore->fds().source);
+    if (const auto recorder = restore->recording().recorder(); recorder != nullptr)
+      recorded_ =
+          makeRecordedWorkingSet(recorder, restore->segment().regions().regions(), restore->fds().source);
   }
 
   kj::Promise<void> info(InfoContext context) override { return fill(require(), context); }
