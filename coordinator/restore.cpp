@@ -25,7 +25,6 @@ namespace {
 constexpr std::uint64_t FIND_STEP = 1u << 24;
 constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
 constexpr kj::Duration LOCK_EVERY = 5 * kj::MILLISECONDS;
-constexpr std::size_t OUTSIDE_NOTED = 64;  // faults that no region covers
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
 
@@ -62,6 +61,7 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
               context.totals, *this),
       release_(context.io, context.turns, context.failpoints, segment_, *this),
       reading_(nullptr),
+      ending_(context, fds_, segment_, life_, shards_, target_, release_, *this),
       initial_(context.fetcher, context.log, fds_.source, segment_, population_),
       ready_(nullptr),
       complete_(nullptr),
@@ -134,10 +134,8 @@ UffdReaderHooks Restore::readerHooks() {
   hooks.presentFault = [this](const uffd_msg& fault) { answerer_.add(fault); };
   hooks.outsideFault = [this](const uffd_msg& fault) {
     answerer_.add(fault);
-    // A target can make as many as it likes.
-    if (outside_.size() < OUTSIDE_NOTED) outside_.push_back(fault.arg.pagefault.address);
-    if (outside_.size() > 1) return;
     const std::uint64_t address = fault.arg.pagefault.address;
+    if (!ending_.faultedOutside(address)) return;
     context_.log.lost("restore " + name() + ": the target faulted at " + fmt::format("{:#x}", address) +
                           ", which it registered but did not name in its regions; it gets SIGBUS there, and "
                           "wherever else it does so",

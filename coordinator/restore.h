@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "coordinator/departure.h"
 #include "coordinator/ended_restores.h"
 #include "coordinator/event_log.h"
 #include "coordinator/fault_answerer.h"
@@ -26,6 +25,7 @@
 #include "coordinator/recording.h"
 #include "coordinator/refused_targets.h"
 #include "coordinator/restore_context.h"
+#include "coordinator/restore_ending.h"
 #include "coordinator/restore_fds.h"
 #include "coordinator/restore_spec.h"
 #include "coordinator/service_counters.h"
@@ -45,6 +45,7 @@ namespace faultline::coordinator {
 class Restore final : private ShardAttachments::Owner,
                       private TargetWatch::Owner,
                       private RangeRelease::Owner,
+                      private RestoreEnding::Owner,
                       private kj::TaskSet::ErrorHandler {
  public:
   // Begins a restore and makes it durable. `segment`: of RestoreSpec::createSegment(). Throws, leaving nothing, where
@@ -103,7 +104,7 @@ class Restore final : private ShardAttachments::Owner,
   kj::Promise<void> reshard(std::uint32_t shards);
   // Has shards that own nothing of it let go, and counts their slots no more. In the background.
   void leaveFormerOwners();
-  kj::Promise<void> whenFormerOwnersHaveLeft() { return resharded_.addBranch(); }
+  kj::Promise<void> whenFormerOwnersHaveLeft() override { return resharded_.addBranch(); }
   // Shards with a number below this one own a part of it, or may be at work on it.
   std::uint32_t shardsNeeded() const;
 
@@ -143,18 +144,8 @@ class Restore final : private ShardAttachments::Owner,
   void serveFromOwners();
   bool mayRelease() const;
   void failOf(const kj::Exception& exception);
-  kj::Promise<void> leave(std::uint64_t deadline);
   void fetchMissing(const std::string& text, std::uint64_t before);
   kj::Promise<std::uint64_t> missing();
-  kj::Promise<void> letGo();
-  kj::Promise<void> departIncomplete();
-  kj::Promise<void> depart();
-  DepartureOrder departure(DepartureOrder::Poison poison) const;
-  kj::Promise<void> loseMissing();
-  kj::Promise<void> poisonMissing();
-  kj::Promise<void> departed(Departed how);
-  kj::Promise<void> keepOn(const std::string& why);
-  void finish(const shm::PageCounts& counts);
   void noteEnd(const shm::PageCounts& counts);
   kj::Promise<void> bury();
   kj::Promise<void> watchCompletion();
@@ -185,6 +176,10 @@ class Restore final : private ShardAttachments::Owner,
   kj::Promise<void> exclusively(std::function<void(const shm::ExclusiveGuard&)> mark) override;
   void released(const std::vector<shm::PageRange>& pages) override { target_.released(pages); }
 
+  // Of RestoreEnding.
+  void answerAlone() override;
+  void finish(const shm::PageCounts& counts) override;
+
   UffdReaderHooks readerHooks();
 
   RestoreContext& context_;
@@ -201,10 +196,9 @@ class Restore final : private ShardAttachments::Owner,
   kj::Own<Undertaker> undertaker_;
   kj::Promise<void> reading_;  // done by reader_ or undertaker_
   Life life_;
-  std::vector<std::uint64_t> outside_;  // addresses of the first faults that no region covers
-  bool keptTold_ = false;               // told: the target's memory cannot be let go
-  bool partTold_ = false;               // a part of a page that was given up was logged
-  shm::PageIndex firstMissing_ = 0;     // the first page that may be missing; never moves back
+  RestoreEnding ending_;
+  bool partTold_ = false;            // a part of a page that was given up was logged
+  shm::PageIndex firstMissing_ = 0;  // the first page that may be missing; never moves back
   InitialPopulation initial_;
 
   kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;

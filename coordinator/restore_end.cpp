@@ -1,31 +1,12 @@
-// How a restore ends: released, given up, or lost with its target.
-#include <fmt/format.h>
-#include <signal.h>
+// Why a restore ends, and how it fails.
 #include <spdlog/spdlog.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
 
 #include "coordinator/restore.h"
-#include "process/clock.h"
-#include "process/duplicate.h"
 #include "process/log_about.h"
-#include "process/process.h"
-#include "uffd/uffd.h"
 
 namespace faultline::coordinator {
 
 using Stage = Life::Stage;
-
-namespace {
-
-constexpr kj::Duration LEAVE_CHECK = 200 * kj::MICROSECONDS;
-constexpr std::uint64_t LEAVE_PATIENCE = 2'000'000'000;  // ns
-constexpr const char* NOTHING_LEFT = "its memory has left its regions";
-constexpr kj::Duration KILL_PATIENCE = 10 * kj::SECONDS;  // with a target that was killed
-
-}  // namespace
 
 void Restore::targetGone(const std::string& how) {
   if (target_.killed().has_value())
@@ -77,7 +58,7 @@ void Restore::end(rpc::EndReason reason, const std::string& text, Release releas
     return;
   }
   if (reader_.get() != nullptr && reader_->paused()) reader_->resume();
-  tasks_.add(letGo());
+  tasks_.add(ending_.begin());
 }
 
 void Restore::finishUp(const std::string& text) {
@@ -109,127 +90,9 @@ void Restore::fetchMissing(const std::string& text, std::uint64_t before) {
   }));
 }
 
-// Zeros in place of what the snapshot has would be wrong bytes: what is missing is made an error before
-// anything is unregistered, or the target is killed before any fd is closed.
-kj::Promise<void> Restore::letGo() {
-  return release_.stop()
-      .then([this] { return missing(); })
-      .then([this](std::uint64_t missing) -> kj::Promise<void> {
-        if (over()) return kj::READY_NOW;
-        life_.misses(missing);
-        return missing == 0 && !failed() ? depart() : departIncomplete();
-      })
-      .catch_(
-          [this](kj::Exception&& e) { return keepOn(e.getDescription().cStr()); });  // lacks a thread or fd
-}
-
-kj::Promise<void> Restore::depart() {
-  return coordinator::depart(departure(DepartureOrder::Poison::nothing)).then([this](Departed how) {
-    return departed(how);
-  });
-}
-
-kj::Promise<void> Restore::departIncomplete() {
-  // To have no memory of its own is no reason to kill a target.
-  return anyRegistered(departure(DepartureOrder::Poison::nothing)).then([this](bool any) {
-    if (over()) return kj::Promise<void>(kj::READY_NOW);
-    if (any) return loseMissing();
-    if (!failed()) {
-      life_.ends(rpc::EndReason::TARGET_GONE, NOTHING_LEFT);
-      life_.misses(0);
-    }
-    return depart();
-  });
-}
-
-DepartureOrder Restore::departure(DepartureOrder::Poison poison) const {
-  DepartureOrder order{process::duplicate(fds_.uffd.get()), {}, poison};
-  for (const shm::RegionEntry& region : segment_.regions().entries()) order.regions.push_back(region);
-  if (poison == DepartureOrder::Poison::missing || !failed())
-    order.segment = process::duplicate(segment_.fd());
-  if (fds_.target.get() >= 0) order.target = process::duplicate(fds_.target.get());
-  order.faultedOutside = outside_;
-  return order;
-}
-
-kj::Promise<void> Restore::loseMissing() {
-  const std::string missing = std::to_string(life_.end().missing);
-  if (killsOnLost() && target_.kill(missing + " pages are missing, and the restore ends")) {
-    context_.log.lost("restore " + name() + ": " + missing + " pages could not be fetched before its end (" +
-                          life_.end().text + "); its target is killed",
-                      name());
-    // If another process has the memory, that one gets errors.
-    return context_.io.provider->getTimer().afterDelay(KILL_PATIENCE).then([this] {
-      return over() ? kj::Promise<void>(kj::READY_NOW) : poisonMissing();
-    });
-  }
-  return poisonMissing();
-}
-
-kj::Promise<void> Restore::poisonMissing() {
-  // A restore that is being dealt out gets new shards until that is over.
-  return resharded_.addBranch()
-      .then([this] { return shards_.leaveAll(); })
-      .then([this] {
-        if (life_.may(Stage::departing)) life_.become(Stage::departing);
-        return coordinator::depart(
-            departure(failed() ? DepartureOrder::Poison::unmapped : DepartureOrder::Poison::missing));
-      })
-      .then([this](Departed how) { return departed(how); });
-}
-
-kj::Promise<void> Restore::departed(Departed how) {
-  if (over()) return kj::READY_NOW;
-  shm::count(context_.totals.pagesLost, how.poisoned);
-  if (how.poisoned > 0)
-    context_.log.lost("restore " + name() + ": " + std::to_string(how.poisoned) +
-                          " pages could not be fetched before its end (" + life_.end().text +
-                          "); its target gets SIGBUS on them",
-                      name());
-  if (how.unsupported) {
-    const std::string pages = std::to_string(life_.end().missing);
-    const bool killed =
-        fds_.target.get() >= 0 && target_.kill("this kernel cannot poison pages (Linux 6.6 can)");
-    context_.log.lost("restore " + name() + ": " + pages + " pages could not be fetched before its end (" +
-                          life_.end().text + "), and this kernel cannot poison them: its target " +
-                          (killed ? "is killed" : "waits for them, or reads zeros: kill it"),
-                      name());
-  }
-  if (how.unnamed > 0)
-    spdlog::info("restore {}: {} bytes that were registered, and named in no region, are registered no more",
-                 name(), how.unnamed);
-  // A target that is told of the end may have another userfaultfd served at the same addresses.
-  if (how.kept == 0)
-    return shards_.leaveAll().then([this] { return leave(process::nowNs() + LEAVE_PATIENCE); });
-  return keepOn(std::to_string(how.kept) + " bytes of it, the first at " +
-                fmt::format("{:#x}", how.firstKept) +
-                ", cannot be unregistered (has the target as many mappings as vm.max_map_count allows?)");
-}
-
-// Registered memory without a server would have its threads wait for ever, or read zeros.
-kj::Promise<void> Restore::keepOn(const std::string& why) {
-  if (over()) return kj::READY_NOW;
-  if (life_.may(Stage::kept)) life_.become(Stage::kept);
-  if (!std::exchange(keptTold_, true))
-    context_.log.add(
-        "restore " + name() + ": its target's memory cannot be let go, and is served until it can: " + why,
-        name());
-  // If the shards have it no more, a fault there gets an error.
-  if (life_.stage() == Stage::departing && reader_.get() != nullptr) reader_->answerAlone();
-  return context_.io.provider->getTimer().afterDelay(LOOK_EVERY).then([this] {
-    return over() ? kj::Promise<void>(kj::READY_NOW) : letGo();
-  });
-}
-
-// Waits until no event is in flight, at most until `deadline` (ns); run() reads on. The ranges are
-// unregistered, so no removal can begin. A stopped target keeps its event in flight for ever, hence the
-// deadline.
-kj::Promise<void> Restore::leave(std::uint64_t deadline) {
-  if (!over() && uffd::eventInFlight(fds_.uffd.get()) && process::nowNs() < deadline)
-    return context_.io.provider->getTimer().afterDelay(LEAVE_CHECK).then([this, deadline] {
-      return leave(deadline);
-    });
-  return counts().then([this](const shm::PageCounts& counts) { finish(counts); });
+// If the shards have it no more, a fault there gets an error.
+void Restore::answerAlone() {
+  if (reader_.get() != nullptr) reader_->answerAlone();
 }
 
 // Its end is noted before anything of it is given back: a successor that finds it noted gives the rest back.

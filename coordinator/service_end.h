@@ -1,7 +1,7 @@
 // How the service ends: one way for every reason (a signal, a command, a supervisor that has gone).
 //
 // New targets are refused. Missing pages are fetched, for as long as that progresses and the operator's limit allows
-// (--stop-limit-s). Pages that are missing then are poisoned, or their target is killed (restore_end.cpp). Then
+// (--stop-limit-s). Pages that are missing then are poisoned, or their target is killed (restore_ending.cpp). Then
 // everything is over. To be asked again is to be asked to fetch no more.
 #pragma once
 
