@@ -63,19 +63,8 @@ Restore::Restore(RestoreContext& context, RestoreFds fds, shm::Segment segment)
       reading_(nullptr),
       ending_(context, fds_, segment_, life_, shards_, target_, release_, *this),
       initial_(context.fetcher, context.log, fds_.source, segment_, population_),
-      ready_(nullptr),
-      complete_(nullptr),
-      overPromise_(nullptr),
       resharded_(kj::Promise<void>(kj::READY_NOW).fork()),
       tasks_(*this) {
-  auto fork = [](kj::Own<kj::PromiseFulfiller<void>>& fulfiller, kj::ForkedPromise<void>& promise) {
-    auto paf = kj::newPromiseAndFulfiller<void>();
-    fulfiller = kj::mv(paf.fulfiller);
-    promise = paf.promise.fork();
-  };
-  fork(readyFulfiller_, ready_);
-  fork(completeFulfiller_, complete_);
-  fork(overFulfiller_, overPromise_);
   setNonBlocking(fds_.uffd.get());
   reader_ = kj::heap<UffdReader>(context_.io, fds_.uffd.get(), segment_, router_, context_.failpoints,
                                  context_.options, context_.turns, readerHooks());
@@ -328,7 +317,7 @@ kj::Promise<void> Restore::watchCompletion() {
         .then([this] { return watchCompletion(); });
   const bool finishing = life_.stage() == Stage::finishing;
   if (life_.may(Stage::complete)) life_.become(Stage::complete);
-  completeFulfiller_->fulfill();
+  complete_.reach();
   // A target that tracks its writes needs the registration, and so its server.
   if (finishing || (policy().keepServing == 0 && (segment_.facts().uffdFeatures & TRACKS_WRITES) == 0))
     end(rpc::EndReason::COMPLETED, "complete: every page is in place or given up, the target runs on alone",
@@ -337,7 +326,7 @@ kj::Promise<void> Restore::watchCompletion() {
 }
 
 kj::Promise<RestoreEnd> Restore::whenOver() {
-  return overPromise_.addBranch().then([this] { return life_.end(); });
+  return over_.whenReached().then([this] { return life_.end(); });
 }
 
 void Restore::wake() {

@@ -17,6 +17,7 @@
 #include "coordinator/fetcher.h"
 #include "coordinator/initial_population.h"
 #include "coordinator/life.h"
+#include "coordinator/milestone.h"
 #include "coordinator/options.h"
 #include "coordinator/page_counting.h"
 #include "coordinator/population.h"
@@ -132,8 +133,8 @@ class Restore final : private ShardAttachments::Owner,
   kj::Promise<shm::PageCounts> counts() { return countPages(timer(), segment_); }
   void fill(rpc::RestoreInfo::Builder info, const shm::PageCounts& counts);
   void fill(rpc::RestoreStats::Builder stats);
-  kj::Promise<void> whenReady() { return ready_.addBranch(); }
-  kj::Promise<void> whenComplete() { return complete_.addBranch(); }
+  kj::Promise<void> whenReady() { return ready_.whenReached(); }
+  kj::Promise<void> whenComplete() { return complete_.whenReached(); }
   kj::Promise<RestoreEnd> whenOver();
 
  private:
@@ -161,7 +162,7 @@ class Restore final : private ShardAttachments::Owner,
   bool wantsShards() const override {
     return life_.served() || (life_.stage() == Life::Stage::kept && !life_.failed());
   }
-  void allAttached() override { readyFulfiller_->fulfill(); }
+  void allAttached() override { ready_.reach(); }
   void shardRefuses(const std::string& why) override { fail(rpc::EndReason::NOT_SERVABLE, why); }
   void sourceHasChanged(const std::string& why) override { fail(rpc::EndReason::SOURCE_CHANGED, why); }
   // Of TargetWatch.
@@ -201,8 +202,7 @@ class Restore final : private ShardAttachments::Owner,
   shm::PageIndex firstMissing_ = 0;  // the first page that may be missing; never moves back
   InitialPopulation initial_;
 
-  kj::Own<kj::PromiseFulfiller<void>> readyFulfiller_, completeFulfiller_, overFulfiller_;
-  kj::ForkedPromise<void> ready_, complete_, overPromise_;
+  Milestone ready_, complete_, over_;
   kj::Canceler inReader_;              // waits for the write side
   kj::ForkedPromise<void> resharded_;  // the last reshard is over, and the former owners have left
   kj::TaskSet tasks_;

@@ -103,9 +103,9 @@ void Restore::finish(const shm::PageCounts& counts) {
   life_.become(Stage::over);
   shards_.drop();
   RestoreFds::drop(context_.link, id(), fds_.source.size());
-  readyFulfiller_->fulfill();
-  completeFulfiller_->fulfill();
-  overFulfiller_->fulfill();
+  ready_.reach();
+  complete_.reach();
+  over_.reach();
 }
 
 // An exception that is no answer of ours came from below: the segment makes no sense, or the server failed.
@@ -132,8 +132,8 @@ void Restore::fail(rpc::EndReason reason, const std::string& text) {
     reading_ =
         bury().eagerlyEvaluate([](kj::Exception&& e) { spdlog::error("{}", e.getDescription().cStr()); });
   }));
-  completeFulfiller_->fulfill();
-  readyFulfiller_->fulfill();
+  complete_.reach();
+  ready_.reach();
 }
 
 // To read an event is to tell its caller to go on, so every section that began before the restore failed has
