@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "coordinator/completion.h"
 #include "failpoints/mistakes.h"
 #include "rpc/fd.h"
 #include "shmtracker/error.h"
@@ -21,9 +22,6 @@ using Stage = Life::Stage;
 
 namespace {
 
-// Pages that are looked at in one go, a few ms.
-constexpr std::uint64_t FIND_STEP = 1u << 24;
-constexpr kj::Duration COMPLETION_CHECK = 20 * kj::MILLISECONDS;
 constexpr kj::Duration LOCK_EVERY = 5 * kj::MILLISECONDS;
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
 constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
@@ -187,7 +185,7 @@ kj::Promise<void> Restore::recover() {
 void Restore::serve() {
   if (!life_.served()) return;
   reading_ = reader_->run().eagerlyEvaluate([this](kj::Exception&& e) { failOf(e); });
-  tasks_.add(watchCompletion());
+  tasks_.add(whenNoneMissing(timer(), segment_, population_).then([this] { completed(); }));
   tasks_.add(initial_.begin([this] { return !over() && !failed(); }));
   // The first faults wait already.
   tasks_.add(lockOn().catch_([this](kj::Exception&& e) {
@@ -302,19 +300,7 @@ std::uint32_t Restore::shardsNeeded() const {
   return needed;
 }
 
-kj::Promise<void> Restore::watchCompletion() {
-  const shm::PageTable& pages = segment_.pages();
-  const shm::PageRange step{firstMissing_, std::min(FIND_STEP, pages.pageCount() - firstMissing_)};
-  firstMissing_ = pages.find(step, shm::PageState::missing);
-  if (firstMissing_ == step.end() && firstMissing_ < pages.pageCount())
-    return context_.io.provider->getTimer().afterDelay(0 * kj::SECONDS).then([this] {
-      return watchCompletion();
-    });
-  if (firstMissing_ < pages.pageCount())
-    return context_.io.provider->getTimer()
-        .afterDelay(COMPLETION_CHECK)
-        .exclusiveJoin(population_.whenNextFinishes())
-        .then([this] { return watchCompletion(); });
+void Restore::completed() {
   const bool finishing = life_.stage() == Stage::finishing;
   if (life_.may(Stage::complete)) life_.become(Stage::complete);
   complete_.reach();
@@ -322,7 +308,6 @@ kj::Promise<void> Restore::watchCompletion() {
   if (finishing || (policy().keepServing == 0 && (segment_.facts().uffdFeatures & TRACKS_WRITES) == 0))
     end(rpc::EndReason::COMPLETED, "complete: every page is in place or given up, the target runs on alone",
         Release::yes);
-  return kj::READY_NOW;
 }
 
 kj::Promise<RestoreEnd> Restore::whenOver() {

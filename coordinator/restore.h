@@ -149,7 +149,7 @@ class Restore final : private ShardAttachments::Owner,
   kj::Promise<std::uint64_t> missing();
   void noteEnd(const shm::PageCounts& counts);
   kj::Promise<void> bury();
-  kj::Promise<void> watchCompletion();
+  void completed();
   void serve();
   kj::Promise<void> lockOn();
   bool paused() const { return life_.stage() == Life::Stage::paused; }
@@ -198,8 +198,7 @@ class Restore final : private ShardAttachments::Owner,
   kj::Promise<void> reading_;  // done by reader_ or undertaker_
   Life life_;
   RestoreEnding ending_;
-  bool partTold_ = false;            // a part of a page that was given up was logged
-  shm::PageIndex firstMissing_ = 0;  // the first page that may be missing; never moves back
+  bool partTold_ = false;  // a part of a page that was given up was logged
   InitialPopulation initial_;
 
   Milestone ready_, complete_, over_;
