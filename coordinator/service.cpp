@@ -46,6 +46,14 @@ void requireRoomForFds(std::uint32_t shards) {
         "(LimitNOFILE=, ulimit -n)");
 }
 
+// Ends this process as if it had been killed: the supervisor starts another, which begins again. Not by way of
+// destructors: they open the gates of restores whose journals are not replayed yet.
+[[noreturn]] void giveUp(const kj::Exception& why) {
+  spdlog::critical("what is kept cannot be taken over: {}", why.getDescription().cStr());
+  process::flushLog();
+  _exit(1);
+}
+
 // Null where no latency is asked for, or none can be had: a successor serves more slowly rather than not at
 // all. The command that starts the service has been told (cli/serve.cpp).
 kj::Own<CpuLatency> latencyOf(const Options& options, kj::AsyncIoContext& io) {
@@ -78,11 +86,14 @@ Service::Service(kj::AsyncIoContext& io, SupervisorLink& link, Inheritance inher
       context_{io,         link,           log_,   ended_,   failpoints_,  options_, pool_,
                *counters_, latency_.get(), turns_, refused_, populations_, fetcher_},
       lost_(context_),
+      storing_(io.provider->getTimer(), link, restores_, pool_),
       listeners_(context_, restores_,
                  {[this](RestoreSpec spec, int file) { return prepare(std::move(spec), file); },
                   [this](PreparedRestore prepared, RestoreFds fds) {
                     return begin(std::move(prepared), kj::mv(fds));
                   }}),
+      takeover_(context_, inherited_, lost_, listeners_,
+                [this](const std::shared_ptr<Restore>& restore) { keep(restore); }),
       end_(context_, restores_, lost_, listeners_),
       tasks_(*this) {}
 
@@ -97,19 +108,17 @@ kj::Promise<void> Service::run() {
   if (ended_.fresh() >= 0) link_.store(KeptName::service(KeptName::Part::ended), ended_.fresh());
   for (const std::string& name : inherited_.foreign)
     log_.add("\"" + name + "\" is kept and is no name of this build's: it is left as it is");
-  if (!inherited_.death.empty())
-    noteTakeover("coordinator " + inherited_.death + "; its successor " + std::to_string(getpid()) +
-                 " takes over");
+  takeover_.begin();
   if (inherited_.end.has_value()) end_.ask(*inherited_.end);
   kj::Promise<void> shards = nullptr, restores = nullptr;
   KJ_IF_MAYBE (e, kj::runCatchingExceptions([&] {
-                 adoptFailpoints();
+                 takeover_.adoptFailpoints();
                  fetcher_.begin(inherited_);
                  // Shards first: what they have attached, and whether any of them lives, decides how a
                  // restore is taken over.
                  shards = pool_.begin(inherited_);
                  listeners_.adopt(inherited_);
-                 restores = adoptRestores();
+                 restores = takeover_.adoptRestores();
                  // Targets that have just come wait for no restore that is being recovered.
                  listeners_.adoptConnections(inherited_);
                }))
@@ -117,7 +126,7 @@ kj::Promise<void> Service::run() {
   tasks_.add(link_
                  .receive({.accepted = [this](const KeptName& name,
                                               kj::AutoCloseFd fd) { listeners_.accepted(name, kj::mv(fd)); },
-                           .lost = [this](const KeptName& name) { storeAgain(name); },
+                           .lost = [this](const KeptName& name) { storing_.lost(name); },
                            .end = [this](bool now) { end_.ask(now); }})
                  .then([this](SupervisorLink::End why) { leave(why); }));
   tasks_.add(restores.then([this, shards = kj::mv(shards)]() mutable { return kj::mv(shards); })
@@ -135,28 +144,12 @@ kj::Promise<void> Service::run() {
                    tasks_.add(listening.attach(kj::mv(acceptor)));
                    sayReady();
                    end_.adopted();
-                   if (inherited_.deathNoticed != 0) {
-                     takeoverNs_ = process::nowNs() - inherited_.deathNoticed;
-                     counters_->coordinatorRecovery.record(takeoverNs_);
-                     const double ms = static_cast<double>(takeoverNs_) / 1e6;
-                     char text[96];
-                     snprintf(text, sizeof text, "coordinator %d serves %zu restores again after %.1f ms",
-                              getpid(), restores_.size(), ms);
-                     noteTakeover(text);
-                   }
+                   takeover_.finish(restores_.size());
                    tasks_.add(upgrade_.replaceShards());
                  })
                  .catch_([this](kj::Exception&& e) { giveUp(e); }));
   tasks_.add(pingSupervisor());
   return end_.whenOver();
-}
-
-// A predecessor that left as it was told to is no reason to look.
-void Service::noteTakeover(const std::string& text) {
-  if (inherited_.asked)
-    log_.planned(text);
-  else
-    log_.add(text);
 }
 
 // Faults can be served once one shard can. Which are not up yet is in the status line.
@@ -197,13 +190,6 @@ std::string Service::statusLine() const {
   return (up == 0 ? "no shard is up: no fault is served, " : "serving ") + std::to_string(restores_.size()) +
          " restores, " + shards + also(populating, "populating") + also(failed, "failed") +
          also(lost_.size(), "lost");
-}
-
-// Not by way of destructors: they open the gates of restores whose journals are not replayed yet.
-void Service::giveUp(const kj::Exception& why) {
-  spdlog::critical("what is kept cannot be taken over: {}", why.getDescription().cStr());
-  process::flushLog();
-  _exit(1);
 }
 
 kj::Promise<void> Service::pingSupervisor() {

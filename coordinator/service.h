@@ -27,7 +27,9 @@
 #include "coordinator/service_counters.h"
 #include "coordinator/service_end.h"
 #include "coordinator/shard_pool.h"
+#include "coordinator/store_retry.h"
 #include "coordinator/supervisor_link.h"
+#include "coordinator/takeover.h"
 #include "coordinator/upgrade.h"
 #include "rpc/connection.h"
 
@@ -75,18 +77,12 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   failpoints::Failpoints& failpoints() { return failpoints_; }
   SupervisorLink& link() { return link_; }
   // From the predecessor's death to our serving, ns; 0: there was none.
-  std::uint64_t takeoverNs() const { return takeoverNs_; }
+  std::uint64_t takeoverNs() const { return takeover_.ns(); }
   std::uint32_t incarnation() const { return inherited_.incarnation; }
   kj::AsyncIoContext& io() { return io_; }
 
  private:
-  void adoptFailpoints();
-  kj::Promise<void> adoptRestores();
-  void storeAgain(const process::KeptName& name);
-  // Ends this process as if it had been killed: the supervisor starts another, which begins again.
-  [[noreturn]] void giveUp(const kj::Exception& why);
   void sayReady();
-  void noteTakeover(const std::string& text);
   std::string statusLine() const;
   void leave(SupervisorLink::End why);
   void keep(const std::shared_ptr<Restore>& restore);
@@ -110,7 +106,6 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   kj::AsyncIoContext& io_;
   SupervisorLink& link_;
   Inheritance inherited_;
-  std::uint64_t takeoverNs_ = 0;
   bool adopted_ = false;  // all that was inherited: each restore is served, or lost
   bool ready_ = false;    // faults can be served, and the supervisor knows
   const Election election_;
@@ -130,10 +125,11 @@ class Service final : private ShardPoolEvents, private kj::TaskSet::ErrorHandler
   std::set<std::string> preparing_;  // names of restores that are not begun yet
   Restores restores_;
   LostRestores lost_;
-  bool storingAgain_ = false;
+  StoreRetry storing_;
   bool givingBack_ = false;
   std::uint32_t reshards_ = 0;  // under way
   Listeners listeners_;
+  Takeover takeover_;
   PlacedListeners placed_{listeners_, fetcher_};
   ConfiguredListeners configured_{listeners_, fetcher_, log_};
   ServiceEnd end_;
