@@ -53,7 +53,8 @@ class Restore final : private ShardAttachments::Owner,
   // the policy does not fit the target.
   static std::shared_ptr<Restore> begin(RestoreContext& context, const RestoreSpec& spec,
                                         shm::Segment segment, RestoreFds fds);
-  // Takes over a predecessor's. Throws shm::SegmentError where the segment cannot be believed.
+  // Takes over a predecessor's. Throws shm::SegmentError where the segment cannot be believed, std::bad_alloc where there is no
+  // memory to map it.
   static std::shared_ptr<Restore> adopt(RestoreContext& context, RestoreFds fds, int segment,
                                         bool anyShardAlive);
   ~Restore() noexcept(false);

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <new>
 #include <set>
 #include <utility>
 
@@ -104,13 +105,21 @@ kj::Promise<void> Takeover::adopt(std::uint64_t id, bool anyShardAlive) {
   RestoreFds spare{process::duplicate(uffd), SourceFiles(), kj::AutoCloseFd(),
                    fds.target.get() >= 0 ? process::duplicate(fds.target.get()) : kj::AutoCloseFd()};
   kj::Promise<void> recovered = kj::READY_NOW;
+  bool noMemory = false;
   auto failure = kj::runCatchingExceptions([&] {
-    const auto adopted = Restore::adopt(context_, kj::mv(fds), segment, anyShardAlive);
-    keep_(adopted);
-    // Eagerly: joined, the last step of each would wait until all are ready.
-    recovered = adopted->recover().attach(kj::cp(adopted)).eagerlyEvaluate(nullptr);
+    try {
+      const auto adopted = Restore::adopt(context_, kj::mv(fds), segment, anyShardAlive);
+      keep_(adopted);
+      // Eagerly: joined, the last step of each would wait until all are ready.
+      recovered = adopted->recover().attach(kj::cp(adopted)).eagerlyEvaluate(nullptr);
+    } catch (const std::bad_alloc&) {
+      noMemory = true;
+      throw;
+    }
   });
   KJ_IF_MAYBE (e, failure) {
+    // The next coordinator may have some.
+    if (noMemory) kj::throwFatalException(kj::mv(*e));
     lost_.lose(id, rpc::EndReason::SEGMENT_DAMAGED, rpc::refusalOf(*e).message, kj::mv(spare), segment, kill);
   }
   return recovered;

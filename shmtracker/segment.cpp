@@ -8,9 +8,11 @@
 
 #include <algorithm>
 #include <boost/interprocess/detail/os_file_functions.hpp>
+#include <boost/interprocess/exceptions.hpp>
 #include <boost/interprocess/mapped_region.hpp>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <utility>
 
 #include "shmtracker/error.h"
@@ -214,7 +216,12 @@ Segment Segment::attach(int fd) {
   UniqueFd own(fcntl(fd, F_DUPFD_CLOEXEC, 3));
   if (own.fd < 0) throw SegmentError("cannot keep the segment's file descriptor: " + errorText(errno));
   auto mapping = std::make_unique<Mapping>();
-  mapping->region = ipc::mapped_region(MappableFd(own.fd), ipc::read_write, 0, size);
+  try {
+    mapping->region = ipc::mapped_region(MappableFd(own.fd), ipc::read_write, 0, size);
+  } catch (const ipc::interprocess_exception& error) {
+    if (error.get_native_error() == ENOMEM) throw std::bad_alloc();
+    throw SegmentError(std::string("cannot map the segment: ") + error.what());
+  }
   void* start = mapping->region.get_address();
   const auto* header = at<Header>(start, 0);
   const Immutable facts = header->immutable;

@@ -44,7 +44,8 @@ class Segment {
   static Segment create(const SegmentSpec& spec);
 
   // Maps an existing segment. Checks everything that cannot change: size, seals, magic, version, layout, CRC,
-  // regions. Throws SegmentError naming what was found and what was expected. `fd` is borrowed.
+  // regions. Throws SegmentError naming what was found and what was expected; std::bad_alloc where this process has no
+  // memory to map it, which says nothing of the segment. `fd` is borrowed.
   static Segment attach(int fd);
   // Locks the next part in memory, some 100 us: of an attached segment all must be, before this process reads into the
   // journal. False: there is more to lock. Throws SegmentError as create() does.

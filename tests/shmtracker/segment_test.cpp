@@ -12,6 +12,7 @@
 
 #include <cstring>
 #include <fstream>
+#include <new>
 #include <thread>
 
 #include "shmtracker/error.h"
@@ -112,6 +113,27 @@ TEST(Segment, WhatIsNoSealedMemfdIsRefused) {
   ASSERT_EQ(ftruncate(loose, 1 << 20), 0);
   EXPECT_THAT([&] { Segment::attach(loose); }, ThrowsMessage<SegmentError>(HasSubstr("sealed")));
   close(loose);
+}
+
+// The process lacks something, the segment is sound.
+TEST(Segment, ThatThereIsNoMemoryToMapItIsNoFaultOfTheSegment) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer reserves address space without end";
+#endif
+  const Segment segment = Segment::create(spec());
+  test::ChildProcess poor([&segment] {
+    const rlimit none{0, RLIM_INFINITY};
+    if (setrlimit(RLIMIT_AS, &none) != 0) _exit(2);
+    try {
+      Segment::attach(segment.fd());
+    } catch (const std::bad_alloc&) {
+      _exit(0);
+    } catch (const SegmentError&) {
+      _exit(1);
+    }
+    _exit(3);
+  });
+  EXPECT_EQ(poor.join(), 0);
 }
 
 TEST(Segment, TooLittleLockableMemoryIsNamed) {
