@@ -68,9 +68,7 @@ struct alignas(128) ShardCounters {
   Histogram gateWait;      // a section's way into the read side
   Histogram source;        // staging of source bytes
   Histogram copy;          // the ioctl
-  Counter
-      firstDoneAt;  // ns, CLOCK_MONOTONIC: its first fault's page was in place; 0: none was, or a build answered
-                    // it that did not note that. In what was padding: the layout is the same
+  Counter firstDoneAt;     // ns, CLOCK_MONOTONIC: its first fault's page was in place; 0: none was
 };
 
 // A fault that was read at `readAt` has its page in place at `now`, both ns of CLOCK_MONOTONIC.

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "shmtracker/counters.h"
 
@@ -28,7 +29,7 @@ inline constexpr std::uint64_t MAX_PAGES = 1ull << 34;  // 64 TiB of 4 KiB pages
 inline constexpr std::uint32_t JOURNAL_MESSAGES = 2048;
 inline constexpr std::size_t CACHE_LINE = 128;  // two lines: the adjacent-line prefetcher pairs them
 
-// How the restore is served; 0 or 1 each.
+// How the restore is served; 0 or 1 each, but for `around`.
 struct Policy {
   std::uint32_t prefault;          // populate everything in the background from the start
   std::uint32_t keepServing;       // go on after the last page is in place, until the target goes
@@ -43,7 +44,7 @@ struct Policy {
 struct Immutable {
   std::uint64_t magic;
   std::uint32_t version;
-  std::uint32_t layoutHash;  // over the sizes of the structs below, see layoutHash()
+  std::uint32_t layoutHash;  // of the structs below and their members, see layoutHash()
   std::uint64_t segmentBytes;
   std::uint64_t restoreId;
   std::uint64_t pageCount;
@@ -125,7 +126,10 @@ struct Layout {
                    std::uint32_t workersPerShard);
 };
 
-// Differs whenever two builds disagree on the size of anything above.
+// What the hash is made of, a line for each fact: size and alignment of the structs above and of the counters; name,
+// place and size of each of their members; the numbers that the parts' sizes follow from.
+std::string layoutFacts();
+// Differs where two builds disagree on any of these facts. Computed once.
 std::uint32_t layoutHash();
 
 // CRC-32C of `bytes` bytes at `data`.
