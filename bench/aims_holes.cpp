@@ -117,7 +117,7 @@ class HoleAims {
   }
 
   // An event for each registered piece of the range, and the madvise waits for all of them. Then all of it has been given back,
-  // so that it is one piece, and the next madvise of it tells nobody.
+  // so that it is one piece, and no process is told of the next madvise of it.
   void oneMadvise() {
     const std::string what = "one madvise of 256 MiB, half of it holes of 2 MiB",
                       again = what + ", once more";

@@ -62,7 +62,7 @@ class MetricsSource final : public LookSource {
 };
 
 // The page's figures as JSON: the status of the service and its stalls by cause, or "up": false. At most a twentieth of
-// the coordinator's time goes into it, while somebody watches.
+// the coordinator's time goes into it, while the page is open.
 class WatchSource final : public LookSource {
  public:
   WatchSource(kj::AsyncIoContext& io, std::string control);

@@ -69,7 +69,7 @@ void removeFile(int socket) {
 }
 
 // The facts of a handshake socket that a coordinator needs, in sealed memory.
-// `socketFile`: where the file goes with the listener, whoever closes it; else empty.
+// `socketFile`: where the file goes with the listener, whatever closes it; else empty.
 kj::AutoCloseFd keptSpec(const ServedListener& listener, const Memory& memory, const WorkingSet* workingSet,
                          const std::string& socketFile) {
   int fd;

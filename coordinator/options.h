@@ -27,7 +27,7 @@ struct Options {
   bool testHooks = false;
   std::string logLevel = "info";
   int shardProgram = -1;    // open (O_PATH), borrowed; -1: the one installed beside us
-  int fetcherProgram = -1;  // the same
+  int fetcherProgram = -1;  // open (O_PATH), borrowed; -1: the one installed beside us
 };
 
 }  // namespace faultline::coordinator

@@ -40,10 +40,13 @@ class UffdReader {
   // beyond repair.
   kj::Promise<void> run();
 
-  // For a successor, before run(), with the gate closed: as Recovery::run(). The write side is taken meanwhile.
+  // For a successor, before run(), with the gate closed, which it is until the end: drains, replays the journal, checks
+  // the page table. The write side is taken meanwhile. Returns why the restore has to fail; nothing where it goes on. Fails
+  // where the segment cannot be locked in memory, or the lock is beyond repair.
   kj::Promise<std::optional<std::string>> recover();
 
-  // See WriteSide; nothing is read meanwhile.
+  // Runs `action` while no section is in flight and nothing is read. Waits its turn. Fails, the gate open, where the
+  // lock is beyond repair; at once where that is known.
   kj::Promise<void> exclusively(std::function<void(const shm::ExclusiveGuard&)> action) {
     return writeSide_.exclusively(std::move(action));
   }
@@ -53,10 +56,10 @@ class UffdReader {
   void resume();
   bool paused() const { return paused_; }
 
-  // See EventPublisher.
+  // From now on no shard is asked for a page: each fault goes to the hooks.
   void answerAlone() { events_.answerAlone(); }
 
-  // See WriteSide.
+  // Whether readers that hold the lock past its deadline are fenced; off only in tests.
   void setFencing(bool enabled) { writeSide_.setFencing(enabled); }
 
  private:

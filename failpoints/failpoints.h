@@ -79,7 +79,8 @@ class Failpoints {
     std::uint64_t page = ANY_PAGE;
     std::uint32_t skip = 0;   // times to pass first
     kj::AutoCloseFd reached;  // eventfd, signalled on arrival; -1: none
-    kj::AutoCloseFd reached2;
+    kj::AutoCloseFd
+        reached2;  // a further eventfd, signalled with the first, for the hooks of the process itself; -1: none
     kj::AutoCloseFd resume;  // blocking eventfd that a parked thread reads; -1: parked for good
   };
 

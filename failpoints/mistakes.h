@@ -1,6 +1,6 @@
 // The known mistakes of page servers, brought back on purpose: the control of the race and recovery tests.
 //
-// A build with -DFAULTLINE_MISTAKE=<name> makes exactly that mistake, and tests/controls shows which test
+// A build with -DFAULTLINE_MISTAKE=<name> makes exactly that mistake, and ./scripts/controls shows which test
 // goes red for it. Other builds do not define it, so every made() is false at compile time and leaves no
 // trace in a binary.
 #pragma once

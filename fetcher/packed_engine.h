@@ -17,7 +17,7 @@ class PackedEngine final : public Engine {
   // `file`: open for reading. Throws packed::Refused and std::system_error, naming the file. Waits for the file.
   PackedEngine(kj::AutoCloseFd file, const std::string& name);
   // `grain`: bytes of `file` that a read should bring at least, where its neighbours have as many. `depth`: threads that may
-  // read at once. Throws as above.
+  // read at once. Throws packed::Refused and std::system_error, naming the file.
   PackedEngine(std::shared_ptr<const packed::Bytes> file, std::uint64_t grain, unsigned depth);
 
   const char* name() const override { return "packed"; }

@@ -31,7 +31,8 @@
 
 namespace faultline::process {
 
-// The maker of a listener. A maker changes or removes only what is its own, never another's.
+// The maker of a listener. A configuration or a command line that is read anew changes and removes what is its own, never
+// another's. A call closes any listener; one of the two others is there again when these are read next.
 enum class Origin {
   commandLine,    // an option of `faultline serve`
   configuration,  // a file that the service reads

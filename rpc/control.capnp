@@ -55,7 +55,7 @@ struct OwnerRun {
 }
 
 enum OnLost {
-  # What a target gets when a page is lost: its source is gone for good, or nobody can serve the restore any more.
+  # What a target gets when a page is lost: its source is gone for good, or the restore cannot be served any more.
   poison @0;  # an error on each such page, as it touches it (SIGBUS)
   kill @1;    # SIGKILL, by its pidfd, before any thread of it goes on without its page
 }
@@ -100,7 +100,8 @@ struct SourceSpec {
                              # A snapshot's memory file is one layer. All are of one size; none is there twice; the
                              # holes of each but the last are those of a differential snapshot, and its file system
                              # tells them (else badSource). One that changes fails the restore (sourceChanged).
-    uri @1 :Text;            # of an export of an NBD server (docs/nbd.md)
+    uri @1 :Text;            # of an export of an NBD server (docs/nbd.md), or of an RBD image, an object of S3 or a file
+                             # of a web server (docs/remote.md)
   }
 }
 
@@ -235,7 +236,7 @@ interface Restore {
   detach @8 (force :Bool) -> ();
   # Ends the restore and gives everything back: the target's ranges are unregistered and it runs on without a
   # server. Refused while pages are missing, unless `force`: then the target gets SIGBUS on them, or is killed
-  # (RestorePolicy.killOnLost).
+  # (RestorePolicy.onLost).
   waitEnded @9 () -> (reason :Reasons.EndReason, text :Text, missing :UInt64);
   # Returns when the restore is over, with why, the same for people, and the pages that were missing then. One that
   # has failed is over when its target has gone, and keeps the reason of its failure.
@@ -277,7 +278,8 @@ struct PlacedListener {
 }
 
 enum ListenerOrigin {
-  # Who made a listener. What one of them changes or removes is its own, never another's.
+  # Who made a listener. A configuration or a command line that is read anew changes and removes what is its own, never
+  # another's. `unlisten` and Listener.close close any; one of the two others is there again when these are read next.
   commandLine @0;    # an option of `faultline serve`
   configuration @1;  # a file that the service reads
   call @2;           # a call at run time
@@ -324,7 +326,7 @@ struct ServiceEvent {
   text @1 :Text;         # one line: what, why, how long it took
   number @2 :UInt64;     # 1 for the service's first, +1 for each, whatever coordinator it has
   restore @3 :Text;      # the restore that it is about; empty: none, or several
-  level @4 :EventLevel;  # whether somebody should look
+  level @4 :EventLevel;  # whether it calls for a look
 }
 
 enum EventLevel {

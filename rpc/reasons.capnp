@@ -20,7 +20,7 @@ enum Reason {
   badSource @9;     # the source cannot be used
   badTarget @10;    # the userfaultfd or the regions cannot be served
   forbidden @11;    # not to this peer, or not in a server that was started like this
-  notReady @12;     # a process of the server is being replaced: try again
+  notReady @12;     # a process of the server is being replaced, or stands still: try again
   otherBuild @13;   # the build cannot take over
   ending @14;       # the service is ending: it takes nothing new
 }

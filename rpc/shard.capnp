@@ -31,7 +31,7 @@ interface ShardEvents {
   pagePoisoned @1 (restore :UInt64, page :UInt64, reason :Text) -> ();
   # The source could not give a page; the target gets SIGBUS on it.
   pageLost @2 (restore :UInt64, page :UInt64, reason :Text) -> ();
-  # As before, but the page is not answered: the operator wants the target killed, or the kernel cannot poison
+  # The source could not give a page, which is not answered: the operator wants the target killed, or the kernel cannot poison
   # (before Linux 6.6).
   restoreFailed @3 (restore :UInt64, why :Reasons.EndReason, text :Text) -> ();
   # This shard can't serve the restore at all.

@@ -27,7 +27,7 @@ class Attachment;
 class AttachmentEvents {
  public:
   virtual void targetGone(const Attachment& restore) = 0;
-  // Its segment makes no sense, or the kernel does not take its pages.
+  // Its segment makes no sense, the kernel does not take its pages, or its source has changed.
   virtual void restoreFailed(const Attachment& restore, rpc::EndReason why, std::string text) = 0;
 
  protected:

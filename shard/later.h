@@ -20,7 +20,7 @@ class Later {
 
   // Calls it once so many ns have passed. False where there is no thread for that (EAGAIN), or it was stopped.
   [[nodiscard]] bool after(std::uint64_t ns, std::function<void()> work);
-  // As the destructor.
+  // Calls no further function, and waits for the one that is being called.
   void stop();
 
  private:

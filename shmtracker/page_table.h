@@ -90,7 +90,8 @@ class PageTable {
   // The target has unmapped, replaced or moved the page: by the worker that the kernel has answered ENOENT
   // for this page alone, inside the section in which it did.
   void markGone(const SharedGuard&, PageIndex page);
-  // The same of pages each of which was found so: by the coordinator.
+  // The target has unmapped, replaced or moved each of the pages: by the coordinator, which has looked at the target's
+  // mappings.
   void markGone(const ExclusiveGuard&, PageRange range);
 
   PageCounts counts(PageRange range) const;

@@ -77,7 +77,8 @@ class RwLock {
   // the gate is closed, so never call it while the thread's own restore needs an answer of the coordinator.
   // Throws SegmentError where the slot's mutex is damaged.
   SharedGuard lockShared(unsigned slot);
-  // Enters the read side without waiting; empty where the gate is closed or the slot is held.
+  // Enters the read side without waiting; empty where the gate is closed or the slot is held. Throws SegmentError
+  // where the slot's mutex is damaged.
   std::optional<SharedGuard> tryLockShared(unsigned slot);
 
   // Closes the gate: no section begins any more. The coordinator is the only writer.

@@ -3,7 +3,9 @@
 // The supervisor keeps file descriptors by name, accepts connections on kept listening sockets (so that no
 // target's connection dies with a coordinator), starts the next coordinator when one dies, and kills one that
 // has stopped answering. Restores are unknown to it and it parses nothing of what it keeps, which is why it
-// hardly can die.
+// hardly can die. The exceptions: names (process/kept_name.h), which tell listening sockets and, where no
+// coordinator can be started to end the service, the targets that are to be killed; and the index of what a
+// service manager stores (stored_names.h), which is its own.
 //
 // Words on the channel (process/fd_channel.h), coordinator to supervisor:
 //   store NAME + fd, drop NAME, ready (faults are served), alive, event TEXT, status TEXT (for people),
@@ -16,8 +18,8 @@
 //   under it: store it again, and do not take what is missing for what never was); managed (a service manager
 //   is there), end [now] (the service is to end: let every target go; now: without fetching what it misses);
 //   leave (end between two batches, with nothing given back: another comes).
-// A kept socket whose name ends in ".listen" is accepted on; its connections are kept as "....conn.N" and
-// handed over until they are dropped (supervisor/listening_sockets.h).
+// A kept socket that is called "listener.KEY.listen" is accepted on; its connections are kept as
+// "listener.KEY.conn.N" and handed over until they are dropped (supervisor/listening_sockets.h).
 //
 // A coordinator that dies is replaced at once, and with growing pauses if one after the other dies within a
 // second. Only before the first has ever served may the supervisor give up: the coordinator refused its

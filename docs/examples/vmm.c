@@ -23,7 +23,7 @@ static void check(int ok, const char* what) {
 int main(int argc, char** argv) {
   if (argc != 3) return fprintf(stderr, "vmm SOCKET BYTES\n"), 2;
   const size_t size = strtoull(argv[2], NULL, 0);
-  /* Nothing may touch the memory before it is registered; O_NONBLOCK is for whoever reads the events. */
+  /* Nothing may touch the memory before it is registered; O_NONBLOCK is for the process that reads the events. */
   char* memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   check(memory != MAP_FAILED, "mmap");
   const int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);

@@ -92,7 +92,8 @@ class PageSource : public std::enable_shared_from_this<PageSource> {
 
   // Reads the bytes into `buffer`. `cold`: nothing was read, but it is known now where from; ask readFrom() again.
   virtual Staged read(std::uint64_t offset, std::size_t length, void* buffer) const = 0;
-  // The same for pages that no fault waits for.
+  // Reads the bytes into `buffer`, for pages that no fault waits for: what faults wait for may go first. `cold`: nothing was
+  // read, but it is known now where from; ask readFrom() again.
   virtual Staged readToPopulate(std::uint64_t offset, std::size_t length, void* buffer) const {
     return read(offset, length, buffer);
   }
