@@ -12,12 +12,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
 #include <thread>
 
 #include "bench/figures.h"
 #include "process/clock.h"
+#include "threads/mutex.h"
 
 namespace faultline::bench {
 
@@ -88,8 +88,10 @@ BareReads readBarely(const std::string& uri, const std::vector<std::uint64_t>& o
   std::barrier together(static_cast<std::ptrdiff_t>(threads) + 1);
   std::atomic<std::size_t> next{0};
   std::atomic<bool> failed{false};
-  std::mutex mutex;
-  std::vector<double> us;
+  struct {
+    threads::Mutex mutex;
+    std::vector<double> us GUARDED_BY(mutex);
+  } all;
   std::vector<std::thread> readers;
   std::vector<Nbd> connections;
   for (unsigned i = 0; i < threads; i++) connections.push_back(connected(uri));
@@ -103,15 +105,16 @@ BareReads readBarely(const std::string& uri, const std::vector<std::uint64_t>& o
         if (nbd_pread(nbd, bytes.data(), READ, offsets[at], 0) != 0) failed = true;
         own.push_back(static_cast<double>(process::nowNs() - before) * 1e-3);
       }
-      const std::lock_guard lock(mutex);
-      us.insert(us.end(), own.begin(), own.end());
+      const threads::Lock lock(all.mutex);
+      all.us.insert(all.us.end(), own.begin(), own.end());
     });
   together.arrive_and_wait();
   const std::uint64_t from = process::nowNs();
   for (std::thread& reader : readers) reader.join();
   const double seconds = static_cast<double>(process::nowNs() - from) * 1e-9;
-  if (failed || us.empty()) throw std::runtime_error("libnbd cannot read " + uri);
-  return {median(us), seconds};
+  const threads::Lock lock(all.mutex);
+  if (failed || all.us.empty()) throw std::runtime_error("libnbd cannot read " + uri);
+  return {median(all.us), seconds};
 }
 
 }  // namespace faultline::bench
