@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/configuration.h"
 #include "cli/errors.h"
+#include "cli/policy_options.h"
 #include "cli/restore_options.h"
 #include "cli/served_listeners.h"
 #include "cli/service_options.h"
@@ -41,21 +42,16 @@ json listenersJson(capnp::List<rpc::ListenerInfo>::Reader listeners) {
   for (auto listener : listeners) {
     json layers = json::array();
     for (auto layer : listener.getLayers()) layers.push_back(layer.cStr());
-    const auto policy = listener.getPolicy();
-    all.push_back({{"listener", listener.getName().cStr()},
-                   {"origin", originName(listener.getOrigin())},
-                   {"socket", listener.getPath().cStr()},
-                   {"layers", std::move(layers)},
-                   {"prefault", policy.getPrefault()},
-                   {"keep_serving", policy.getKeepServing()},
-                   {"on_lost", policy.getOnLost() == rpc::OnLost::KILL ? "kill" : "poison"},
-                   {"record_working_set", policy.getRecordWorkingSet()},
-                   {"around", policy.getAround()},
-                   {"keep_registered", policy.getKeepRegistered()},
-                   {"any_user", listener.getAnyUser()},
-                   {"begun", listener.getBegun()},
-                   {"refused", listener.getRefused()},
-                   {"last_refusal", listener.getLastRefusal().cStr()}});
+    json one = policyJson(listener.getPolicy());
+    one.update({{"listener", listener.getName().cStr()},
+                {"origin", originName(listener.getOrigin())},
+                {"socket", listener.getPath().cStr()},
+                {"layers", std::move(layers)},
+                {"any_user", listener.getAnyUser()},
+                {"begun", listener.getBegun()},
+                {"refused", listener.getRefused()},
+                {"last_refusal", listener.getLastRefusal().cStr()}});
+    all.push_back(std::move(one));
   }
   return all;
 }

@@ -82,8 +82,7 @@ void OwnService::waitUntilReady(kj::AutoCloseFd ready) {
   if (said == 'r') return;
   int status = 0;
   while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) continue;
-  // sysexits.h: the coordinator refused what it was started with.
-  const bool refused = WIFEXITED(status) && WEXITSTATUS(status) >= 64 && WEXITSTATUS(status) <= 78;
+  const bool refused = WIFEXITED(status) && process::refusedItsStart(WEXITSTATUS(status));
   throw CommandError(refused ? ENVIRONMENT : FAILED,
                      "the service could not be started; its messages are above");
 }

@@ -4,6 +4,7 @@
 #include <pwd.h>
 
 #include "cli/recorded_working_set.h"
+#include "rpc/convert.h"
 #include "rpc/fd.h"
 
 namespace faultline::cli {
@@ -54,7 +55,7 @@ CLI::Option* addPolicyOptions(CLI::App& command, PolicyOptions& options) {
   command
       .add_option(
           "--on-lost", options.onLost,
-          "What a target gets when a page is lost (its source is gone for good, or nobody can serve it\n"
+          "What a target gets when a page is lost (its source is gone for good, or it cannot be served\n"
           "any more): poison, an error on each such page as it touches it (SIGBUS), or kill, SIGKILL")
       ->check(CLI::IsMember({"poison", "kill"}))
       ->capture_default_str();
@@ -81,6 +82,15 @@ void fill(rpc::RestorePolicy::Builder to, const PolicyOptions& options, const Wo
   to.setAround(aroundBytes(options.around));
   to.setKeepRegistered(options.keepRegistered);
   if (workingSet != nullptr) fill(to.initWorkingSet(), *workingSet);
+}
+
+nlohmann::json policyJson(rpc::RestorePolicy::Reader policy) {
+  return {{"prefault", policy.getPrefault()},
+          {"keep_serving", policy.getKeepServing()},
+          {"on_lost", policy.getOnLost() == rpc::OnLost::KILL ? "kill" : "poison"},
+          {"record_working_set", policy.getRecordWorkingSet()},
+          {"around", policy.getAround()},
+          {"keep_registered", policy.getKeepRegistered()}};
 }
 
 void fill(rpc::SourceSpec::Builder to, const Memory& memory) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,8 @@ CLI::Option* addPolicyOptions(CLI::App& command, PolicyOptions& options);
 
 // `workingSet`: null for none.
 void fill(rpc::RestorePolicy::Builder to, const PolicyOptions& options, const WorkingSet* workingSet);
+// The flags as a program reads them, under the names of the options; without a working set.
+nlohmann::json policyJson(rpc::RestorePolicy::Reader policy);
 // The files of a source; takes duplicates of them.
 void fill(rpc::SourceSpec::Builder to, const Memory& memory);
 

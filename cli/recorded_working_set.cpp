@@ -77,15 +77,6 @@ WorkingSet fetchWorkingSet(Session& session, rpc::RecordedWorkingSet::Client rec
   return set;
 }
 
-void fill(rpc::WorkingSet::Builder to, const WorkingSet& set) {
-  to.setPageSize(set.pageSize);
-  auto list = to.initRanges(static_cast<unsigned>(set.ranges.size()));
-  for (unsigned i = 0; i < set.ranges.size(); i++) {
-    list[i].setOffset(set.ranges[i].offset);
-    list[i].setSize(set.ranges[i].size);
-  }
-}
-
 std::string describe(const WorkingSet& set) {
   std::string text = std::to_string(set.bytes() / set.pageSize) + " pages (" + humanBytes(set.bytes()) +
                      ") in " + std::to_string(set.ranges.size()) + " runs";

@@ -10,8 +10,6 @@ namespace faultline::cli {
 // CommandError(FAILED) where the snapshot can't be read. Waits on `session`, whose capability it is.
 WorkingSet fetchWorkingSet(Session& session, rpc::RecordedWorkingSet::Client recorded);
 
-void fill(rpc::WorkingSet::Builder to, const WorkingSet& set);
-
 // A line for people: "512 pages (2.0 MiB) in 3 runs".
 std::string describe(const WorkingSet& set);
 

@@ -13,6 +13,7 @@
 #include "cli/errors.h"
 #include "process/cpu_list.h"
 #include "process/log.h"
+#include "shmtracker/layout.h"
 
 namespace faultline::cli {
 
@@ -110,8 +111,10 @@ void addServiceOptions(CLI::App& command, ServiceOptions& options) {
                   "CPUs that coordinator and shards run on, as in 0-3,8; default: all (docs/operating.md)")
       ->check(process::whyNotCpuList);
   command
-      .add_option("--workers", options.workers, "Copy workers a shard (1 to 14); 0: from the number of CPUs")
-      ->check(CLI::Range(0u, 14u))
+      .add_option("--workers", options.workers,
+                  "Copy workers a shard (1 to " + std::to_string(shm::MAX_COPY_WORKERS) +
+                      "); 0: from the number of CPUs")
+      ->check(CLI::Range(0u, shm::MAX_COPY_WORKERS))
       ->capture_default_str();
   command
       .add_option("--lock-deadline-ms", options.lockDeadlineMs,

@@ -105,9 +105,8 @@ class ShardEventsServer final : public rpc::Answering<rpc::ShardEvents> {
   kj::Promise<void> restoreFailed(RestoreFailedContext context) override {
     auto params = context.getParams();
     auto restore = served(params.getRestore());
-    const bool failure =
-        params.getWhy() >= rpc::EndReason::PAGE_LOST && params.getWhy() <= rpc::EndReason::SOURCE_CHANGED;
-    restore->fail(failure ? params.getWhy() : rpc::EndReason::SERVER_FAILED, saidByShard(params.getText()));
+    restore->fail(rpc::isFailure(params.getWhy()) ? params.getWhy() : rpc::EndReason::SERVER_FAILED,
+                  saidByShard(params.getText()));
     return kj::READY_NOW;
   }
 

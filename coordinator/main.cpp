@@ -61,7 +61,7 @@ int main(int argc, char** argv) {
   std::string cpus;
   app.add_option("--cpus", cpus, "CPUs that we and the shards run on");
   app.add_option("--workers", options.threads, "Copy workers a shard; 0: from the number of CPUs")
-      ->check(CLI::Range(0u, 14u));
+      ->check(CLI::Range(0u, shm::MAX_COPY_WORKERS));
   app.add_option("--lock-deadline-ms", lockDeadline,
                  "How long a shard may hold the lock before it is killed");
   app.add_option("--watchdog-ms", watchdog, "How often the supervisor wants to hear from us, at the least");

@@ -24,7 +24,7 @@ namespace {
 
 constexpr kj::Duration LOCK_EVERY = 5 * kj::MILLISECONDS;
 // include/uapi/linux/userfaultfd.h: the target tracks its writes through the same registration.
-constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | (1ull << 15);  // WP_ASYNC, Linux 6.7
+constexpr std::uint64_t TRACKS_WRITES = UFFD_FEATURE_PAGEFAULT_FLAG_WP | uffd::FEATURE_WP_ASYNC;
 
 // Polling needs it, and so does a read() that must never wait (man 2 userfaultfd).
 void setNonBlocking(int uffd) {

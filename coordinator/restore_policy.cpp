@@ -3,6 +3,7 @@
 #include <bit>
 #include <string>
 
+#include "rpc/convert.h"
 #include "rpc/refusal.h"
 
 namespace faultline::coordinator {

@@ -1,7 +1,7 @@
 // How a restore is served: rpc::RestorePolicy as the coordinator has it.
 //
-// A new flag is added in four places: rpc/control.capnp, shmtracker/layout.h (Policy), policyFrom() and fill() of
-// restore_policy.cpp, and cli/policy_options (docs/changing.md).
+// A new flag is added in four places: rpc/control.capnp, shmtracker/layout (Policy and layoutFacts()), policyFrom() and
+// fill() of restore_policy.cpp, and cli/policy_options (docs/changing.md).
 #pragma once
 
 #include "coordinator/working_set.h"

@@ -54,7 +54,7 @@ kj::Promise<shm::Segment> RestoreSpec::createSegment(const Options& options, int
   spec.regions = regions;
   spec.sourceBytes = sizeOf(source, spec.sourceName);
   spec.uffdFeatures = uffdFeatures;
-  spec.workersPerShard = slotsFor(threadsOf(options));
+  spec.workersPerShard = shm::slotsFor(threadsOf(options));
   spec.shards = options.shards;
   // More than can run at once answer no fault sooner, and each batch would wake them all.
   spec.owners = options.owners != 0 ? options.owners : std::thread::hardware_concurrency();

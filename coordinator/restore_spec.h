@@ -5,7 +5,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "coordinator/options.h"
@@ -26,16 +28,31 @@ struct RestoreSpec {
 
   // Refuses what the source cannot serve, whatever the userfaultfd is. `source`: fd of any of its files.
   void requireServable(int source) const;
-  // A segment for it, its gate closed, not yet ready. `source`: as before. Fails where the regions can't be served from
+  // A segment for it, its gate closed, not yet ready. `source`: fd of any of its files. Fails where the regions can't be served from
   // the source or there is no memory. Made in a thread of its own: that of terabytes takes seconds to lock in memory.
   kj::Promise<shm::Segment> createSegment(const Options& options, int source) const;
+};
+
+// A name among those that no other restore may get while this lives.
+class ReservedName {
+ public:
+  // `among` must outlive this, and not have it yet.
+  ReservedName(std::set<std::string>& among, std::string name) : among_(among), name_(std::move(name)) {
+    among_.insert(name_);
+  }
+  ~ReservedName() { among_.erase(name_); }
+  ReservedName(const ReservedName&) = delete;
+
+ private:
+  std::set<std::string>& among_;
+  const std::string name_;
 };
 
 // A restore that can be begun.
 struct PreparedRestore {
   RestoreSpec spec;
   shm::Segment segment;
-  std::shared_ptr<void> name;  // kept for it until this is dropped
+  std::unique_ptr<ReservedName> name;
 };
 
 }  // namespace faultline::coordinator

@@ -178,7 +178,7 @@ void Service::leave(SupervisorLink::End why) {
 std::string Service::statusLine() const {
   if (end_.begun()) return end_.statusLine();
   std::uint32_t up = 0, failed = 0, populating = 0;
-  for (std::uint32_t i = 0; i < pool_.size(); i++) up += pool_.up(i) != nullptr ? 1 : 0;
+  for (std::uint32_t i = 0; i < pool_.size(); i++) up += pool_.isUp(i) ? 1 : 0;
   for (const auto& [id, restore] : restores_) {
     failed += restore->failed() ? 1 : 0;
     populating += restore->populating() ? 1 : 0;
@@ -232,8 +232,9 @@ void Service::requireNotServed(int uffd) const {
 
 void Service::requireRoom() const {
   if (end_.begun()) rpc::refuse(rpc::Reason::ENDING, "the service is ending: no new target is served");
-  KJ_REQUIRE(!link_.blocked(),
-             "what a target needs cannot be kept: the supervisor takes nothing; is it stopped (SIGSTOP)?");
+  if (link_.blocked())
+    rpc::refuse(rpc::Reason::NOT_READY,
+                "what a target needs cannot be kept: the supervisor takes nothing; is it stopped (SIGSTOP)?");
   if (restores_.size() + preparing_.size() >= options_.maxRestores)
     rpc::refuse(rpc::Reason::LIMIT_REACHED,
                 std::to_string(restores_.size() + preparing_.size()) +
@@ -244,8 +245,7 @@ void Service::requireRoom() const {
 kj::Promise<PreparedRestore> Service::prepare(RestoreSpec spec, int source) {
   requireRoom();
   spec.name = freeName(spec.name);
-  preparing_.insert(spec.name);
-  std::shared_ptr<void> name(nullptr, [this, name = spec.name](void*) { preparing_.erase(name); });
+  auto name = std::make_unique<ReservedName>(preparing_, spec.name);
   auto made = spec.createSegment(options_, source);
   return made.then([spec = std::move(spec), name = std::move(name)](shm::Segment segment) mutable {
     return PreparedRestore{std::move(spec), std::move(segment), std::move(name)};

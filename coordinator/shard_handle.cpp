@@ -73,9 +73,10 @@ Options fitting(Options options, const Inheritance& inherited) {
     shm::Immutable facts;
     if (!name.is(KeptName::Kind::restore, KeptName::Part::segment)) continue;
     if (pread(fd.get(), &facts, sizeof facts, 0) != sizeof facts) continue;
-    if (facts.workersPerShard <= slotsFor(0) || facts.workersPerShard >= slotsFor(threadsOf(options)))
+    if (facts.workersPerShard <= shm::slotsFor(0) ||
+        facts.workersPerShard >= shm::slotsFor(threadsOf(options)))
       continue;
-    const std::uint32_t threads = facts.workersPerShard - slotsFor(0);
+    const std::uint32_t threads = facts.workersPerShard - shm::slotsFor(0);
     spdlog::warn("{} workers a shard, not {}: what is kept has room for no more", threads,
                  threadsOf(options));
     options.threads = threads;

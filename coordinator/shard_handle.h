@@ -97,11 +97,6 @@ std::string shardImage(const Options& options);
 
 // Copy workers a shard has besides its fault thread.
 std::uint32_t threadsOf(const Options& options);
-// Slots that a shard with so many copy workers takes in every segment; as WorkerPool::slotsFor() of the
-// shard.
-constexpr std::uint32_t slotsFor(std::uint32_t threads) {
-  return threads + 2;
-}
 
 // `options` with a number of copy workers that all inherited restores have slots for: with more, a shard
 // could not serve them. The number holds for shards that are started later, too, whatever CPUs come and go.

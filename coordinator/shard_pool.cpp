@@ -97,16 +97,16 @@ void ShardPool::shrink(std::uint32_t count) {
   if (size_ < before) spdlog::info("{} shards, not {}: the others own nothing any more", size_, before);
 }
 
-ShardHandle* ShardPool::process(std::uint32_t index) const {
+ShardHandle* ShardPool::process(std::uint32_t index) {
   if (index >= size_) return nullptr;
   KJ_IF_MAYBE (handle, seats_[index].handle) {
-    return const_cast<ShardHandle*>(handle->get());
+    return handle->get();
   }
   return nullptr;
 }
 
-ShardHandle* ShardPool::up(std::uint32_t index) const {
-  return index < size_ && seats_[index].up ? process(index) : nullptr;
+ShardHandle* ShardPool::up(std::uint32_t index) {
+  return isUp(index) ? process(index) : nullptr;
 }
 
 kj::Promise<void> ShardPool::startSeat(std::uint32_t index) {
@@ -215,7 +215,7 @@ kj::Promise<void> ShardPool::putIn(std::uint32_t index, pid_t former, kj::Own<Sh
   });
 }
 
-bool ShardPool::lives(std::uint32_t index, pid_t pid) const {
+bool ShardPool::lives(std::uint32_t index, pid_t pid) {
   const ShardHandle* handle = process(index);
   return handle != nullptr && handle->pid() == pid && !process::hasEnded(handle->pidfd());
 }

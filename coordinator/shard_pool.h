@@ -55,11 +55,13 @@ class ShardPool final : private kj::TaskSet::ErrorHandler {
 
   std::uint32_t size() const { return size_; }
   // The live process of a shard that answers; nothing while it is being replaced or started.
-  ShardHandle* up(std::uint32_t index) const;
+  ShardHandle* up(std::uint32_t index);
+  // Whether up() gives it.
+  bool isUp(std::uint32_t index) const { return index < size_ && seats_[index].up; }
   // The live process, up or coming up.
-  ShardHandle* process(std::uint32_t index) const;
+  ShardHandle* process(std::uint32_t index);
   // Whether the process of a shard is this one, and alive.
-  bool lives(std::uint32_t index, pid_t pid) const;
+  bool lives(std::uint32_t index, pid_t pid);
   // Deaths of a shard, those under former coordinators included.
   std::uint64_t restarts(std::uint32_t index) const { return totals_.shardRestarts[index]; }
 

@@ -107,15 +107,6 @@ WorkingSet workingSetFrom(rpc::WorkingSet::Reader reader, int source) {
   return set;
 }
 
-void fill(rpc::WorkingSet::Builder to, const WorkingSet& set) {
-  to.setPageSize(set.pageSize);
-  auto list = to.initRanges(static_cast<unsigned>(set.ranges.size()));
-  for (unsigned i = 0; i < set.ranges.size(); i++) {
-    list[i].setOffset(set.ranges[i].offset);
-    list[i].setSize(set.ranges[i].size);
-  }
-}
-
 std::optional<std::string> whyNotUsable(const WorkingSet& set, const std::vector<shm::Region>& regions,
                                         std::uint64_t sourceBytes) {
   std::uint64_t left = sourceBytes;

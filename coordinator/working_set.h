@@ -34,7 +34,6 @@ struct WorkingSet {
 // Throws, naming the value, where it has too many ranges, one past the end of `source` (the file's fd; -1: not known), or
 // ranges that are more than that together.
 WorkingSet workingSetFrom(rpc::WorkingSet::Reader reader, int source);
-void fill(rpc::WorkingSet::Builder to, const WorkingSet& set);
 
 // Why `set` cannot be used for a restore with these regions; nothing where it can.
 // `sourceBytes`: the source's size, which may not have been known when the set came.

@@ -62,6 +62,10 @@ std::string describeExit(int pidfd);
 
 // false: there is no such process any more, or we may not; errno says which.
 bool sendSignal(int pidfd, int number);
+// The exit codes by which a program says that it cannot begin with what it was given (sysexits.h).
+constexpr bool refusedItsStart(int exitCode) {
+  return exitCode >= 64 && exitCode <= 78;
+}
 // SIGKILLs and waits until the process has ended, at most `patience`. false: it has not. Blocks.
 bool killAndWait(int pidfd, std::chrono::milliseconds patience);
 bool hasEnded(int pidfd);

@@ -1,5 +1,6 @@
 #include "rpc/convert.h"
 
+#include <capnp/schema.h>
 #include <kj/debug.h>
 
 #include <string>
@@ -53,6 +54,11 @@ std::vector<shm::PageRange> rangesFrom(capnp::List<PageRange>::Reader list, std:
 void fill(PageRange::Builder to, shm::PageRange range) {
   to.setFirst(range.first);
   to.setCount(range.count);
+}
+
+bool isFailure(EndReason reason) {
+  return reason >= EndReason::PAGE_LOST &&
+         static_cast<std::size_t>(reason) < capnp::Schema::from<EndReason>().getEnumerants().size();
 }
 
 PageState stateFrom(shm::PageState state) {

@@ -7,11 +7,6 @@
 
 namespace faultline::shard {
 
-namespace {
-// include/uapi/linux/userfaultfd.h, Linux 6.7 and later.
-constexpr std::uint64_t FEATURE_WP_ASYNC = 1ull << 15;
-}  // namespace
-
 Attachment::Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoCloseFd uffd, int segment,
                        const OpenSource& openSource, AttachmentEvents& events)
     : index_(index),
@@ -20,7 +15,7 @@ Attachment::Attachment(std::uint32_t index, std::uint32_t workers, kj::AutoClose
       source_(openSource(segment_.facts().sourceBytes)),
       removeNegotiated_((segment_.facts().uffdFeatures & UFFD_FEATURE_EVENT_REMOVE) != 0),
       events_(events),
-      protect_((segment_.facts().uffdFeatures & FEATURE_WP_ASYNC) != 0),
+      protect_((segment_.facts().uffdFeatures & uffd::FEATURE_WP_ASYNC) != 0),
       neighbourhood_(segment_.regions(), segment_.pages().pageCount(), segment_.facts().policy.around) {
   KJ_REQUIRE(index < shm::MAX_SHARDS, "no such shard", index);
   KJ_REQUIRE(workers <= segment_.facts().workersPerShard,

@@ -22,6 +22,7 @@
 #include "shard/sandbox.h"
 #include "shard/shard_server.h"
 #include "shard/source/bus_guard.h"
+#include "shmtracker/layout.h"
 
 namespace {
 
@@ -69,7 +70,7 @@ int main(int argc, char** argv) {
   std::string logLevel = "info";
   std::uint32_t index = 0;
   app.add_option("--threads", options.threads, "Copy workers besides the fault thread")
-      ->check(CLI::Range(1u, 14u));
+      ->check(CLI::Range(1u, shm::MAX_COPY_WORKERS));
   app.add_option("--careful", options.loop.carefulFaults, "Serve so many first faults one by one");
   std::uint64_t patience = 30'000;
   app.add_option("--source-patience-ms", patience,

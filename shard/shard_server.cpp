@@ -14,6 +14,7 @@
 #include "shard/source/layered_file.h"
 #include "shard/source/raw_file.h"
 #include "shmtracker/error.h"
+#include "shmtracker/layout.h"
 
 namespace faultline::shard {
 
@@ -186,7 +187,7 @@ class ShardServer final : public rpc::Answering<rpc::Shard> {
                             service_.options_.loop.sourcePatience, bytes);
           };
           auto restore =
-              std::make_shared<Attachment>(params.getIndex(), WorkerPool::slotsFor(service_.options_.threads),
+              std::make_shared<Attachment>(params.getIndex(), shm::slotsFor(service_.options_.threads),
                                            kj::mv(got[0]), got[1].get(), openSource, events);
           KJ_REQUIRE(restore->id() == params.getRestore(), "the segment is another restore's", restore->id(),
                      params.getRestore());

@@ -16,8 +16,6 @@ class WorkerPool {
   ~WorkerPool();
 
   static constexpr unsigned FAULT_THREAD = 0;
-  // Slots that a shard with this many threads needs in every segment.
-  static unsigned slotsFor(unsigned threads) { return threads + 2; }
 
   // Runs `task(worker)` on some worker, some time. Any thread.
   void enqueue(std::function<void(unsigned worker)> task);

@@ -22,6 +22,13 @@ inline constexpr std::uint64_t MAGIC = 0x656e696c746c6166;  // "faltline"
 inline constexpr std::uint32_t LAYOUT_VERSION = 3;
 inline constexpr std::uint32_t MAX_SHARDS = 64;
 inline constexpr std::uint32_t MAX_WORKERS = 16;  // slots a shard, per restore
+// Slots that a shard with so many copy workers takes in every segment: one for each, and two for the fault thread, which
+// works alone or among them.
+constexpr std::uint32_t slotsFor(std::uint32_t copyWorkers) {
+  return copyWorkers + 2;
+}
+inline constexpr std::uint32_t MAX_COPY_WORKERS = 14;
+static_assert(slotsFor(MAX_COPY_WORKERS) == MAX_WORKERS);
 inline constexpr std::uint32_t MAX_REGIONS = 4096;
 inline constexpr std::uint64_t MAX_PAGES = 1ull << 34;  // 64 TiB of 4 KiB pages
 // More messages than a host has vCPUs, so that one read() takes the faults and the events behind them:

@@ -34,7 +34,6 @@ constexpr unsigned HOPELESS = 8;       // quick deaths in a row before anything 
 constexpr milliseconds FIRST_PAUSE{10}, LONGEST_PAUSE{1000};
 constexpr std::chrono::seconds PROGRESSING{20};  // asked for, of an end that gets on
 constexpr milliseconds PATIENCE{5000};           // with a process that was told to end
-constexpr int REFUSED = 64, REFUSED_LAST = 78;   // sysexits.h
 
 kj::AutoCloseFd signalFd() {
   sigset_t set;
@@ -170,7 +169,7 @@ void Supervisor::coordinatorEnded() {
     return;
   }
   if (programs_.starting()) return goBack("its coordinator " + death_);
-  if (!everReady_ && exit.code.has_value() && *exit.code >= REFUSED && *exit.code <= REFUSED_LAST)
+  if (!everReady_ && exit.code.has_value() && process::refusedItsStart(*exit.code))
     exitCode_ = *exit.code;
   else
     planNext(quick);

@@ -41,6 +41,10 @@ struct UffdioPoison {
 };
 inline constexpr unsigned long POISON_REQUEST = _IOWR(UFFDIO, 0x08, UffdioPoison);
 
+// UFFD_FEATURE_WP_ASYNC, as include/uapi/linux/userfaultfd.h of Linux 6.7 and later has it: the target tracks its
+// writes through the same registration.
+inline constexpr std::uint64_t FEATURE_WP_ASYNC = 1ull << 15;
+
 // Whether a page comes write-protected, for targets that track dirty pages with WP (UFFDIO_COPY_MODE_WP).
 enum class Protect { no, yes };
 

@@ -14,7 +14,7 @@ namespace {
 // The state that a predecessor's restore leaves, with so many copy workers a shard.
 Inheritance restoreWith(std::uint32_t threads) {
   shm::Immutable facts{};
-  facts.workersPerShard = slotsFor(threads);
+  facts.workersPerShard = shm::slotsFor(threads);
   kj::AutoCloseFd segment(memfd_create("segment", MFD_CLOEXEC));
   EXPECT_EQ(pwrite(segment.get(), &facts, sizeof facts, 0), static_cast<ssize_t>(sizeof facts));
   Inheritance inherited;

@@ -2,9 +2,14 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <kj/debug.h>
+#include <signal.h>
+
+#include <string>
 
 #include "rpc/connection.h"
 #include "rpc/refusal.h"
+#include "tests/recovery/recovery_test.h"
 #include "tests/support/image.h"
 #include "tests/support/server.h"
 #include "tests/support/sources.h"
@@ -156,6 +161,29 @@ TEST_F(Refusals, TargetsThatCannotBeServed) {
   fill(request.initSource(), image_.path());
   request.setUffd(rpc::makeFd(kj::AutoCloseFd(open("/dev/null", O_RDONLY | O_CLOEXEC))));
   EXPECT_EQ(reasonOf(request.send()), Reason::BAD_TARGET);
+}
+
+// A supervisor that stands still takes what is kept until its channel is full.
+TEST_F(Refusals, WhatCannotBeKeptNow) {
+  const std::string stat = textOf("/proc/" + std::to_string(server_.coordinatorPid()) + "/stat");
+  const auto supervisor = static_cast<pid_t>(std::stol(stat.substr(stat.rfind(") ") + 4)));  // proc(5): PPID
+  kill(supervisor, SIGSTOP);
+  KJ_DEFER(kill(supervisor, SIGCONT));
+  awaitStopped(supervisor);
+  for (unsigned i = 0; i < 200; i++) {
+    const std::string name = "kept" + std::to_string(i);
+    server_.wait(listening(name.c_str()).send());
+    auto unlisten = coordinator().unlistenRequest();
+    unlisten.setName(name.c_str());
+    server_.wait(unlisten.send());
+  }
+  auto request = coordinator().attachRequest();
+  fill(request.initSource(), image_.path());
+  request.setUffd(rpc::makeFdFrom(target_.uffd()));
+  auto region = request.initSpec().initRegions(1)[0];
+  region.setBase(reinterpret_cast<std::uint64_t>(target_.address(0)));
+  region.setSize(PAGES * SMALL);
+  EXPECT_EQ(reasonOf(request.send()), Reason::NOT_READY);
 }
 
 TEST_F(Refusals, AnEndedRestore) {

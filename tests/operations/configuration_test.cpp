@@ -249,6 +249,16 @@ TEST_F(Configured, AListenerOfACallIsLeftAlone) {
   EXPECT_TRUE(there("lent"));
 }
 
+// A call takes precedence for now: what the configuration says counts again at its next reading.
+TEST_F(Configured, ACallClosesAListenerOfTheConfigurationUntilAReload) {
+  const auto server = serve();
+  EXPECT_TRUE(there("vm1"));
+  EXPECT_EQ(run({"unlisten", "vm1"}).code, 0);
+  await([&] { return !there("vm1"); });
+  EXPECT_EQ(reload().code, 0);
+  EXPECT_TRUE(there("vm1"));
+}
+
 // Fifty listeners from a folder: each of them is changed again and again while targets come. Each target gets one of the
 // two memories whole, and none is refused.
 TEST_F(Configured, FiftyListenersAreReloadedUnderLoad) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "coordinator/working_set.h"
+#include "rpc/convert.h"
 
 namespace faultline::coordinator {
 namespace {
@@ -72,7 +73,7 @@ class FromAPeer : public testing::Test {
   WorkingSet take(const std::vector<SourceRange>& ranges) {
     capnp::MallocMessageBuilder message;
     auto root = message.initRoot<rpc::WorkingSet>();
-    fill(root, {KIB4, ranges});
+    fill(root, WorkingSet{KIB4, ranges});
     return workingSetFrom(root.asReader(), source_);
   }
 
