@@ -23,8 +23,8 @@ kj::Promise<void> whenNoneMissing(kj::Timer& timer, const shm::Segment& segment,
   auto again = [&timer, &segment, &population, first] {
     return whenNoneMissing(timer, segment, population, first);
   };
-  if (first == step.end()) return timer.afterDelay(0 * kj::SECONDS).then(again);
-  return timer.afterDelay(COMPLETION_CHECK).exclusiveJoin(population.whenNextFinishes()).then(again);
+  if (first == step.end()) return timer.afterDelay(0 * kj::SECONDS).then(kj::mv(again));
+  return timer.afterDelay(COMPLETION_CHECK).exclusiveJoin(population.whenNextFinishes()).then(kj::mv(again));
 }
 
 }  // namespace faultline::coordinator
