@@ -11,6 +11,7 @@
 
 #include "process/close_errors.h"
 #include "rpc/refusal.h"
+#include "threads/detached.h"
 #include "threads/hand_over.h"
 #include "threads/mutex.h"
 
@@ -98,7 +99,7 @@ class Maker {
   };
 
   Maker() {
-    std::thread([this] { serve(); }).detach();
+    threads::startWithoutSignals([this] { serve(); });
   }
   // At once where that is possible.
   void make(Work work) {

@@ -1,6 +1,5 @@
 #include "process/log.h"
 
-#include <signal.h>
 #include <spdlog/details/log_msg_buffer.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
@@ -11,12 +10,12 @@
 #include <cstdlib>
 #include <deque>
 #include <exception>
-#include <thread>
 #include <utility>
 
 #include "process/journal_sink.h"
 #include "process/log_about.h"
 #include "process/plain_text.h"
+#include "threads/detached.h"
 
 namespace faultline::process {
 
@@ -74,12 +73,7 @@ struct QueuedSink::Shared {
 
 QueuedSink::QueuedSink(std::shared_ptr<spdlog::sinks::sink> to, std::size_t room)
     : shared_(std::make_shared<Shared>(std::move(to), room)) {
-  // Signals are for others: those that wait for them have blocked them in their own threads only.
-  sigset_t all, former;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &former);
-  std::thread([shared = shared_] { run(shared); }).detach();
-  pthread_sigmask(SIG_SETMASK, &former, nullptr);
+  threads::startWithoutSignals([shared = shared_] { run(shared); });
 }
 
 QueuedSink::~QueuedSink() {

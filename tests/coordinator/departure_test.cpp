@@ -17,6 +17,7 @@
 #include <thread>
 #include <utility>
 
+#include "coordinator/own_thread.h"
 #include "process/duplicate.h"
 #include "shmtracker/region_table.h"
 #include "shmtracker/segment.h"
@@ -154,6 +155,7 @@ TEST(Departure, WhatTheKernelDoesNotUnregisterIsCounted) {
   std::uint64_t most = 0;
   std::ifstream("/proc/sys/vm/max_map_count") >> most;
   if (most > 1'000'000) GTEST_SKIP() << "vm.max_map_count is " << most;
+  prepareOwnThreads();
   std::thread([] {}).join();  // its stack is the next one's
   auto* filler = static_cast<char*>(
       mmap(nullptr, most * SMALL_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));

@@ -132,18 +132,20 @@ TEST_F(ManyCaches, TheOneThatWasUsedLongestAgoMakesWay) {
 // Whatever else there is no room for. A restore that has all of its pages uses its cache no more: here the last chunk is missing.
 TEST_F(ManyCaches, OneInUseMakesNoWay) {
   begin("5M");
-  const auto begun = [this](unsigned i) {
-    auto target = std::make_unique<Target>(images_[i], socketOf(i), SMALL);
-    expectBegin(*target);
-    return target;
-  };
-  const auto first = begun(0), second = begun(1);
+  // Each is in use before there is no room any more.
+  std::array<std::unique_ptr<Target>, 3> targets;
+  for (unsigned i = 0; i < 3; i++) {
+    targets[i] = std::make_unique<Target>(images_[i], socketOf(i), SMALL);
+    ASSERT_TRUE(targets[i]->holdsImage(0));
+  }
+  for (const auto& target : targets) expectBegin(*target);
   // The opening of another looks for room.
-  const auto third = begun(2);
+  const Target late(images_[0], socketOf(0), SMALL);
+  ASSERT_TRUE(late.holdsImage(0));
   EXPECT_EQ(figuresOf(*server_).evicted, 0u);
   EXPECT_GT(figuresOf(*server_).notKept, 0u);
   const std::uint64_t before = figuresOf(*server_).bytes;
-  const auto late = begun(0);
+  expectBegin(late);
   EXPECT_EQ(figuresOf(*server_).bytes, before) << "all of it is there still";
 }
 
